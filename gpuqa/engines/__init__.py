@@ -1,0 +1,67 @@
+"""Engines: token ids in, token ids out. One class for each backend, listed in BACKENDS."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+from gpuqa.config import Backend, EngineConfig, SamplingConfig, UserError
+from gpuqa.records import Generation
+
+
+class EngineFailed(Exception):
+    """The engine did not start, or died; its trial fails, a server has to restart it."""
+
+
+class Engine(Protocol):
+    """A loaded model. Several may live one after the other in one process."""
+
+    start_s: float
+
+    @classmethod
+    def check_args(cls, args: dict[str, Any]) -> None:
+        """Refuse arguments that the installed backend does not know.
+
+        Raises:
+            UserError: names the argument and the nearest known ones.
+        """
+
+    @classmethod
+    async def start(cls, folder: Path, trust_remote_code: bool, config: EngineConfig, args: dict[str, Any]) -> Self:
+        """Load the model in `folder`; `args` are those of engine and quantization together.
+
+        Raises:
+            EngineFailed: with the backend's own reason.
+        """
+
+    async def generate(self, prompts: Sequence[list[int]], sampling: SamplingConfig, stop: Sequence[int]) -> list[Generation]:
+        """One generation for each prompt, in their order; a prompt that fails becomes one with an error.
+
+        Raises:
+            EngineFailed: the whole engine is gone.
+        """
+
+    async def reset_prefix_cache(self) -> None:
+        """Forget what earlier prompts left behind."""
+
+    async def close(self) -> None:
+        """Release the memory; nothing may be called afterwards."""
+
+
+def refuse_unknown(args: Iterable[str], known: Sequence[str], backend: str) -> None:
+    """Raise a UserError that names the nearest known arguments unless all are known."""
+    for name in args:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=3) or sorted(known)[:10]
+            raise UserError(f"engine.args.{name}: {backend} has no such argument; nearest: {', '.join(near)}")
+
+
+def backend_class(backend: Backend) -> type[Engine]:
+    """The class of a backend; heavy libraries are imported by its methods, not by its module."""
+    from gpuqa.engines.transformers_engine import TransformersEngine
+    from gpuqa.engines.vllm_engine import VllmEngine
+
+    table: dict[Backend, type[Engine]] = {Backend.vllm: VllmEngine, Backend.transformers: TransformersEngine}
+    return table[backend]

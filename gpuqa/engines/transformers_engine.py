@@ -1,0 +1,134 @@
+"""transformers' `generate` with left padding: the plain base line, and a second opinion on every answer."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+from gpuqa.config import EngineConfig, SamplingConfig
+from gpuqa.engines import EngineFailed, refuse_unknown
+from gpuqa.records import Generation
+
+ARGUMENTS = ("dtype", "max_model_len", "batch_size", "attn_implementation", "device")
+
+
+class TransformersEngine:
+    """One AutoModelForCausalLM."""
+
+    def __init__(self, model: Any, args: dict[str, Any], start_s: float) -> None:
+        self.model, self.start_s = model, start_s
+        self.batch_size, self.max_model_len = int(args.get("batch_size", 64)), int(args["max_model_len"])
+
+    @classmethod
+    def check_args(cls, args: dict[str, Any]) -> None:
+        refuse_unknown(args, ARGUMENTS, "the transformers backend")
+
+    @classmethod
+    async def start(cls, folder: Path, trust_remote_code: bool, config: EngineConfig, args: dict[str, Any]) -> Self:  # noqa: ARG003 (the protocol's)
+        begin = time.perf_counter()
+        try:
+            model = await asyncio.to_thread(load, folder, trust_remote_code, args)
+        except Exception as error:  # whatever stops it from loading is this engine's failure, not the study's
+            raise EngineFailed(f"{type(error).__name__}: {error}") from error
+        return cls(model, args, time.perf_counter() - begin)
+
+    async def generate(self, prompts: Sequence[list[int]], sampling: SamplingConfig, stop: Sequence[int]) -> list[Generation]:
+        return await asyncio.to_thread(self._generate, prompts, sampling, list(stop))
+
+    def _generate(self, prompts: Sequence[list[int]], sampling: SamplingConfig, stop: list[int]) -> list[Generation]:
+        called = time.perf_counter()
+        generations: list[Generation] = []
+        for begin in range(0, len(prompts), self.batch_size):
+            batch = prompts[begin : begin + self.batch_size]
+            try:
+                generations += self._generate_batch(batch, sampling, stop, called)
+            except Exception:  # find the prompt that fails, so that it does not fail its batch
+                generations += [self._generate_alone(prompt, sampling, stop, called) for prompt in batch]
+        return generations
+
+    def _generate_alone(self, prompt: list[int], sampling: SamplingConfig, stop: list[int], called: float) -> Generation:
+        try:
+            return self._generate_batch([prompt], sampling, stop, called)[0]
+        except Exception as error:  # counted as a failed answer
+            return Generation(error=f"{type(error).__name__}: {error}")
+
+    def _generate_batch(
+        self, prompts: Sequence[list[int]], sampling: SamplingConfig, stop: list[int], called: float
+    ) -> list[Generation]:
+        import torch
+
+        longest = max(map(len, prompts))
+        if longest + 1 > self.max_model_len or min(map(len, prompts)) == 0:
+            raise ValueError(f"a prompt must have 1 to {self.max_model_len - 1} tokens, the longest here has {longest}")
+        pad = stop[0] if stop else 0
+        token_ids = torch.tensor([[pad] * (longest - len(prompt)) + prompt for prompt in prompts], device=self.model.device)
+        mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=self.model.device)
+        step_ends: list[float] = []
+
+        def note_step(_: Any, scores: Any) -> Any:
+            step_ends.append(time.perf_counter() - called)
+            return scores
+
+        with torch.inference_mode():
+            torch.manual_seed(sampling.seed)
+            output = self.model.generate(
+                token_ids,
+                attention_mask=mask,
+                max_new_tokens=sampling.max_tokens,
+                eos_token_id=None if sampling.ignore_eos else stop or None,
+                pad_token_id=pad,
+                logits_processor=[note_step],
+                **drawing(sampling),
+            )
+        rows = output[:, longest:].tolist()
+        step_ends.append(time.perf_counter() - called)  # step i is over when step i + 1 has its scores
+        return [to_generation(row, [] if sampling.ignore_eos else stop, step_ends) for row in rows]
+
+    async def reset_prefix_cache(self) -> None:
+        """There is none: every batch starts from nothing."""
+
+    async def close(self) -> None:
+        import torch
+
+        del self.model
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def load(folder: Path, trust_remote_code: bool, args: dict[str, Any]) -> Any:
+    """Weights in memory, ready to run."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    device = args.get("device") or ("cuda" if torch.cuda.is_available() else "cpu")
+    model = AutoModelForCausalLM.from_pretrained(
+        folder,
+        dtype=args.get("dtype", "bfloat16"),
+        attn_implementation=args.get("attn_implementation"),
+        trust_remote_code=trust_remote_code,
+        local_files_only=True,
+    )
+    return model.to(device).eval()
+
+
+def drawing(sampling: SamplingConfig) -> dict[str, Any]:
+    """transformers' names for how tokens are drawn."""
+    if sampling.temperature == 0:
+        return {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+    return {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": sampling.top_k}
+
+
+def to_generation(row: list[int], stop: list[int], step_ends: list[float]) -> Generation:
+    """One row of the output up to and with its stop token; what follows is padding."""
+    length = next((place + 1 for place, token in enumerate(row) if token in stop), len(row))
+    return Generation(
+        token_ids=row[:length],
+        finish_reason="stop" if length and row[length - 1] in stop else "length",
+        first_token_s=step_ends[1],
+        last_token_s=step_ends[min(length, len(step_ends) - 1)],
+    )

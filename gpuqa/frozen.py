@@ -1,0 +1,86 @@
+"""The frozen winner: every value that decides an answer, the digests of what it was measured with, and its numbers.
+
+`serve` builds its pipeline from this file alone. The file carries its own digest, so that an edit shows.
+"""
+
+from __future__ import annotations
+
+import datetime
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from gpuqa import identity
+from gpuqa.config import PipelineConfig, SelectionConfig, UserError, plain
+from gpuqa.records import Trial
+from gpuqa.roots import from_plain
+
+FORMAT = 1
+FIELDS = ("format", "pipeline", "digests", "versions", "device", "driver", "measurement", "axes", "reason", "digest")
+
+
+def freeze(trial: Trial, rule: SelectionConfig, reason: str, path: Path) -> dict[str, Any]:
+    """Write the winner down and return what was written."""
+    pipeline = from_plain(trial.pipeline, PipelineConfig, "trial")
+    assert trial.measurement is not None
+    content = plain(
+        {
+            "format": FORMAT,
+            "study": path.parent.name,
+            "axes": trial.axes,
+            "reason": reason,
+            "note": pipeline.model.note,
+            "pipeline": trial.pipeline,
+            "digests": {**trial.identity["digests"], "prompt": identity.sha256_of_prompt(pipeline.prompt)},
+            "versions": trial.identity["versions"],
+            "device": trial.identity["device"],
+            "driver": trial.identity["driver"],
+            "git_commit": identity.git_commit(),
+            "frozen_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "selection": asdict(rule),
+            "measurement": asdict(trial.measurement),
+            "trial": trial.key,
+        }
+    )
+    content["digest"] = identity.sha256_of(content)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(".tmp")
+    unfinished.write_text(yaml.safe_dump(content, allow_unicode=True, sort_keys=False, width=120), encoding="utf-8")
+    unfinished.replace(path)
+    return dict(content)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A frozen file's content.
+
+    Raises:
+        UserError: absent, not YAML, or not a frozen file; the message says which and what to do.
+    """
+    if not path.exists():
+        raise UserError(f"frozen: {str(path)!r} does not exist; `python -m gpuqa.sweep` writes it, `frozen=FILE` names another")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"frozen: {path} cannot be read: {error}") from error
+    missing = [key for key in FIELDS if not isinstance(content, dict) or key not in content]
+    if missing:
+        raise UserError(f"frozen: {path} is not a frozen winner, it lacks {', '.join(missing)}")
+    if content["format"] != FORMAT:
+        raise UserError(f"frozen: {path} has format {content['format']!r}, this version reads {FORMAT}; freeze it again")
+    return dict(content)
+
+
+def pipeline_config(content: dict[str, Any], path: Path) -> PipelineConfig:
+    """The pipeline that was measured."""
+    return from_plain(content["pipeline"], PipelineConfig, str(path))
+
+
+def mismatches(content: dict[str, Any], pipeline: PipelineConfig, model_folder: Path) -> list[str]:
+    """What differs between the file and what is here: the file itself, weights, tokenizer, prompt text."""
+    unsigned = {key: value for key, value in content.items() if key != "digest"}
+    here = {**identity.sha256_of_model(model_folder), "prompt": identity.sha256_of_prompt(pipeline.prompt)}
+    pairs = [("digest of the file itself", content["digest"], identity.sha256_of(unsigned))]
+    pairs += [(f"sha256 of the {key}", content["digests"].get(key), digest) for key, digest in here.items()]
+    return [f"{what} differs: frozen {frozen!s:.16}, here {found:.16}" for what, frozen, found in pairs if frozen != found]

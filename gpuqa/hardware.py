@@ -1,0 +1,65 @@
+"""The machine: what it is, how much memory it used, and the processes below this one."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from pathlib import Path
+
+import psutil
+
+GIB = 2**30
+
+
+def describe() -> dict[str, str]:
+    """Device and driver as plain text, for keys and frozen files; empty driver without a GPU."""
+    gpu = nvidia_smi("name,driver_version")
+    if gpu:
+        name, _, driver = gpu[0].partition(", ")
+        return {"device": f"{len(gpu)}x {name}" if len(gpu) > 1 else name, "driver": driver}
+    return {"device": f"{processor()}, {os.cpu_count()} cores", "driver": ""}
+
+
+def peak_memory_gib() -> float:
+    """Most host memory that this process and its living children held, plus GPU memory in use now; GiB.
+
+    The peak is the sum of each process's own peak (VmHWM), an upper bound of the peak of the sum.
+    """
+    me = psutil.Process()
+    host = sum(high_water_bytes(process.pid) for process in [me, *me.children(recursive=True)])
+    gpu = sum(int(line) for line in nvidia_smi("memory.used") if line.isdigit()) * 2**20
+    return (host + gpu) / GIB
+
+
+def kill_children() -> None:
+    """End every process that this one started, for an engine that hangs."""
+    for child in psutil.Process().children(recursive=True):
+        child.kill()
+
+
+def high_water_bytes(pid: int) -> int:
+    """Largest resident set that a process ever had; 0 once it is gone."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM")), 0)
+
+
+def nvidia_smi(query: str) -> list[str]:
+    """One line a GPU; empty where there is none."""
+    command = ["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader,nounits"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.strip().splitlines()
+    except (OSError, subprocess.SubprocessError):
+        return []
+
+
+def processor() -> str:
+    """The CPU's model name where the kernel tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())

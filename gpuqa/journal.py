@@ -1,0 +1,93 @@
+"""Trials on disk: one line a trial, written when it ends, read by the next run of the same study.
+
+`trials/trials.jsonl` holds the trials, `trials/<key>.answers.jsonl` the answers of each, `study.yaml` which of them
+the last command asked for. A line counts once it is whole: what a killed process left half-written is ignored, and
+its trial measured again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from gpuqa.records import Answer, Interval, Measurement, Trial
+
+
+class Journal:
+    """The trials of one study folder."""
+
+    def __init__(self, study_folder: Path) -> None:
+        self.study_file = study_folder / "study.yaml"
+        self.folder = study_folder / "trials"
+        self.file = self.folder / "trials.jsonl"
+
+    def read(self) -> dict[str, Trial]:
+        """Every trial by its key; of several with one key the last."""
+        if not self.file.exists():
+            return {}
+        rows = [row for line in self.file.read_text(encoding="utf-8").splitlines() if (row := whole(line)) is not None]
+        return {trial.key: trial for trial in map(to_trial, rows)}
+
+    def write(self, trial: Trial, answers: Sequence[Answer]) -> None:
+        """Keep a trial for good: its answers first, then the line that makes it count, both on the disk on return."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if answers:
+            lines = [json.dumps(asdict(answer), ensure_ascii=False) + "\n" for answer in answers]
+            self.answers_file(trial.key).write_text("".join(lines), encoding="utf-8")
+        torn = self.file.exists() and not self.file.read_bytes().endswith(b"\n")
+        with self.file.open("a", encoding="utf-8") as stream:
+            stream.write(("\n" if torn else "") + json.dumps(asdict(trial), ensure_ascii=False) + "\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+
+    def write_study(self, cells: Sequence[tuple[str, dict[str, str]]]) -> None:
+        """Note which trials the study is made of, by key and axes, before the first of them runs."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        rows = [{"trial": key, "axes": axes} for key, axes in cells]
+        self.study_file.write_text(yaml.safe_dump({"cells": rows}, allow_unicode=True, sort_keys=False), encoding="utf-8")
+
+    def read_study(self) -> list[Trial]:
+        """The trials of the study that are on the disk, in the study's order."""
+        if not self.study_file.exists():
+            return []
+        cells = yaml.safe_load(self.study_file.read_text(encoding="utf-8"))["cells"]
+        known = self.read()
+        return [replace(known[cell["trial"]], axes=cell["axes"]) for cell in cells if cell["trial"] in known]
+
+    def answers_file(self, key: str) -> Path:
+        """Where the answers of a trial are."""
+        return self.folder / f"{key[:16]}.answers.jsonl"
+
+    def first_answers(self) -> dict[str, str]:
+        """The first question and its answer for each trial by key, for readers of a report."""
+        first = {}
+        for key in self.read():
+            if (file := self.answers_file(key)).exists():
+                with file.open(encoding="utf-8") as stream:
+                    row = json.loads(stream.readline())
+                first[key] = f"{row['question']}\n{row['answer']}"
+        return first
+
+
+def whole(line: str) -> dict[str, Any] | None:
+    """A line as a row, or None if it was never finished."""
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError:
+        return None
+    return row if isinstance(row, dict) else None
+
+
+def to_trial(row: dict[str, Any]) -> Trial:
+    """A trial from its line."""
+    measurement = row.pop("measurement")
+    if measurement is not None:
+        intervals = {key: Interval(**value) for key, value in measurement.items() if key.endswith("_interval")}
+        measurement = Measurement(**{**measurement, **intervals})
+    return Trial(**row, measurement=measurement)

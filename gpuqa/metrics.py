@@ -1,0 +1,103 @@
+"""Completions + seconds -> numbers. Scoring is here too, so it is off the clock by construction."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from gpuqa import rouge
+from gpuqa.records import Answer, Answered, Completion, Measurement, Question
+from gpuqa.statistics import bootstrap_interval, median_and_mad, percentile
+
+CLEAN_ENDS = ("stop", "error")
+
+
+@dataclass(frozen=True, slots=True)
+class Overhead:
+    """What a trial cost beside its measured passes."""
+
+    engine_start_s: float
+    warmup_s: float
+    peak_memory_gib: float
+
+
+def score_answers(questions: Sequence[Question], answered: Answered) -> list[Answer]:
+    """Every answer of one pass beside its question, with both scores."""
+    answers = []
+    for question, completion, latency in zip(questions, answered.completions, answered.latencies_s, strict=True):
+        scores = rouge.score(rouge.cut(question.reference), rouge.cut(completion.text))
+        answers.append(
+            Answer(
+                id=question.id,
+                question=question.text,
+                reference=question.reference,
+                answer=completion.text,
+                rouge_l_f1_judge=scores.judge,
+                rouge_l_f1=scores.chinese,
+                finish_reason=completion.finish_reason,
+                output_tokens=completion.output_tokens,
+                latency_s=latency,
+                error=completion.error,
+            )
+        )
+    return answers
+
+
+def measure(passes: Sequence[Answered], answers: Sequence[Answer], overhead: Overhead) -> Measurement:
+    """The numbers of a trial: speeds over all passes, scores and counts over the pass that was scored."""
+    speed, speed_mad = median_and_mad([chars(one.completions) / one.seconds for one in passes])
+    seconds, _ = median_and_mad([one.seconds for one in passes])
+    completions = [completion for one in passes for completion in one.completions]
+    latencies_ms = [latency * 1000 for one in passes for latency in one.latencies_s]
+    first_ms = [completion.first_token_s * 1000 for completion in completions if completion.first_token_s is not None]
+    gaps_ms = [gap for completion in completions if (gap := inter_token_ms(completion)) is not None]
+    cached, asked = sum(c.cached_tokens for c in completions), sum(c.prompt_tokens for c in completions)
+    first = passes[0].completions
+    judge, chinese = [answer.rouge_l_f1_judge for answer in answers], [answer.rouge_l_f1 for answer in answers]
+    truncated = sum(completion.finish_reason not in CLEAN_ENDS for completion in first)
+    return Measurement(
+        questions=len(first),
+        repeats=len(passes),
+        seconds=seconds,
+        chars_per_s=speed,
+        chars_per_s_mad=speed_mad,
+        output_tokens_per_s=median_and_mad([sum(c.output_tokens for c in one.completions) / one.seconds for one in passes])[0],
+        questions_per_s=len(first) / seconds,
+        ttft_ms_p50=percentile(first_ms, 50),
+        ttft_ms_p95=percentile(first_ms, 95),
+        itl_ms_mean=fmean(gaps_ms) if gaps_ms else None,
+        e2e_latency_ms_p50=percentile(latencies_ms, 50),
+        e2e_latency_ms_p95=percentile(latencies_ms, 95),
+        e2e_latency_ms_p99=percentile(latencies_ms, 99),
+        prefix_cache_hit_rate=cached / asked if asked else 0.0,
+        cached_tokens=cached,
+        prompt_tokens=asked,
+        output_tokens=sum(completion.output_tokens for completion in completions),
+        rouge_l_f1_judge=fmean(judge),
+        rouge_l_f1_judge_interval=bootstrap_interval(judge),
+        rouge_l_f1=fmean(chinese),
+        rouge_l_f1_interval=bootstrap_interval(chinese),
+        answer_chars_mean=chars(first) / len(first),
+        answers_truncated=truncated,
+        truncated_fraction=truncated / len(first),
+        answers_empty=sum(not completion.text for completion in first),
+        answers_multi_line=sum("\n" in completion.text for completion in first),
+        answers_failed=sum(completion.error is not None for completion in first),
+        questions_cut=sum(completion.question_was_cut for completion in first),
+        engine_start_s=overhead.engine_start_s,
+        warmup_s=overhead.warmup_s,
+        peak_memory_gib=overhead.peak_memory_gib,
+    )
+
+
+def chars(completions: Sequence[Completion]) -> int:
+    """Characters of all answers: what the judge's "tokens/s" counts."""
+    return sum(len(completion.text) for completion in completions)
+
+
+def inter_token_ms(completion: Completion) -> float | None:
+    """Mean time between two tokens of one answer, ms; None below two tokens."""
+    if completion.first_token_s is None or completion.last_token_s is None or completion.output_tokens < 2:
+        return None
+    return (completion.last_token_s - completion.first_token_s) * 1000 / (completion.output_tokens - 1)

@@ -1,0 +1,127 @@
+"""Prompt + engine: question in, completion out. The object that is measured is the object that is served."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Self
+
+from gpuqa.cleanup import clean
+from gpuqa.config import ModelConfig, PipelineConfig, SamplingConfig, UserError
+from gpuqa.dataset import read_questions
+from gpuqa.engines import Engine, backend_class
+from gpuqa.places import find
+from gpuqa.prompts import PromptEncoder, load_tokenizer
+from gpuqa.records import Completion, EncodedPrompt, Generation
+
+BUILTIN_WARMUP = (
+    "你好，请介绍一下你自己。",
+    "请用一句话说明什么是并行计算。",
+    "What does a compiler do?",
+    "列出三种常见的编程语言，并说明它们各自适合的场景。",
+)
+
+
+class Pipeline:
+    """Answers questions with one prompt variant, one engine and one way of sampling."""
+
+    def __init__(self, engine: Engine, tokenizer: Any, config: PipelineConfig) -> None:
+        self.engine, self.tokenizer, self.config = engine, tokenizer, config
+        self.encoder = encoder_for(tokenizer, config)
+        self.stop = stop_token_ids(tokenizer, config.sampling)
+        self._tokenizing = ThreadPoolExecutor(
+            1, "tokenizer"
+        )  # off the event loop; one thread, as tokenizers are not re-entrant
+
+    @classmethod
+    async def start(cls, config: PipelineConfig) -> Self:
+        """Check the configuration, then load the model.
+
+        Raises:
+            UserError: something is wrong that the user can mend; no engine was started.
+            EngineFailed: the engine did not start.
+        """
+        tokenizer = load_tokenizer(config.model)
+        encoder_for(tokenizer, config)
+        stop_token_ids(tokenizer, config.sampling)
+        return cls(await start_engine(config), tokenizer, config)
+
+    async def answer(self, questions: Sequence[str]) -> list[Completion]:
+        """One completion for each question, in their order. A question that fails is an empty answer with an error.
+
+        Raises:
+            EngineFailed: the whole engine is gone.
+        """
+        loop = asyncio.get_running_loop()
+        prompts = await loop.run_in_executor(self._tokenizing, self._encode, questions)
+        generations = await self.engine.generate([prompt.token_ids for prompt in prompts], self.config.sampling, self.stop)
+        texts = await loop.run_in_executor(self._tokenizing, self._decode, generations)
+        return [
+            Completion(
+                text=text,
+                finish_reason=generation.finish_reason,
+                prompt_tokens=len(prompt.token_ids),
+                output_tokens=len(generation.token_ids),
+                cached_tokens=generation.cached_tokens,
+                question_was_cut=prompt.question_was_cut,
+                first_token_s=generation.first_token_s,
+                last_token_s=generation.last_token_s,
+                error=generation.error,
+            )
+            for prompt, generation, text in zip(prompts, generations, texts, strict=True)
+        ]
+
+    async def close(self) -> None:
+        """Release the engine."""
+        self._tokenizing.shutdown()
+        await self.engine.close()
+
+    def _encode(self, questions: Sequence[str]) -> list[EncodedPrompt]:
+        return [self.encoder.encode(question) for question in questions]
+
+    def _decode(self, generations: Sequence[Generation]) -> list[str]:
+        texts = self.tokenizer.batch_decode([generation.token_ids for generation in generations], skip_special_tokens=True)
+        return [clean(text, self.config.prompt.cleanup) for text in texts]
+
+
+async def start_engine(config: PipelineConfig) -> Engine:
+    """The engine of a pipeline; pipelines with equal engine keys may share it."""
+    args = config.engine_args()
+    backend = backend_class(config.engine.backend)
+    backend.check_args(args)
+    return await backend.start(find(config.model.path, "model.path"), config.model.trust_remote_code, config.engine, args)
+
+
+def encoder_for(tokenizer: Any, config: PipelineConfig) -> PromptEncoder:
+    """The encoder that leaves `sampling.max_tokens` of the context for the answer."""
+    room = config.engine.max_model_len - config.sampling.max_tokens
+    return PromptEncoder(tokenizer, config.prompt, room, config.sampling.enable_thinking)
+
+
+def stop_token_ids(tokenizer: Any, sampling: SamplingConfig) -> list[int]:
+    """Ids of the tokens that end an answer.
+
+    Raises:
+        UserError: a stop is not one token. Substrings are not offered: a stop such as a blank line cuts good answers.
+    """
+    vocabulary = tokenizer.get_vocab()
+    for stop in sampling.stop:
+        if stop not in vocabulary:
+            special = ", ".join(sorted(map(str, tokenizer.all_special_tokens)))
+            raise UserError(f"sampling.stop: got {stop!r}, allowed are tokens of the model's vocabulary, such as {special}")
+    return [vocabulary[stop] for stop in sampling.stop]
+
+
+def warmup_questions(model: ModelConfig, path: str | None = None, never: Collection[str] = ()) -> list[str]:
+    """Texts to warm up with: the given file's, else the model's, else the built-in ones.
+
+    `never` holds texts that must not be used, because they will be measured: answering them would fill the prefix
+    cache. The built-in ones step in where nothing else is left.
+
+    Raises:
+        UserError: a file is configured and absent or unreadable.
+    """
+    key, file = ("warmup", path) if path else ("model.warmup", model.warmup)
+    texts = [question.text for question in read_questions(find(file, key))] if file else []
+    return [text for text in texts if text not in never] or list(BUILTIN_WARMUP)

@@ -1,0 +1,31 @@
+"""Where things are: the package, the YAML that it came with, and files that a config names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from gpuqa.config import UserError
+
+PACKAGE = Path(__file__).resolve().parent
+
+
+def find(path: str, key: str) -> Path:
+    """A file or folder from the config: relative ones in the working folder first, then beside the installed package.
+
+    Raises:
+        UserError: it is in neither place; the message names the key and both places.
+    """
+    places = [Path(path).expanduser()]
+    if not places[0].is_absolute():
+        places.append(PACKAGE.parent / path)
+    for place in places:
+        if place.exists():
+            return place
+    looked = " or ".join(str(place.absolute()) for place in places)
+    raise UserError(f"{key}: {path!r} does not exist; looked for {looked}")
+
+
+def conf_folder() -> Path:
+    """Where the YAML lies: inside an installed wheel, or beside the package in a checkout."""
+    inside = PACKAGE / "conf"
+    return inside if inside.is_dir() else PACKAGE.parent / "conf"

@@ -1,0 +1,99 @@
+"""Question -> chat messages -> token ids.
+
+The chat template is rendered once for a prompt variant, around a marker where the user's text goes; a request only
+tokenises the user's text. That text is encoded with special tokens split into plain characters, so `<|im_start|>`
+inside a question is text and never a control token.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gpuqa.config import PLACEHOLDER, ModelConfig, PromptConfig, UserError
+from gpuqa.places import find
+from gpuqa.records import EncodedPrompt
+
+MARKER = "GPUQA-USER-TEXT"
+GAP = "…"  # stands where the middle of an over-long question was
+
+
+def load_tokenizer(model: ModelConfig) -> Any:
+    """The tokenizer in a model's folder.
+
+    Raises:
+        UserError: the folder is absent, holds no tokenizer or no chat template; the message names it.
+    """
+    from transformers import AutoTokenizer  # seconds to import
+
+    folder = find(model.path, "model.path")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=model.trust_remote_code, local_files_only=True)
+    except (OSError, ValueError) as error:
+        present = ", ".join(sorted(path.name for path in folder.iterdir())[:12]) or "nothing"
+        raise UserError(
+            f"model.path: {folder} holds no usable tokenizer (needs tokenizer.json; there is: {present}): {error}"
+        ) from error
+    if not tokenizer.chat_template:
+        raise UserError(f"model.path: the tokenizer in {folder} has no chat template, so prompts cannot be built")
+    return tokenizer
+
+
+def messages(prompt: PromptConfig, user_text: str) -> list[dict[str, str]]:
+    """The chat of one question: system text, worked examples, the user's turn."""
+    chat = [{"role": "system", "content": prompt.system}] if prompt.system else []
+    for example in prompt.examples:
+        chat.append({"role": "user", "content": prompt.user.replace(PLACEHOLDER, example.question)})
+        chat.append({"role": "assistant", "content": example.answer})
+    return [*chat, {"role": "user", "content": user_text}]
+
+
+class PromptEncoder:
+    """Turns questions into token ids that leave room for the answer."""
+
+    def __init__(self, tokenizer: Any, prompt: PromptConfig, room: int, enable_thinking: bool) -> None:
+        """`room`: the most tokens that a prompt may take.
+
+        Raises:
+            UserError: the prompt variant alone takes all the room.
+        """
+        self.tokenizer, self.prompt, self.room = tokenizer, prompt, room
+        rendered = tokenizer.apply_chat_template(
+            messages(prompt, MARKER), tokenize=False, add_generation_prompt=True, enable_thinking=enable_thinking
+        )
+        before, marker, after = rendered.partition(MARKER)
+        assert marker, "the chat template dropped the user's turn"
+        self.before: list[int] = tokenizer.encode(before, add_special_tokens=False)
+        self.after: list[int] = tokenizer.encode(after, add_special_tokens=False)
+        needed = len(self.before) + len(self._user("")) + len(self.after)
+        if needed >= room:
+            raise UserError(
+                f"prompt={prompt.name} takes {needed} tokens without any question, but engine.args.max_model_len less "
+                f"sampling.max_tokens leaves {room}: shorten the prompt or change one of them"
+            )
+
+    def encode(self, question: str) -> EncodedPrompt:
+        """Token ids of one question; the middle of an over-long one is taken out, its ends say most."""
+        limit = self.room - len(self.before) - len(self.after)
+        user = self._user(question)
+        was_cut = len(user) > limit
+        if was_cut:
+            plain = self._plain(question)
+            keep = limit - len(self._user("")) - len(self._plain(GAP))
+            while len(user := self._user(self._cut(plain, keep))) > limit and keep > 0:
+                keep -= max(1, len(user) - limit)  # cutting inside a word can cost a few tokens more
+        return EncodedPrompt(token_ids=[*self.before, *user, *self.after], question_was_cut=was_cut)
+
+    def _cut(self, token_ids: list[int], keep: int) -> str:
+        """The first and last tokens of a text, `keep` of them together."""
+        keep = max(keep, 0)
+        head, tail = token_ids[: keep - keep // 2], token_ids[len(token_ids) - keep // 2 :]
+        halves = (self.tokenizer.decode(half).strip("\ufffd") for half in (head, tail))
+        return GAP.join(halves)
+
+    def _user(self, question: str) -> list[int]:
+        return self._plain(self.prompt.user.replace(PLACEHOLDER, question))
+
+    def _plain(self, text: str) -> list[int]:
+        """Token ids of text in which nothing is a control token."""
+        token_ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+        return token_ids

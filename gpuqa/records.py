@@ -1,0 +1,144 @@
+"""What flows through the house: small frozen records, no behaviour beyond what follows from their fields."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One question with its reference answer (empty where nobody scores)."""
+
+    id: str
+    text: str
+    reference: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedPrompt:
+    """One question as the engine gets it."""
+
+    token_ids: list[int]
+    question_was_cut: bool  # too long for the engine's context, so its middle was taken out
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """What an engine makes of one prompt: token ids, because text is the pipeline's business.
+
+    Times are seconds since `generate` was called; None where the engine produced no token.
+    """
+
+    token_ids: list[int] = field(default_factory=list)
+    finish_reason: str = "error"  # "stop": a stop token ended it; "length": max_tokens did; "error"
+    cached_tokens: int = 0  # prompt tokens that came out of the prefix cache
+    first_token_s: float | None = None
+    last_token_s: float | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """One answer, cleaned up, with what it took."""
+
+    text: str
+    finish_reason: str
+    prompt_tokens: int
+    output_tokens: int
+    cached_tokens: int
+    question_was_cut: bool
+    first_token_s: float | None
+    last_token_s: float | None
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """One pass over the questions: the completions in question order and the clock around them."""
+
+    completions: list[Completion]
+    seconds: float  # sum over calls, as the judge adds up its POSTs
+    latencies_s: list[float]  # one for each question: from its call to its answer
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A confidence interval."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """The numbers of one trial. Units are in the names; speeds are medians over the repeats.
+
+    A percentile that the sample cannot support is None; see `gpuqa.metrics.percentile`.
+    """
+
+    questions: int
+    repeats: int
+    seconds: float  # median time of one pass over all questions
+    chars_per_s: float  # sum of answer characters / seconds: the judge's "tokens/s"
+    chars_per_s_mad: float  # median absolute deviation over the repeats
+    output_tokens_per_s: float
+    questions_per_s: float
+    ttft_ms_p50: float | None  # time from the call to the first token
+    ttft_ms_p95: float | None
+    itl_ms_mean: float | None  # (last token - first token) / (output tokens - 1), mean over answers
+    e2e_latency_ms_p50: float | None
+    e2e_latency_ms_p95: float | None
+    e2e_latency_ms_p99: float | None
+    prefix_cache_hit_rate: float  # cached_tokens / prompt_tokens
+    cached_tokens: int
+    prompt_tokens: int
+    output_tokens: int
+    rouge_l_f1_judge: float  # the judge's formula, which sees only [a-z0-9]+
+    rouge_l_f1_judge_interval: Interval
+    rouge_l_f1: float  # the same F1 over jieba words, Chinese kept
+    rouge_l_f1_interval: Interval
+    answer_chars_mean: float
+    answers_truncated: int  # ended by max_tokens instead of a stop token
+    truncated_fraction: float
+    answers_empty: int
+    answers_multi_line: int
+    answers_failed: int  # the engine raised for this question; counted as empty too
+    questions_cut: int
+    engine_start_s: float
+    warmup_s: float
+    peak_memory_gib: float  # host memory of this process and its children; on a GPU also its memory in use
+    roofline_fraction: float | None = None  # output_tokens_per_s / the bandwidth bound of the named GPU
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One question of one trial, kept for people who want to read what was scored."""
+
+    id: str
+    question: str
+    reference: str
+    answer: str
+    rouge_l_f1_judge: float
+    rouge_l_f1: float
+    finish_reason: str
+    output_tokens: int
+    latency_s: float
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One cell of a study after it was run; a failure is a trial too."""
+
+    key: str
+    axes: dict[str, str]  # override key -> value: how the user would name this cell
+    pipeline: dict[str, Any]  # resolved values, see PipelineConfig.as_dict
+    identity: dict[str, Any]  # digests, versions and device that the key covers
+    measurement: Measurement | None = None
+    error: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The cell in words, for tables and messages."""
+        return " ".join(f"{key.removeprefix('engine.args.')}={value}" for key, value in self.axes.items()) or "the only cell"

@@ -1,0 +1,137 @@
+"""Trials -> leaderboard (pandas, CSV), a table in the terminal, and one HTML page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gpuqa.records import Measurement, Trial
+from gpuqa.selection import Standing, Verdict
+from gpuqa.statistics import questions_needed
+
+if TYPE_CHECKING:
+    import pandas
+    from rich.table import Table
+
+SHOWN = {  # measurement field -> heading and format
+    "chars_per_s": ("chars/s", ",.0f"),
+    "chars_per_s_mad": ("±MAD", ",.0f"),
+    "rouge_l_f1_judge": ("judge", ".4f"),
+    "rouge_l_f1": ("ROUGE-L", ".4f"),
+    "output_tokens_per_s": ("tokens/s", ",.0f"),
+    "answer_chars_mean": ("chars/answer", ".0f"),
+    "e2e_latency_ms_p95": ("p95 ms", ",.0f"),
+    "prefix_cache_hit_rate": ("cache hits", ".0%"),
+}
+TERMINAL = ("chars_per_s", "rouge_l_f1_judge", "rouge_l_f1")  # with the axes, what fits 80 columns
+
+
+def leaderboard(verdict: Verdict) -> pandas.DataFrame:
+    """One row a trial in the verdict's order: its axes, whether it may win, every number."""
+    import pandas as pd  # a second to import
+
+    rows = []
+    for rank, standing in enumerate(verdict.standings, 1):
+        trial = standing.trial
+        numbers = flat(trial.measurement) if trial.measurement else {}
+        eligible = {"rank": rank, "eligible": not standing.objections, "objections": "; ".join(standing.objections)}
+        rows.append({**eligible, **trial.axes, **numbers, "trial": trial.key[:16]})
+    return pd.DataFrame(rows)
+
+
+def flat(measurement: Measurement) -> dict[str, Any]:
+    """Numbers by name, intervals as two columns."""
+    numbers: dict[str, Any] = {}
+    for key, value in asdict(measurement).items():
+        numbers |= {f"{key}_low": value["low"], f"{key}_high": value["high"]} if isinstance(value, dict) else {key: value}
+    return numbers
+
+
+def write(verdict: Verdict, title: str, note: str | None, samples: dict[str, str], folder: Path) -> None:
+    """leaderboard.csv and report.html in the study's folder. `samples`: one answer of each trial, by key."""
+    folder.mkdir(parents=True, exist_ok=True)
+    leaderboard(verdict).to_csv(folder / "leaderboard.csv", index=False)
+    (folder / "report.html").write_text(to_html(verdict, title, note, samples), encoding="utf-8")
+
+
+def to_table(verdict: Verdict, title: str) -> Table:
+    """The leaderboard for a terminal."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", header_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    axes = axes_of(verdict)
+    for key in axes:
+        table.add_column(key.removeprefix("engine.args."), no_wrap=True)
+    for key in TERMINAL:
+        table.add_column(SHOWN[key][0], justify="right", no_wrap=True)
+    for standing in verdict.standings:
+        won = standing.trial is verdict.winner
+        style = "bold green" if won else "dim" if standing.objections else None
+        table.add_row(*(standing.trial.axes.get(key, "") for key in axes), *cells(standing.trial, TERMINAL), style=style)
+    return table
+
+
+def cells(trial: Trial, keys: Sequence[str] = tuple(SHOWN)) -> list[str]:
+    """The shown numbers of a trial as text."""
+    if trial.measurement is None:
+        return ["failed", *[""] * (len(keys) - 1)]
+    return [shown(trial.measurement, key) for key in keys]
+
+
+def shown(measurement: Measurement, key: str) -> str:
+    """One number as text; a percentile that the sample cannot support says what it would need."""
+    value = getattr(measurement, key)
+    if value is None:
+        percent = key.rpartition("_p")[2]
+        return f"n/a (needs {questions_needed(int(percent))})" if percent.isdigit() else "n/a"
+    return format(value, SHOWN[key][1])
+
+
+def axes_of(verdict: Verdict) -> list[str]:
+    """The axes of a study."""
+    return list(dict.fromkeys(key for standing in verdict.standings for key in standing.trial.axes))
+
+
+def to_html(verdict: Verdict, title: str, note: str | None, samples: dict[str, str]) -> str:
+    """One self-contained page: the verdict, a plot of speed against quality, the table, an answer of each trial."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("gpuqa", ""), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.get_template("report.html.j2").render(
+        title=title,
+        note=note,
+        verdict=verdict,
+        axes=axes_of(verdict),
+        headings=[heading for heading, _ in SHOWN.values()],
+        cells=cells,
+        samples=samples,
+        points=plot_points(verdict.standings),
+    )
+
+
+def plot_points(standings: Sequence[Standing]) -> dict[str, Any]:
+    """Positions in a 640 x 320 plot: quality to the right, speed upwards, axes from zero."""
+    measured = [(standing, standing.trial.measurement) for standing in standings if standing.trial.measurement]
+    right = max((found.rouge_l_f1_judge for _, found in measured), default=0.0) * 1.15 or 1.0
+    top = max((found.chars_per_s for _, found in measured), default=0.0) * 1.15 or 1.0
+    dots = [
+        {
+            "x": 60 + 560 * found.rouge_l_f1_judge / right,
+            "y": 280 - 260 * found.chars_per_s / top,
+            "eligible": not standing.objections,
+            "name": standing.trial.name,
+            "label": f"{found.chars_per_s:,.0f} chars/s at {found.rouge_l_f1_judge:.4f}",
+        }
+        for standing, found in measured
+    ]
+    steps = [place / 4 for place in range(5)]
+    return {
+        "dots": dots,
+        "x_ticks": [{"at": 60 + 560 * step, "label": f"{right * step:.3f}"} for step in steps],
+        "y_ticks": [{"at": 280 - 260 * step, "label": f"{top * step:,.0f}"} for step in steps],
+    }

@@ -1,0 +1,96 @@
+"""The roots: what each door's YAML file may hold, and the way from a composed config to typed, checked objects."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from gpuqa.config import CellConfig, DatasetConfig, HttpConfig, ModelConfig, SelectionConfig, StudyConfig, UserError, check
+
+
+@dataclass
+class ServeConfig:
+    """Root of `serve`: which frozen winner, and how it is reached."""
+
+    frozen: str = MISSING
+    http: HttpConfig = MISSING
+    allow_mismatch: bool = False
+    model_path: str | None = None  # where the frozen weights lie on this machine, if elsewhere
+    warmup: str | None = None  # question file instead of the model's
+
+
+@dataclass
+class FreezeConfig:
+    """Root of `freeze`: which study, decided anew by which rule."""
+
+    study: StudyConfig = MISSING
+    selection: SelectionConfig = MISSING
+
+
+@dataclass
+class EvaluateConfig:
+    """Root of `evaluate`: which service, which questions, how long to wait."""
+
+    url: str = MISSING
+    dataset: DatasetConfig = MISSING
+    ready_timeout_s: float = 420.0
+    answer_timeout_s: float = 360.0
+    output: str = "evaluation.json"
+
+    def __post_init__(self) -> None:
+        check(self.url.startswith(("http://", "https://")), "url", self.url, "an http:// or https:// address")
+        check(self.ready_timeout_s > 0, "ready_timeout_s", self.ready_timeout_s, "a number above 0")
+        check(self.answer_timeout_s > 0, "answer_timeout_s", self.answer_timeout_s, "a number above 0")
+
+
+@dataclass
+class ModelDownloadConfig:
+    """Root of `download`."""
+
+    model: ModelConfig = MISSING
+
+
+ROOTS: dict[str, type] = {
+    "sweep": CellConfig,
+    "serve": ServeConfig,
+    "freeze": FreezeConfig,
+    "evaluate": EvaluateConfig,
+    "download": ModelDownloadConfig,
+}
+
+Config = TypeVar("Config")
+
+
+def register_schemas() -> None:
+    """Give Hydra the schema that each root file in conf/ names first in its defaults list."""
+    for name, schema in ROOTS.items():
+        ConfigStore.instance().store(name=f"{name}_schema", node=schema)
+
+
+def resolve(config: DictConfig, schema: type[Config]) -> Config:
+    """Turn a composed config into typed, checked objects.
+
+    Raises:
+        UserError: a value is missing, of the wrong type or out of range.
+    """
+    try:
+        nodes = {key: config[key] for key in schema.__dataclass_fields__}  # type: ignore[attr-defined]
+        return schema(**{key: OmegaConf.to_object(node) if OmegaConf.is_config(node) else node for key, node in nodes.items()})
+    except OmegaConfBaseException as error:
+        raise UserError(str(error)) from error
+
+
+def from_plain(values: dict[str, Any], schema: type[Config], source: str) -> Config:
+    """The inverse of `as_dict`: typed objects from plain values, for frozen files and journals.
+
+    Raises:
+        UserError: the values do not fit the schema; the message names the source.
+    """
+    try:
+        return resolve(OmegaConf.merge(OmegaConf.structured(schema), values), schema)  # type: ignore[arg-type]
+    except (OmegaConfBaseException, UserError) as error:
+        raise UserError(f"{source}: {error}") from error

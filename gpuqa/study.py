@@ -1,0 +1,117 @@
+"""Cells -> groups that share an engine -> trials. What was measured before is not measured again."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from gpuqa import dataset, identity
+from gpuqa.config import CellConfig, UserError
+from gpuqa.engines import Engine, EngineFailed, backend_class
+from gpuqa.executors import EXECUTORS
+from gpuqa.journal import Journal
+from gpuqa.pipeline import Pipeline, encoder_for, start_engine, stop_token_ids, warmup_questions
+from gpuqa.places import find
+from gpuqa.prompts import load_tokenizer
+from gpuqa.records import Answer, Trial
+from gpuqa.trial import Cell, run_trial
+
+
+class Observer(Protocol):
+    """Somebody who watches a study: a progress bar, a test."""
+
+    def engine_starts(self, cell: Cell) -> None:
+        """An engine is about to start for this cell and those that share it."""
+
+    def trial_done(self, trial: Trial, kept: bool) -> None:
+        """A trial ended, or was `kept` from an earlier run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A study's trials in the order of its cells, and what it took."""
+
+    trials: list[Trial]
+    engine_starts: int
+    kept: int
+
+
+def prepare(configs: Sequence[tuple[CellConfig, dict[str, str]]]) -> list[Cell]:
+    """Check everything that can be wrong before an engine starts, and read what all cells need.
+
+    Raises:
+        UserError: in any cell; none has run.
+    """
+    environment = identity.environment()
+    models: dict[str, Any] = {}
+    cells = []
+    for config, axes in configs:
+        if config.model.path not in models:
+            folder = find(config.model.path, "model.path")
+            models[config.model.path] = (load_tokenizer(config.model), identity.sha256_of_model(folder))
+        tokenizer, digests = models[config.model.path]
+        backend_class(config.engine.backend).check_args(config.engine_args())
+        encoder_for(tokenizer, config)
+        stop_token_ids(tokenizer, config.sampling)
+        questions = dataset.load(config.dataset)
+        warmup = warmup_questions(config.model, never={question.text for question in questions})
+        known = {"digests": {**digests, "dataset": dataset.digest(questions)}, **environment}
+        cells.append(Cell(config, axes, questions, warmup, known))
+    if len({cell.key for cell in cells}) < len(cells):
+        raise UserError("two cells of the study are the same configuration; check the axes for a value that is listed twice")
+    return cells
+
+
+async def run(cells: Sequence[Cell], journal: Journal, observer: Observer) -> Outcome:
+    """Run every cell that the journal does not hold yet; failed ones are tried again."""
+    known = journal.read()
+    measured = [cell for cell in cells if cell.key in known and known[cell.key].error is None]
+    done = {cell.key: replace(known[cell.key], axes=cell.axes) for cell in measured}
+    for trial in done.values():
+        observer.trial_done(trial, kept=True)
+    kept, starts = len(done), 0
+
+    def engine_starts(cell: Cell) -> None:
+        nonlocal starts
+        starts += 1
+        observer.engine_starts(cell)
+
+    groups = group_by_engine([cell for cell in cells if cell.key not in done])
+    async for trial, answers in EXECUTORS[cells[0].config.executor.kind](groups, lambda group: run_group(group, engine_starts)):
+        journal.write(trial, answers)
+        done[trial.key] = trial
+        observer.trial_done(trial, kept=False)
+    return Outcome([done[cell.key] for cell in cells], starts, kept)
+
+
+def group_by_engine(cells: Sequence[Cell]) -> list[list[Cell]]:
+    """Cells that can share an engine together, in the order of their first appearance."""
+    groups: dict[str, list[Cell]] = {}
+    for cell in cells:
+        groups.setdefault(cell.engine_key, []).append(cell)
+    return list(groups.values())
+
+
+async def run_group(group: list[Cell], engine_starts: Callable[[Cell], None]) -> AsyncIterator[tuple[Trial, list[Answer]]]:
+    """One engine for all cells; a cell that breaks it is a failed trial, and the rest get a new one."""
+    engine: Engine | None = None
+    try:
+        for place, cell in enumerate(group):
+            if engine is None:
+                engine_starts(cell)
+                try:
+                    engine = await start_engine(cell.config)
+                except EngineFailed as error:  # the same start would fail for the rest of the group too
+                    for failed in group[place:]:
+                        yield failed.failed(str(error)), []
+                    return
+            try:
+                yield await run_trial(cell, Pipeline(engine, load_tokenizer(cell.config.model), cell.config))
+            except EngineFailed as error:
+                yield cell.failed(str(error)), []
+                await engine.close()
+                engine = None
+    finally:
+        if engine is not None:
+            await engine.close()

@@ -1,0 +1,130 @@
+"""Run a study: every combination of the axes, measured, judged, and the winner frozen.
+
+    python -m gpuqa.sweep                                              # the default study
+    python -m gpuqa.sweep prompt=bare,structured quantization=none,fp8 engine.args.max_num_seqs=256,512
+    python -m gpuqa.sweep experiment=none prompt=expert study.name=one # a single cell
+
+Exit codes: 0 a winner is frozen, 1 no trial is eligible, 2 the input is wrong, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from gpuqa import hardware, study
+from gpuqa.conclusion import conclude
+from gpuqa.config import CellConfig, StudyConfig, UserError
+from gpuqa.door import enter
+from gpuqa.journal import Journal
+from gpuqa.records import Trial
+from gpuqa.roots import resolve
+from gpuqa.selection import speed
+from gpuqa.trial import Cell
+
+
+def main() -> None:
+    """Enter with conf/sweep.yaml."""
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    enter(sweep, "sweep")
+
+
+def sweep(composed: Any) -> int:
+    """All composed cells (the study sweeper hands them over at once) -> exit code."""
+    console = Console(file=os.fdopen(os.dup(1), "w"))  # an engine that starts takes file descriptor 1 for its own log
+    cells = study.prepare(list(zip([resolve(config, CellConfig) for config in composed], axes_of(composed), strict=True)))
+    where = one_study(cells)
+    console.print(
+        f"[bold]{where.name}[/]: {len(cells)} trials on {len(study.group_by_engine(cells))} engines; {setting(cells)}"
+    )
+    if note := cells[0].config.model.note:
+        console.print(f"[yellow]{note}[/]")
+    journal, began = Journal(where.folder), time.perf_counter()
+    journal.write_study([(cell.key, cell.axes) for cell in cells])
+    with Watch(console, cells) as watch:
+        outcome = asyncio.run(study.run(cells, journal, watch))
+    console.print(summary(outcome, time.perf_counter() - began))
+    return conclude(outcome.trials, where, cells[0].config.selection, journal, console)
+
+
+def axes_of(composed: Sequence[Any]) -> list[dict[str, str]]:
+    """What tells each cell from the others: its overrides that are not the same in all cells."""
+    rows = [dict(str(one).lstrip("+").split("=", 1) for one in config.hydra.overrides.task) for config in composed]
+    varying = [key for key in rows[0] if len({row[key] for row in rows}) > 1]
+    return [{key: row[key] for key in varying} for row in rows]
+
+
+def one_study(cells: Sequence[Cell]) -> StudyConfig:
+    """The study that all cells belong to; what judges them must be one too.
+
+    Raises:
+        UserError: an axis varies the study, the rule or the executor.
+    """
+    first = cells[0].config
+    for key in ("study", "selection", "executor", "dataset"):
+        if any(getattr(cell.config, key) != getattr(first, key) for cell in cells):
+            raise UserError(f"{key}: must be the same in all cells of a study; run one study for each")
+    return first.study
+
+
+def setting(cells: Sequence[Cell]) -> str:
+    """The engine options that were taken, and the machine."""
+    engines = ", ".join(sorted({cell.config.engine.name for cell in cells}))
+    return f"engine={engines} on {hardware.describe()['device']}"
+
+
+def summary(outcome: study.Outcome, seconds: float) -> str:
+    """What the study cost, and what sharing engines saved."""
+    measured = len(outcome.trials) - outcome.kept
+    saved = max(0, measured - outcome.engine_starts)
+    kept = f", {outcome.kept} kept from an earlier run" if outcome.kept else ""
+    return f"{measured} trials measured{kept}; {outcome.engine_starts} engine starts, {saved} saved by sharing; {seconds:.0f} s"
+
+
+class Watch:
+    """The live progress bar: what runs, how long it will take, the best so far."""
+
+    def __init__(self, console: Console, cells: Sequence[Cell]) -> None:
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("ETA"),
+            TimeRemainingColumn(),
+        )
+        self.progress = Progress(*columns, TextColumn("[green]{task.fields[best]}"), console=console)
+        self.bar = self.progress.add_task("preparing", total=len(cells), best="")
+        self.best: Trial | None = None
+
+    def __enter__(self) -> Watch:
+        self.progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
+
+    def engine_starts(self, cell: Cell) -> None:
+        """Say which engine is starting."""
+        self.progress.update(
+            self.bar, description=f"starting {cell.config.engine.name}, quantization {cell.config.quantization.name}"
+        )
+
+    def trial_done(self, trial: Trial, kept: bool) -> None:
+        """Count the trial, print its line, and update the best."""
+        if speed(trial) > (speed(self.best) if self.best else 0.0):
+            self.best = trial
+        best = f"fastest {speed(self.best):,.0f} chars/s: {self.best.name}" if self.best else ""
+        self.progress.update(self.bar, advance=1, description="measuring", best=best)
+        told = f"failed: {trial.error}" if trial.error else f"{speed(trial):,.0f} chars/s"
+        self.progress.console.print(f"  {trial.name}: {told}{' (kept)' if kept else ''}", highlight=False)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""The Hydra sweeper that makes a study: every cell is composed first, then the task runs once with all of them.
+
+Hydra's own sweepers run the task once a cell, often in a process of its own. A study wants the opposite: no engine
+starts while any cell is still wrong, and cells that share an engine share its start. So `StudySweeper` expands the
+axes as Hydra's basic sweeper does (comma lists, `range()`, `choice()`, `glob()`, `hydra.sweeper.params`), composes
+all cells, and hands the list to the task function.
+
+Hydra finds this module by its folder, `hydra_plugins`, and executes it before it is in `sys.modules`: annotations of
+the dataclass below must not be strings, hence no `from __future__ import annotations` here.
+"""
+
+import itertools
+from dataclasses import dataclass, field
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+
+@dataclass
+class StudySweeperConfig:
+    """`hydra.sweeper`: the axes of an experiment, each overridden by the same key on the command line."""
+
+    _target_: str = "hydra_plugins.gpuqa_study.StudySweeper"
+    params: dict[str, Any] | None = field(default_factory=dict)
+
+
+ConfigStore.instance().store(group="hydra/sweeper", name="study", node=StudySweeperConfig, provider="gpuqa")
+
+
+class StudySweeper(Sweeper):
+    """Composes every cell, then calls the task function once with the list of them."""
+
+    def __init__(self, params: dict[str, Any] | None) -> None:
+        self.params = params or {}
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Remember what `sweep` needs; Hydra calls this once."""
+        self._composed_by = hydra_context.config_loader
+        self._task = task_function
+        self._main_config = config
+
+    def sweep(self, arguments: list[str]) -> Any:
+        """Compose one config for each combination of the axes and give them all to the task."""
+        loader = self._composed_by
+        axes = [f"{key}={value}" for key, value in self.params.items()] + arguments
+        choices: dict[str, list[str]] = {}
+        for override in OverridesParser.create(config_loader=loader).parse_overrides(axes):
+            key = override.get_key_element()
+            choices.pop(key, None)  # a later override also takes the later place, as on a plain command line
+            choices[key] = values_of(override, key)
+        return self._task(
+            [loader.load_sweep_config(self._main_config, list(cell)) for cell in itertools.product(*choices.values())]
+        )
+
+
+def values_of(override: Override, key: str) -> list[str]:
+    """All values of one axis, written as overrides."""
+    if not override.is_sweep_override():
+        return [f"{key}={override.get_value_element_as_str()}"]
+    if not override.is_discrete_sweep():
+        raise HydraException(
+            f"{override.input_line}: a study needs a finite list of values, e.g. {key}=1,2 or {key}=range(1,9,2)"
+        )
+    return [f"{key}={value}" for value in override.sweep_string_iterator()]

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from gpuqa import frozen, report
-from gpuqa.config import SelectionConfig, StudyConfig
+from gpuqa.config import SelectionConfig
 from gpuqa.journal import Journal
 from gpuqa.records import Trial
+from gpuqa.roots import StudyConfig
 from gpuqa.selection import decide
 
 if TYPE_CHECKING:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass, field
 from enum import Enum
-from pathlib import Path
 from typing import Any
 
 from omegaconf import MISSING
@@ -33,13 +32,6 @@ class Issue(Enum):
 
     batch = "batch"
     serial = "serial"
-
-
-class Status(Enum):
-    """What `GET /` says once the service is ready; it tells the evaluator how to send its questions."""
-
-    batch = "batch"
-    ok = "ok"
 
 
 class Hub(Enum):
@@ -238,23 +230,6 @@ class ExecutorConfig:
 
 
 @dataclass
-class StudyConfig:
-    """What a study is called and where its results go."""
-
-    name: str = MISSING
-    root: str = "experiments"
-
-    def __post_init__(self) -> None:
-        plain = self.name not in ("", ".", "..") and "/" not in self.name and "\\" not in self.name
-        check(plain, "study.name", self.name, "a plain folder name")
-
-    @property
-    def folder(self) -> Path:
-        """The folder of this study's trials, tables and frozen winner."""
-        return Path(self.root) / self.name
-
-
-@dataclass
 class PipelineConfig:
     """All that decides an answer and its speed; this is what gets frozen and served."""
 
@@ -291,33 +266,6 @@ class PipelineConfig:
         """Plain values for hashing and YAML, enums as their names."""
         values: dict[str, Any] = plain({key: asdict(getattr(self, key)) for key in PipelineConfig.__dataclass_fields__})
         return values
-
-
-@dataclass
-class CellConfig(PipelineConfig):
-    """One cell of a study: a pipeline, and how it is measured, judged, bounded and run."""
-
-    dataset: DatasetConfig = MISSING
-    workload: WorkloadConfig = MISSING
-    selection: SelectionConfig = MISSING
-    gpu: GpuConfig = MISSING
-    executor: ExecutorConfig = MISSING
-    study: StudyConfig = MISSING
-
-
-@dataclass
-class HttpConfig:
-    """The HTTP side of `serve`; free to change without touching what was frozen."""
-
-    host: str = "0.0.0.0"
-    port: int = 8000
-    status: Status = Status.batch
-    batch_str_as_list: bool = True  # in batch mode a str prompt is answered by a list of one
-    shutdown_timeout_s: int = 330
-
-    def __post_init__(self) -> None:
-        check(0 <= self.port <= 65535, "http.port", self.port, "an integer from 0 (any free port) to 65535")
-        check(self.shutdown_timeout_s >= 1, "http.shutdown_timeout_s", self.shutdown_timeout_s, "at least 1 second")
 
 
 def plain(value: Any) -> Any:

@@ -20,11 +20,10 @@ from typing import Any
 import httpx
 
 from gpuqa import dataset
-from gpuqa.config import Status
 from gpuqa.door import enter
 from gpuqa.metrics import score_answers
 from gpuqa.records import Answer, Answered, Completion, Question
-from gpuqa.roots import EvaluateConfig, resolve
+from gpuqa.roots import EvaluateConfig, Status, resolve
 from gpuqa.statistics import bootstrap_interval, percentile
 
 BROKEN = 1

@@ -12,9 +12,10 @@ import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from gpuqa.config import CellConfig, UserError
+from gpuqa.config import UserError
 from gpuqa.places import find
 from gpuqa.records import Measurement
+from gpuqa.roots import CellConfig
 
 BYTES = {"auto": 2, "bfloat16": 2, "float16": 2, "half": 2, "float32": 4, "float": 4}
 

@@ -18,9 +18,9 @@ from typing import Annotated
 from fastapi import FastAPI, HTTPException, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from gpuqa.config import HttpConfig, Status
 from gpuqa.engines import EngineFailed
 from gpuqa.pipeline import Pipeline
+from gpuqa.roots import HttpConfig, Status
 
 log = logging.getLogger("gpuqa.serve")
 StartPipeline = Callable[[], Awaitable[Pipeline]]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from gpuqa import dataset, identity
-from gpuqa.config import CellConfig, UserError
+from gpuqa.config import UserError
 from gpuqa.engines import Engine, EngineFailed, backend_class
 from gpuqa.executors import EXECUTORS
 from gpuqa.journal import Journal
@@ -15,6 +15,7 @@ from gpuqa.pipeline import Pipeline, encoder_for, start_engine, stop_token_ids, 
 from gpuqa.places import find
 from gpuqa.prompts import load_tokenizer
 from gpuqa.records import Answer, Trial
+from gpuqa.roots import CellConfig
 from gpuqa.trial import Cell, run_trial
 
 

@@ -20,11 +20,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from gpuqa import hardware, study
 from gpuqa.conclusion import conclude
-from gpuqa.config import CellConfig, StudyConfig, UserError
+from gpuqa.config import UserError
 from gpuqa.door import enter
 from gpuqa.journal import Journal
 from gpuqa.records import Trial
-from gpuqa.roots import resolve
+from gpuqa.roots import CellConfig, StudyConfig, resolve
 from gpuqa.selection import speed
 from gpuqa.trial import Cell
 

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gpuqa import hardware, identity, roofline
-from gpuqa.config import CellConfig
 from gpuqa.engines import EngineFailed
 from gpuqa.metrics import Overhead, measure, score_answers
 from gpuqa.pipeline import Pipeline
 from gpuqa.records import Answer, Question, Trial
+from gpuqa.roots import CellConfig
 from gpuqa.workload import issue
 
 

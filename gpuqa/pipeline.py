@@ -42,9 +42,7 @@ class Pipeline:
             UserError: something is wrong that the user can mend; no engine was started.
             EngineFailed: the engine did not start.
         """
-        tokenizer = load_tokenizer(config.model)
-        encoder_for(tokenizer, config)
-        stop_token_ids(tokenizer, config.sampling)
+        tokenizer = await asyncio.to_thread(checked_tokenizer, config)  # off the event loop: a server answers meanwhile
         return cls(await start_engine(config), tokenizer, config)
 
     async def answer(self, questions: Sequence[str]) -> list[Completion]:
@@ -85,11 +83,23 @@ class Pipeline:
         return [clean(text, self.config.prompt.cleanup) for text in texts]
 
 
+def checked_tokenizer(config: PipelineConfig) -> Any:
+    """The pipeline's tokenizer, after everything was checked that needs no engine.
+
+    Raises:
+        UserError: no tokenizer, an unknown stop token, or a prompt that leaves no room for a question.
+    """
+    tokenizer = load_tokenizer(config.model)
+    encoder_for(tokenizer, config)
+    stop_token_ids(tokenizer, config.sampling)
+    return tokenizer
+
+
 async def start_engine(config: PipelineConfig) -> Engine:
     """The engine of a pipeline; pipelines with equal engine keys may share it."""
     args = config.engine_args()
     backend = backend_class(config.engine.backend)
-    backend.check_args(args)
+    await asyncio.to_thread(backend.check_args, args)  # its first call imports the backend: seconds
     return await backend.start(find(config.model.path, "model.path"), config.model.trust_remote_code, config.engine, args)
 
 

@@ -24,7 +24,7 @@ from gpuqa.door import enter
 from gpuqa.metrics import score_answers
 from gpuqa.records import Answer, Answered, Completion, Question
 from gpuqa.roots import EvaluateConfig, Status, resolve
-from gpuqa.statistics import bootstrap_interval, percentile
+from gpuqa.statistics import bootstrap_interval, percentile, questions_needed
 
 BROKEN = 1
 POLL_EVERY_S = 0.5
@@ -58,7 +58,7 @@ def evaluate(composed: Any) -> int:
         encoding="utf-8",
     )
     for key, value in results.items():
-        print(f"{key:28} {shown(value)}")
+        print(f"{key:28} {shown(key, value)}")
     print(f"every answer: {config.output}")
     return 0
 
@@ -141,10 +141,10 @@ def summarize(answered: Answered, answers: Sequence[Answer]) -> dict[str, Any]:
     }
 
 
-def shown(value: Any) -> str:
+def shown(key: str, value: Any) -> str:
     """A result as text."""
     if value is None:
-        return "n/a (too few questions)"
+        return f"n/a (needs {questions_needed(int(key.rpartition('_p')[2]))} questions)"
     if isinstance(value, dict):
         return f"{value['low']:.4f} to {value['high']:.4f} (95 % bootstrap)"
     return f"{value:,.4f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)

@@ -10,9 +10,11 @@ words themselves. The longest common subsequence comes from rapidfuzz (bit-paral
 
 from __future__ import annotations
 
+import functools
 import logging
 import re
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from rapidfuzz.distance import LCSseq
@@ -38,12 +40,19 @@ class Words:
 
 def cut(text: str) -> Words:
     """Cut a text into the words of both scores."""
-    import jieba  # 0.7 s and a log line at its first cut, so not before somebody scores
-
-    jieba.setLogLevel(logging.WARNING)
-    joined = " ".join(jieba.lcut(text))
+    joined = " ".join(chinese_cutter()(text))
     latin = NOT_LATIN.sub(" ", joined.lower())
     return Words(judge=tuple(latin.split()), chinese=tuple(joined.split()))
+
+
+@functools.cache
+def chinese_cutter() -> Callable[[str], list[str]]:
+    """jieba's cutter; loading its dictionary takes 0.7 s, so not before somebody scores."""
+    with warnings.catch_warnings(action="ignore"):  # it asks for pkg_resources and falls back by itself
+        import jieba
+    jieba.setLogLevel(logging.WARNING)
+    cutter: Callable[[str], list[str]] = jieba.lcut
+    return cutter
 
 
 def score(reference: Words, answer: Words) -> RougeL:

@@ -27,9 +27,10 @@ def conclude(trials: Sequence[Trial], study: StudyConfig, rule: SelectionConfig,
     console.print(report.to_table(verdict, title))
     for standing in verdict.standings:
         if standing.objections:
-            console.print(f"[dim]{standing.trial.name}: {'; '.join(standing.objections)}[/]", highlight=False)
-    console.print(f"\n[bold]{verdict.reason}[/]", highlight=False)
-    console.print(f"Leaderboard: {folder / 'leaderboard.csv'}\nReport: {folder / 'report.html'}", highlight=False)
+            told = f"{standing.trial.name}: {'; '.join(standing.objections)}"
+            console.print(told, style="dim", markup=False, highlight=False)
+    console.print(f"\n{verdict.reason}", style="bold", markup=False, highlight=False)
+    console.print(f"Leaderboard: {folder / 'leaderboard.csv'}\nReport: {folder / 'report.html'}", markup=False, highlight=False)
     target = folder / "frozen.yaml"
     if verdict.winner is None:
         target.unlink(missing_ok=True)  # an older winner must not be served as if it were this study's

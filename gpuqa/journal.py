@@ -24,6 +24,7 @@ class Journal:
 
     def __init__(self, study_folder: Path) -> None:
         self.study_file = study_folder / "study.yaml"
+        self.engine_log = study_folder / "engine.log"
         self.folder = study_folder / "trials"
         self.file = self.folder / "trials.jsonl"
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Self
 
 from gpuqa.cleanup import clean
@@ -30,9 +29,7 @@ class Pipeline:
         self.engine, self.tokenizer, self.config = engine, tokenizer, config
         self.encoder = encoder_for(tokenizer, config)
         self.stop = stop_token_ids(tokenizer, config.sampling)
-        self._tokenizing = ThreadPoolExecutor(
-            1, "tokenizer"
-        )  # off the event loop; one thread, as tokenizers are not re-entrant
+        self._tokenizing = asyncio.Lock()  # off the event loop, but one at a time: tokenizers are not re-entrant
 
     @classmethod
     async def start(cls, config: PipelineConfig) -> Self:
@@ -51,10 +48,11 @@ class Pipeline:
         Raises:
             EngineFailed: the whole engine is gone.
         """
-        loop = asyncio.get_running_loop()
-        prompts = await loop.run_in_executor(self._tokenizing, self._encode, questions)
+        async with self._tokenizing:
+            prompts = await asyncio.to_thread(self._encode, questions)
         generations = await self.engine.generate([prompt.token_ids for prompt in prompts], self.config.sampling, self.stop)
-        texts = await loop.run_in_executor(self._tokenizing, self._decode, generations)
+        async with self._tokenizing:
+            texts = await asyncio.to_thread(self._decode, generations)
         return [
             Completion(
                 text=text,
@@ -72,7 +70,6 @@ class Pipeline:
 
     async def close(self) -> None:
         """Release the engine."""
-        self._tokenizing.shutdown()
         await self.engine.close()
 
     def _encode(self, questions: Sequence[str]) -> list[EncodedPrompt]:

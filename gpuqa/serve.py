@@ -46,10 +46,10 @@ def serve(composed: Any) -> int:
     verify(config, content, pipeline)
     warmup = warmup_questions(pipeline.model, config.warmup)
     introduce(config, content)
-    failures: list[int] = []
+    failures: list[str] = []
 
-    def give_up() -> None:
-        failures.append(FAILED)
+    def give_up(reason: str) -> None:
+        failures.append(reason)
         server.should_exit = True
 
     app = create_app(lambda: Pipeline.start(pipeline), warmup, config.http, give_up)
@@ -58,7 +58,7 @@ def serve(composed: Any) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn raises them again when it is done; that must not kill us
         signal.signal(number, lambda *_: None)
     server.run()
-    return failures[0] if failures or not server.started else 0
+    return FAILED if failures or not server.started else 0
 
 
 def verify(config: ServeConfig, content: dict[str, Any], pipeline: PipelineConfig) -> None:

@@ -71,7 +71,7 @@ class Service:
         return [completion.text for completion in completions]
 
 
-def create_app(start: StartPipeline, warmup: Sequence[str], http: HttpConfig, give_up: Callable[[], None]) -> FastAPI:
+def create_app(start: StartPipeline, warmup: Sequence[str], http: HttpConfig, give_up: Callable[[str], None]) -> FastAPI:
     """The application. `start` makes the pipeline; if that or the warm-up fails, `give_up` is called and it stays unready."""
     service = Service(http)
 
@@ -105,7 +105,7 @@ def create_app(start: StartPipeline, warmup: Sequence[str], http: HttpConfig, gi
     return app
 
 
-async def bring_up(service: Service, start: StartPipeline, warmup: Sequence[str], give_up: Callable[[], None]) -> None:
+async def bring_up(service: Service, start: StartPipeline, warmup: Sequence[str], give_up: Callable[[str], None]) -> None:
     """Start the engine and answer the warm-up questions; only then is the service ready."""
     try:
         began = time.perf_counter()
@@ -119,4 +119,4 @@ async def bring_up(service: Service, start: StartPipeline, warmup: Sequence[str]
         service.pipeline = pipeline
     except Exception as error:  # whatever it is, a service that cannot answer must say so and end
         log.error("start-up failed: %s: %s", type(error).__name__, error)
-        give_up()
+        give_up(str(error))

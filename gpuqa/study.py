@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Protocol
 
 from gpuqa import dataset, identity
 from gpuqa.config import UserError
+from gpuqa.engine_log import captured, root_cause
 from gpuqa.engines import Engine, EngineFailed, backend_class
 from gpuqa.executors import EXECUTORS
 from gpuqa.journal import Journal
@@ -78,8 +80,11 @@ async def run(cells: Sequence[Cell], journal: Journal, observer: Observer) -> Ou
         starts += 1
         observer.engine_starts(cell)
 
+    def run_one(group: list[Cell]) -> AsyncIterator[tuple[Trial, list[Answer]]]:
+        return run_group(group, engine_starts, journal.engine_log)
+
     groups = group_by_engine([cell for cell in cells if cell.key not in done])
-    async for trial, answers in EXECUTORS[cells[0].config.executor.kind](groups, lambda group: run_group(group, engine_starts)):
+    async for trial, answers in EXECUTORS[cells[0].config.executor.kind](groups, run_one):
         journal.write(trial, answers)
         done[trial.key] = trial
         observer.trial_done(trial, kept=False)
@@ -94,21 +99,24 @@ def group_by_engine(cells: Sequence[Cell]) -> list[list[Cell]]:
     return list(groups.values())
 
 
-async def run_group(group: list[Cell], engine_starts: Callable[[Cell], None]) -> AsyncIterator[tuple[Trial, list[Answer]]]:
+async def run_group(
+    group: list[Cell], engine_starts: Callable[[Cell], None], log: Path
+) -> AsyncIterator[tuple[Trial, list[Answer]]]:
     """One engine for all cells; a cell that breaks it is a failed trial, and the rest get a new one."""
+    tokenizer = load_tokenizer(group[0].config.model)
     engine: Engine | None = None
     try:
         for place, cell in enumerate(group):
             if engine is None:
                 engine_starts(cell)
                 try:
-                    engine = await start_engine(cell.config)
+                    engine = await start_quietly(cell, log)
                 except EngineFailed as error:  # the same start would fail for the rest of the group too
                     for failed in group[place:]:
                         yield failed.failed(str(error)), []
                     return
             try:
-                yield await run_trial(cell, Pipeline(engine, load_tokenizer(cell.config.model), cell.config))
+                yield await run_trial(cell, Pipeline(engine, tokenizer, cell.config))
             except EngineFailed as error:
                 yield cell.failed(str(error)), []
                 await engine.close()
@@ -116,3 +124,18 @@ async def run_group(group: list[Cell], engine_starts: Callable[[Cell], None]) ->
     finally:
         if engine is not None:
             await engine.close()
+
+
+async def start_quietly(cell: Cell, log: Path) -> Engine:
+    """The engine of a cell, its output in the study's log.
+
+    Raises:
+        EngineFailed: with the reason that the engine's own process gave.
+    """
+    before = log.stat().st_size if log.exists() else 0
+    try:
+        with captured(log):
+            return await start_engine(cell.config)
+    except EngineFailed as error:
+        printed = log.read_bytes()[before:].decode(errors="replace")
+        raise EngineFailed(root_cause(printed, str(error))) from error

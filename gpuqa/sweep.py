@@ -112,18 +112,17 @@ class Watch:
 
     def engine_starts(self, cell: Cell) -> None:
         """Say which engine is starting."""
-        self.progress.update(
-            self.bar, description=f"starting {cell.config.engine.name}, quantization {cell.config.quantization.name}"
-        )
+        self.progress.update(self.bar, description=f"starting {cell.config.engine.name} ({cell.config.quantization.name})")
 
     def trial_done(self, trial: Trial, kept: bool) -> None:
         """Count the trial, print its line, and update the best."""
         if speed(trial) > (speed(self.best) if self.best else 0.0):
             self.best = trial
-        best = f"fastest {speed(self.best):,.0f} chars/s: {self.best.name}" if self.best else ""
+        best = f"best {speed(self.best):,.0f} chars/s" if self.best else ""
         self.progress.update(self.bar, advance=1, description="measuring", best=best)
         told = f"failed: {trial.error}" if trial.error else f"{speed(trial):,.0f} chars/s"
-        self.progress.console.print(f"  {trial.name}: {told}{' (kept)' if kept else ''}", highlight=False)
+        line = f"  {trial.name}: {told}{' (kept)' if kept else ''}"
+        self.progress.console.print(line, markup=False, highlight=False)
 
 
 if __name__ == "__main__":

@@ -7,12 +7,10 @@ import contextlib
 import importlib.metadata
 import itertools
 import os
-import re
 import shutil
-import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, Self
@@ -21,8 +19,6 @@ from gpuqa.config import EngineConfig, SamplingConfig, UserError
 from gpuqa.engines import EngineFailed, refuse_unknown
 from gpuqa.hardware import kill_children
 from gpuqa.records import Generation
-
-CAUSE = re.compile(r"^(?:\(.*?\)\s*)?(?:ERROR.*?\]\s*)?((?:[\w.]+\.)?\w*(?:Error|Exception|Interrupt)): *(.*)$")
 
 
 class VllmEngine:
@@ -48,15 +44,14 @@ class VllmEngine:
         sockets = Path(tempfile.mkdtemp(prefix="gpuqa-"))
         os.environ["VLLM_RPC_BASE_PATH"] = str(sockets)  # vLLM leaves its sockets behind
         begin = time.perf_counter()
-        with captured_output() as log:
-            try:
-                building = asyncio.to_thread(build, folder, trust_remote_code, args, config.env)
-                llm = await asyncio.wait_for(building, config.start_timeout_s)
-            except TimeoutError as error:
-                kill_children()
-                raise EngineFailed(f"vLLM did not start within engine.start_timeout_s={config.start_timeout_s:g} s") from error
-            except Exception as error:  # whatever stops vLLM from starting is this engine's failure, not the study's
-                raise EngineFailed(root_cause(log, error)) from error
+        try:
+            building = asyncio.to_thread(build, folder, trust_remote_code, args, config.env)
+            llm = await asyncio.wait_for(building, config.start_timeout_s)
+        except TimeoutError as error:
+            kill_children()
+            raise EngineFailed(f"vLLM did not start within engine.start_timeout_s={config.start_timeout_s:g} s") from error
+        except Exception as error:  # whatever stops vLLM from starting is this engine's failure, not the study's
+            raise EngineFailed(f"{type(error).__name__}: {' '.join(str(error).split())}") from error
         return cls(llm, time.perf_counter() - begin, sockets)
 
     async def generate(self, prompts: Sequence[list[int]], sampling: SamplingConfig, stop: Sequence[int]) -> list[Generation]:
@@ -80,7 +75,9 @@ class VllmEngine:
         from vllm.v1.engine.exceptions import EngineDeadError
 
         try:
-            async for output in self.llm.generate({"prompt_token_ids": prompt}, params, f"{id(self)}-{next(self._ids)}"):
+            async for output in self.llm.generate(
+                {"type": "token", "prompt_token_ids": prompt}, params, f"{id(self)}-{next(self._ids)}"
+            ):
                 answer, metrics = output.outputs[0], output.metrics
         except EngineDeadError as error:
             raise EngineFailed(f"vLLM's engine process died: {error}") from error
@@ -124,37 +121,3 @@ def build(folder: Path, trust_remote_code: bool, args: dict[str, Any], env: dict
     vllm_config = engine_args.create_engine_config()
     os.environ.update(env)  # again: vLLM's CPU platform overwrites VLLM_WORKER_MULTIPROC_METHOD in the line above
     return AsyncLLM.from_vllm_config(vllm_config)
-
-
-@contextlib.contextmanager
-def captured_output() -> Iterator[Path]:
-    """Send what vLLM and its processes print to a file while it starts, and pass it on to stderr if GPUQA_ENGINE_LOG is set.
-
-    vLLM writes the reason of a failed start only to its child's stderr; this is where `root_cause` finds it.
-    """
-    with tempfile.NamedTemporaryFile(prefix="gpuqa-engine-", suffix=".log") as file:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        kept = [(target, os.dup(target)) for target in (1, 2)]
-        for target, _ in kept:
-            os.dup2(file.fileno(), target)
-        try:
-            yield Path(file.name)
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            for target, saved in kept:
-                os.dup2(saved, target)
-                os.close(saved)
-            if os.environ.get("GPUQA_ENGINE_LOG"):
-                sys.stderr.write(Path(file.name).read_text(errors="replace"))
-
-
-def root_cause(log: Path, error: Exception) -> str:
-    """The first exception that the engine's own process printed, or the one that reached us; on one line."""
-    if "initialization failed" in str(error):
-        found = [match for line in log.read_text(errors="replace").splitlines() if (match := CAUSE.match(line))]
-        causes = [f"{match[1]}: {match[2]}" for match in found if "initialization failed" not in match[2]]
-        if causes:
-            return causes[0]
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"

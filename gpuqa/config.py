@@ -127,7 +127,7 @@ class EngineConfig:
         length = self.args.get("max_model_len")
         known = isinstance(length, int) and length >= 16
         check(known, "engine.args.max_model_len", length, "an integer of at least 16 tokens (prompt and answer together)")
-        check(self.start_timeout_s > 0, "engine.start_timeout_s", self.start_timeout_s, "a number above 0")
+        check(0 < self.start_timeout_s < math.inf, "engine.start_timeout_s", self.start_timeout_s, "a number above 0")
 
     @property
     def max_model_len(self) -> int:
@@ -181,7 +181,7 @@ class WorkloadConfig:
     def __post_init__(self) -> None:
         check(self.repeats >= 1, "workload.repeats", self.repeats, "an integer of at least 1")
         check(self.warmup_questions >= 1, "workload.warmup_questions", self.warmup_questions, "an integer of at least 1")
-        check(self.answer_timeout_s > 0, "workload.answer_timeout_s", self.answer_timeout_s, "a number above 0")
+        check(0 < self.answer_timeout_s < math.inf, "workload.answer_timeout_s", self.answer_timeout_s, "a number above 0")
 
 
 @dataclass

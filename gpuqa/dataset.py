@@ -20,8 +20,8 @@ from gpuqa.config import DatasetConfig, UserError
 from gpuqa.places import find
 from gpuqa.records import Question
 
-HEAD = r"^\s*(?:\d+\s*[.、．)）]\s*)?问题\s*[：:]"
-BLOCK = re.compile(HEAD + r"\s*(?P<question>.*?)\s*答案\s*[：:]\s*(?P<answer>.*?)\s*(?=" + HEAD + r"|\Z)", re.S | re.M)
+BLOCK_START = re.compile(r"^\s*(?:\d+\s*[.、．)）]\s*)?问题\s*[：:]", re.M)
+BLOCK_ANSWER = re.compile(r"答案\s*[：:]")
 ACCEPTED = 'a row needs "instruction" and "output", or "question" and "answer", or "messages" of a user and an assistant'
 
 
@@ -68,7 +68,7 @@ def parse_json(text: str, path: Path) -> list[Any]:
     except json.JSONDecodeError as error:
         raise UserError(f"{path}: is not valid JSON: {error}") from error
     rows = []
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             try:
                 rows.append(json.loads(line))
@@ -78,24 +78,34 @@ def parse_json(text: str, path: Path) -> list[Any]:
 
 
 def parse_blocks(text: str) -> list[dict[str, str]]:
-    """Rows of a plain-text file of question and answer blocks."""
-    return [match.groupdict() for match in BLOCK.finditer(text)]
+    """Rows of a plain-text file of question and answer blocks; a block without an answer has an empty one."""
+    halves = [BLOCK_ANSWER.split(block, maxsplit=1) for block in BLOCK_START.split(text)[1:]]
+    return [{"question": half[0], "answer": half[1] if len(half) > 1 else ""} for half in halves]
 
 
 def to_question(row: Any, number: int, path: Path) -> Question:
     """One row of any format."""
     if not isinstance(row, dict):
         raise UserError(f"{path}: row {number} is {row!r:.80}, not an object; {ACCEPTED}")
-    if "messages" in row:
-        turns = row["messages"] if isinstance(row["messages"], list) else []
-        by_role = {turn.get("role"): turn.get("content") for turn in turns if isinstance(turn, dict)}
-        text, reference = by_role.get("user"), by_role.get("assistant")
-    elif "instruction" in row:
-        extra = row.get("input") or ""
-        text = f"{row['instruction']}\n{extra}" if extra else row["instruction"]
-        reference = row.get("output")
-    else:
-        text, reference = row.get("question"), row.get("answer")
-    if not isinstance(text, str) or not text.strip() or not isinstance(reference, str) or not reference.strip():
+    text, reference = texts_of(row)
+    if not is_text(text) or not is_text(reference):
         raise UserError(f"{path}: row {number} has the fields {sorted(row)}, but {ACCEPTED}, both non-empty text")
     return Question(id=str(row.get("id", number)), text=text.strip(), reference=reference.strip())
+
+
+def texts_of(row: dict[str, Any]) -> tuple[Any, Any]:
+    """Question and reference of a row, unchecked."""
+    if "messages" in row:
+        turns = row["messages"] if isinstance(row["messages"], list) else []
+        by_role = {str(turn.get("role")): turn.get("content") for turn in turns if isinstance(turn, dict)}
+        return by_role.get("user"), by_role.get("assistant")
+    if "instruction" in row:
+        extra, text = row.get("input") or "", row["instruction"]
+        whole = text if not extra else f"{text}\n{extra}" if is_text(text) and is_text(extra) else None
+        return whole, row.get("output")
+    return row.get("question"), row.get("answer")
+
+
+def is_text(value: Any) -> bool:
+    """Whether a value is text that says something and can be sent: not blank, no half of a surrogate pair."""
+    return isinstance(value, str) and bool(value.strip()) and not any("\ud800" <= char <= "\udfff" for char in value)

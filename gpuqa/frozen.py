@@ -67,6 +67,9 @@ def read(path: Path) -> dict[str, Any]:
     missing = [key for key in FIELDS if not isinstance(content, dict) or key not in content]
     if missing:
         raise UserError(f"frozen: {path} is not a frozen winner, it lacks {', '.join(missing)}")
+    shapeless = [key for key in ("pipeline", "digests", "versions") if not isinstance(content[key], dict)]
+    if shapeless:
+        raise UserError(f"frozen: {path} is not a frozen winner, {', '.join(shapeless)} should be a mapping (dict)")
     if content["format"] != FORMAT:
         raise UserError(f"frozen: {path} has format {content['format']!r}, this version reads {FORMAT}; freeze it again")
     return dict(content)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import subprocess
@@ -35,7 +36,8 @@ def peak_memory_gib() -> float:
 def kill_children() -> None:
     """End every process that this one started, for an engine that hangs."""
     for child in psutil.Process().children(recursive=True):
-        child.kill()
+        with contextlib.suppress(psutil.NoSuchProcess):  # it ended by itself
+            child.kill()
 
 
 def high_water_bytes(pid: int) -> int:

@@ -12,7 +12,6 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -30,17 +29,17 @@ class Journal:
 
     def read(self) -> dict[str, Trial]:
         """Every trial by its key; of several with one key the last."""
-        if not self.file.exists():
-            return {}
-        rows = [row for line in self.file.read_text(encoding="utf-8").splitlines() if (row := whole(line)) is not None]
-        return {trial.key: trial for trial in map(to_trial, rows)}
+        lines = self.file.read_bytes().split(b"\n") if self.file.exists() else []
+        return {trial.key: trial for line in lines if (trial := to_trial(line)) is not None}
 
     def write(self, trial: Trial, answers: Sequence[Answer]) -> None:
         """Keep a trial for good: its answers first, then the line that makes it count, both on the disk on return."""
         self.folder.mkdir(parents=True, exist_ok=True)
         if answers:
             lines = [json.dumps(asdict(answer), ensure_ascii=False) + "\n" for answer in answers]
-            self.answers_file(trial.key).write_text("".join(lines), encoding="utf-8")
+            unfinished = self.answers_file(trial.key).with_suffix(".tmp")
+            unfinished.write_text("".join(lines), encoding="utf-8")
+            unfinished.replace(self.answers_file(trial.key))
         torn = self.file.exists() and not self.file.read_bytes().endswith(b"\n")
         with self.file.open("a", encoding="utf-8") as stream:
             stream.write(("\n" if torn else "") + json.dumps(asdict(trial), ensure_ascii=False) + "\n")
@@ -68,27 +67,22 @@ class Journal:
     def first_answers(self) -> dict[str, str]:
         """The first question and its answer for each trial by key, for readers of a report."""
         first = {}
-        for key in self.read():
-            if (file := self.answers_file(key)).exists():
+        for key, trial in self.read().items():
+            if trial.error is None and (file := self.answers_file(key)).exists():
                 with file.open(encoding="utf-8") as stream:
                     row = json.loads(stream.readline())
                 first[key] = f"{row['question']}\n{row['answer']}"
         return first
 
 
-def whole(line: str) -> dict[str, Any] | None:
-    """A line as a row, or None if it was never finished."""
+def to_trial(line: bytes) -> Trial | None:
+    """A trial from its line; None if the line was never finished or is another version's, so that it is measured again."""
     try:
         row = json.loads(line)
-    except json.JSONDecodeError:
+        measurement = row.pop("measurement")
+        if measurement is not None:
+            intervals = {key: Interval(**value) for key, value in measurement.items() if key.endswith("_interval")}
+            measurement = Measurement(**{**measurement, **intervals})
+        return Trial(**row, measurement=measurement)
+    except (ValueError, TypeError, KeyError, AttributeError):
         return None
-    return row if isinstance(row, dict) else None
-
-
-def to_trial(row: dict[str, Any]) -> Trial:
-    """A trial from its line."""
-    measurement = row.pop("measurement")
-    if measurement is not None:
-        intervals = {key: Interval(**value) for key, value in measurement.items() if key.endswith("_interval")}
-        measurement = Measurement(**{**measurement, **intervals})
-    return Trial(**row, measurement=measurement)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -106,8 +108,8 @@ class EvaluateConfig:
 
     def __post_init__(self) -> None:
         check(self.url.startswith(("http://", "https://")), "url", self.url, "an http:// or https:// address")
-        check(self.ready_timeout_s > 0, "ready_timeout_s", self.ready_timeout_s, "a number above 0")
-        check(self.answer_timeout_s > 0, "answer_timeout_s", self.answer_timeout_s, "a number above 0")
+        check(0 < self.ready_timeout_s < math.inf, "ready_timeout_s", self.ready_timeout_s, "a number above 0")
+        check(0 < self.answer_timeout_s < math.inf, "answer_timeout_s", self.answer_timeout_s, "a number above 0")
 
 
 @dataclass
@@ -126,6 +128,7 @@ ROOTS: dict[str, type] = {
 }
 
 Config = TypeVar("Config")
+INTERPOLATION = re.compile(r"(\\*)\$\{")  # OmegaConf halves the backslashes before it
 
 
 def register_schemas() -> None:
@@ -140,8 +143,12 @@ def resolve(config: DictConfig, schema: type[Config]) -> Config:
     Raises:
         UserError: a value is missing, of the wrong type or out of range.
     """
+    known = list(schema.__dataclass_fields__)  # type: ignore[attr-defined]
+    for key in config:
+        if key != "hydra":
+            check(key in known, "the config's keys", key, ", ".join(known))
     try:
-        nodes = {key: config[key] for key in schema.__dataclass_fields__}  # type: ignore[attr-defined]
+        nodes = {key: config[key] for key in known}
         return schema(**{key: OmegaConf.to_object(node) if OmegaConf.is_config(node) else node for key, node in nodes.items()})
     except OmegaConfBaseException as error:
         raise UserError(str(error)) from error
@@ -154,6 +161,15 @@ def from_plain(values: dict[str, Any], schema: type[Config], source: str) -> Con
         UserError: the values do not fit the schema; the message names the source.
     """
     try:
-        return resolve(OmegaConf.merge(OmegaConf.structured(schema), values), schema)  # type: ignore[arg-type]
+        return resolve(OmegaConf.merge(OmegaConf.structured(schema), escaped(values)), schema)  # type: ignore[arg-type]
     except (OmegaConfBaseException, UserError) as error:
         raise UserError(f"{source}: {error}") from error
+
+
+def escaped(value: Any) -> Any:
+    """Plain values with every `${` made harmless: a prompt may hold one, and OmegaConf would look it up."""
+    if isinstance(value, str):
+        return INTERPOLATION.sub(lambda found: found[1] * 2 + r"\${", value)
+    if isinstance(value, dict):
+        return {key: escaped(item) for key, item in value.items()}
+    return [escaped(item) for item in value] if isinstance(value, list) else value

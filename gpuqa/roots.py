@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Any, TypeVar
@@ -143,15 +143,29 @@ def resolve(config: DictConfig, schema: type[Config]) -> Config:
     Raises:
         UserError: a value is missing, of the wrong type or out of range.
     """
-    known = list(schema.__dataclass_fields__)  # type: ignore[attr-defined]
+    known = [one.name for one in fields(schema)]  # type: ignore[arg-type]
     for key in config:
         if key != "hydra":
             check(key in known, "the config's keys", key, ", ".join(known))
     try:
         nodes = {key: config[key] for key in known}
+        for key, node in nodes.items():
+            refuse_unknown_keys(node, key)
         return schema(**{key: OmegaConf.to_object(node) if OmegaConf.is_config(node) else node for key, node in nodes.items()})
     except OmegaConfBaseException as error:
         raise UserError(str(error)) from error
+
+
+def refuse_unknown_keys(node: Any, place: str) -> None:
+    """Raise a UserError for a key that no dataclass has: Hydra's `+key=value` adds any, and OmegaConf would keep it."""
+    schema = OmegaConf.get_type(node) if isinstance(node, DictConfig) else None
+    if not is_dataclass(schema):
+        return
+    known = [one.name for one in fields(schema)]
+    for key in node:
+        check(key in known, f"{place}.{key}", node._get_node(key), f"one of {', '.join(known)}")
+        if not OmegaConf.is_missing(node, key):
+            refuse_unknown_keys(node[key], f"{place}.{key}")
 
 
 def from_plain(values: dict[str, Any], schema: type[Config], source: str) -> Config:

@@ -42,15 +42,17 @@ class VllmEngine:
     async def start(cls, folder: Path, trust_remote_code: bool, config: EngineConfig, args: dict[str, Any]) -> Self:
         os.environ.update(config.env)
         sockets = Path(tempfile.mkdtemp(prefix="gpuqa-"))
-        os.environ["VLLM_RPC_BASE_PATH"] = str(sockets)  # vLLM leaves its sockets behind
+        os.environ["VLLM_RPC_BASE_PATH"] = str(sockets)  # vLLM leaves its sockets behind; `close` clears them away
         begin = time.perf_counter()
         try:
             building = asyncio.to_thread(build, folder, trust_remote_code, args, config.env)
             llm = await asyncio.wait_for(building, config.start_timeout_s)
         except TimeoutError as error:
             kill_children()
-            raise EngineFailed(f"vLLM did not start within engine.start_timeout_s={config.start_timeout_s:g} s") from error
+            reason = f"vLLM did not start within engine.start_timeout_s={config.start_timeout_s:g} s"
+            raise EngineFailed(reason) from error
         except Exception as error:  # whatever stops vLLM from starting is this engine's failure, not the study's
+            shutil.rmtree(sockets, ignore_errors=True)
             raise EngineFailed(f"{type(error).__name__}: {' '.join(str(error).split())}") from error
         return cls(llm, time.perf_counter() - begin, sockets)
 

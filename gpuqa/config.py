@@ -21,7 +21,7 @@ class UserError(Exception):
 
 
 class Backend(Enum):
-    """The engines that exist; `gpuqa.engines.BACKENDS` has one class for each."""
+    """The engines that exist; `gpuqa.engines.backend_class` knows the class of each."""
 
     vllm = "vllm"
     transformers = "transformers"

@@ -33,15 +33,24 @@ def enter(task: Callable[[Any], int], root: str) -> NoReturn:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is fetched unless somebody asks for it: gpuqa.download
     os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors instead of printing them with exit code 1
-    codes: list[int] = []
     try:
-        hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name=root)(
-            lambda config: codes.append(task(config))
-        )()
+        sys.exit(task(compose(root)))
     except (UserError, HydraException, OmegaConfBaseException) as error:
-        cause = f"\n{error.__cause__}" if isinstance(error.__cause__, OmegaConfBaseException) else ""
-        print(f"error: {error}{cause}", file=sys.stderr)
+        cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else None
+        told = "" if cause is None or str(cause) in str(error) else f"\n{cause}"
+        print(f"error: {error}{told}", file=sys.stderr)
         sys.exit(USER_ERROR)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
-    sys.exit(codes[0] if codes else 0)
+
+
+def compose(root: str) -> Any:
+    """What Hydra makes of conf/{root}.yaml and the command line; ends the process where it only prints (`--help`, `--cfg`)."""
+    composed: list[Any] = []
+    try:
+        hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name=root)(composed.append)()
+    except ValueError as error:  # Hydra's own word for a group that is set to null
+        raise UserError(f"{error}; a group needs the name of an option: {' '.join(sys.argv[1:])}") from error
+    if not composed:
+        sys.exit(0)
+    return composed[0]

@@ -47,7 +47,10 @@ def freeze(trial: Trial, rule: SelectionConfig, reason: str, path: Path) -> dict
     content["digest"] = identity.sha256_of(content)
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(".tmp")
-    unfinished.write_text(yaml.safe_dump(content, allow_unicode=True, sort_keys=False, width=120), encoding="utf-8")
+    text = yaml.safe_dump(content, allow_unicode=True, sort_keys=False, width=120)
+    if yaml.safe_load(text) != content:  # PyYAML loses a few odd characters, such as U+0085, unless it escapes all
+        text = yaml.safe_dump(content, sort_keys=False, width=120)
+    unfinished.write_text(text, encoding="utf-8")
     unfinished.replace(path)
     return dict(content)
 

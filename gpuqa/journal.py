@@ -38,7 +38,10 @@ class Journal:
         if answers:
             lines = [json.dumps(asdict(answer), ensure_ascii=False) + "\n" for answer in answers]
             unfinished = self.answers_file(trial.key).with_suffix(".tmp")
-            unfinished.write_text("".join(lines), encoding="utf-8")
+            with unfinished.open("w", encoding="utf-8") as stream:
+                stream.writelines(lines)
+                stream.flush()
+                os.fsync(stream.fileno())
             unfinished.replace(self.answers_file(trial.key))
         torn = self.file.exists() and not self.file.read_bytes().endswith(b"\n")
         with self.file.open("a", encoding="utf-8") as stream:

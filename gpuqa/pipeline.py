@@ -131,4 +131,5 @@ def warmup_questions(model: ModelConfig, path: str | None = None, never: Collect
     """
     key, file = ("warmup", path) if path else ("model.warmup", model.warmup)
     texts = [question.text for question in read_questions(find(file, key))] if file else []
-    return [text for text in texts if text not in never] or list(BUILTIN_WARMUP)
+    chosen = [text for text in texts if text not in never] or [text for text in BUILTIN_WARMUP if text not in never]
+    return chosen or list(BUILTIN_WARMUP)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from gpuqa.config import UserError
@@ -15,11 +16,11 @@ def find(path: str, key: str) -> Path:
     Raises:
         UserError: it is in neither place; the message names the key and both places.
     """
-    places = [Path(path).expanduser()]
+    places = [Path(os.path.expanduser(path))]  # pathlib's raises for an unknown user
     if not places[0].is_absolute():
         places.append(PACKAGE.parent / path)
     for place in places:
-        if place.exists():
+        if os.path.exists(place):  # pathlib's raises for a name that is too long
             return place
     looked = " or ".join(str(place.absolute()) for place in places)
     raise UserError(f"{key}: {path!r} does not exist; looked for {looked}")

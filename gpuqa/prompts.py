@@ -13,6 +13,7 @@ from gpuqa.config import PLACEHOLDER, ModelConfig, PromptConfig, UserError
 from gpuqa.places import find
 from gpuqa.records import EncodedPrompt
 
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 MARKER = "GPUQA-USER-TEXT"
 GAP = "…"  # stands where the middle of an over-long question was
 
@@ -27,12 +28,12 @@ def load_tokenizer(model: ModelConfig) -> Any:
 
     folder = find(model.path, "model.path")
     try:
+        if not any((folder / name).is_file() for name in TOKENIZER_FILES):  # transformers would make an empty one up
+            raise ValueError(f"none of {', '.join(TOKENIZER_FILES)}")
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=model.trust_remote_code, local_files_only=True)
     except (OSError, ValueError) as error:
-        present = ", ".join(sorted(path.name for path in folder.iterdir())[:12]) or "nothing"
-        raise UserError(
-            f"model.path: {folder} holds no usable tokenizer (needs tokenizer.json; there is: {present}): {error}"
-        ) from error
+        present = ", ".join(sorted(path.name for path in folder.glob("*"))[:12]) or "nothing"
+        raise UserError(f"model.path: {folder} holds no usable tokenizer (there is: {present}): {error}") from error
     if not tokenizer.chat_template:
         raise UserError(f"model.path: the tokenizer in {folder} has no chat template, so prompts cannot be built")
     return tokenizer
@@ -64,8 +65,8 @@ class PromptEncoder:
         assert marker, "the chat template dropped the user's turn"
         self.before: list[int] = tokenizer.encode(before, add_special_tokens=False)
         self.after: list[int] = tokenizer.encode(after, add_special_tokens=False)
-        needed = len(self.before) + len(self._user("")) + len(self.after)
-        if needed >= room:
+        needed = len(self.before) + len(self._user(GAP)) + len(self.after)
+        if needed > room:
             raise UserError(
                 f"prompt={prompt.name} takes {needed} tokens without any question, but engine.args.max_model_len less "
                 f"sampling.max_tokens leaves {room}: shorten the prompt or change one of them"
@@ -95,5 +96,6 @@ class PromptEncoder:
 
     def _plain(self, text: str) -> list[int]:
         """Token ids of text in which nothing is a control token."""
-        token_ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+        sound = text.encode(errors="replace").decode()  # half a surrogate pair is no text; JSON can hold one
+        token_ids: list[int] = self.tokenizer.encode(sound, add_special_tokens=False, split_special_tokens=True, verbose=False)
         return token_ids

@@ -60,6 +60,7 @@ def to_table(verdict: Verdict, title: str) -> Table:
     """The leaderboard for a terminal."""
     from rich import box
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(title=title, title_justify="left", header_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     axes = axes_of(verdict)
@@ -70,7 +71,7 @@ def to_table(verdict: Verdict, title: str) -> Table:
     for standing in verdict.standings:
         won = standing.trial is verdict.winner
         style = "bold green" if won else "dim" if standing.objections else None
-        table.add_row(*(standing.trial.axes.get(key, "") for key in axes), *cells(standing.trial, TERMINAL), style=style)
+        table.add_row(*(Text(standing.trial.axes.get(key, "")) for key in axes), *cells(standing.trial, TERMINAL), style=style)
     return table
 
 

@@ -48,12 +48,12 @@ class StudySweeper(Sweeper):
     def sweep(self, arguments: list[str]) -> Any:
         """Compose one config for each combination of the axes and give them all to the task."""
         loader = self._composed_by
-        axes = [f"{key}={value}" for key, value in self.params.items()] + arguments
+        axes = [f"{key}={'null' if value is None else value}" for key, value in self.params.items()] + arguments
         choices: dict[str, list[str]] = {}
         for override in OverridesParser.create(config_loader=loader).parse_overrides(axes):
             key = override.get_key_element()
-            choices.pop(key, None)  # a later override also takes the later place, as on a plain command line
-            choices[key] = values_of(override, key)
+            choices.pop(key.lstrip("+"), None)  # a later override also takes the later place, as on a plain command line
+            choices[key.lstrip("+")] = values_of(override, key)
         return self._task(
             [loader.load_sweep_config(self._main_config, list(cell)) for cell in itertools.product(*choices.values())]
         )
@@ -67,4 +67,7 @@ def values_of(override: Override, key: str) -> list[str]:
         raise HydraException(
             f"{override.input_line}: a study needs a finite list of values, e.g. {key}=1,2 or {key}=range(1,9,2)"
         )
-    return [f"{key}={value}" for value in override.sweep_string_iterator()]
+    values = [f"{key}={value}" for value in override.sweep_string_iterator()]
+    if not values:
+        raise HydraException(f"{override.input_line}: this axis has no value")
+    return values

@@ -1,4 +1,4 @@
-"""Engines: token ids in, token ids out. One class for each backend, listed in BACKENDS."""
+"""Engines: token ids in, token ids out. One class for each backend; `backend_class` has the table."""
 
 from __future__ import annotations
 

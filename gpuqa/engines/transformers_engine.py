@@ -28,10 +28,10 @@ class TransformersEngine:
         refuse_unknown(args, ARGUMENTS, "the transformers backend")
 
     @classmethod
-    async def start(cls, folder: Path, trust_remote_code: bool, config: EngineConfig, args: dict[str, Any]) -> Self:  # noqa: ARG003 (the protocol's)
+    async def start(cls, folder: Path, trust_remote_code: bool, config: EngineConfig, args: dict[str, Any]) -> Self:
         begin = time.perf_counter()
         try:
-            model = await asyncio.to_thread(load, folder, trust_remote_code, args)
+            model = await asyncio.to_thread(load, folder, trust_remote_code, args, config.env)
         except Exception as error:  # whatever stops it from loading is this engine's failure, not the study's
             raise EngineFailed(f"{type(error).__name__}: {error}") from error
         return cls(model, args, time.perf_counter() - begin)
@@ -100,11 +100,13 @@ class TransformersEngine:
             torch.cuda.empty_cache()
 
 
-def load(folder: Path, trust_remote_code: bool, args: dict[str, Any]) -> Any:
+def load(folder: Path, trust_remote_code: bool, args: dict[str, Any], env: dict[str, str]) -> Any:
     """Weights in memory, ready to run."""
     import torch
     from transformers import AutoModelForCausalLM
 
+    if "OMP_NUM_THREADS" in env:  # too late for the environment: PyTorch is loaded
+        torch.set_num_threads(int(env["OMP_NUM_THREADS"]))
     device = args.get("device") or ("cuda" if torch.cuda.is_available() else "cpu")
     model = AutoModelForCausalLM.from_pretrained(
         folder,

@@ -1,0 +1,219 @@
+"""What the end-to-end tests share: doors run as a user runs them, one small study, and its winner served.
+
+A door is a subprocess with its own session, so that whatever it leaves behind is found, reported and ended. The study
+and the two services are session-scoped: each starts once, however many files ask for it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PATIENCE_S = 300.0
+ADDRESS = re.compile(r"Uvicorn running on (http://\S+)")
+STUDY = (
+    "prompt=bare,structured",
+    "quantization=fp8,none",  # the one that fails first, to see that the study goes on after it
+    "engine.args.max_num_seqs=16",
+    "dataset.limit=6",
+    "workload.repeats=1",
+    "selection.min_rouge_l_f1_judge=0",
+)
+
+
+@dataclass(frozen=True)
+class Study:
+    """A finished study: what its command was, said and wrote."""
+
+    overrides: tuple[str, ...]
+    run: subprocess.CompletedProcess[str]
+    folder: Path
+
+    @property
+    def root(self) -> Path:
+        """The working folder of the command; `experiments/` lies in it."""
+        return self.folder.parent.parent
+
+
+@dataclass
+class Service:
+    """A running `gpuqa.serve`, and how it behaved while it started."""
+
+    process: subprocess.Popen[bytes]
+    log_file: Path
+    url: str = ""
+    start_replies: list[tuple[int, str]] = field(default_factory=list)  # of GET /, up to the first 200
+    early_predict: int = 0  # status of a POST /predict sent before it was ready
+
+    @property
+    def log(self) -> str:
+        """All that it said so far."""
+        return self.log_file.read_text(encoding="utf-8")
+
+    def predict(self, prompt: str | list[str]) -> Any:
+        """The "response" of one POST /predict."""
+        reply = httpx.post(f"{self.url}/predict", json={"prompt": prompt}, timeout=PATIENCE_S, trust_env=False)
+        assert reply.status_code == 200, reply.text
+        return reply.json()["response"]
+
+
+def child_environment(extra: dict[str, str] | None = None) -> dict[str, str]:
+    """This process's environment without what would change a door's behaviour, the package on the path, wide lines."""
+    dropped = ("HF_", "HUGGING", "TRANSFORMERS_", "VLLM_", "GPUQA_", "HYDRA_")
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(dropped) and "proxy" not in key.lower()}
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    return {**kept, "PYTHONPATH": path, "COLUMNS": "1000", **(extra or {})}
+
+
+def left_behind(session: int) -> list[psutil.Process]:
+    """Living processes of a session that a door started."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(ProcessLookupError, psutil.Error):
+            if os.getsid(process.pid) == session and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
+
+
+def end_session(session: int, grace_s: float = 10.0) -> list[str]:
+    """End what a door left behind after a moment of grace; the command lines of what had to be ended."""
+    deadline = time.monotonic() + grace_s
+    while (processes := left_behind(session)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    ended = []
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            ended.append(" ".join(process.cmdline()))
+            process.kill()
+    return ended
+
+
+def run_door(
+    name: str, *overrides: str, cwd: Path, env: dict[str, str] | None = None, timeout_s: float = PATIENCE_S
+) -> subprocess.CompletedProcess[str]:
+    """`python -m gpuqa.NAME OVERRIDES` in a folder, to its end; it may leave no process behind."""
+    command = [sys.executable, "-m", f"gpuqa.{name}", *overrides]
+    pipes: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen(command, cwd=cwd, env=child_environment(env), text=True, start_new_session=True, **pipes)
+    try:
+        out, err = process.communicate(timeout=timeout_s)
+    except BaseException:
+        end_session(process.pid, grace_s=0)
+        raise
+    assert not (survivors := end_session(process.pid)), f"{command} left behind: {survivors}"
+    return subprocess.CompletedProcess(command, process.returncode, out, err)
+
+
+@contextlib.contextmanager
+def starting_service(frozen: Path, *overrides: str, cwd: Path, env: dict[str, str] | None = None) -> Iterator[Service]:
+    """A `gpuqa.serve` process on any free port of the loopback; ended with the context, whatever happened."""
+    log_file = cwd / f"serve-{time.monotonic_ns()}.log"
+    command = [sys.executable, "-m", "gpuqa.serve", f"frozen={frozen}", "http.host=127.0.0.1", "http.port=0", *overrides]
+    with log_file.open("wb") as log:
+        process = subprocess.Popen(
+            command, cwd=cwd, env=child_environment(env), stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+        )
+    try:
+        yield Service(process, log_file)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(60)
+        end_session(process.pid, grace_s=0)
+        process.wait()
+
+
+def wait_for_address(service: Service) -> None:
+    """Until its port answers."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not (found := ADDRESS.search(service.log)):
+        assert service.process.poll() is None, f"the service ended early:\n{service.log}"
+        assert time.monotonic() < deadline, service.log
+        time.sleep(0.05)
+    service.url = found[1]
+
+
+def wait_until_ready(service: Service) -> None:
+    """Poll `GET /` until its first 200, and note what it said on the way."""
+    wait_for_address(service)
+    deadline = time.monotonic() + PATIENCE_S
+    with httpx.Client(base_url=service.url, timeout=30, trust_env=False) as client:
+        while not service.start_replies or service.start_replies[-1][0] != 200:
+            assert service.process.poll() is None, f"the service ended early:\n{service.log}"
+            assert time.monotonic() < deadline, service.log
+            reply = client.get("/")
+            service.start_replies.append((reply.status_code, reply.text))
+            if not service.early_predict and reply.status_code != 200:
+                service.early_predict = client.post("/predict", json={"prompt": "too early"}).status_code
+            time.sleep(0.1)
+
+
+@contextlib.contextmanager
+def ready_service(frozen: Path, *overrides: str, cwd: Path) -> Iterator[Service]:
+    """A service that answers."""
+    with starting_service(frozen, *overrides, cwd=cwd) as service:
+        wait_until_ready(service)
+        yield service
+
+
+@pytest.fixture(scope="session")
+def door() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """`door("sweep", "prompt=bare", cwd=tmp_path)` runs a door to its end."""
+    return run_door
+
+
+@pytest.fixture(scope="session")
+def serve() -> Callable[..., contextlib.AbstractContextManager[Service]]:
+    """`with serve(frozen, "http=serial", cwd=tmp_path) as service:` serves until the block ends."""
+    return ready_service
+
+
+@pytest.fixture(scope="session")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    """One small study with the real vLLM: two prompts, a quantization that a CPU refuses, and none. Read only: copy it."""
+    root = tmp_path_factory.mktemp("study")
+    return Study(STUDY, run_door("sweep", *STUDY, cwd=root), root / "experiments" / "embedded")
+
+
+@pytest.fixture(scope="session")
+def study_folder(study: Study) -> Path:
+    """The folder of a study that has a frozen winner. Read only: copy it."""
+    assert study.run.returncode == 0, study.run.stdout + study.run.stderr
+    return study.folder
+
+
+@pytest.fixture
+def study_copy(study_folder: Path, tmp_path: Path) -> Path:
+    """The study's folder at `experiments/embedded` of this test's own folder, to change at will."""
+    copy = tmp_path / "experiments" / "embedded"
+    shutil.copytree(study_folder, copy)
+    return copy
+
+
+@pytest.fixture(scope="session")
+def service(study_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """The study's winner, served in batch mode."""
+    with ready_service(study_folder / "frozen.yaml", cwd=tmp_path_factory.mktemp("service")) as ready:
+        yield ready
+
+
+@pytest.fixture(scope="session")
+def serial_service(study_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """The study's winner, served in ok mode."""
+    with ready_service(study_folder / "frozen.yaml", "http=serial", cwd=tmp_path_factory.mktemp("serial")) as ready:
+        yield ready

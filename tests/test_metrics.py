@@ -1,0 +1,161 @@
+"""The numbers of a trial, worked by hand from completions that were made by hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from gpuqa.metrics import Overhead, measure, score_answers
+from gpuqa.records import Answer, Answered, Completion, Interval, Measurement, Question
+
+QUESTIONS = [
+    Question("memory-1", "甲？", "cuda warp"),
+    Question("memory-2", "乙？", "共享 内存"),
+    Question("memory-3", "丙？", "warp"),
+]
+CUDA = Completion(
+    text="cuda",
+    finish_reason="stop",
+    prompt_tokens=10,
+    output_tokens=3,
+    cached_tokens=4,
+    question_was_cut=False,
+    first_token_s=0.100,
+    last_token_s=0.300,
+)
+TWO_LINES = Completion(
+    text="共享\n内存",
+    finish_reason="length",
+    prompt_tokens=20,
+    output_tokens=1,
+    cached_tokens=16,
+    question_was_cut=True,
+    first_token_s=0.200,
+    last_token_s=0.200,
+)
+FAILED = Completion(
+    text="",
+    finish_reason="error",
+    prompt_tokens=70,
+    output_tokens=0,
+    cached_tokens=0,
+    question_was_cut=True,
+    first_token_s=None,
+    last_token_s=None,
+    error="ValueError: too long",
+)
+FIRST = Answered([CUDA, TWO_LINES, FAILED], seconds=2.0, latencies_s=[0.3, 0.2, 2.0])
+LATER_CUDA = replace(CUDA, text="cuda warp bank", output_tokens=5, last_token_s=0.300, first_token_s=0.180)
+SECOND = Answered([LATER_CUDA, TWO_LINES, replace(FAILED, text="warp")], seconds=1.0, latencies_s=[0.4, 0.2, 1.0])
+THIRD = Answered([CUDA, replace(TWO_LINES, finish_reason="stop"), FAILED], seconds=6.0, latencies_s=[0.5, 0.6, 6.0])
+OVERHEAD = Overhead(engine_start_s=5.5, warmup_s=0.7, peak_memory_gib=1.25)
+
+
+@pytest.fixture(scope="module")
+def answers() -> list[Answer]:
+    return score_answers(QUESTIONS, FIRST)
+
+
+@pytest.fixture(scope="module")
+def found(answers: list[Answer]) -> Measurement:
+    return measure([FIRST, SECOND, THIRD], answers, OVERHEAD)
+
+
+def test_every_answer_stands_beside_its_question_with_both_scores(answers: list[Answer]) -> None:
+    assert [(answer.id, answer.question, answer.reference, answer.answer) for answer in answers] == [
+        ("memory-1", "甲？", "cuda warp", "cuda"),
+        ("memory-2", "乙？", "共享 内存", "共享\n内存"),
+        ("memory-3", "丙？", "warp", ""),
+    ]
+    assert [answer.rouge_l_f1_judge for answer in answers] == pytest.approx([2 / 3, 0.0, 0.0])
+    assert [answer.rouge_l_f1 for answer in answers] == pytest.approx([2 / 3, 1.0, 0.0])
+    assert [(answer.finish_reason, answer.output_tokens, answer.latency_s, answer.error) for answer in answers] == [
+        ("stop", 3, 0.3, None),
+        ("length", 1, 0.2, None),
+        ("error", 0, 2.0, "ValueError: too long"),
+    ]
+
+
+def test_a_pass_that_lost_an_answer_is_not_scored() -> None:
+    short = Answered([CUDA, TWO_LINES], seconds=1.0, latencies_s=[0.1, 0.1])
+    with pytest.raises(ValueError, match="shorter"):
+        score_answers(QUESTIONS, short)
+
+
+def test_speeds_are_medians_over_the_passes(found: Measurement) -> None:
+    assert found.questions == 3
+    assert found.repeats == 3
+    assert found.seconds == 2.0  # of 2, 1 and 6
+    # Characters: 4 + 5 + 0, 14 + 5 + 4 and 4 + 5 + 0; so 9 / 2, 23 / 1 and 9 / 6 a second.
+    assert found.chars_per_s == 4.5
+    assert found.chars_per_s_mad == 3.0  # of 0, 18.5 and 3
+    assert found.output_tokens_per_s == 2.0  # of 4 / 2, 6 / 1 and 4 / 6
+    assert found.questions_per_s == 1.5
+
+
+def test_tokens_are_counted_over_all_passes(found: Measurement) -> None:
+    assert found.prompt_tokens == 3 * (10 + 20 + 70)
+    assert found.cached_tokens == 3 * (4 + 16)
+    assert found.prefix_cache_hit_rate == pytest.approx(60 / 300)
+    assert found.output_tokens == 4 + 6 + 4
+
+
+def test_latencies_are_percentiles_over_all_passes_in_milliseconds(found: Measurement) -> None:
+    assert found.ttft_ms_p50 == pytest.approx(190.0)  # of 100, 200; 180, 200; 100, 200
+    assert found.e2e_latency_ms_p50 == pytest.approx(500.0)  # of 300, 200, 2000; 400, 200, 1000; 500, 600, 6000
+
+
+def test_percentiles_that_nine_answers_cannot_support_are_none(found: Measurement) -> None:
+    assert (found.ttft_ms_p95, found.e2e_latency_ms_p95, found.e2e_latency_ms_p99) == (None, None, None)
+
+
+def test_time_between_tokens_is_a_mean_over_answers_of_two_tokens_or_more(found: Measurement) -> None:
+    # 200 ms in 2 gaps, 120 ms in 4 gaps, 200 ms in 2 gaps; the answer of one token has no gap.
+    assert found.itl_ms_mean == pytest.approx((100 + 30 + 100) / 3)
+
+
+def test_scores_are_means_over_the_scored_answers(found: Measurement) -> None:
+    assert found.rouge_l_f1_judge == pytest.approx(2 / 9)
+    assert found.rouge_l_f1 == pytest.approx(5 / 9)
+
+
+def test_counts_are_those_of_the_first_pass(found: Measurement) -> None:
+    assert found.answer_chars_mean == 3.0
+    assert found.answers_truncated == 1  # the failed one was not truncated
+    assert found.truncated_fraction == pytest.approx(1 / 3)
+    assert found.answers_empty == 1
+    assert found.answers_multi_line == 1
+    assert found.answers_failed == 1
+    assert found.questions_cut == 2
+
+
+def test_what_the_trial_cost_beside_its_passes_is_kept(found: Measurement) -> None:
+    assert (found.engine_start_s, found.warmup_s, found.peak_memory_gib) == (5.5, 0.7, 1.25)
+    assert found.roofline_fraction is None
+
+
+def test_each_score_has_its_own_interval() -> None:
+    questions = [Question(str(number), "问", "共享内存") for number in range(4)]
+    seen = Answered([replace(CUDA, text="共享内存")] * 4, seconds=1.0, latencies_s=[0.1] * 4)
+    found = measure([seen], score_answers(questions, seen), OVERHEAD)
+    assert (found.rouge_l_f1_judge, found.rouge_l_f1_judge_interval) == (0.0, Interval(0.0, 0.0))
+    assert (found.rouge_l_f1, found.rouge_l_f1_interval) == (1.0, Interval(1.0, 1.0))
+
+
+def test_a_hundred_answers_support_every_percentile() -> None:
+    completions = [replace(CUDA, first_token_s=number / 1000) for number in range(100, 0, -1)]
+    questions = [Question(str(number), "问", "cuda") for number in range(100)]
+    one = Answered(completions, seconds=1.0, latencies_s=[number / 100 for number in range(1, 101)])
+    found = measure([one], score_answers(questions, one), OVERHEAD)
+    assert (found.ttft_ms_p50, found.ttft_ms_p95) == (pytest.approx(50.5), pytest.approx(95.05))
+    latencies = (found.e2e_latency_ms_p50, found.e2e_latency_ms_p95, found.e2e_latency_ms_p99)
+    assert latencies == (pytest.approx(505.0), pytest.approx(950.5), pytest.approx(990.1))
+
+
+def test_a_trial_without_a_single_token_has_numbers_too() -> None:
+    nothing = Answered([replace(FAILED, prompt_tokens=0)] * 3, seconds=1.0, latencies_s=[1.0] * 3)
+    found = measure([nothing], score_answers(QUESTIONS, nothing), OVERHEAD)
+    assert (found.chars_per_s, found.output_tokens_per_s, found.prefix_cache_hit_rate) == (0.0, 0.0, 0.0)
+    assert (found.ttft_ms_p50, found.itl_ms_mean) == (None, None)
+    assert (found.answers_empty, found.answers_failed, found.answers_truncated) == (3, 3, 0)

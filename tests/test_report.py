@@ -1,0 +1,249 @@
+"""Trials become a leaderboard, a table that fits a terminal, and a page that is safe to open."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+from dataclasses import fields, replace
+from html.parser import HTMLParser
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf
+from rich.console import Console
+
+from gpuqa import report
+from gpuqa.conclusion import conclude
+from gpuqa.config import SelectionConfig
+from gpuqa.journal import Journal
+from gpuqa.places import conf_folder
+from gpuqa.records import Answer, Interval, Measurement, Trial
+from gpuqa.roots import StudyConfig
+from gpuqa.selection import Verdict, decide
+
+RULE = SelectionConfig(name="fastest_above_floor", min_rouge_l_f1_judge=0.35)
+NASTY = "<script>alert('字')</script> & \"quoted\""
+
+
+def measurement(**numbers: Any) -> Measurement:
+    """A different number in every field, so that a swap shows."""
+    base: dict[str, Any] = {field.name: 10.0 + place for place, field in enumerate(fields(Measurement))}
+    base |= {key: Interval(place / 100, 0.5) for place, key in enumerate(base) if key.endswith("_interval")}
+    return Measurement(**{**base, "rouge_l_f1_judge": 0.4, "rouge_l_f1": 0.5, **numbers})
+
+
+def trial(axes: dict[str, str], error: str | None = None, **numbers: Any) -> Trial:
+    pipeline = {**axes, "quantization": {"name": axes.get("quantization", "none")}, "model": {"note": None}}
+    key = "-".join(axes.values()).ljust(64, "0")
+    return Trial(key, axes, pipeline, {}, None if error else measurement(**numbers), error)
+
+
+def prompts(**speeds: float) -> list[Trial]:
+    return [trial({"prompt": name}, chars_per_s=speed) for name, speed in speeds.items()]
+
+
+def rows_of(verdict: Verdict, folder: Path) -> list[dict[str, str]]:
+    report.write(verdict, "Study s", None, {}, folder)
+    return list(csv.DictReader(StringIO((folder / "leaderboard.csv").read_text(encoding="utf-8"))))
+
+
+def page_of(verdict: Verdict, folder: Path, note: str | None = None, samples: dict[str, str] | None = None) -> str:
+    report.write(verdict, f"Study {NASTY}", note, samples or {}, folder)
+    return (folder / "report.html").read_text(encoding="utf-8")
+
+
+def printed(verdict: Verdict, width: int = 80) -> list[str]:
+    console = Console(file=StringIO(), width=width, color_system=None)
+    console.print(report.to_table(verdict, "Study s"))
+    return console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+
+
+class Page(HTMLParser):
+    """What a browser makes of a page: its tags, and the text inside each kind of tag."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.open: list[tuple[str, str]] = []
+        self.cells: list[list[str]] = []
+        self.text: dict[str, list[str]] = {}
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        name = next((value or "" for key, value in attrs if key == "class"), "")
+        if tag not in ("meta", "line", "circle"):
+            self.open.append((tag, name))
+        if tag == "tr":
+            self.cells.append([])
+        if tag in ("td", "th", "dt", "dd", "p", "h1", "title"):
+            self.text.setdefault(f"{tag}.{name}" if name else tag, []).append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        while self.open and self.open.pop()[0] != tag:
+            pass
+
+    def handle_data(self, data: str) -> None:
+        if not self.open:
+            return
+        tag, name = self.open[-1]
+        if tag in ("td", "th"):
+            self.cells[-1].append(data)
+        if (key := f"{tag}.{name}" if name else tag) in self.text:
+            self.text[key][-1] += data
+
+
+def test_the_leaderboard_has_a_row_a_trial_with_axes_rule_and_every_number(tmp_path):
+    fast = trial({"prompt": "bare", "engine.args.max_num_seqs": "64"}, chars_per_s=300.0, roofline_fraction=None)
+    low = trial({"prompt": "keywords", "engine.args.max_num_seqs": "16"}, chars_per_s=900.0, rouge_l_f1_judge=0.1)
+    failed = trial({"prompt": "broken", "engine.args.max_num_seqs": "16"}, error="KV cache, 放不下")
+    rows = rows_of(decide([failed, low, fast], RULE), tmp_path)
+    numbers = {field.name for field in fields(Measurement)} - {"rouge_l_f1_judge_interval", "rouge_l_f1_interval"}
+    intervals = {f"{key}_interval_{end}" for key in ("rouge_l_f1_judge", "rouge_l_f1") for end in ("low", "high")}
+    named = {"rank", "eligible", "objections", "prompt", "engine.args.max_num_seqs", "trial"}
+    assert set(rows[0]) == named | numbers | intervals
+    assert [(row["rank"], row["prompt"], row["eligible"]) for row in rows] == [
+        ("1", "bare", "True"),
+        ("2", "keywords", "False"),
+        ("3", "broken", "False"),
+    ]
+    expected = {**{key: getattr(fast.measurement, key) for key in numbers}, "roofline_fraction": None}
+    assert {key: rows[0][key] for key in numbers} == {
+        key: "" if value is None else str(value) for key, value in expected.items()
+    }
+    assert rows[0]["rouge_l_f1_interval_low"] == str(fast.measurement.rouge_l_f1_interval.low)
+    assert rows[0]["trial"] == fast.key[:16]
+    assert rows[1]["objections"] == "rouge_l_f1_judge 0.1000 is below the floor 0.35"
+    assert rows[2]["objections"] == "failed: KV cache, 放不下"
+    assert rows[2]["chars_per_s"] == ""
+
+
+def default_axes() -> dict[str, list[str]]:
+    params = OmegaConf.load(conf_folder() / "experiment" / "embedded.yaml").hydra.sweeper.params
+    return {key: value.split(",") for key, value in params.items()}
+
+
+def test_the_table_of_the_default_study_fits_eighty_columns_and_cuts_nothing():
+    axes = default_axes()
+    cells = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
+    trials = [trial(cell, chars_per_s=123456.0 + place) for place, cell in enumerate(cells)]
+    trials[-1] = trial(cells[-1], error="it failed with a very long reason " * 9)
+    verdict = decide(trials, RULE)
+    lines = printed(verdict)
+    assert max(map(len, lines)) <= 80
+    assert not [line for line in lines if "…" in line]
+    heads = [key.removeprefix("engine.args.") for key in axes]
+    assert next(line for line in lines if "prompt" in line).split() == [*heads, "chars/s", "judge", "ROUGE-L"]
+    shown = [line.split() for line in lines if line.strip().startswith(("bare", "structured", "keywords"))]
+    assert [row[: len(axes)] for row in shown] == [list(one.trial.axes.values()) for one in verdict.standings]
+    assert shown[0][len(axes) :] == ["123,470", "0.4000", "0.5000"]
+    assert shown[-1][len(axes) :] == ["failed"]
+
+
+@pytest.mark.parametrize("value", ["[16]", "[bold]", "[/bold]", "[a,b]", "['<|im_end|>']", ":smile:"])
+def test_an_axis_value_is_shown_as_it_was_typed(value):
+    assert any(value in line for line in printed(decide([trial({"sampling.stop": value})], RULE)))
+
+
+@pytest.mark.parametrize("axes", [{}, {"prompt": "bare"}])
+def test_a_study_of_one_cell_has_a_table_too(axes):
+    lines = printed(decide([trial(axes, chars_per_s=77.0)], RULE))
+    assert sum("77" in line.split() for line in lines) == 1
+
+
+def test_a_percentile_that_the_sample_cannot_support_says_what_it_needs(tmp_path):
+    short = trial({"prompt": "bare"}, e2e_latency_ms_p95=None)
+    enough = trial({"prompt": "expert"}, e2e_latency_ms_p95=1234.5, chars_per_s=1.0)
+    page = Page(page_of(decide([short, enough], RULE), tmp_path))
+    column = page.cells[0].index("p95 ms")
+    assert [row[column] for row in page.cells[1:]] == ["n/a (needs 20)", "1,234"]
+    assert report.shown(measurement(e2e_latency_ms_p99=None), "e2e_latency_ms_p99") == "n/a (needs 100)"
+    assert report.shown(measurement(ttft_ms_p50=None), "ttft_ms_p50") == "n/a (needs 2)"
+    assert report.shown(measurement(itl_ms_mean=None), "itl_ms_mean") == "n/a"
+
+
+def test_the_page_shows_the_verdict_the_note_and_marks_the_winner(tmp_path):
+    verdict = decide(prompts(slow=100.0, quick=5000.0), RULE)
+    text = page_of(verdict, tmp_path, note="DEMONSTRATION")
+    page = Page(text)
+    assert page.text["p.verdict"] == [verdict.reason]
+    assert page.text["p.note"] == ["DEMONSTRATION"]
+    assert text.count('<tr class="winner">') == 1
+    assert page.text["td.axis"] == ["quick", "slow"]
+    assert page.cells[1][1] == "5,000"
+
+
+def test_without_a_note_or_a_winner_the_page_shows_none(tmp_path):
+    verdict = decide([trial({"prompt": "bare"}, rouge_l_f1_judge=0.1)], RULE)
+    text = page_of(verdict, tmp_path)
+    assert verdict.winner is None
+    assert Page(text).text["p.verdict"] == [verdict.reason]
+    assert '<tr class="winner">' not in text
+    assert '<p class="note">' not in text
+
+
+def test_the_page_of_failures_only_can_be_drawn(tmp_path):
+    page = Page(page_of(decide([trial({"prompt": "bare"}, error="died")], RULE), tmp_path))
+    assert "circle" not in page.tags
+    assert page.text["td.why"] == ["failed: died"]
+
+
+def test_text_from_models_users_and_errors_is_shown_and_never_run(tmp_path):
+    good, bad = trial({"prompt": NASTY}, chars_per_s=9.0), trial({"prompt": "b"}, error=NASTY)
+    text = page_of(decide([good, bad], RULE), tmp_path, note=NASTY, samples={good.key: f"问题\n{NASTY}"})
+    page = Page(text)
+    assert "script" not in page.tags
+    assert page.text["p.note"] == [NASTY]
+    assert page.text["h1"] == page.text["title"][:1] == [f"Study {NASTY}"]
+    assert page.text["dd"] == [f"问题\n{NASTY}"]
+    assert page.text["td.axis"] == [NASTY, "b"]
+    assert page.text["td.why"] == ["", f"failed: {NASTY}"]
+    assert text.isascii() is False  # Chinese stays readable in the source
+
+
+def test_the_page_needs_nothing_from_the_network(tmp_path):
+    text = page_of(decide(prompts(a=1.0), RULE), tmp_path)
+    assert not [found for found in ("http://", "https://", "src=", "@import", "url(") if found in text]
+
+
+def test_every_measured_trial_is_a_dot_inside_the_plot_in_the_order_of_its_numbers():
+    verdict = decide(
+        [
+            trial({"prompt": "slow good"}, chars_per_s=100.0, rouge_l_f1_judge=0.6),
+            trial({"prompt": "fast bad"}, chars_per_s=900.0, rouge_l_f1_judge=0.2),
+            trial({"prompt": "dead"}, error="died"),
+        ],
+        RULE,
+    )
+    good, bad = report.plot_points(verdict.standings)["dots"]
+    assert (good["name"], good["eligible"]) == ("prompt=slow good", True)
+    assert (bad["name"], bad["eligible"]) == ("prompt=fast bad", False)
+    assert 60 < bad["x"] < good["x"] <= 620  # quality to the right
+    assert 20 <= bad["y"] < good["y"] < 280  # speed upwards
+    assert bad["x"] - 60 == pytest.approx((good["x"] - 60) / 3)  # from zero
+
+
+def test_trials_without_a_character_or_a_hit_do_not_stop_the_plot():
+    verdict = decide([trial({}, chars_per_s=0.0, rouge_l_f1_judge=0.0)], RULE)
+    [dot] = report.plot_points(verdict.standings)["dots"]
+    assert (dot["x"], dot["y"]) == (60, 280)
+
+
+@pytest.mark.parametrize("error", ["no file at [/opt/model]", "1 error [type=literal_error, input_value='x']", "plain"])
+def test_an_error_with_brackets_is_told_in_full_when_a_study_ends(tmp_path, error):
+    study, journal = StudyConfig(name="mine", root=str(tmp_path)), Journal(tmp_path / "mine")
+    console = Console(file=StringIO(), width=200, color_system=None)
+    assert conclude([trial({"quantization": "fp8"}, error=error)], study, RULE, journal, console) == 1
+    assert f"quantization=fp8: failed: {error}" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_a_study_that_ends_without_a_winner_leaves_its_report_and_no_older_winner(tmp_path):
+    study, journal = StudyConfig(name="mine", root=str(tmp_path)), Journal(tmp_path / "mine")
+    low = replace(trial({"prompt": "bare"}, rouge_l_f1_judge=0.1), key="k")
+    journal.write(low, [Answer("1", "什么是 warp？", "参考", "32 个线程", 0.1, 0.1, "stop", 5, 0.1)])
+    (tmp_path / "mine" / "frozen.yaml").write_text("an older winner")
+    assert conclude([low], study, RULE, journal, Console(file=StringIO())) == 1
+    assert sorted(file.name for file in (tmp_path / "mine").iterdir()) == ["leaderboard.csv", "report.html", "trials"]
+    assert "什么是 warp？\n32 个线程" in (tmp_path / "mine" / "report.html").read_text(encoding="utf-8")

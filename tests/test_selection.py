@@ -1,0 +1,252 @@
+"""The rule that picks a winner, asked about trials that were made by hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gpuqa.config import SelectionConfig
+from gpuqa.records import Interval, Measurement, Trial
+from gpuqa.selection import decide
+
+RULE = SelectionConfig(
+    name="rule", min_rouge_l_f1_judge=0.35, baseline_quantization="none", min_rouge_l_f1_ratio=0.99, min_answer_chars_ratio=0.90
+)
+GOOD = Measurement(
+    questions=100,
+    repeats=3,
+    seconds=1.0,
+    chars_per_s=10_000.0,
+    chars_per_s_mad=50.0,
+    output_tokens_per_s=6_000.0,
+    questions_per_s=100.0,
+    ttft_ms_p50=10.0,
+    ttft_ms_p95=20.0,
+    itl_ms_mean=1.0,
+    e2e_latency_ms_p50=500.0,
+    e2e_latency_ms_p95=900.0,
+    e2e_latency_ms_p99=990.0,
+    prefix_cache_hit_rate=0.5,
+    cached_tokens=5_000,
+    prompt_tokens=10_000,
+    output_tokens=6_000,
+    rouge_l_f1_judge=0.40,
+    rouge_l_f1_judge_interval=Interval(0.38, 0.42),
+    rouge_l_f1=0.50,
+    rouge_l_f1_interval=Interval(0.48, 0.52),
+    answer_chars_mean=100.0,
+    answers_truncated=0,
+    truncated_fraction=0.0,
+    answers_empty=0,
+    answers_multi_line=0,
+    answers_failed=0,
+    questions_cut=0,
+    engine_start_s=5.0,
+    warmup_s=1.0,
+    peak_memory_gib=2.0,
+)
+
+
+def trial(
+    quantization: str = "none", chars_per_s: float = 10_000.0, prompt: str = "bare", seqs: int = 256, **numbers: float
+) -> Trial:
+    """A trial with good numbers but for those that are given."""
+    return Trial(
+        key=f"{prompt} {quantization} {seqs} {chars_per_s} {numbers}",
+        axes={"prompt": prompt, "quantization": quantization, "engine.args.max_num_seqs": str(seqs)},
+        pipeline={
+            "model": {"name": "tiny"},
+            "prompt": {"name": prompt},
+            "quantization": {"name": quantization, "args": {"quantization": quantization}},
+            "engine": {"name": "vllm", "args": {"max_num_seqs": seqs}},
+            "sampling": {"max_tokens": 256},
+        },
+        identity={},
+        measurement=replace(GOOD, chars_per_s=chars_per_s, **numbers),
+    )
+
+
+def failed(quantization: str = "fp8", prompt: str = "bare") -> Trial:
+    return replace(trial(quantization, prompt=prompt, chars_per_s=0.0), measurement=None, error="EngineFailed: no fp8 here")
+
+
+def objections_to(wanted: Trial, trials: list[Trial], rule: SelectionConfig = RULE) -> tuple[str, ...]:
+    return next(standing.objections for standing in decide(trials, rule).standings if standing.trial is wanted)
+
+
+def test_the_fastest_in_characters_wins_and_the_reason_says_by_how_much() -> None:
+    trials = [trial(chars_per_s=8_000), trial("fp8", chars_per_s=10_000, output_tokens_per_s=1.0), failed("awq")]
+    verdict = decide(trials, RULE)
+    assert verdict.winner is trials[1]
+    assert verdict.reason.startswith("prompt=bare quantization=fp8 max_num_seqs=256 is the fastest of 2 eligible trials (of 3)")
+    assert "10,000 chars/s (MAD 50 over 3 repeats) at rouge_l_f1_judge 0.4000 (floor 0.35), rouge_l_f1 0.5000" in verdict.reason
+    assert "leads the next, prompt=bare quantization=none max_num_seqs=256, by 25.0%" in verdict.reason
+
+
+def test_a_single_trial_wins_without_a_runner_up() -> None:
+    only = trial()
+    verdict = decide([only], RULE)
+    assert verdict.winner is only
+    assert "leads" not in verdict.reason
+
+
+@pytest.mark.parametrize(("judge", "wins"), [(0.35, True), (0.3499, False), (0.0, False)])
+def test_the_floor_is_the_least_score_that_may_win(judge: float, wins: bool) -> None:
+    fast, slow = trial(chars_per_s=20_000, prompt="keywords", rouge_l_f1_judge=judge), trial()
+    verdict = decide([fast, slow], RULE)
+    assert verdict.winner is (fast if wins else slow)
+    if not wins:
+        assert objections_to(fast, [fast, slow]) == (f"rouge_l_f1_judge {judge:.4f} is below the floor 0.35",)
+
+
+@pytest.mark.parametrize(
+    ("collapsed", "objection"),
+    [
+        ({"rouge_l_f1": 0.30}, "rouge_l_f1 0.3 is below 99% of the unquantized 0.5"),
+        ({"answer_chars_mean": 40.0}, "answer_chars_mean 40 is below 90% of the unquantized 100"),
+        ({"rouge_l_f1": 0.4949}, "rouge_l_f1 0.4949 is below 99% of the unquantized 0.5"),
+        ({"answer_chars_mean": 89.9}, "answer_chars_mean 89.9 is below 90% of the unquantized 100"),
+    ],
+)
+@pytest.mark.parametrize("baseline_comes_first", [True, False])
+def test_a_fast_trial_whose_answers_collapsed_never_wins(
+    collapsed: dict[str, float], objection: str, baseline_comes_first: bool
+) -> None:
+    fast, baseline = trial("fp8", chars_per_s=99_000, rouge_l_f1_judge=0.99, **collapsed), trial()
+    trials = [baseline, fast] if baseline_comes_first else [fast, baseline]
+    assert decide(trials, RULE).winner is baseline
+    assert objections_to(fast, trials) == (objection,)
+
+
+def test_a_trial_exactly_at_its_guards_may_win() -> None:
+    fast = trial("fp8", chars_per_s=20_000, rouge_l_f1=0.99 * 0.50, answer_chars_mean=0.90 * 100)
+    assert decide([fast, trial()], RULE).winner is fast
+
+
+def test_the_guards_can_be_set() -> None:
+    fast, baseline = trial("fp8", chars_per_s=20_000, rouge_l_f1=0.26, answer_chars_mean=51.0), trial()
+    assert decide([fast, baseline], RULE).winner is baseline
+    lax = replace(RULE, min_rouge_l_f1_ratio=0.5, min_answer_chars_ratio=0.5)
+    assert decide([fast, baseline], lax).winner is fast
+
+
+def test_every_objection_is_named() -> None:
+    bad = trial("fp8", rouge_l_f1_judge=0.1, rouge_l_f1=0.1, answer_chars_mean=10.0)
+    assert [objection.split()[0] for objection in objections_to(bad, [bad, trial()])] == [
+        "rouge_l_f1_judge",
+        "rouge_l_f1",
+        "answer_chars_mean",
+    ]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        pytest.param({"prompt": "structured"}, id="another prompt"),
+        pytest.param({"seqs": 512}, id="another engine"),
+    ],
+)
+def test_the_baseline_has_the_same_prompt_and_engine(other: dict[str, int | str]) -> None:
+    long = trial(chars_per_s=1_000, answer_chars_mean=900.0, rouge_l_f1=0.9, **other)
+    short, short_fp8 = trial(chars_per_s=9_000), trial("fp8", chars_per_s=9_500)
+    assert decide([long, short, short_fp8], RULE).winner is short_fp8
+    long_fp8 = trial("fp8", chars_per_s=99_000, **other)  # as good as `short`, a collapse beside `long`
+    verdict = decide([short, long, short_fp8, long_fp8], RULE)
+    assert verdict.winner is short_fp8
+    assert len(objections_to(long_fp8, [short, long, short_fp8, long_fp8])) == 2
+
+
+def test_a_failed_baseline_does_not_hide_a_measured_one() -> None:
+    broken, fast, baseline = failed("none"), trial("fp8", chars_per_s=99_000, answer_chars_mean=10.0), trial()
+    assert decide([broken, fast, baseline], RULE).winner is baseline
+
+
+def test_the_rule_says_which_quantization_is_the_baseline() -> None:
+    unquantized, fp8, int4 = trial(rouge_l_f1=0.9), trial("fp8", rouge_l_f1=0.5), trial("int4", 99_000, rouge_l_f1=0.5)
+    assert decide([unquantized, fp8, int4], replace(RULE, baseline_quantization="fp8")).winner is int4
+    assert decide([unquantized, fp8, int4], RULE).winner is unquantized
+
+
+def test_standings_are_eligible_by_speed_then_objected_by_speed_then_failures() -> None:
+    slow, fast = trial(chars_per_s=1_000), trial(chars_per_s=3_000, seqs=64)
+    poor, poorer = trial(chars_per_s=9_000, rouge_l_f1_judge=0.3), trial(chars_per_s=8_000, rouge_l_f1_judge=0.1)
+    broken, silent = failed(), trial(chars_per_s=0.0, rouge_l_f1_judge=0.0)
+    verdict = decide([broken, silent, poorer, slow, poor, fast], RULE)
+    assert [standing.trial for standing in verdict.standings] == [fast, slow, poor, poorer, silent, broken]
+    assert verdict.standings[-1].objections == ("failed: EngineFailed: no fp8 here",)
+
+
+def test_where_nobody_is_eligible_the_nearest_is_named_with_its_objections() -> None:
+    fastest = trial(chars_per_s=90_000, rouge_l_f1_judge=0.05, prompt="keywords")
+    nearest = trial(chars_per_s=100, rouge_l_f1_judge=0.34, prompt="structured")
+    verdict = decide([fastest, failed(), nearest], RULE)
+    assert verdict.winner is None
+    assert verdict.reason == (
+        "no trial is eligible; the nearest is prompt=structured quantization=none max_num_seqs=256: "
+        "rouge_l_f1_judge 0.3400 is below the floor 0.35"
+    )
+
+
+def test_fewer_objections_are_nearer_than_a_better_score() -> None:
+    rule = replace(RULE, min_rouge_l_f1_judge=0.9)
+    baseline, quantized = trial(rouge_l_f1_judge=0.4), trial("fp8", rouge_l_f1_judge=0.8, rouge_l_f1=0.1)
+    assert "nearest is prompt=bare quantization=none" in decide([quantized, baseline], rule).reason
+
+
+@pytest.mark.parametrize("trials", [[], [failed(), failed("awq")]])
+def test_without_a_measured_trial_there_is_no_winner_and_the_reason_says_so(trials: list[Trial]) -> None:
+    verdict = decide(trials, RULE)
+    assert verdict.winner is None
+    assert verdict.reason == "no trial was measured, so there is no winner"
+    assert len(verdict.standings) == len(trials)
+
+
+def test_trials_without_a_single_character_get_a_verdict_too() -> None:
+    silent = [
+        trial(seqs=seqs, chars_per_s=0.0, rouge_l_f1_judge=0.0, rouge_l_f1=0.0, answer_chars_mean=0.0) for seqs in (64, 128)
+    ]
+    assert decide(silent, replace(RULE, min_rouge_l_f1_judge=0.0)).winner is silent[0]
+
+
+made = st.builds(
+    trial,
+    quantization=st.sampled_from(["none", "fp8", "int4"]),
+    chars_per_s=st.sampled_from([1.0, 2.0, 5.0, 9.0]),
+    prompt=st.sampled_from(["bare", "structured"]),
+    rouge_l_f1_judge=st.sampled_from([0.1, 0.35, 0.5]),
+    rouge_l_f1=st.sampled_from([0.1, 0.495, 0.5]),
+    answer_chars_mean=st.sampled_from([10.0, 90.0, 100.0]),
+)
+broken = st.builds(failed, quantization=st.sampled_from(["none", "fp8"]), prompt=st.sampled_from(["bare", "structured"]))
+
+
+def may_win(one: Trial, trials: list[Trial]) -> bool:
+    """The rule once more, said in another way."""
+    if one.measurement is None or one.measurement.rouge_l_f1_judge < 0.35:
+        return False
+    if one.axes["quantization"] == "none":
+        return True
+    prompt = one.axes["prompt"]
+    beside = [other.measurement for other in trials if other.axes["prompt"] == prompt and other.axes["quantization"] == "none"]
+    for baseline in filter(None, beside):  # the first that was measured
+        least = 0.99 * baseline.rouge_l_f1, 0.90 * baseline.answer_chars_mean
+        return one.measurement.rouge_l_f1 >= least[0] and one.measurement.answer_chars_mean >= least[1]
+    return True
+
+
+@settings(deadline=None)
+@given(st.lists(st.one_of(made, broken), max_size=8))
+def test_the_winner_is_the_fastest_that_may_win_whatever_the_trials(trials: list[Trial]) -> None:
+    verdict = decide(trials, RULE)
+    speeds = [one.measurement.chars_per_s for one in trials if one.measurement and may_win(one, trials)]
+    if verdict.winner is None:
+        assert not speeds
+    else:
+        assert may_win(verdict.winner, trials)
+        assert verdict.winner.measurement is not None
+        assert verdict.winner.measurement.chars_per_s == max(speeds)
+    assert sorted(id(standing.trial) for standing in verdict.standings) == sorted(map(id, trials))
+    assert sum(not standing.objections for standing in verdict.standings) == len(speeds)

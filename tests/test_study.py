@@ -1,0 +1,398 @@
+"""Studies on real engines: who shares one, what is kept, what is tried again, and what a failure costs.
+
+The transformers backend runs the embedded model here, because it starts in a moment.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf
+
+from gpuqa import study
+from gpuqa.config import UserError
+from gpuqa.dataset import read_questions
+from gpuqa.engines import EngineFailed
+from gpuqa.engines.transformers_engine import TransformersEngine
+from gpuqa.journal import Journal
+from gpuqa.pipeline import BUILTIN_WARMUP
+from gpuqa.places import PACKAGE, conf_folder
+from gpuqa.records import Generation, Trial
+from gpuqa.roots import CellConfig, from_plain
+from gpuqa.trial import Cell
+
+pytestmark = pytest.mark.engine
+
+CHOSEN = {
+    "model": "embedded",
+    "prompt": "bare",
+    "quantization": "none",
+    "engine": "transformers",
+    "sampling": "greedy",
+    "dataset": "embedded",
+    "workload": "batch",
+    "selection": "fastest_above_floor",
+    "gpu": "none",
+    "executor": "local",
+}
+QUICK = {
+    "dataset.limit": 2,
+    "workload.repeats": 1,
+    "workload.warmup_questions": 1,
+    "sampling.max_tokens": 8,
+    "engine.args.dtype": "float32",
+    "study": {"name": "mine"},
+}
+QUESTIONS = PACKAGE / "embedded" / "questions"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Two threads that share a busy core with others wait for each other most of the time."""
+    import torch  # seconds
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def option(group: str, name: str) -> Any:
+    return OmegaConf.to_container(OmegaConf.load(conf_folder() / group / f"{name}.yaml"))
+
+
+def config(**axes: Any) -> CellConfig:
+    """A quick cell with other options for groups (`prompt="bare"`) and other values (`sampling__max_tokens=4`)."""
+    chosen = {group: option(group, axes.pop(group, name)) for group, name in CHOSEN.items()}
+    values = OmegaConf.create(chosen)
+    for key, value in {**QUICK, **{key.replace("__", "."): value for key, value in axes.items()}}.items():
+        OmegaConf.update(values, key, value, force_add=True)
+    return from_plain(values, CellConfig, "the test")  # type: ignore[arg-type]
+
+
+def prepared(*rows: dict[str, Any]) -> list[Cell]:
+    return study.prepare([(config(**row), {key: str(value) for key, value in row.items()}) for row in rows])
+
+
+class Recorder:
+    """Notes what a study tells its observer; the journal must know a trial before the observer does."""
+
+    def __init__(self, journal: Journal) -> None:
+        self.journal = journal
+        self.starts: list[dict[str, str]] = []
+        self.measured: list[dict[str, str]] = []
+        self.kept: list[dict[str, str]] = []
+
+    def engine_starts(self, cell: Cell) -> None:
+        self.starts.append(cell.axes)
+
+    def trial_done(self, trial: Trial, kept: bool) -> None:
+        assert trial.key in self.journal.read()
+        (self.kept if kept else self.measured).append(trial.axes)
+
+
+def run(cells: Sequence[Cell], folder: Path) -> tuple[study.Outcome, Recorder]:
+    journal = Journal(folder)
+    recorder = Recorder(journal)
+    return asyncio.run(study.run(cells, journal, recorder)), recorder
+
+
+@pytest.fixture
+def engines(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Starts and closes of real engines, as they happen."""
+    happened: list[str] = []
+    start, close = TransformersEngine.start.__func__, TransformersEngine.close  # type: ignore[attr-defined]
+
+    async def noted_start(cls: type, *args: Any) -> Any:
+        happened.append("start")
+        return await start(cls, *args)
+
+    async def noted_close(self: TransformersEngine) -> None:
+        happened.append("close")
+        await close(self)
+
+    monkeypatch.setattr(TransformersEngine, "start", classmethod(noted_start))
+    monkeypatch.setattr(TransformersEngine, "close", noted_close)
+    return happened
+
+
+BARE, KEYWORDS, NARROW = {"prompt": "bare"}, {"prompt": "keywords"}, {"prompt": "bare", "engine__args__batch_size": 1}
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Cell], Path, study.Outcome, Recorder]:
+    """A study of three cells on two engines, the first and the third on one."""
+    folder = tmp_path_factory.mktemp("measured")
+    cells = prepared(BARE, NARROW, KEYWORDS)
+    return (cells, folder, *run(cells, folder))
+
+
+# Which cells share an engine, and which are the same trial
+
+
+def cell(**axes: Any) -> Cell:
+    """A cell with nothing read from the disk, for its keys."""
+    return Cell(config(**{"engine": "vllm_cpu", **axes}), {}, [], [], {"digests": {"weights": "w"}, "versions": {"torch": "2"}})
+
+
+SHARED = [
+    {"prompt": "structured"},
+    {"sampling__temperature": 0.7},
+    {"sampling__max_tokens": 9},
+    {"workload": "serial"},
+    {"workload__repeats": 5},
+    {"dataset": "embedded_train"},
+    {"gpu": "h200"},
+    {"selection__min_rouge_l_f1_judge": 0.1},
+    {"study__name": "other"},
+]
+ALONE = [
+    {"quantization": "fp8_per_channel"},
+    {"engine__args__max_num_seqs": 7},
+    {"engine__args__max_model_len": 512},
+    {"engine__env__OMP_NUM_THREADS": "2"},
+    {"model__path": "elsewhere"},
+    {"model__trust_remote_code": True},
+]
+
+
+@pytest.mark.parametrize("axes", SHARED, ids=str)
+def test_cells_that_differ_in_what_no_engine_is_started_with_share_one(axes):
+    assert study.group_by_engine([cell(), cell(**axes)]) == [[cell(), cell(**axes)]]
+
+
+@pytest.mark.parametrize("axes", ALONE, ids=str)
+def test_cells_that_differ_in_what_an_engine_is_started_with_do_not_share_one(axes):
+    assert study.group_by_engine([cell(), cell(**axes)]) == [[cell()], [cell(**axes)]]
+
+
+def test_groups_and_their_cells_keep_the_order_of_their_first_appearance():
+    cells = [cell(quantization=name, prompt=prompt) for prompt in ("bare", "expert") for name in ("none", "fp8", "fp8_kv")]
+    assert study.group_by_engine(cells) == [[cells[0], cells[3]], [cells[1], cells[4]], [cells[2], cells[5]]]
+
+
+NOT_MEASURED_BY = ({"selection__min_rouge_l_f1_judge": 0.1}, {"study__name": "other"}, {"dataset": "embedded_train"})
+
+
+@pytest.mark.parametrize("axes", [axes for axes in SHARED + ALONE if axes not in NOT_MEASURED_BY], ids=str)
+def test_whatever_may_change_a_number_makes_another_trial(axes):
+    assert cell(**axes).key != cell().key
+
+
+@pytest.mark.parametrize("axes", [{"selection__min_rouge_l_f1_judge": 0.1}, {"study__name": "other"}], ids=str)
+def test_another_rule_or_study_name_makes_no_other_trial(axes):
+    assert cell(**axes).key == cell().key
+
+
+def test_other_weights_versions_or_questions_make_another_trial():
+    known = [
+        {"digests": {"weights": "w"}, "versions": {"torch": "2"}},
+        {"digests": {"weights": "x"}, "versions": {"torch": "2"}},
+        {"digests": {"weights": "w"}, "versions": {"torch": "3"}},
+    ]
+    keys = {Cell(config(), {}, [], [], identity).key for identity in known}
+    assert len(keys) == 3
+    limits = prepared({"dataset__limit": 1}, {"dataset__limit": 2})
+    assert limits[0].identity["digests"]["dataset"] != limits[1].identity["digests"]["dataset"]  # type: ignore[index]
+    assert Cell(config(), {"prompt": "bare"}, [], [], known[0]).key == Cell(config(), {}, [], [], known[0]).key
+
+
+# Running
+
+
+def answers(folder: Path, one: Cell, field: str = "answer") -> list[str]:
+    """One field of every line in a trial's file of answers."""
+    lines = Journal(folder).answers_file(one.key).read_text(encoding="utf-8").split("\n")
+    return [json.loads(line)[field] for line in lines if line]
+
+
+def test_an_engine_starts_once_a_group_and_trials_come_in_the_order_of_the_cells(measured):
+    cells, _, outcome, recorder = measured
+    assert recorder.starts == [cells[0].axes, cells[1].axes]
+    assert recorder.measured == [cells[0].axes, cells[2].axes, cells[1].axes]  # group by group
+    assert [trial.key for trial in outcome.trials] == [one.key for one in cells]
+    assert (outcome.engine_starts, outcome.kept) == (2, 0)
+
+
+def test_a_trial_says_what_was_measured_and_its_answers_are_kept(measured):
+    cells, folder, outcome, _ = measured
+    for one, trial in zip(cells, outcome.trials, strict=True):
+        assert trial.error is None
+        assert (trial.measurement.questions, trial.measurement.repeats) == (2, 1)
+        assert trial.measurement.output_tokens == 16
+        assert trial.pipeline == one.config.as_dict()
+        assert answers(folder, one, "question") == [question.text for question in one.questions]
+    bare, narrow, keywords = (answers(folder, one) for one in cells)
+    assert all(bare)
+    assert bare == narrow  # padding in a batch changes no answer
+    assert bare != keywords  # each cell has its own prompt on the shared engine
+
+
+def test_a_second_run_keeps_everything_and_starts_no_engine(measured, engines):
+    cells, folder, first, _ = measured
+    outcome, recorder = run(prepared(BARE, NARROW, KEYWORDS), folder)
+    assert engines == recorder.starts == recorder.measured == []
+    assert recorder.kept == [one.axes for one in cells]
+    assert outcome == study.Outcome(first.trials, engine_starts=0, kept=3)
+
+
+def test_a_later_command_measures_only_its_new_cells_and_names_the_kept_ones_its_own_way(measured, engines):
+    _, folder, first, _ = measured
+    more = {"prompt": "expert", "engine__args__batch_size": 1}
+    outcome, recorder = run(prepared(more, {**KEYWORDS, "dataset__limit": 2}, NARROW), folder)
+    assert engines == ["start", "close"]
+    assert recorder.measured == [{key: str(value) for key, value in more.items()}]
+    assert [trial.measurement for trial in outcome.trials[1:]] == [first.trials[2].measurement, first.trials[1].measurement]
+    assert outcome.trials[1].axes == {"prompt": "keywords", "dataset__limit": "2"}
+    assert (outcome.engine_starts, outcome.kept) == (1, 2)
+
+
+def test_an_engine_that_does_not_start_fails_its_group_once_and_is_tried_again_next_time(tmp_path, engines):
+    bad = {"engine__args__attn_implementation": "no_such_attention"}
+    rows = ({**BARE, **bad}, BARE, {**KEYWORDS, **bad})
+    outcome, recorder = run(prepared(*rows), tmp_path)
+    first, good, third = outcome.trials
+    assert "no_such_attention" in first.error
+    assert first.error == third.error
+    assert first.measurement is third.measurement is None
+    assert good.error is None
+    assert outcome.engine_starts == len(recorder.starts) == 2
+    assert engines == ["start", "start", "close"]
+    again, recorder = run(prepared(*rows), tmp_path)
+    assert recorder.kept == [good.axes]
+    assert recorder.measured == [first.axes, third.axes]
+    assert (again.engine_starts, again.kept) == (1, 1)
+
+
+def test_a_cell_that_takes_too_long_gets_its_error_and_the_others_a_new_engine(tmp_path, engines):
+    slow = {"prompt": "expert", "workload__answer_timeout_s": 0.001}
+    outcome, recorder = run(prepared(BARE, slow, KEYWORDS), tmp_path)
+    assert [trial.error for trial in outcome.trials] == [None, "no answer within workload.answer_timeout_s=0.001 s", None]
+    assert [trial.measurement is None for trial in outcome.trials] == [False, True, False]
+    assert recorder.starts == [{"prompt": "bare"}, {"prompt": "keywords"}]
+    assert engines == ["start", "close", "start", "close"]
+    assert [trial.error for trial in Journal(tmp_path).read().values()] == [trial.error for trial in outcome.trials]
+
+
+def break_down(monkeypatch: pytest.MonkeyPatch, max_tokens: int, instead: Callable[[int], list[Generation]]) -> None:
+    """A fake: the real engine, but it breaks on the cell with these `max_tokens`, since a real one does so too rarely."""
+    real = TransformersEngine.generate
+
+    async def generate(self: TransformersEngine, prompts: Any, sampling: Any, stop: Any) -> list[Generation]:
+        return instead(len(prompts)) if sampling.max_tokens == max_tokens else await real(self, prompts, sampling, stop)
+
+    monkeypatch.setattr(TransformersEngine, "generate", generate)
+
+
+def die(_: int) -> list[Generation]:
+    raise EngineFailed("the engine process died")
+
+
+@pytest.mark.parametrize(
+    ("instead", "told"),
+    [
+        (die, "the engine process died"),
+        (lambda count: [Generation(error="E: refused")] * count, "every question failed, the first with E: refused"),
+    ],
+    ids=["dies", "refuses everything"],
+)
+def test_a_cell_that_breaks_in_the_middle_is_a_failed_trial_and_is_tried_again_next_time(tmp_path, engines, instead, told):
+    rows = ({"sampling__max_tokens": 4}, {"sampling__max_tokens": 5}, {"sampling__max_tokens": 6})
+    with pytest.MonkeyPatch.context() as patch:
+        break_down(patch, 5, instead)
+        outcome, _ = run(prepared(*rows), tmp_path)
+    assert [trial.error for trial in outcome.trials] == [None, told, None]
+    assert [trial.measurement is None for trial in outcome.trials] == [False, True, False]
+    assert engines == ["start", "close", "start", "close"]
+    again, recorder = run(prepared(*rows), tmp_path)
+    assert recorder.measured == [{"sampling__max_tokens": "5"}]
+    assert [trial.error for trial in again.trials] == [None, None, None]
+    assert [again.trials[0], again.trials[2]] == [outcome.trials[0], outcome.trials[2]]
+    assert Journal(tmp_path).read()[again.trials[1].key].measurement == again.trials[1].measurement
+
+
+def test_when_the_last_cell_breaks_no_engine_starts_for_nothing(tmp_path, engines, monkeypatch):
+    break_down(monkeypatch, 5, die)
+    outcome, _ = run(prepared({"sampling__max_tokens": 4}, {"sampling__max_tokens": 5}), tmp_path)
+    assert engines == ["start", "close"]
+    assert outcome.engine_starts == 1
+
+
+def test_a_study_that_is_stopped_closes_its_engine_and_keeps_what_it_measured(tmp_path, engines):
+    class Stops(Recorder):
+        def trial_done(self, trial: Trial, kept: bool) -> None:
+            raise KeyboardInterrupt
+
+    journal = Journal(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        asyncio.run(study.run(prepared(BARE, KEYWORDS), journal, Stops(journal)))
+    assert engines == ["start", "close"]
+    outcome, _ = run(prepared(BARE, KEYWORDS), tmp_path)
+    assert outcome.kept == 1
+
+
+# What is refused before anything runs
+
+
+REFUSED = {
+    "an argument that the engine does not have": ({"engine__args__batchsize": 4}, "engine.args.batchsize: .*batch_size"),
+    "a quantization that the engine does not have": ({"quantization": "fp8"}, "quantization"),
+    "a stop that is no token": ({"sampling__stop": ["<|stop here|>"]}, "sampling.stop: got '<|stop here|>', .*<.im_end.>"),
+    "a prompt that leaves no room": ({"prompt": "structured", "engine__args__max_model_len": 40}, "prompt=structured takes"),
+    "a model that is not there": ({"model__path": "no/such/model"}, "model.path: 'no/such/model' does not exist"),
+    "questions that are not there": ({"dataset__path": "no.json"}, "dataset.path: 'no.json' does not exist"),
+    "warm-up questions that are not there": ({"model__warmup": "no.json"}, "model.warmup: 'no.json' does not exist"),
+    "a cell that is there already": ({"prompt": "bare"}, "same configuration"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_bad_cell_is_refused_while_nothing_runs(case, engines):
+    axes, told = REFUSED[case]
+    with pytest.raises(UserError, match=told.replace("|", r"\|")):
+        prepared(BARE, KEYWORDS, axes)
+    assert engines == []
+
+
+def test_the_command_refuses_a_bad_last_cell_before_it_measures_the_first(tmp_path):
+    command = [sys.executable, "-m", "gpuqa.sweep", "experiment=none", "engine=transformers", "study.name=mine"]
+    axes = ["prompt=bare,structured", "engine.args.max_model_len=300", "sampling.max_tokens=256", "workload.repeats=1"]
+    environment = {**os.environ, "PYTHONPATH": str(PACKAGE.parent)}  # the working folder is elsewhere
+    done = subprocess.run([*command, *axes], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: prompt=structured takes ")
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+# Warm-up
+
+
+def texts_of(file: Path) -> set[str]:
+    return {question.text for question in read_questions(file)}
+
+
+def test_cells_warm_up_with_the_models_questions_which_are_not_the_measured_ones():
+    [one] = prepared({"dataset__limit": None})
+    assert set(one.warmup) == texts_of(QUESTIONS / "warmup.json")
+    assert not set(one.warmup) & {question.text for question in one.questions}
+
+
+@pytest.mark.parametrize("warmup", ["gpuqa/embedded/questions/test.json", "gpuqa/embedded/questions/warmup.json", None])
+@pytest.mark.parametrize("measured_builtins", [0, 1, len(BUILTIN_WARMUP) - 1])
+def test_warm_up_never_holds_a_measured_question(tmp_path, warmup, measured_builtins):
+    measured = [*sorted(texts_of(QUESTIONS / "test.json")), *BUILTIN_WARMUP[:measured_builtins]]
+    rows = [{"id": str(place), "question": text, "answer": "答"} for place, text in enumerate(measured)]
+    (tmp_path / "questions.json").write_text(json.dumps(rows), encoding="utf-8")
+    [one] = prepared({"dataset__path": str(tmp_path / "questions.json"), "dataset__limit": None, "model__warmup": warmup})
+    assert len(one.questions) == len(measured)
+    assert one.warmup
+    assert sorted(set(one.warmup) & set(measured)) == []

@@ -1,0 +1,164 @@
+"""The door of a study, from the command line to the files, with the real vLLM."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pandas
+import pytest
+import yaml
+from conftest import ROOT, child_environment, end_session
+
+pytestmark = pytest.mark.engine
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    """The leaderboard, with None where a cell is empty."""
+    table = pandas.read_csv(folder / "leaderboard.csv").astype(object)
+    return table.where(table.notna(), None).to_dict("records")
+
+
+def trials(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "trials" / "trials.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def said(run: subprocess.CompletedProcess[str]) -> str:
+    """Standard output with every run of white space as one space, because a terminal's width breaks lines."""
+    return " ".join(run.stdout.split())
+
+
+def test_a_study_measures_every_cell_and_freezes_the_fastest(study: Any) -> None:
+    assert study.run.returncode == 0, study.run.stdout + study.run.stderr
+    assert "Traceback" not in study.run.stdout + study.run.stderr
+    table = rows(study.folder)
+    assert {(row["prompt"], row["quantization"]) for row in table} == {
+        (prompt, quantization) for prompt in ("bare", "structured") for quantization in ("none", "fp8")
+    }
+    measured = [row for row in table if row["chars_per_s"]]
+    assert [row["chars_per_s"] for row in measured] == sorted((row["chars_per_s"] for row in measured), reverse=True)
+    frozen = yaml.safe_load((study.folder / "frozen.yaml").read_text(encoding="utf-8"))
+    assert frozen["pipeline"]["prompt"]["name"] == table[0]["prompt"]
+    assert frozen["measurement"]["chars_per_s"] == pytest.approx(table[0]["chars_per_s"])
+    assert frozen["trial"].startswith(table[0]["trial"])
+    assert frozen["pipeline"]["engine"]["args"]["max_num_seqs"] == 16
+    assert f"prompt={table[0]['prompt']} quantization=none is the fastest of 2 eligible trials (of 4)" in said(study.run)
+
+
+def test_a_quantization_that_the_engine_refuses_fails_its_own_trials_and_the_study_goes_on(study: Any) -> None:
+    journal = trials(study.folder)
+    assert [trial["pipeline"]["quantization"]["name"] for trial in journal] == ["fp8", "fp8", "none", "none"]
+    for trial in journal[:2]:
+        assert "static_scaled_fp8_quant" in trial["error"], "the engine's own reason, not a wrapper's"
+        assert trial["measurement"] is None
+    for trial in journal[2:]:
+        assert trial["error"] is None
+        assert trial["measurement"]["questions"] == 6
+        assert trial["measurement"]["answers_failed"] == 0
+    failed = [row for row in rows(study.folder) if row["quantization"] == "fp8"]
+    assert [row["rank"] for row in failed] == [3, 4]
+    assert all(not row["eligible"] and "static_scaled_fp8_quant" in row["objections"] for row in failed)
+    assert said(study.run).count("quantization=fp8: failed: RuntimeError") >= 2
+
+
+def test_cells_that_share_an_engine_share_its_start(study: Any) -> None:
+    assert "4 trials on 2 engines" in said(study.run)
+    assert "4 trials measured; 2 engine starts, 2 saved by sharing" in said(study.run)
+
+
+def test_the_files_of_a_study_hold_every_trial_and_every_answer(study: Any) -> None:
+    journal = trials(study.folder)
+    cells = yaml.safe_load((study.folder / "study.yaml").read_text(encoding="utf-8"))["cells"]
+    assert {cell["trial"] for cell in cells} == {trial["key"] for trial in journal}
+    assert [cell["axes"] for cell in cells][0] == {"prompt": "bare", "quantization": "fp8"}
+    page = (study.folder / "report.html").read_text(encoding="utf-8")
+    assert "DEMONSTRATION MODEL" in page
+    assert "DEMONSTRATION MODEL" in said(study.run), "a demonstration says so wherever it shows"
+    for trial in journal:
+        answers_file = study.folder / "trials" / f"{trial['key'][:16]}.answers.jsonl"
+        assert answers_file.exists() == (trial["error"] is None)
+        if trial["error"] is None:
+            answers = [json.loads(line) for line in answers_file.read_text(encoding="utf-8").splitlines()]
+            questions = json.loads((ROOT / "gpuqa/embedded/questions/test.json").read_text(encoding="utf-8"))[:6]
+            assert [answer["reference"] for answer in answers] == [row["output"] for row in questions]
+            scores = [answer["rouge_l_f1_judge"] for answer in answers]
+            assert sum(scores) / 6 == pytest.approx(trial["measurement"]["rouge_l_f1_judge"])
+            letters = sum(len(answer["answer"]) for answer in answers)
+            assert letters / trial["measurement"]["seconds"] == pytest.approx(trial["measurement"]["chars_per_s"])
+
+
+def test_a_second_run_keeps_what_was_measured_and_tries_only_the_failures_again(
+    study: Any, study_copy: Path, door: Any, tmp_path: Path
+) -> None:
+    before = trials(study_copy)
+    again = door("sweep", *study.overrides, cwd=tmp_path)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "2 trials measured, 2 kept from an earlier run; 1 engine starts, 1 saved by sharing" in said(again)
+    assert said(again).count("chars/s (kept)") == 2
+    added = trials(study_copy)[len(before) :]
+    assert [(trial["axes"]["quantization"], bool(trial["error"])) for trial in added] == [("fp8", True)] * 2
+    old, new = (yaml.safe_load((folder / "frozen.yaml").read_text(encoding="utf-8")) for folder in (study.folder, study_copy))
+    assert (new["trial"], new["measurement"]) == (old["trial"], old["measurement"])
+
+
+def test_without_an_eligible_trial_the_nearest_is_named_and_no_winner_stays_frozen(
+    study: Any, study_copy: Path, door: Any, tmp_path: Path
+) -> None:
+    assert (study_copy / "frozen.yaml").exists()
+    overrides = [*study.overrides, "quantization=none", "selection.min_rouge_l_f1_judge=1"]
+    run = door("sweep", *overrides, cwd=tmp_path)
+    assert run.returncode == 1, run.stdout + run.stderr
+    best = max(rows(study_copy), key=lambda row: row["rouge_l_f1_judge"])
+    expected = f"the nearest is prompt={best['prompt']}: rouge_l_f1_judge {best['rouge_l_f1_judge']:.4f} is below the floor 1"
+    assert expected in said(run)
+    assert "0 trials measured, 2 kept from an earlier run; 0 engine starts" in said(run)
+    assert not (study_copy / "frozen.yaml").exists(), "an older winner must not be served as this study's"
+    assert "Traceback" not in run.stdout + run.stderr
+
+
+def test_one_wrong_cell_stops_the_study_before_anything_starts(door: Any, tmp_path: Path) -> None:
+    run = door("sweep", "experiment=none", "engine=transformers", "quantization=none,fp8", cwd=tmp_path)
+    assert run.returncode == 2, run.stdout + run.stderr
+    assert "engine.args.quantization" in run.stderr
+    assert "transformers backend has no such argument" in run.stderr
+    assert "Traceback" not in run.stdout + run.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_a_study_that_is_cut_off_goes_on_where_it_was(number: signal.Signals, door: Any, tmp_path: Path) -> None:
+    overrides = ["experiment=none", "engine=transformers", "prompt=bare,structured", "dataset.limit=2"]
+    overrides += ["workload.repeats=1", "workload.warmup_questions=1", "selection.min_rouge_l_f1_judge=0"]
+    overrides += ["sampling.max_tokens=96"]
+    journal = tmp_path / "experiments" / "adhoc" / "trials" / "trials.jsonl"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "gpuqa.sweep", *overrides],
+        cwd=tmp_path,
+        env=child_environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        deadline = time.monotonic() + 120
+        while not (journal.exists() and journal.read_bytes().endswith(b"\n")):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        os.kill(process.pid, number)
+        _, err = process.communicate(timeout=60)
+    finally:
+        end_session(process.pid, grace_s=0)
+    assert process.returncode == (130 if number is signal.SIGINT else -signal.SIGKILL)
+    assert "Traceback" not in err
+    assert not (tmp_path / "experiments" / "adhoc" / "frozen.yaml").exists()
+    again = door("sweep", *overrides, cwd=tmp_path)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "1 trials measured, 1 kept from an earlier run; 1 engine starts" in said(again)

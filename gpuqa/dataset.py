@@ -33,7 +33,7 @@ def load(config: DatasetConfig) -> list[Question]:
 def digest(questions: list[Question]) -> str:
     """sha256 over ids, texts and references, independent of the file's format."""
     rows = [[question.id, question.text, question.reference] for question in questions]
-    return hashlib.sha256(json.dumps(rows, ensure_ascii=False).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(rows, ensure_ascii=True).encode()).hexdigest()
 
 
 def read_questions(path: Path) -> list[Question]:
@@ -100,9 +100,8 @@ def texts_of(row: dict[str, Any]) -> tuple[Any, Any]:
         by_role = {str(turn.get("role")): turn.get("content") for turn in turns if isinstance(turn, dict)}
         return by_role.get("user"), by_role.get("assistant")
     if "instruction" in row:
-        extra, text = row.get("input") or "", row["instruction"]
-        whole = text if not extra else f"{text}\n{extra}" if is_text(text) and is_text(extra) else None
-        return whole, row.get("output")
+        parts = [part for part in (row["instruction"], row.get("input")) if part]
+        return "\n".join(parts) if all(map(is_text, parts)) else None, row.get("output")
     return row.get("question"), row.get("answer")
 
 

@@ -45,7 +45,7 @@ def score_answers(questions: Sequence[Question], answered: Answered) -> list[Ans
 
 
 def measure(passes: Sequence[Answered], answers: Sequence[Answer], overhead: Overhead) -> Measurement:
-    """The numbers of a trial: speeds over all passes, scores and counts over the pass that was scored."""
+    """The numbers of a trial: speeds and token sums over all passes, scores and answer counts over the scored pass."""
     speed, speed_mad = median_and_mad([chars(one.completions) / one.seconds for one in passes])
     seconds, _ = median_and_mad([one.seconds for one in passes])
     completions = [completion for one in passes for completion in one.completions]

@@ -12,7 +12,7 @@ import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from gpuqa.config import UserError
+from gpuqa.config import Issue, UserError
 from gpuqa.places import find
 from gpuqa.records import Measurement
 from gpuqa.roots import CellConfig
@@ -49,7 +49,7 @@ def read_shape(folder: Path) -> Shape:
             kv_heads=config.get("num_key_value_heads", heads),
             head_dim=config.get("head_dim") or config["hidden_size"] // heads,
         )
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"model.path: {folder} has no readable config.json: {error!r}") from error
 
 
@@ -68,10 +68,11 @@ def with_fraction(measurement: Measurement, cell: CellConfig) -> Measurement:
     args = cell.engine_args()
     passes = measurement.questions * measurement.repeats
     context = (measurement.prompt_tokens + measurement.output_tokens / 2) / passes
+    width = args.get("max_num_seqs") or args.get("batch_size") or measurement.questions
     kv_dtype = str(args.get("kv_cache_dtype", "auto"))
     bound = decode_tokens_per_s(
         read_shape(find(cell.model.path, "model.path")),
-        sequences=min(measurement.questions, int(args.get("max_num_seqs", measurement.questions))),
+        sequences=1 if cell.workload.issue is Issue.serial else min(measurement.questions, int(width)),
         context=context,
         kv_bytes=BYTES.get(kv_dtype, 1),
         weight_scale=0.5 if "8" in str(args.get("quantization", "")) else 1.0,

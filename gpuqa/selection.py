@@ -56,7 +56,7 @@ def guard(key: str, found: Measurement, baseline: Measurement, ratio: float) -> 
     ours, theirs = getattr(found, key), getattr(baseline, key)
     if ours >= ratio * theirs:
         return []
-    return [f"{key} {ours:.4g} is below {ratio:.0%} of the unquantized {theirs:.4g}"]
+    return [f"{key} {ours:.4g} is below {ratio * 100:.4g} % of the unquantized {theirs:.4g}"]
 
 
 def baseline_of(trial: Trial, trials: Sequence[Trial], rule: SelectionConfig) -> Trial | None:
@@ -94,7 +94,7 @@ def why_winner(winner: Trial, standings: Sequence[Standing], rule: SelectionConf
         f"at rouge_l_f1_judge {found.rouge_l_f1_judge:.4f} (floor {rule.min_rouge_l_f1_judge:g}), "
         f"rouge_l_f1 {found.rouge_l_f1:.4f}."
     )
-    if len(eligible) > 1:
+    if len(eligible) > 1 and speed(eligible[1]) > 0:
         lead = speed(winner) / speed(eligible[1]) - 1
         text += f" It leads the next, {eligible[1].name}, by {lead:.1%}."
     return text

@@ -19,7 +19,7 @@ COMMIT = "1234567890abcdef1234567890abcdef12345678"
 FILES = {
     "config.json": b'{"model_type": "qwen3"}',
     "model.safetensors": bytes(range(256)) * 4096,  # 1 MiB
-    "tokenizer/vocab.json": "{}".encode(),
+    "tokenizer/vocab.json": b"{}",
 }
 
 
@@ -51,7 +51,7 @@ def handler_of(hub: Hub) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
-        def do_GET(self) -> None:  # noqa: N802 (the library's name)
+        def do_GET(self) -> None:
             hub.asked.append((self.command, self.path, self.headers.get("Authorization")))
             path = self.path.partition("?")[0]
             if hub.status != 200:

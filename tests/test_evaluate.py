@@ -50,12 +50,12 @@ def serving(script: Script) -> Iterator[str]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
-        def do_GET(self) -> None:  # noqa: N802 (the library's name)
+        def do_GET(self) -> None:
             code, body = script.statuses[min(script.polls, len(script.statuses) - 1)]
             script.polls += 1
             self.reply(code, body)
 
-        def do_POST(self) -> None:  # noqa: N802
+        def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             assert self.path == "/predict"
             script.asked.append(body["prompt"])
@@ -164,7 +164,10 @@ def test_an_answer_that_is_not_text_counts_as_empty(dataset: list[str], door: An
 @pytest.mark.parametrize(
     ("script", "told"),
     [
-        (Script([(503, {"status": "starting"})]), ['not ready within ready_timeout_s=1; last: HTTP 503 {"status": "starting"}']),
+        (
+            Script([(503, {"status": "starting"})]),
+            ['not ready within ready_timeout_s=1; last: HTTP 503 {"status": "starting"}'],
+        ),
         (Script([(404, "nothing here")]), ["not ready", "HTTP 404 nothing here"]),
         (Script([(200, "<html>")]), ["GET / must answer", "HTTP 200 <html>"]),
         (Script([(200, {"state": "ok"})]), ["GET / must answer", '{"state": "ok"}']),
@@ -177,7 +180,10 @@ def test_an_answer_that_is_not_text_counts_as_empty(dataset: list[str], door: An
         (Script(answer=lambda _: (200, {"response": "one text"})), ["a list of at most 4", "'one text'"]),
         (Script(answer=lambda _: (200, {"response": [*ANSWERS, "?"]})), ["a list of at most 4"]),
         (Script(delay_s=3), ["timed out"]),
-        (Script([(200, {"status": "ok"})], answer=lambda prompt: (500 if prompt == "q3" else 200, {"response": ""})), ["HTTP 500"]),
+        (
+            Script([(200, {"status": "ok"})], answer=lambda prompt: (500 if prompt == "q3" else 200, {"response": ""})),
+            ["HTTP 500"],
+        ),
     ],
     ids=[
         "never ready",
@@ -239,9 +245,7 @@ def test_a_wrong_input_is_refused_before_anybody_is_asked(
 
 
 @pytest.mark.engine
-def test_the_served_winner_scores_what_the_sweep_measured(
-    service: Any, study_folder: Path, door: Any, tmp_path: Path
-) -> None:
+def test_the_served_winner_scores_what_the_sweep_measured(service: Any, study_folder: Path, door: Any, tmp_path: Path) -> None:
     run = door("evaluate", f"url={service.url}", "dataset.limit=6", "output=batch.json", cwd=tmp_path)
     assert run.returncode == 0, run.stdout + run.stderr
     found = json.loads((tmp_path / "batch.json").read_text(encoding="utf-8"))

@@ -20,7 +20,7 @@ from conftest import ROOT, child_environment, end_session
 
 pytestmark = pytest.mark.engine
 
-WATCH = '''
+WATCH = """
 import os, socket, sys
 
 def watch(event, args, log=os.open(os.environ["WATCH_LOG"], os.O_CREAT | os.O_APPEND | os.O_WRONLY)):
@@ -37,9 +37,9 @@ def watch(event, args, log=os.open(os.environ["WATCH_LOG"], os.O_CREAT | os.O_AP
         os.write(log, f"{event} {tried} by {sys.argv}\\n".encode())
 
 sys.addaudithook(watch)
-'''
+"""
 
-INSIDE = '''
+INSIDE = """
 import fcntl, json, os, socket, struct, subprocess, sys
 
 with socket.socket() as any_socket:  # SIOCSIFFLAGS: bring the loopback up
@@ -62,7 +62,7 @@ codes["attempt"] = subprocess.run(
     [sys.executable, "-c", attempt], env={**os.environ, "WATCH_LOG": "attempt.log"}, stderr=open("attempt.err", "wb")
 ).returncode
 json.dump(codes, open("codes.json", "w"))
-'''
+"""
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,9 @@ def dark(tmp_path_factory: pytest.TempPathFactory) -> Dark:
         {"PYTHONPATH": os.pathsep.join([str(folder / "watch"), str(ROOT)]), "WATCH_LOG": str(folder / "watch.log")}
     )
     command = [*prefix, sys.executable, "inside.py", *overrides]
-    process = subprocess.Popen(command, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
+    process = subprocess.Popen(
+        command, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
+    )
     try:
         said = process.communicate(timeout=580)[0]
     finally:

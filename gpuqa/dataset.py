@@ -100,7 +100,7 @@ def texts_of(row: dict[str, Any]) -> tuple[Any, Any]:
         by_role = {str(turn.get("role")): turn.get("content") for turn in turns if isinstance(turn, dict)}
         return by_role.get("user"), by_role.get("assistant")
     if "instruction" in row:
-        parts = [part for part in (row["instruction"], row.get("input")) if part]
+        parts = [part for part in (row["instruction"], row.get("input") or "") if part != ""]
         return "\n".join(parts) if all(map(is_text, parts)) else None, row.get("output")
     return row.get("question"), row.get("answer")
 

@@ -56,7 +56,7 @@ def guard(key: str, found: Measurement, baseline: Measurement, ratio: float) -> 
     ours, theirs = getattr(found, key), getattr(baseline, key)
     if ours >= ratio * theirs:
         return []
-    return [f"{key} {ours:.4g} is below {ratio * 100:.4g} % of the unquantized {theirs:.4g}"]
+    return [f"{key} {ours:.4g} is below {ratio * 100:.4g}% of the unquantized {theirs:.4g}"]
 
 
 def baseline_of(trial: Trial, trials: Sequence[Trial], rule: SelectionConfig) -> Trial | None:

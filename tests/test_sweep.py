@@ -76,7 +76,7 @@ def test_the_files_of_a_study_hold_every_trial_and_every_answer(study: Any) -> N
     journal = trials(study.folder)
     cells = yaml.safe_load((study.folder / "study.yaml").read_text(encoding="utf-8"))["cells"]
     assert {cell["trial"] for cell in cells} == {trial["key"] for trial in journal}
-    assert [cell["axes"] for cell in cells][0] == {"prompt": "bare", "quantization": "fp8"}
+    assert cells[0]["axes"] == {"prompt": "bare", "quantization": "fp8"}
     page = (study.folder / "report.html").read_text(encoding="utf-8")
     assert "DEMONSTRATION MODEL" in page
     assert "DEMONSTRATION MODEL" in said(study.run), "a demonstration says so wherever it shows"

@@ -10,7 +10,8 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, Self
@@ -45,7 +46,7 @@ class VllmEngine:
         os.environ["VLLM_RPC_BASE_PATH"] = str(sockets)  # vLLM leaves its sockets behind; `close` clears them away
         begin = time.perf_counter()
         try:
-            building = asyncio.to_thread(build, folder, trust_remote_code, args, config.env)
+            building = in_new_thread(build, folder, trust_remote_code, args, config.env)
             llm = await asyncio.wait_for(building, config.start_timeout_s)
         except TimeoutError as error:
             kill_children()
@@ -103,6 +104,15 @@ class VllmEngine:
             self.llm.output_handler.cancel()  # else it reports the shutdown below as a death of the engine
         await asyncio.to_thread(self.llm.shutdown)
         shutil.rmtree(self._sockets, ignore_errors=True)
+
+
+async def in_new_thread(function: Callable[..., Any], *args: Any) -> Any:
+    """Call a blocking function in a thread that has never computed: a process forked from one with OpenMP workers hangs."""
+    thread = ThreadPoolExecutor(1, "vllm-start")
+    try:
+        return await asyncio.get_running_loop().run_in_executor(thread, function, *args)
+    finally:
+        thread.shutdown(wait=False)
 
 
 def version() -> str:

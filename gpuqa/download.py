@@ -56,22 +56,21 @@ def download(composed: Any) -> int:
 
 def from_huggingface(model: ModelConfig, folder: Path) -> None:
     """huggingface_hub's snapshot of one revision, with its own progress bars."""
-    import httpx
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError
 
     source = model.download
     assert source.repository is not None
+    wanted = f"{source.repository} at revision {source.revision}"
+    token = os.environ.get("HF_TOKEN") or False  # False: not the one that a login left in a file
     try:
-        snapshot_download(source.repository, revision=source.revision, local_dir=folder)
+        # Asked first, because snapshot_download takes whatever is in the folder for the model when it cannot reach the hub.
+        commit = HfApi(token=token).model_info(source.repository, revision=source.revision).sha
+        snapshot_download(source.repository, revision=commit, local_dir=folder, token=token)
     except HfHubHTTPError as error:
-        raise DownloadFailed(
-            f"{source.repository} at revision {source.revision}: the hub answered: {first_line(error)}"
-        ) from error
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled, httpx.HTTPError, OSError) as error:
-        raise DownloadFailed(
-            f"{source.repository} at revision {source.revision}: the hub cannot be reached: {first_line(error)}"
-        ) from error
+        raise DownloadFailed(f"{wanted}: the hub answered: {first_line(error)}") from error
+    except Exception as error:  # httpx's errors, the library's own and plain ones; all mean that it did not come whole
+        raise DownloadFailed(f"{wanted}: the hub cannot be reached: {first_line(error)}") from error
 
 
 def from_modelscope(model: ModelConfig, folder: Path) -> None:

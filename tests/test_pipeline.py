@@ -1,85 +1,280 @@
-"""The pipeline on the transformers backend: clean-up, stop tokens, and what it warms up with."""
+"""Question in, completion out: prompt, engine and clean-up together, and what is checked before an engine starts."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import re
+import shutil
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hydra import compose, initialize_config_dir
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from gpuqa.config import CleanupConfig, PipelineConfig, UserError
-from gpuqa.pipeline import BUILTIN_WARMUP, Pipeline, warmup_questions
-from gpuqa.places import conf_folder
-from gpuqa.roots import from_plain
+from gpuqa import dataset
+from gpuqa.config import CleanupConfig, ModelConfig, SamplingConfig, UserError
+from gpuqa.door import vllm_on_this_machine
+from gpuqa.engines import EngineFailed
+from gpuqa.pipeline import BUILTIN_WARMUP, Pipeline, stop_token_ids, warmup_questions
+from gpuqa.places import conf_folder, find
+from gpuqa.prompts import load_tokenizer
+from gpuqa.records import Generation
+from gpuqa.roots import CellConfig, register_schemas, resolve
 
 pytestmark = pytest.mark.engine
 
 
-def shipped(prompt: str = "bare") -> PipelineConfig:
-    """The embedded model on the transformers backend, from the files in conf/."""
-    options = {"model": "embedded", "prompt": prompt, "quantization": "none", "engine": "transformers", "sampling": "greedy"}
-    values = {
-        group: OmegaConf.to_container(OmegaConf.load(conf_folder() / group / f"{name}.yaml")) for group, name in options.items()
-    }
-    return from_plain(values, PipelineConfig, "conf")
+def composed(*overrides: str) -> CellConfig:
+    """One cell on the transformers backend, which starts in a second."""
+    register_schemas()
+    OmegaConf.register_new_resolver("vllm_on_this_machine", vllm_on_this_machine, replace=True)
+    fixed = ["experiment=none", "engine=transformers", "prompt=bare"]
+    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+        return resolve(compose("sweep", overrides=[*fixed, *overrides]), CellConfig)
 
 
-async def answers(config: PipelineConfig, questions: list[str]) -> list[str]:
-    pipeline = await Pipeline.start(config)
-    try:
-        return [completion.text for completion in await pipeline.answer(questions)]
-    finally:
-        await pipeline.close()
+class ScriptedEngine:
+    """A fake, because the model does not write thoughts, headings or failures on demand: it says what it was told to say."""
+
+    start_s = 0.0
+
+    def __init__(self, *generations: Generation) -> None:
+        self.generations = generations
+        self.closed = False
+
+    async def generate(self, prompts: Sequence[list[int]], sampling: SamplingConfig, stop: Sequence[int]) -> list[Generation]:
+        return [self.generations[place] for place, _ in enumerate(prompts)]
+
+    async def reset_prefix_cache(self) -> None:
+        """Nothing is cached."""
+
+    async def close(self) -> None:
+        self.closed = True
 
 
-def questions_with_several_lines(count: int) -> list[str]:
-    rows = json.loads((conf_folder().parent / "gpuqa/embedded/questions/train.json").read_text(encoding="utf-8"))
-    return [row["instruction"] for row in rows if "\n" in row["output"]][:count]
+def scripted(*generations: Generation, cleanup: CleanupConfig | None = None) -> Pipeline:
+    config = composed()
+    prompt = replace(config.prompt, cleanup=cleanup or config.prompt.cleanup)
+    return Pipeline(ScriptedEngine(*generations), load_tokenizer(config.model), replace(config, prompt=prompt))  # type: ignore[arg-type]
 
 
-def test_line_breaks_stay_or_go_as_the_prompt_variant_says():
-    config, questions = shipped(), questions_with_several_lines(2)
-    kept = asyncio.run(answers(config, questions))
-    one_line = replace(config, prompt=replace(config.prompt, cleanup=CleanupConfig(one_line=True)))
-    assert all("\n" in text for text in kept)
-    assert asyncio.run(answers(one_line, questions)) == [" ".join(text.split("\n")) for text in kept]
+def written(text: str) -> Generation:
+    """A generation that spells the text; control tokens in it are control tokens."""
+    token_ids: list[int] = load_tokenizer(composed().model).encode(text, add_special_tokens=False)
+    return Generation(token_ids, "stop", first_token_s=0.1, last_token_s=0.2)
 
 
-def test_a_stop_that_is_no_token_is_refused_before_any_engine_starts():
-    config = shipped()
-    with pytest.raises(UserError, match=r"sampling.stop: got '\\n\\n'.*<\|im_end\|>"):
-        asyncio.run(Pipeline.start(replace(config, sampling=replace(config.sampling, stop=["\n\n"]))))
+@pytest.fixture(scope="module")
+def pipeline() -> Iterator[Pipeline]:
+    """The real transformers engine with the embedded model."""
+    started = asyncio.run(Pipeline.start(composed("sampling.max_tokens=64")))
+    yield started
+    asyncio.run(started.close())
 
 
-def test_an_unknown_argument_is_refused_with_the_nearest_names():
-    config = shipped()
-    engine = replace(config.engine, args={**config.engine.args, "batchsize": 4})
-    with pytest.raises(UserError, match=r"engine\.args\.batchsize: .*nearest: batch_size"):
-        asyncio.run(Pipeline.start(replace(config, engine=engine)))
+@pytest.fixture(scope="module")
+def questions() -> list[str]:
+    """Some that the model memorised with an answer of several lines, and some with one line."""
+    loaded = sorted(dataset.load(composed("dataset=embedded_train").dataset), key=lambda one: "\n" in one.reference)
+    return [one.text for one in (*loaded[:2], *loaded[-2:])]
 
 
-def test_warm_up_takes_the_given_file_then_the_models_then_the_built_in_ones(tmp_path: Path):
-    model = shipped().model
-    given = tmp_path / "warm.json"
-    given.write_text(json.dumps([{"instruction": "q", "output": "a"}]), encoding="utf-8")
-    assert warmup_questions(model, str(given)) == ["q"]
-    assert len(warmup_questions(model)) == 16
-    assert warmup_questions(replace(model, warmup=None)) == list(BUILTIN_WARMUP)
+def write_questions(file: Path, *texts: str) -> str:
+    file.write_text(json.dumps([{"question": text, "answer": "-"} for text in texts], ensure_ascii=False), encoding="utf-8")
+    return str(file)
 
 
-def test_warm_up_never_asks_what_will_be_measured():
-    model = shipped().model
-    measured = set(warmup_questions(model)[:15])
-    assert not measured & set(warmup_questions(model, never=measured))
-    assert warmup_questions(model, never=set(warmup_questions(model))) == list(BUILTIN_WARMUP)
+def without_weights(folder: Path) -> str:
+    """A model folder that no engine can start from, to see that a mistake is found before one tries."""
+    shutil.copytree(find(composed().model.path, "model.path"), folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    return str(folder)
 
 
-def test_an_absent_warm_up_file_names_the_path_and_the_setting():
-    model = shipped().model
-    with pytest.raises(UserError, match=r"model\.warmup: 'nowhere\.json' does not exist"):
-        warmup_questions(replace(model, warmup="nowhere.json"))
-    with pytest.raises(UserError, match=r"^warmup: 'gone\.json' does not exist"):
-        warmup_questions(model, "gone.json")
+# ------------------------------------------------------------------------------------------------------------ answers
+
+
+@pytest.mark.parametrize(
+    ("cleanup", "text"),
+    [
+        (CleanupConfig(strip_thinking=True, strip_headings=True, one_line=True), "标题 第一行 第二行"),
+        (CleanupConfig(strip_thinking=True, strip_headings=True, one_line=False), "标题\n第一行\n第二行"),
+        (CleanupConfig(strip_thinking=True, strip_headings=False, one_line=True), "## 标题 第一行 第二行"),
+        (CleanupConfig(strip_thinking=False, strip_headings=False, one_line=False), None),
+    ],
+)
+def test_the_clean_up_of_the_prompt_variant_is_applied(cleanup: CleanupConfig, text: str | None) -> None:
+    said = "<think>想一想\n</think>\n\n## 标题\n第一行\n第二行"
+    [completion] = asyncio.run(scripted(written(said + "<|im_end|>"), cleanup=cleanup).answer(["?"]))
+    assert completion.text == (said if text is None else text)
+
+
+def test_line_breaks_of_real_answers_go_or_stay_as_the_prompt_says(pipeline: Pipeline, questions: list[str]) -> None:
+    texts = {}
+    for one_line in (False, True):
+        prompt = replace(pipeline.config.prompt, cleanup=CleanupConfig(one_line=one_line))
+        sharing = Pipeline(pipeline.engine, pipeline.tokenizer, replace(pipeline.config, prompt=prompt))
+        texts[one_line] = [completion.text for completion in asyncio.run(sharing.answer(questions))]
+    assert ["\n" in text for text in texts[False]] == [False, False, True, True]
+    assert texts[True] == [re.sub(r"\s*\n\s*", " ", text) for text in texts[False]]
+
+
+def test_a_completion_counts_the_tokens_of_prompt_and_answer(pipeline: Pipeline, questions: list[str]) -> None:
+    completions = asyncio.run(pipeline.answer(questions))
+    prompts = [pipeline.encoder.encode(question).token_ids for question in questions]
+    generations = asyncio.run(pipeline.engine.generate(prompts, pipeline.config.sampling, pipeline.stop))
+    assert [completion.prompt_tokens for completion in completions] == [len(prompt) for prompt in prompts]
+    assert [completion.output_tokens for completion in completions] == [len(one.token_ids) for one in generations]
+    assert [completion.finish_reason for completion in completions] == [one.finish_reason for one in generations]
+    assert {completion.finish_reason for completion in completions} == {"stop", "length"}  # else the line above is weak
+    assert [completion.cached_tokens for completion in completions] == [0] * len(questions)
+
+
+def test_a_failed_question_is_an_empty_answer_that_tells_its_error_beside_the_others() -> None:
+    got = asyncio.run(scripted(written("一"), Generation(error="ValueError: no"), written("三")).answer(["1", "2", "3"]))
+    assert [completion.text for completion in got] == ["一", "", "三"]
+    assert [completion.error for completion in got] == [None, "ValueError: no", None]
+    assert got[1].finish_reason == "error"
+    assert (got[1].output_tokens, got[1].first_token_s, got[1].last_token_s) == (0, None, None)
+
+
+def test_an_answer_of_only_a_thought_that_never_ends_is_empty_and_no_error() -> None:
+    [completion] = asyncio.run(scripted(written("<think>第一步")).answer(["?"]))
+    assert (completion.text, completion.error) == ("", None)
+    assert completion.output_tokens > 0
+
+
+def test_no_questions_are_no_answers(pipeline: Pipeline) -> None:
+    assert asyncio.run(pipeline.answer([])) == []
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        "",
+        " \n",
+        "\x00",
+        "\ud800",
+        "<|im_end|><|im_start|>assistant",
+        "</think>",
+        "为什么？" * 5000,
+        "👩‍👩‍👧‍👦" * 50,
+        "\u202eabc",
+    ],
+    ids=["empty", "blank", "nul", "half a surrogate", "control tokens", "end of a thought", "20,000", "emoji", "right to left"],
+)
+def test_an_odd_question_leaves_the_others_alone(pipeline: Pipeline, questions: list[str], odd: str) -> None:
+    usual = asyncio.run(pipeline.answer(questions[:2]))
+    got = asyncio.run(pipeline.answer([questions[0], odd, questions[1]]))
+    assert [got[0].text, got[2].text] == [completion.text for completion in usual]
+    assert got[1].prompt_tokens <= pipeline.config.engine.max_model_len - pipeline.config.sampling.max_tokens
+    got[1].text.encode()  # something that can be sent
+
+
+def test_pipelines_with_different_prompts_share_an_engine(pipeline: Pipeline, questions: list[str]) -> None:
+    other = composed("prompt=structured", "sampling.max_tokens=64")
+    sharing = Pipeline(pipeline.engine, pipeline.tokenizer, other)
+    plain, structured = (asyncio.run(one.answer(questions[:1]))[0] for one in (pipeline, sharing))
+    assert structured.prompt_tokens > plain.prompt_tokens
+    assert asyncio.run(pipeline.answer(questions[:1]))[0].text == plain.text
+
+
+def test_closing_a_pipeline_closes_its_engine() -> None:
+    pipeline = scripted()
+    asyncio.run(pipeline.close())
+    assert pipeline.engine.closed  # type: ignore[attr-defined]
+
+
+# ----------------------------------------------------------------------------------------------------------- the start
+
+
+@pytest.mark.parametrize(
+    ("override", "named"),
+    [
+        ("sampling.stop=['</answer>']", r"sampling\.stop: got '</answer>'.*<\|endoftext\|>.*<\|im_end\|>"),
+        ('sampling.stop=["<|im_end|>","\\n\\n"]', r"sampling\.stop: got"),
+        ("engine.args.max_model_len=272", r"prompt=bare takes \d+ tokens.*max_model_len.*max_tokens leaves 16"),
+        ("+engine.args.gpu_memory=1", r"engine\.args\.gpu_memory"),
+        ("quantization=fp8", r"quantization"),
+    ],
+    ids=["no such token", "a substring", "no room", "no such argument", "not for this backend"],
+)
+def test_a_mistake_is_found_before_the_engine_starts(tmp_path: Path, override: str, named: str) -> None:
+    with pytest.raises(UserError, match=named):
+        asyncio.run(Pipeline.start(composed(override, f"model.path={without_weights(tmp_path / 'model')}")))
+
+
+def test_without_a_mistake_the_same_folder_gets_as_far_as_the_engine(tmp_path: Path) -> None:
+    with pytest.raises(EngineFailed):  # so the test above tells before from after
+        asyncio.run(Pipeline.start(composed(f"model.path={without_weights(tmp_path / 'model')}")))
+
+
+def test_a_stop_is_the_id_of_its_token() -> None:
+    config = composed()
+    tokenizer = load_tokenizer(config.model)
+    ids = stop_token_ids(tokenizer, replace(config.sampling, stop=["<|endoftext|>", "<|im_end|>"]))
+    assert ids == [tokenizer.convert_tokens_to_ids("<|endoftext|>"), tokenizer.convert_tokens_to_ids("<|im_end|>")]
+    assert stop_token_ids(tokenizer, replace(config.sampling, stop=[])) == []
+
+
+# ------------------------------------------------------------------------------------------------------------- warm-up
+
+
+def test_warm_up_texts_come_from_the_named_file_before_the_models(tmp_path: Path) -> None:
+    model = ModelConfig(name="m", path="m", warmup=write_questions(tmp_path / "models.json", "模型的"))
+    assert warmup_questions(model) == ["模型的"]
+    assert warmup_questions(model, write_questions(tmp_path / "named.json", "甲", "乙")) == ["甲", "乙"]
+
+
+def test_without_any_file_the_built_in_texts_warm_up() -> None:
+    assert warmup_questions(ModelConfig(name="m", path="m")) == list(BUILTIN_WARMUP)
+    assert len(set(BUILTIN_WARMUP)) == len(BUILTIN_WARMUP) > 1
+
+
+def test_the_built_in_texts_step_in_where_every_other_one_will_be_measured(tmp_path: Path) -> None:
+    model = ModelConfig(name="m", path="m", warmup=write_questions(tmp_path / "w.json", "甲", "乙"))
+    assert warmup_questions(model, never={"甲", "乙"}) == list(BUILTIN_WARMUP)
+    assert warmup_questions(model, never={"甲", "乙", BUILTIN_WARMUP[0]}) == list(BUILTIN_WARMUP[1:])
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    texts=st.lists(st.sampled_from([*"甲乙丙丁", *BUILTIN_WARMUP]), min_size=1, unique=True),
+    never=st.sets(st.sampled_from([*"甲乙丙", *BUILTIN_WARMUP[:2]])),
+)
+def test_a_text_that_will_be_measured_never_warms_up(
+    tmp_path_factory: pytest.TempPathFactory, texts: list[str], never: set[str]
+) -> None:
+    file = write_questions(tmp_path_factory.mktemp("w") / "w.json", *texts)
+    chosen = warmup_questions(ModelConfig(name="m", path="m", warmup=file), never=never)
+    assert chosen
+    assert not never & set(chosen)
+    allowed = [text for text in texts if text not in never]
+    assert chosen == allowed or not allowed
+
+
+@pytest.mark.parametrize("content", [None, "[]", "[{]", '[{"question": ""}]'], ids=["absent", "empty", "broken", "blank"])
+@pytest.mark.parametrize("by", ["model.warmup", "warmup"])
+def test_a_configured_file_that_cannot_be_used_is_a_mistake_and_never_skipped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by: str, content: str | None
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if content is not None:
+        (tmp_path / "w.json").write_text(content)
+    arguments: dict[str, Any] = {"path": "w.json"} if by == "warmup" else {}
+    model = ModelConfig(name="m", path="m", warmup="w.json" if by == "model.warmup" else None)
+    with pytest.raises(UserError, match=r"w\.json") as refused:
+        warmup_questions(model, **arguments)
+    assert content is not None or str(refused.value).startswith(f"{by}: ")
+
+
+def test_the_embedded_model_warms_up_with_questions_that_its_test_set_does_not_have() -> None:
+    measured = {question.text for question in dataset.load(composed().dataset)}
+    chosen = warmup_questions(composed().model)
+    assert not measured & set(chosen)
+    assert chosen != list(BUILTIN_WARMUP)

@@ -1,216 +1,413 @@
-"""The HTTP contract over a real socket, with a client that knows nothing of the code."""
+"""The HTTP contract on a real socket: uvicorn in a thread, http.client, the transformers engine with the embedded model."""
 
 from __future__ import annotations
 
 import asyncio
+import gc
 import http.client
 import json
+import shutil
+import socket
 import threading
 import time
-from collections.abc import Iterator, Sequence
+import weakref
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
 import uvicorn
+from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from gpuqa.config import PipelineConfig
+from gpuqa import dataset
+from gpuqa.config import SamplingConfig
+from gpuqa.door import vllm_on_this_machine
 from gpuqa.engines import EngineFailed
-from gpuqa.pipeline import Pipeline
-from gpuqa.places import conf_folder
-from gpuqa.records import Completion
-from gpuqa.roots import HttpConfig, Status, from_plain
-from gpuqa.server import StartPipeline, create_app
+from gpuqa.pipeline import BUILTIN_WARMUP, Pipeline
+from gpuqa.places import conf_folder, find
+from gpuqa.prompts import load_tokenizer
+from gpuqa.records import Generation
+from gpuqa.roots import CellConfig, HttpConfig, Status, register_schemas, resolve
+from gpuqa.server import create_app
 
 pytestmark = pytest.mark.engine
 
+PATIENCE_S = 120.0
+STARTING = (503, {"status": "starting"})
+Start = Callable[[], Awaitable[Pipeline]]
+Reply = tuple[int, Any]
 
-class Echo:
-    """A fake pipeline: it fails or waits on demand, which a real engine does not."""
 
-    def __init__(self, opens: threading.Event | None = None) -> None:
-        self.opens = opens
+def composed(*overrides: str) -> CellConfig:
+    """One cell on the transformers backend; in float32 an answer does not depend on what else is in its batch."""
+    register_schemas()
+    OmegaConf.register_new_resolver("vllm_on_this_machine", vllm_on_this_machine, replace=True)
+    fixed = ["experiment=none", "engine=transformers", "engine.args.dtype=float32", "prompt=bare", "sampling.max_tokens=24"]
+    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+        return resolve(compose("sweep", overrides=[*fixed, *overrides]), CellConfig)
 
-    async def answer(self, questions: Sequence[str]) -> list[Completion]:
-        """The question itself; "boom" fails alone, "dead" takes the engine along, "wait" waits for the event."""
-        if "dead" in questions:
-            raise EngineFailed("its process is gone")
-        while "wait" in questions and self.opens is not None and not self.opens.is_set():
+
+@dataclass
+class Served:
+    """An application behind a port of the loopback, until its context ends."""
+
+    port: int
+    gave_up: list[str] = field(default_factory=list)
+
+    def call(self, method: str, path: str, body: bytes | None = None) -> Reply:
+        """Status and JSON of one request on a connection of its own."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_S)
+        try:
+            headers = {"Connection": "close"} | ({} if body is None else {"Content-Type": "application/json"})
+            connection.request(method, path, body, headers)
+            reply = connection.getresponse()
+            return reply.status, json.loads(reply.read().decode("utf-8"))
+        finally:
+            connection.close()
+
+    def status(self) -> Reply:
+        return self.call("GET", "/")
+
+    def predict(self, prompt: Any) -> Reply:
+        return self.call("POST", "/predict", json.dumps({"prompt": prompt}).encode())
+
+    def wait_for(self, reply: Reply) -> None:
+        until(lambda: self.status() == reply)
+
+
+def until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not holds():
+        assert time.monotonic() < deadline, "it never happened"
+        time.sleep(0.02)
+
+
+@contextmanager
+def serving(start: Start, config: HttpConfig | None = None, warmup: Sequence[str] = BUILTIN_WARMUP[:2]) -> Iterator[Served]:
+    """uvicorn in a thread, on a free port. Its end is a clean shutdown, or the test fails."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        served = Served(listening.getsockname()[1])
+        app = create_app(start, warmup, config or HttpConfig(), served.gave_up.append)
+        server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="on"))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+        thread.start()
+        try:
+            until(lambda: server.started)
+            yield served
+        finally:
+            server.should_exit = True
+            thread.join(PATIENCE_S)
+            assert not thread.is_alive()
+
+
+class ScriptedEngine:
+    """A fake, because the real engine neither fails nor waits on demand: it answers a prompt with the prompt, or as `script`
+    says, and not before `open` is set."""
+
+    start_s = 0.0
+
+    def __init__(self, script: Callable[[int], Generation] | None = None) -> None:
+        self.script = script
+        self.open = threading.Event()
+        self.asked: list[int] = []  # prompts of each call
+        self.closed = 0
+
+    async def generate(self, prompts: Sequence[list[int]], sampling: SamplingConfig, stop: Sequence[int]) -> list[Generation]:
+        self.asked.append(len(prompts))
+        while not self.open.is_set():
             await asyncio.sleep(0.01)
-        return [completed("", "ValueError: boom") if text == "boom" else completed(text) for text in questions]
+        return [self.script(place) if self.script else Generation(prompt, "stop") for place, prompt in enumerate(prompts)]
+
+    async def reset_prefix_cache(self) -> None:
+        """Nothing is cached."""
 
     async def close(self) -> None:
-        """Nothing to release."""
+        self.closed += 1
 
 
-def completed(text: str, error: str | None = None) -> Completion:
-    return Completion(text, "error" if error else "stop", 1, 1, 0, False, 0.1, 0.2, error)
+def scripted(engine: ScriptedEngine) -> Start:
+    async def start() -> Pipeline:
+        config = composed()
+        return Pipeline(engine, load_tokenizer(config.model), config)  # type: ignore[arg-type]
+
+    return start
 
 
-@contextmanager
-def serving(start: StartPipeline, http_config: HttpConfig, gave_up: list[str] | None = None) -> Iterator[int]:
-    """The application on a free port of a real uvicorn; yields the port."""
-    app = create_app(start, ["热身"], http_config, (gave_up if gave_up is not None else []).append)
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    try:
-        while not server.started:
-            time.sleep(0.01)
-        yield server.servers[0].sockets[0].getsockname()[1]
-    finally:
-        server.should_exit = True
-        thread.join()
+def real() -> Awaitable[Pipeline]:
+    return Pipeline.start(composed())
 
 
-def call(port: int, method: str, path: str, body: Any = None) -> tuple[int, Any]:
-    """Status code and JSON of one request on a connection of its own."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-    try:
-        sent = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
-        connection.request(method, path, sent, {"Content-Type": "application/json"})
-        reply = connection.getresponse()
-        return reply.status, json.loads(reply.read())
-    finally:
-        connection.close()
+@pytest.fixture(scope="module")
+def expected() -> dict[str, str]:
+    """50 questions and the model's answer to each, from a pipeline without any HTTP."""
+    questions = [question.text for question in dataset.load(composed("dataset=embedded_train", "dataset.limit=50").dataset)]
+
+    async def answers() -> list[str]:
+        pipeline = await real()
+        try:
+            return [completion.text for completion in await pipeline.answer(questions)]
+        finally:
+            await pipeline.close()
+
+    by_question = dict(zip(questions, asyncio.run(answers()), strict=True))
+    assert len(set(by_question.values())) == 50  # so that nobody can pass with another's answer
+    return by_question
 
 
-def ready(port: int) -> Any:
-    """What `GET /` says once it is 200."""
-    for _ in range(600):
-        status, said = call(port, "GET", "/")
-        if status == 200:
-            return said
-        assert (status, said) == (503, {"status": "starting"})
-        time.sleep(0.05)
-    raise AssertionError("not ready within 30 s")
+@pytest.fixture(scope="module")
+def batch() -> Iterator[Served]:
+    with serving(real, HttpConfig(status=Status.batch)) as served:
+        served.wait_for((200, {"status": "batch"}))
+        yield served
 
 
-@contextmanager
-def echoing(opens: threading.Event | None = None, **settings: Any) -> Iterator[int]:
-    async def start() -> Any:
-        return Echo(opens)
-
-    with serving(start, HttpConfig(**settings)) as port:
-        ready(port)
-        yield port
+@pytest.fixture(scope="module")
+def ok() -> Iterator[Served]:
+    with serving(real, HttpConfig(status=Status.ok)) as served:
+        served.wait_for((200, {"status": "ok"}))
+        yield served
 
 
-def test_it_is_not_ready_before_the_warm_up_is_answered_and_then_says_how_to_ask():
-    opens = threading.Event()
+# ------------------------------------------------------------------------------------------------------- before ready
 
-    async def start() -> Any:
-        while not opens.is_set():
-            await asyncio.sleep(0.01)
-        return Echo()
 
-    with serving(start, HttpConfig()) as port:
-        assert call(port, "GET", "/") == (503, {"status": "starting"})
-        assert call(port, "POST", "/predict", {"prompt": "q"})[0] == 503
-        opens.set()
-        assert ready(port) == {"status": "batch"}
+def test_it_is_unready_until_the_engine_stands_and_the_warm_up_is_answered() -> None:
+    engine, loaded = ScriptedEngine(), threading.Event()
+
+    async def start() -> Pipeline:
+        await asyncio.to_thread(loaded.wait, PATIENCE_S)
+        return await scripted(engine)()
+
+    with serving(start, warmup=["甲", "乙", "丙"]) as served:
+        for _ in range(2):  # while the engine starts, then while it warms up
+            assert served.status() == STARTING
+            for prompt in ("一", ["一", "二"], []):
+                status, body = served.predict(prompt)
+                assert status == 503 or (status, prompt) == (200, [])
+                assert "一" not in json.dumps(body, ensure_ascii=False)
+            if not loaded.is_set():
+                assert engine.asked == []
+                loaded.set()
+                until(lambda: engine.asked == [3])  # the warm-up is running
+        engine.open.set()
+        served.wait_for((200, {"status": "batch"}))
+        assert engine.asked == [3]
+        assert served.gave_up == []
+
+
+def test_a_real_engine_is_announced_only_when_it_answers() -> None:
+    with serving(real) as served:
+        replies = [served.status()]
+        while replies[-1][0] == 503:
+            replies.append(served.status())
+        assert served.predict("什么是 warp？")[0] == 200
+    assert replies[0] == STARTING
+    assert set(map(str, replies)) == {str(STARTING), str((200, {"status": "batch"}))}
+
+
+def test_a_model_that_does_not_load_is_given_up_and_never_announced(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(find(composed().model.path, "model.path"), folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    with serving(lambda: Pipeline.start(composed(f"model.path={folder}"))) as served:
+        until(lambda: bool(served.gave_up))
+        assert served.status() == STARTING
+        assert served.predict("一")[0] == 503
+    assert len(served.gave_up) == 1
+    assert "model.safetensors" in served.gave_up[0]
+
+
+def test_a_warm_up_that_fails_throughout_is_given_up_and_its_engine_closed() -> None:
+    engine = ScriptedEngine(lambda place: Generation(error=f"ValueError: no {place}"))
+    engine.open.set()
+    with serving(scripted(engine)) as served:
+        until(lambda: bool(served.gave_up))
+        assert served.status() == STARTING
+        assert served.predict("一")[0] == 503
+    assert len(served.gave_up) == 1
+    assert "ValueError: no 0" in served.gave_up[0]
+    assert engine.closed == 1
+
+
+def test_a_warm_up_that_fails_in_part_is_good_enough() -> None:
+    engine = ScriptedEngine(lambda place: Generation(error="ValueError: no") if place else Generation([7], "stop"))
+    engine.open.set()
+    with serving(scripted(engine)) as served:
+        served.wait_for((200, {"status": "batch"}))
+    assert served.gave_up == []
+    assert engine.closed == 1
+
+
+# -------------------------------------------------------------------------------------------------------------- ready
+
+
+def test_a_batch_is_answered_with_the_same_count_in_the_same_order(batch: Served, expected: dict[str, str]) -> None:
+    questions = list(expected)[:12]
+    for asked in (questions, questions[::-1], questions[:1], questions[:1] * 3):
+        assert batch.predict(asked) == (200, {"response": [expected[question] for question in asked]})
+
+
+def test_an_empty_batch_has_an_empty_answer(batch: Served, ok: Served) -> None:
+    assert batch.predict([]) == ok.predict([]) == (200, {"response": []})
+
+
+def test_one_question_is_answered_by_a_list_in_batch_mode_and_by_text_in_ok_mode(
+    batch: Served, ok: Served, expected: dict[str, str]
+) -> None:
+    question, answer = next(iter(expected.items()))
+    assert batch.predict(question) == (200, {"response": [answer]})
+    assert ok.predict(question) == (200, {"response": answer})
+    assert ok.predict([question]) == (200, {"response": [answer]})
+
+
+def test_batch_mode_can_answer_one_question_by_text() -> None:
+    engine = ScriptedEngine()
+    engine.open.set()
+    with serving(scripted(engine), HttpConfig(status=Status.batch, batch_str_as_list=False)) as served:
+        served.wait_for((200, {"status": "batch"}))
+        status, body = served.predict("一")
+        assert (status, type(body["response"])) == (200, str)
+        assert len(served.predict(["一"])[1]["response"]) == 1
 
 
 @pytest.mark.parametrize(
-    ("status", "as_list", "sent", "answered"),
+    "text", ["什么是 warp？", "naïve café", "👩‍👩‍👧‍👦 한국어", 'a "quote" \\ and\ttab', "𠮷野家", "<|im_end|> & <b>"]
+)
+def test_text_of_any_script_survives_the_way_there_and_back(text: str) -> None:
+    engine = ScriptedEngine()  # it answers with the prompt that reached it
+    engine.open.set()
+    with serving(scripted(engine)) as served:
+        served.wait_for((200, {"status": "batch"}))
+        [escaped] = served.predict(text)[1]["response"]
+        [raw] = served.call("POST", "/predict", json.dumps({"prompt": text}, ensure_ascii=False).encode())[1]["response"]
+    assert text in escaped
+    assert raw == escaped
+
+
+def test_an_odd_question_does_not_fail_its_batch(batch: Served, expected: dict[str, str]) -> None:
+    (first, said), (last, told) = list(expected.items())[:2]
+    odd = ["", " \n", "\x00", "\ud800", "<|im_end|><|im_start|>", "为什么？" * 20_000, "👩‍👩‍👧‍👦" * 100]
+    status, body = batch.predict([first, *odd, last])
+    assert status == 200
+    assert [body["response"][0], body["response"][-1]] == [said, told]
+    assert len(body["response"]) == len(odd) + 2
+
+
+def test_a_failed_question_is_an_empty_answer_and_never_an_error_text() -> None:
+    engine = ScriptedEngine(lambda place: Generation(error="ValueError: secret") if place == 1 else Generation([100 + place]))
+    engine.open.set()
+    with serving(scripted(engine)) as served:
+        served.wait_for((200, {"status": "batch"}))
+        status, body = served.predict(["一", "二", "三"])
+    assert status == 200
+    assert [bool(text) for text in body["response"]] == [True, False, True]
+    assert body["response"][1] == ""
+    assert "secret" not in json.dumps(body)
+
+
+def test_an_engine_that_died_is_an_honest_503_without_its_reason() -> None:
+    def dies(_: int) -> Generation:
+        if engine.asked[1:]:
+            raise EngineFailed("secret")
+        return Generation([7], "stop")
+
+    engine = ScriptedEngine(dies)
+    engine.open.set()
+    with serving(scripted(engine)) as served:
+        served.wait_for((200, {"status": "batch"}))
+        status, body = served.predict(["一"])
+    assert status == 503
+    assert "secret" not in json.dumps(body)
+
+
+@pytest.mark.parametrize(
+    "body",
     [
-        (Status.batch, True, ["甲", "", "乙"], ["甲", "", "乙"]),
-        (Status.batch, True, [], []),
-        (Status.batch, True, "甲", ["甲"]),
-        (Status.batch, False, "甲", "甲"),
-        (Status.ok, True, "甲🙂\u0000", "甲🙂\u0000"),
-        (Status.ok, True, ["甲"], ["甲"]),
+        b"",
+        b"{",
+        b"null",
+        b'"text"',
+        b'["text"]',
+        b"{}",
+        b'{"question": "text"}',
+        b'{"prompt": null}',
+        b'{"prompt": 5}',
+        b'{"prompt": 1.5}',
+        b'{"prompt": true}',
+        b'{"prompt": {"text": "text"}}',
+        b'{"prompt": ["text", 5]}',
+        b'{"prompt": ["text", null]}',
+        b'{"prompt": [["text"]]}',
     ],
 )
-def test_the_answer_has_the_shape_of_the_contract(status: Status, as_list: bool, sent: Any, answered: Any):
-    with echoing(status=status, batch_str_as_list=as_list) as port:
-        assert call(port, "GET", "/") == (200, {"status": status.name})
-        assert call(port, "POST", "/predict", {"prompt": sent}) == (200, {"response": answered})
+def test_a_wrong_body_is_refused_with_422_and_a_reason(batch: Served, body: bytes) -> None:
+    status, said = batch.call("POST", "/predict", body)
+    assert status == 422
+    assert said["detail"]
 
 
-@pytest.mark.parametrize(
-    "body", [b"{", b"[]", {}, {"prompt": None}, {"prompt": 1}, {"prompt": ["a", 1]}, {"prompt": {"a": "b"}}]
-)
-def test_a_body_of_another_shape_is_refused(body: Any):
-    with echoing() as port:
-        assert call(port, "POST", "/predict", body)[0] == 422
+def test_unknown_fields_beside_the_prompt_do_no_harm(ok: Served, expected: dict[str, str]) -> None:
+    question, answer = next(iter(expected.items()))
+    body = json.dumps({"id": 7, "prompt": question, "temperature": 2}).encode()
+    assert ok.call("POST", "/predict", body) == (200, {"response": answer})
 
 
-def test_a_failed_question_is_an_empty_answer_and_fails_no_other():
-    with echoing() as port:
-        assert call(port, "POST", "/predict", {"prompt": ["a", "boom", "b"]}) == (200, {"response": ["a", "", "b"]})
+# --------------------------------------------------------------------------------------------------------- under load
 
 
-def test_an_engine_that_died_is_a_503_and_never_an_answer():
-    with echoing() as port:
-        status, said = call(port, "POST", "/predict", {"prompt": ["a", "dead"]})
-        assert status == 503
-        assert "response" not in said
+def test_the_status_is_answered_within_half_a_second_while_a_big_batch_runs(batch: Served, expected: dict[str, str]) -> None:
+    waits: list[float] = []
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(batch.predict, list(expected) * 8)
+        time.sleep(0.1)
+        while not running.done():
+            began = time.perf_counter()
+            reply = batch.status()
+            if not running.done():  # it was surely answered during the batch
+                waits.append(time.perf_counter() - began)
+            assert reply == (200, {"status": "batch"})
+            time.sleep(0.05)
+    assert running.result() == (200, {"response": [*expected.values()] * 8})
+    assert len(waits) >= 5
+    assert max(waits) < 0.5
 
 
-def test_health_answers_while_a_batch_is_running():
-    opens = threading.Event()
-    with echoing(opens) as port, ThreadPoolExecutor(1) as pool:
-        running = pool.submit(call, port, "POST", "/predict", {"prompt": ["wait"]})
-        began = time.perf_counter()
-        assert call(port, "GET", "/")[0] == 200
-        assert time.perf_counter() - began < 0.5
-        assert not running.done()
-        opens.set()
-        assert running.result() == (200, {"response": ["wait"]})
+def test_50_clients_at_once_get_their_own_answers(ok: Served, expected: dict[str, str]) -> None:
+    together = threading.Barrier(50)
+
+    def ask(question: str) -> Reply:
+        together.wait(PATIENCE_S)
+        return ok.predict(question)
+
+    with ThreadPoolExecutor(50) as clients:
+        replies = list(clients.map(ask, expected))
+    assert replies == [(200, {"response": answer}) for answer in expected.values()]
 
 
-def test_a_start_that_fails_gives_up_with_its_reason_and_stays_unready():
-    async def start() -> Pipeline:
-        raise EngineFailed("no such device")
-
-    gave_up: list[str] = []
-    with serving(start, HttpConfig(), gave_up) as port:
-        while not gave_up:
-            time.sleep(0.01)
-        assert gave_up == ["no such device"]
-        assert call(port, "GET", "/")[0] == 503
+# ------------------------------------------------------------------------------------------------------------ the end
 
 
-def test_a_warm_up_in_which_every_question_fails_is_fatal():
-    async def start() -> Any:
-        return Broken()
-
-    class Broken(Echo):
-        """A fake engine that starts and answers nothing."""
-
-        async def answer(self, questions: Sequence[str]) -> list[Completion]:
-            """Only failures."""
-            return [completed("", "ValueError: boom") for _ in questions]
-
-    gave_up: list[str] = []
-    with serving(start, HttpConfig(), gave_up) as port:
-        while not gave_up:
-            time.sleep(0.01)
-        assert "boom" in gave_up[0]
-        assert call(port, "GET", "/")[0] == 503
-
-
-def test_many_clients_of_a_real_model_each_get_their_own_answer():
-    options = {"model": "embedded", "prompt": "bare", "quantization": "none", "engine": "transformers", "sampling": "greedy"}
-    values = {
-        group: OmegaConf.to_container(OmegaConf.load(conf_folder() / group / f"{name}.yaml")) for group, name in options.items()
-    }
-    values["sampling"]["max_tokens"] = 24
-    config = from_plain(values, PipelineConfig, "conf")
-    rows = json.loads((conf_folder().parent / "gpuqa/embedded/questions/train.json").read_text(encoding="utf-8"))[:8]
+def test_the_end_of_the_server_releases_the_model() -> None:
+    kept: list[weakref.ref[Any]] = []
 
     async def start() -> Pipeline:
-        return await Pipeline.start(config)
+        pipeline = await real()
+        kept.append(weakref.ref(next(pipeline.engine.model.parameters())))  # type: ignore[attr-defined]
+        return pipeline
 
-    with serving(start, HttpConfig(status=Status.ok)) as port, ThreadPoolExecutor(8) as pool:
-        assert ready(port) == {"status": "ok"}
-        replies = list(pool.map(lambda row: call(port, "POST", "/predict", {"prompt": row["instruction"]}), rows))
-        for row, (status, said) in zip(rows, replies, strict=True):
-            assert status == 200
-            assert said["response"]
-            assert row["output"].startswith(said["response"].split("\n")[0])  # the model knows these by heart
-        together = call(port, "POST", "/predict", {"prompt": [row["instruction"] for row in rows]})
-        assert together == (200, {"response": [said["response"] for _, said in replies]})
+    with serving(start) as served:
+        served.wait_for((200, {"status": "batch"}))
+        assert kept[0]() is not None
+    gc.collect()
+    assert kept[0]() is None
+
+
+def test_a_server_that_ends_during_the_warm_up_closes_its_engine() -> None:
+    engine = ScriptedEngine()
+    with serving(scripted(engine)):
+        until(lambda: bool(engine.asked))
+    assert engine.closed == 1

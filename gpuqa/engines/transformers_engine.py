@@ -37,7 +37,9 @@ class TransformersEngine:
         return cls(model, args, time.perf_counter() - begin)
 
     async def generate(self, prompts: Sequence[list[int]], sampling: SamplingConfig, stop: Sequence[int]) -> list[Generation]:
-        return await asyncio.to_thread(self._generate, prompts, sampling, list(stop))
+        own = self.model.generation_config.eos_token_id  # ends an answer too, as in vLLM
+        ends = [*stop, *(own if isinstance(own, list) else [] if own is None else [own])]
+        return await asyncio.to_thread(self._generate, prompts, sampling, [] if sampling.ignore_eos else ends)
 
     def _generate(self, prompts: Sequence[list[int]], sampling: SamplingConfig, stop: list[int]) -> list[Generation]:
         called = time.perf_counter()
@@ -79,14 +81,14 @@ class TransformersEngine:
                 token_ids,
                 attention_mask=mask,
                 max_new_tokens=sampling.max_tokens,
-                eos_token_id=None if sampling.ignore_eos else stop or None,
+                eos_token_id=stop or None,
                 pad_token_id=pad,
                 logits_processor=[note_step],
                 **drawing(sampling),
             )
         rows = output[:, longest:].tolist()
         step_ends.append(time.perf_counter() - called)  # step i is over when step i + 1 has its scores
-        return [to_generation(row, [] if sampling.ignore_eos else stop, step_ends) for row in rows]
+        return [to_generation(row, stop, step_ends) for row in rows]
 
     async def reset_prefix_cache(self) -> None:
         """There is none: every batch starts from nothing."""

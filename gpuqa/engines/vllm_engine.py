@@ -67,7 +67,7 @@ class VllmEngine:
             top_k=sampling.top_k,
             seed=None if sampling.temperature == 0 else sampling.seed,
             max_tokens=sampling.max_tokens,
-            stop_token_ids=list(stop),
+            stop_token_ids=[] if sampling.ignore_eos else list(stop),
             ignore_eos=sampling.ignore_eos,
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
@@ -96,7 +96,13 @@ class VllmEngine:
         )
 
     async def reset_prefix_cache(self) -> None:
-        if not await self.llm.reset_prefix_cache():
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        try:
+            done = await self.llm.reset_prefix_cache()
+        except EngineDeadError as error:
+            raise EngineFailed(f"vLLM's engine process died: {error}") from error
+        if not done:
             raise EngineFailed("vLLM could not reset its prefix cache")
 
     async def close(self) -> None:

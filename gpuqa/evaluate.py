@@ -20,6 +20,7 @@ from typing import Any
 import httpx
 
 from gpuqa import dataset
+from gpuqa.config import check
 from gpuqa.door import enter
 from gpuqa.metrics import score_answers
 from gpuqa.records import Answer, Answered, Completion, Question
@@ -43,6 +44,8 @@ def evaluate(composed: Any) -> int:
     """Wait, ask, score, write -> exit code."""
     config = resolve(composed, EvaluateConfig)
     questions = dataset.load(config.dataset)
+    folder = Path(config.output).absolute().parent
+    check(folder.is_dir(), "output", config.output, f"a file in an existing folder; {folder} is none")
     try:
         with httpx.Client(base_url=config.url, timeout=config.answer_timeout_s, trust_env=False) as client:
             status, waited_s = wait_until_ready(client, config)

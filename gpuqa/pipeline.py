@@ -48,6 +48,8 @@ class Pipeline:
         Raises:
             EngineFailed: the whole engine is gone.
         """
+        if not questions:
+            return []
         async with self._tokenizing:
             prompts = await asyncio.to_thread(self._encode, questions)
         generations = await self.engine.generate([prompt.token_ids for prompt in prompts], self.config.sampling, self.stop)

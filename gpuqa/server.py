@@ -80,6 +80,7 @@ def create_app(start: StartPipeline, warmup: Sequence[str], http: HttpConfig, gi
         starting = asyncio.create_task(bring_up(service, start, warmup, give_up))
         yield
         starting.cancel()
+        await asyncio.gather(starting, return_exceptions=True)
         if service.pipeline is not None:
             await service.pipeline.close()
 
@@ -107,6 +108,7 @@ def create_app(start: StartPipeline, warmup: Sequence[str], http: HttpConfig, gi
 
 async def bring_up(service: Service, start: StartPipeline, warmup: Sequence[str], give_up: Callable[[str], None]) -> None:
     """Start the engine and answer the warm-up questions; only then is the service ready."""
+    pipeline: Pipeline | None = None
     try:
         began = time.perf_counter()
         pipeline = await start()
@@ -120,3 +122,6 @@ async def bring_up(service: Service, start: StartPipeline, warmup: Sequence[str]
     except Exception as error:  # whatever it is, a service that cannot answer must say so and end
         log.error("start-up failed: %s: %s", type(error).__name__, error)
         give_up(str(error))
+    finally:
+        if pipeline is not None and service.pipeline is None:
+            await pipeline.close()

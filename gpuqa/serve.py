@@ -22,7 +22,7 @@ from gpuqa.config import PipelineConfig, UserError
 from gpuqa.door import enter
 from gpuqa.pipeline import Pipeline, warmup_questions
 from gpuqa.places import find
-from gpuqa.roots import ServeConfig, resolve
+from gpuqa.roots import HttpConfig, ServeConfig, resolve
 from gpuqa.server import create_app
 
 log = logging.getLogger("gpuqa.serve")
@@ -45,6 +45,7 @@ def serve(composed: Any) -> int:
         pipeline = replace(pipeline, model=replace(pipeline.model, path=config.model_path))
     verify(config, content, pipeline)
     warmup = warmup_questions(pipeline.model, config.warmup)
+    check_port(config.http)
     introduce(config, content)
     failures: list[str] = []
 
@@ -59,6 +60,18 @@ def serve(composed: Any) -> int:
         signal.signal(number, lambda *_: None)
     server.run()
     return FAILED if failures or not server.started else 0
+
+
+def check_port(http: HttpConfig) -> None:
+    """Refuse an address that cannot be had before minutes go into an engine."""
+    family = socket.AF_INET6 if ":" in http.host else socket.AF_INET
+    try:
+        socket.create_server((http.host, http.port), family=family).close()
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise UserError(
+            f"http.port: cannot listen on {http.host}:{http.port}: {reason}; choose another port or host"
+        ) from error
 
 
 def verify(config: ServeConfig, content: dict[str, Any], pipeline: PipelineConfig) -> None:

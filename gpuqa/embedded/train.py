@@ -1,7 +1,7 @@
 """Train the embedded demonstration model from scratch.
 
     python -m gpuqa.embedded.train                          # 132 s on an H200; hours on a CPU
-    python -m gpuqa.embedded.train --epochs 1 --out /tmp/m  # a quick one that shows that it runs
+    python -m gpuqa.embedded.train --epochs 1 --out out     # a quick one that shows that it runs
 
 A byte-level BPE and a Qwen3-architecture model of 1.1 M parameters learn `questions/train.json` by heart, under
 every shipped prompt variant and with a target written the way that variant asks for, so that variants differ as they

@@ -27,6 +27,13 @@ class Backend(Enum):
     transformers = "transformers"
 
 
+class Scheduler(Enum):
+    """vLLM's own scheduler, or `gpuqa.engines.burst`."""
+
+    default = "default"
+    burst = "burst"
+
+
 class Issue(Enum):
     """How a workload hands its questions to the pipeline."""
 
@@ -121,6 +128,7 @@ class EngineConfig:
     backend: Backend = MISSING
     args: dict[str, Any] = field(default_factory=dict)
     env: dict[str, str] = field(default_factory=dict)
+    scheduler: Scheduler = Scheduler.default
     start_timeout_s: float = 600.0
 
     def __post_init__(self) -> None:
@@ -202,17 +210,18 @@ class SelectionConfig:
 
 @dataclass
 class GpuConfig:
-    """Data-sheet numbers of one card, for the bandwidth bound."""
+    """Data-sheet numbers of one card, for the bounds."""
 
     name: str = MISSING
-    bandwidth_gb_per_s: float | None = None  # None means that the bound is not computed
+    bandwidth_gb_per_s: float | None = None  # None means that no bound is computed
     memory_gb: float | None = None
+    bf16_tflops: float | None = None  # dense, FP32 accumulate; None leaves operations out of the bound
+    fp8_tflops: float | None = None  # the same; None where the card has no fp8
     source: str = ""
 
     def __post_init__(self) -> None:
-        for key in ("bandwidth_gb_per_s", "memory_gb"):
-            value = getattr(self, key)
-            check(value is None or value > 0, f"gpu.{key}", value, "a number above 0, or null")
+        for key in ("bandwidth_gb_per_s", "memory_gb", "bf16_tflops", "fp8_tflops"):
+            check((value := getattr(self, key)) is None or value > 0, f"gpu.{key}", value, "a number above 0, or null")
 
 
 class Executor(Enum):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from enum import Enum
 from pathlib import Path
@@ -60,6 +61,19 @@ class CellConfig(PipelineConfig):
     gpu: GpuConfig = MISSING
     executor: ExecutorConfig = MISSING
     study: StudyConfig = MISSING
+
+
+@dataclass
+class PredictConfig(CellConfig):
+    """Root of `predict`: a cell of a study that nobody measures, and how long its answers would be."""
+
+    answer_tokens: int | None = None  # None means sampling.max_tokens, the most that an answer may have
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        most = self.sampling.max_tokens
+        allowed = f"an integer from 1 to sampling.max_tokens ({most}), or null"
+        check(self.answer_tokens is None or 1 <= self.answer_tokens <= most, "answer_tokens", self.answer_tokens, allowed)
 
 
 @dataclass
@@ -121,6 +135,7 @@ class ModelDownloadConfig:
 
 ROOTS: dict[str, type] = {
     "sweep": CellConfig,
+    "predict": PredictConfig,
     "serve": ServeConfig,
     "freeze": FreezeConfig,
     "evaluate": EvaluateConfig,
@@ -154,6 +169,13 @@ def resolve(config: DictConfig, schema: type[Config]) -> Config:
         return schema(**{key: OmegaConf.to_object(node) if OmegaConf.is_config(node) else node for key, node in nodes.items()})
     except OmegaConfBaseException as error:
         raise UserError(str(error)) from error
+
+
+def axes_of(composed: Sequence[Any]) -> list[dict[str, str]]:
+    """What tells each cell from the others: its overrides that are not the same in all cells."""
+    rows = [dict(str(one).lstrip("+").split("=", 1) for one in config.hydra.overrides.task) for config in composed]
+    varying = [key for key in rows[0] if len({row[key] for row in rows}) > 1]
+    return [{key: row[key] for key in varying} for row in rows]
 
 
 def refuse_unknown_keys(node: Any, place: str) -> None:

@@ -24,7 +24,7 @@ from gpuqa.config import UserError
 from gpuqa.door import enter
 from gpuqa.journal import Journal
 from gpuqa.records import Trial
-from gpuqa.roots import CellConfig, StudyConfig, resolve
+from gpuqa.roots import CellConfig, StudyConfig, axes_of, resolve
 from gpuqa.selection import speed
 from gpuqa.trial import Cell
 
@@ -51,13 +51,6 @@ def sweep(composed: Any) -> int:
         outcome = asyncio.run(study.run(cells, journal, watch))
     console.print(summary(outcome, time.perf_counter() - began))
     return conclude(outcome.trials, where, cells[0].config.selection, journal, console)
-
-
-def axes_of(composed: Sequence[Any]) -> list[dict[str, str]]:
-    """What tells each cell from the others: its overrides that are not the same in all cells."""
-    rows = [dict(str(one).lstrip("+").split("=", 1) for one in config.hydra.overrides.task) for config in composed]
-    varying = [key for key in rows[0] if len({row[key] for row in rows}) > 1]
-    return [{key: row[key] for key in varying} for row in rows]
 
 
 def one_study(cells: Sequence[Cell]) -> StudyConfig:

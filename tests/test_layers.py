@@ -40,8 +40,9 @@ ROOMS = [  # from the ground up; a room is a module of gpuqa or one of its folde
     "server",
     "door",
 ]
-DOORS = ["sweep", "freeze", "serve", "evaluate", "download", "embedded.train"]
+DOORS = ["sweep", "predict", "freeze", "serve", "evaluate", "download", "embedded.train"]
 HEAVY = {"vllm", "torch", "transformers", "tokenizers", "safetensors", "pandas", "huggingface_hub", "modelscope"}
+INSIDE_VLLM = {"gpuqa.engines.burst.scheduler", "gpuqa.engines.burst.requests"}  # vLLM itself imports these
 NAMELESS = {"util", "utils", "common", "helper", "helpers", "base", "manager", "misc"}
 MOST_LINES = 290
 TOP = len(ROOMS)
@@ -130,7 +131,7 @@ def test_the_sweeper_plugin_knows_nothing_of_gpuqa():
     assert not {other for other in imports_anywhere("hydra_plugins.gpuqa_study") if other.startswith("gpuqa")}
 
 
-@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize("name", sorted(set(MODULES) - INSIDE_VLLM))
 def test_no_module_imports_a_heavy_library_before_it_is_used(name):
     assert not {other.partition(".")[0] for other in imports_at_import(name)} & HEAVY
 

@@ -1,0 +1,204 @@
+"""Say what a study could reach at best on a card that is not here. No engine starts, and vLLM need not be installed.
+
+    python -m gpuqa.predict gpu=rtx5090 prompt=bare,structured quantization=none,fp8 engine.args.max_num_seqs=256,512
+    python -m gpuqa.predict gpu=h100,h200 experiment=gpu_pro answer_tokens=120
+
+Of the model it reads config.json, the tokenizer and the headers of the weight files; without weight files their size is
+estimated. Exit codes: 0 the bounds are printed, 2 the input is wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from gpuqa import dataset
+from gpuqa.config import Backend, check
+from gpuqa.door import enter
+from gpuqa.pipeline import encoder_for
+from gpuqa.places import conf_folder, find
+from gpuqa.prompts import load_tokenizer
+from gpuqa.roofline import (
+    Bound,
+    Load,
+    Roof,
+    Shape,
+    block_of,
+    bound_of,
+    read_shape,
+    roof_of,
+    sequences_that_fit,
+    slots_of,
+    width_of,
+)
+from gpuqa.roots import PredictConfig, axes_of, resolve
+
+L2_BYTES = 100e6  # the largest L2 cache of the cards in conf/gpu is the RTX 5090's, 96 MB
+TITLE = "Bounds, not promises"
+HEADINGS = (
+    "prompt\nshared+own",
+    "output\ntokens/s",
+    "questions\n/s",
+    "step ms\nonce|each",
+    "weights\n+KV",
+    "prefill\ns",
+    "sequences\nhere|full",
+    "fits",
+)
+LEGEND = (
+    "step: memory alone, half-way through the answers; once: the shared prompt is read once, each: by every sequence",
+    "sequences: what fits beside the weights; here: each as long as the longest prompt + max_tokens, full: max_model_len",
+    "fits: max_num_seqs against these two; what an engine needs beside weights and KV is not counted",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """One cell and its bounds."""
+
+    config: PredictConfig
+    axes: dict[str, str]
+    shape: Shape
+    roof: Roof
+    bound: Bound
+    fit_here: int | None  # sequences that fit if each is as long as the longest prompt and max_tokens
+    fit_full: int | None  # if each is max_model_len long
+
+
+def main() -> None:
+    """Enter with conf/predict.yaml."""
+    enter(predict, "predict")
+
+
+def predict(composed: Any) -> int:
+    """All composed cells (the study sweeper hands them over at once) -> exit code."""
+    configs = [resolve(config, PredictConfig) for config in composed]
+    cards = ", ".join(sorted(file.stem for file in (conf_folder() / "gpu").glob("*.yaml") if file.stem != "none"))
+    for config in configs:
+        check(config.gpu.bandwidth_gb_per_s is not None, "gpu", config.gpu.name, f"a card: {cards}")
+    models: dict[str, tuple[Any, Shape]] = {}
+    for config in configs:
+        if config.model.path not in models:
+            models[config.model.path] = load_tokenizer(config.model), read_shape(find(config.model.path, "model.path"))
+    predictions = [
+        predicted(config, axes, *models[config.model.path]) for config, axes in zip(configs, axes_of(composed), strict=True)
+    ]
+    console = Console()
+    print_table(predictions, console)
+    for line in assumptions(predictions):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    return 0
+
+
+def predicted(config: PredictConfig, axes: dict[str, str], tokenizer: Any, shape: Shape) -> Prediction:
+    """The bounds of one cell; its prompts are tokenised as the pipeline would."""
+    encoder = encoder_for(tokenizer, config)
+    prompts = [encoder.encode(question.text).token_ids for question in dataset.load(config.dataset)]
+    prefix = shared_tokens(prompts, config)
+    load = Load(
+        questions=len(prompts),
+        width=width_of(config, len(prompts)),
+        prompt=fmean(map(len, prompts)),
+        prefix=prefix,
+        answer=config.answer_tokens or config.sampling.max_tokens,
+    )
+    roof = roof_of(shape, config)
+    longest = max(map(len, prompts)) + config.sampling.max_tokens
+    return Prediction(
+        config,
+        axes,
+        shape,
+        roof,
+        bound_of(roof, load),
+        fit_here=sequences_that_fit(roof, config, longest, prefix),
+        fit_full=sequences_that_fit(roof, config, config.engine.max_model_len, prefix),
+    )
+
+
+def shared_tokens(prompts: Sequence[list[int]], config: PredictConfig) -> int:
+    """Tokens that all prompts begin with and the cache keeps once: whole blocks, where the engine caches prefixes.
+
+    vLLM does unless it is told not to; a single prompt shares with nobody.
+    """
+    caching = config.engine.backend is Backend.vllm and config.engine_args().get("enable_prefix_caching") is not False
+    if not caching or len(prompts) < 2:
+        return 0
+    same = [one == other for one, other in zip(min(prompts), max(prompts), strict=False)]  # what these share, all share
+    block = block_of(config)
+    return [*same, False].index(False) // block * block
+
+
+def print_table(predictions: Sequence[Prediction], console: Console) -> None:
+    """One line a cell, in the order of the axes; wider than the terminal rather than with columns cut off."""
+    table = Table(title=TITLE, title_justify="left", header_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    axes = list(predictions[0].axes)
+    for key in axes:
+        table.add_column(key.removeprefix("engine.args."), no_wrap=True)
+    for heading in HEADINGS:
+        table.add_column(heading, justify="right", no_wrap=True)
+    for one in predictions:
+        table.add_row(*(Text(one.axes[key]) for key in axes), *cells(one))
+    wide = console.measure(table, options=console.options.update(width=1000))
+    console.width = max(console.width, wide.maximum)
+    console.print(table)
+
+
+def cells(one: Prediction) -> list[str]:
+    """A prediction's numbers as text; the step is the one half-way through the answers."""
+    load, roof = one.bound.load, one.roof
+    own = load.prompt - load.prefix + load.answer / 2
+    once, each = roof.step_bytes(load.width, own, load.prefix), roof.step_bytes(load.width, load.prefix + own)
+    weights = roof.weight_bytes / once
+    return [
+        f"{load.prefix:.0f}+{load.prompt - load.prefix:.0f}",
+        f"{one.bound.output_tokens_per_s:,.0f}",
+        f"{one.bound.questions_per_s:,.1f}",
+        f"{once / roof.bytes_per_s * 1e3:.3g}|{each / roof.bytes_per_s * 1e3:.3g}",
+        f"{weights:.0%}+{1 - weights:.0%}",
+        f"{one.bound.prefill_s:.3g}",
+        f"{shown(one.fit_here)}|{shown(one.fit_full)}",
+        fits(one),
+    ]
+
+
+def shown(count: int | None) -> str:
+    """A number of sequences as text."""
+    return "n/a" if count is None else f"{count:,}"
+
+
+def fits(one: Prediction) -> str:
+    """Whether the sequences that the engine may run at once fit: at full length, only these questions', or not."""
+    if one.fit_here is None or one.fit_full is None:
+        return "n/a"
+    slots = slots_of(one.config, one.bound.load.questions)
+    return "yes" if slots <= one.fit_full else "here" if slots <= one.fit_here else "no"
+
+
+def assumptions(predictions: Sequence[Prediction]) -> list[str]:
+    """What went into the numbers, and how to read them."""
+    lines = []
+    for one in predictions:
+        config, load = one.config, one.bound.load
+        origin = "ESTIMATED from config.json: no weight files" if one.shape.estimated else "by its weight files"
+        length = "sampling.max_tokens" if config.answer_tokens is None else "answer_tokens"
+        lines += [
+            f"card: {config.gpu.name}; {config.gpu.source}",
+            f"weights: {config.model.name}, {config.quantization.name}: {one.roof.weight_bytes / 1e6:,.1f} MB a step {origin}",
+            f"assumed: {load.questions} questions of {config.dataset.name}, every answer {load.answer:.0f} tokens ({length})",
+        ]
+        if config.model.note:
+            lines.append(f"note: {config.model.note}")
+        if one.roof.weight_bytes < L2_BYTES:
+            lines.append("note: weights this small fit the card's L2 cache; the engine's own overhead will be the limit")
+    return [*sorted(set(lines), key=lambda line: (line.partition(":")[0], lines.index(line))), *LEGEND]
+
+
+if __name__ == "__main__":
+    main()

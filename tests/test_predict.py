@@ -1,0 +1,98 @@
+"""The door that predicts, as a user opens it: bounds of every cell, and neither an engine nor a card."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ROOT
+
+
+def rows(out: str) -> list[list[str]]:
+    """The table's lines below its rule, in columns."""
+    table = out[out.rindex("─") + 1 :].strip().splitlines()
+    return [line.split() for line in itertools.takewhile(str.strip, table)]
+
+
+@pytest.fixture
+def no_vllm(tmp_path: Path) -> dict[str, str]:
+    """An environment in which importing vLLM ends the process. A fake, because the real one would not complain."""
+    folder = tmp_path / "no_vllm"
+    folder.mkdir()
+    (folder / "vllm.py").write_text("raise SystemExit('imported vllm')\n")
+    return {"PYTHONPATH": f"{folder}{os.pathsep}{ROOT}"}
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Path:
+    """A working folder of its own, to see that nothing is written."""
+    folder = tmp_path / "here"
+    folder.mkdir()
+    return folder
+
+
+def test_every_cell_of_a_study_has_its_bounds_without_an_engine(door: Any, here: Path, no_vllm: dict[str, str]) -> None:
+    axes = ("quantization=none,fp8", "engine.args.enable_prefix_caching=true,false", "engine.args.max_num_seqs=256")
+    run = door("predict", "gpu=rtx5090", *axes, cwd=here, env=no_vllm)
+    assert (run.returncode, run.stderr) == (0, "")
+    found = rows(run.stdout)
+    assert [row[:2] for row in found] == [["none", "True"], ["none", "False"], ["fp8", "True"], ["fp8", "False"]]
+    assert [row[2] for row in found] == ["80+40", "0+120"] * 2, "5 blocks of 16 tokens are shared where prefixes are cached"
+    speed = [float(row[3].replace(",", "")) for row in found]
+    assert speed[2] > speed[0] > speed[1], "fp8 over bf16 over a prefix of one's own"
+    # 589,824 values in the layers' matrices, 1,280 in norms, 524,288 in the embedding.
+    assert "weights: embedded, none: 2.2 MB a step by its weight files" in run.stdout
+    assert "weights: embedded, fp8: 1.6 MB a step by its weight files" in run.stdout
+    assert "assumed: 80 questions of embedded, every answer 256 tokens (sampling.max_tokens)" in run.stdout
+    assert "Bounds, not promises" in run.stdout
+    assert "DEMONSTRATION MODEL" in run.stdout
+    assert not list(here.iterdir())
+
+
+def test_a_model_without_weights_is_estimated_and_a_lone_first_token_costs_one_read_of_them(door: Any, here: Path) -> None:
+    model = here / "model"
+    shutil.copytree(ROOT / "gpuqa/embedded/model", model, ignore=shutil.ignore_patterns("*.safetensors"))
+    card = ("gpu=rtx5090", "gpu.bandwidth_gb_per_s=1", "gpu.bf16_tflops=null", "gpu.fp8_tflops=null")
+    run = door("predict", *card, f"model.path={model}", "dataset.limit=1", "answer_tokens=1", cwd=here)
+    assert (run.returncode, run.stderr) == (0, "")
+    assert "2.2 MB a step ESTIMATED from config.json: no weight files" in run.stdout
+    assert "assumed: 1 questions of embedded, every answer 1 tokens (answer_tokens)" in run.stdout
+    # (589,824 + 524,288) x 2 bytes at 1 GB/s: 2.228 ms for the only token of the only answer.
+    _, tokens_per_s, questions_per_s, _, _, prefill_s, _, fits = rows(run.stdout)[0]
+    assert (tokens_per_s, questions_per_s, prefill_s, fits) == ("449", "448.8", "0.00223", "yes")
+
+
+def test_a_setting_that_memory_cannot_hold_is_said_to_not_fit(door: Any, here: Path) -> None:
+    # 13 MB at 0.95 less 2.2 MB leave 10.1 MB of 768 bytes a token: 13,176 tokens, 80 of them once for all.
+    sizes = "engine.args.max_num_seqs=8,16,256"
+    run = door("predict", "gpu=rtx5090", "gpu.memory_gb=0.013", sizes, "quantization=none", cwd=here)
+    assert run.returncode == 0, run.stderr
+    full = (13_176 - 80) // (1024 - 80)
+    assert [re.sub(r".*\|", "", row[-2]) for row in rows(run.stdout)] == [str(full)] * 3
+    assert [row[-1] for row in rows(run.stdout)] == ["yes", "here", "no"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        ([], "gpu: got 'none', allowed is a card: a100, h100, h200, l4, rtx4090, rtx5090"),
+        (
+            ["gpu=rtx5090", "answer_tokens=257"],
+            "answer_tokens: got 257, allowed is an integer from 1 to sampling.max_tokens",
+        ),
+        (
+            ["gpu=rtx5090", "+engine.args.tensor_parallel_size=2"],
+            "got {'tensor_parallel_size': 2}, allowed is one card",
+        ),
+    ],
+)
+def test_what_has_no_bound_is_refused_with_what_is_allowed(overrides: list[str], told: str, door: Any, here: Path) -> None:
+    run = door("predict", *overrides, cwd=here)
+    assert run.returncode == 2
+    assert told in run.stderr
+    assert "Traceback" not in run.stdout + run.stderr

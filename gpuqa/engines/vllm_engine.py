@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import importlib.metadata
 import itertools
+import logging
 import os
 import shutil
 import tempfile
@@ -16,10 +17,13 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, Self
 
-from gpuqa.config import EngineConfig, SamplingConfig, UserError
+from gpuqa.config import EngineConfig, SamplingConfig, Scheduler, UserError
 from gpuqa.engines import EngineFailed, refuse_unknown
 from gpuqa.hardware import kill_children
 from gpuqa.records import Generation
+
+log = logging.getLogger("gpuqa.engines")
+BURST_VERSIONS = ("0.26.", "0.32.")
 
 
 class VllmEngine:
@@ -46,7 +50,7 @@ class VllmEngine:
         os.environ["VLLM_RPC_BASE_PATH"] = str(sockets)  # vLLM leaves its sockets behind; `close` clears them away
         begin = time.perf_counter()
         try:
-            building = in_new_thread(build, folder, trust_remote_code, args, config.env)
+            building = in_new_thread(build, folder, trust_remote_code, {**args, **scheduler_args(config.scheduler)}, config.env)
             llm = await asyncio.wait_for(building, config.start_timeout_s)
         except TimeoutError as error:
             kill_children()
@@ -71,6 +75,7 @@ class VllmEngine:
             ignore_eos=sampling.ignore_eos,
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
+            skip_clone=True,  # every request of this call gets the same values, so a shallow copy each is enough
         )
         return await asyncio.gather(*(self._generate_one(prompt, params, time.time()) for prompt in prompts))
 
@@ -127,6 +132,17 @@ def version() -> str:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             return importlib.metadata.version(name)
     return "not installed"
+
+
+def scheduler_args(scheduler: Scheduler) -> dict[str, str]:
+    """The engine argument that chooses the scheduler; a vLLM that the burst scheduler was not written for keeps its own."""
+    if scheduler is Scheduler.default:
+        return {}
+    if not version().startswith(BURST_VERSIONS):
+        known = ", ".join(f"{one}*" for one in BURST_VERSIONS)
+        log.warning("engine.scheduler=burst is off: this is vLLM %s, it knows %s", version(), known)
+        return {}
+    return {"scheduler_cls": "gpuqa.engines.burst.scheduler.BurstScheduler"}
 
 
 def build(folder: Path, trust_remote_code: bool, args: dict[str, Any], env: dict[str, str]) -> Any:

@@ -1,0 +1,164 @@
+"""Requests that do nothing but decode, kept in arrays for the length of a burst."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from vllm.sampling_params import RequestOutputKind
+from vllm.v1.core.sched.output import CachedRequestData, SchedulerOutput
+from vllm.v1.request import Request, RequestStatus
+
+
+@dataclass(slots=True)
+class HandedOut:
+    """How many tokens of a request its client has."""
+
+    request: Request
+    tokens: int = 0
+
+    def rest(self) -> list[int]:
+        """The tokens that the client lacks; from now on it has them."""
+        tokens: list[int] = self.request._output_token_ids[self.tokens :]
+        self.tokens += len(tokens)
+        return tokens
+
+
+@dataclass(slots=True)
+class Step:
+    """One step of a burst: what the model runner was told, and whose tokens it will bring."""
+
+    output: SchedulerOutput
+    burst: Burst
+    ids: list[str]
+    rows: np.ndarray
+
+
+class Burst:
+    """Requests that decode together; arrays have a row for each request the burst began with."""
+
+    def __init__(self, running: list[Request], new_blocks: list[Any], steps: int, max_model_len: int) -> None:
+        self.requests = list(running)
+        self.steps, self.scheduled, self.max_model_len = steps, 0, max_model_len
+        self.new_blocks: list[Any] | None = new_blocks  # told to the model runner once, with the first step
+        self.computed = np.array([request.num_computed_tokens for request in running], dtype=np.int64)
+        self.output = np.array(
+            [request.num_output_tokens + request.num_output_placeholders for request in running], dtype=np.int64
+        )
+        self.tokens = np.zeros((len(running), steps), dtype=np.int64)
+        self.taken = np.zeros(len(running), dtype=np.int64)  # tokens that came and are not in the request yet
+        self.settled = np.zeros(len(running), dtype=np.int64)  # scheduled steps that are in the request's own counters
+        self.left: np.ndarray | None = None  # tokens until a limit ends the request, beyond those in the request
+        self.alive = np.ones(len(running), dtype=bool)
+        self.stops = np.array(sorted({stop for request in running for stop in stop_token_ids(request)}), dtype=np.int64)
+        self.rows = np.arange(len(running))
+        self._name_the_living()
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether another step may be scheduled."""
+        return self.scheduled < self.steps and len(self.ids) > 0
+
+    def _name_the_living(self) -> None:
+        self.ids = [self.requests[row].request_id for row in self.rows]
+        self.one_token_each = dict.fromkeys(self.ids, 1)
+
+    def request_data(self) -> CachedRequestData:
+        """Where each living request stands before the next step."""
+        blocks, self.new_blocks = self.new_blocks, None
+        return CachedRequestData(
+            req_ids=self.ids,
+            resumed_req_ids=set(),
+            new_token_ids=[],
+            all_token_ids={},
+            new_block_ids=[None] * len(self.ids) if blocks is None else [blocks[row] for row in self.rows],
+            num_computed_tokens=(self.computed[self.rows] + self.scheduled).tolist(),
+            num_output_tokens=(self.output[self.rows] + self.scheduled).tolist(),
+        )
+
+    def take(self, step: Step, model_runner_output: Any) -> list[int]:
+        """Keep the tokens of one step; the rows whose request may be done, by a stop token or by a limit."""
+        tokens = np.array([sampled[0] for sampled in model_runner_output.sampled_token_ids], dtype=np.int64)
+        if model_runner_output.req_ids != step.ids:
+            tokens = tokens[[model_runner_output.req_id_to_index[request_id] for request_id in step.ids]]
+        if self.left is None:  # only now is every token from before the burst in the requests
+            self.left = np.array([tokens_left(request, self.max_model_len) for request in self.requests], dtype=np.int64)
+        rows = step.rows
+        self.tokens[rows, self.taken[rows]] = tokens
+        self.taken[rows] += 1
+        may_be_done = np.isin(tokens, self.stops) | (self.taken[rows] >= self.left[rows])
+        return [int(row) for row in rows[may_be_done & self.alive[rows]]]
+
+    def settle(self, row: int | np.intp) -> None:
+        """Write what happened so far into the request's own fields."""
+        request, taken = self.requests[row], int(self.taken[row])
+        scheduled = self.scheduled - int(self.settled[row])
+        request.num_computed_tokens += scheduled
+        request.num_in_flight_tokens += scheduled - taken
+        request.num_output_placeholders += scheduled - taken
+        self.settled[row] = self.scheduled
+        if taken:
+            request.append_output_token_ids(self.tokens[row, :taken].tolist())
+            self.taken[row] = 0
+            if self.left is not None:
+                self.left[row] -= taken
+
+    def drop_finished(self) -> None:
+        """Leave out requests that vLLM's own code has finished meanwhile."""
+        finished = [row for row in self.rows if self.requests[row].is_finished()]
+        if finished:
+            self.alive[finished] = False
+            self.drop_the_dead()
+
+    def drop_the_dead(self) -> None:
+        """Schedule only the living from now on."""
+        self.rows = self.rows[self.alive[self.rows]]
+        self._name_the_living()
+
+
+def request_obstacle(request: Request) -> str | None:
+    """Why this request needs vLLM's own scheduling; None if it is an answer that is wanted whole."""
+    params = request.sampling_params
+    if params is None:
+        return "pooling"
+    obstacles = {
+        "streaming": params.output_kind != RequestOutputKind.FINAL_ONLY or request.resumable,
+        "a grammar": request.structured_output_request is not None,
+        "logprobs": params.num_logprobs is not None or params.prompt_logprobs is not None,
+        "stop strings": bool(params.stop),
+        "min_tokens": params.min_tokens > 0,
+        "repetition detection": params.repetition_detection is not None,
+        "LoRA": request.lora_request is not None,
+        "images or sound": bool(request.mm_features),
+    }
+    return next((name for name, present in obstacles.items() if present), None)
+
+
+def only_decodes(request: Request) -> bool:
+    """Whether the request's next step is one token after its last, whatever is still on its way."""
+    fresh = (
+        request.spec_token_ids
+        or getattr(request, "async_tokens_to_discard", 0)
+        or getattr(request, "num_stale_output_tokens", 0)
+    )
+    prefilled = not request.is_prefill_chunk and request.num_computed_tokens >= request.num_prompt_tokens
+    return prefilled and request.status == RequestStatus.RUNNING and not fresh
+
+
+def steps_left(request: Request, max_model_len: int) -> int:
+    """Steps that may still be scheduled: the one at position `p` makes the token at `p + 1`, which must exist."""
+    end = min(request.num_prompt_tokens + request.max_tokens, max_model_len)
+    return int(end - 1 - request.num_computed_tokens)
+
+
+def tokens_left(request: Request, max_model_len: int) -> int:
+    """Tokens until the request's own limit or the model's ends it."""
+    return int(min(request.max_tokens - request.num_output_tokens, max_model_len - request.num_tokens))
+
+
+def stop_token_ids(request: Request) -> set[int]:
+    """Tokens that may end the request; `check_stop` has the last word."""
+    params = request.sampling_params
+    eos = set() if params.eos_token_id is None else {params.eos_token_id}
+    return eos | set(params.stop_token_ids or ())

@@ -1,0 +1,226 @@
+"""The scheduler; see the package."""
+
+from __future__ import annotations
+
+from collections import defaultdict, deque
+from typing import Any
+
+from vllm.logger import init_logger
+from vllm.v1.core.sched.async_scheduler import AsyncScheduler
+from vllm.v1.core.sched.interface import PauseState
+from vllm.v1.core.sched.output import SchedulerOutput
+from vllm.v1.core.sched.utils import check_stop
+from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs
+from vllm.v1.kv_cache_interface import FullAttentionSpec
+from vllm.v1.request import Request, RequestStatus
+
+from gpuqa.engines.burst.requests import Burst, HandedOut, Step, only_decodes, request_obstacle, steps_left
+
+log = init_logger(__name__)
+
+LOOKAHEAD = 64  # tokens of KV cache that a burst takes for each request beforehand, at most
+FEWEST = 4  # running requests below which a burst saves nothing
+
+
+class BurstScheduler(AsyncScheduler):  # type: ignore[misc]  # vLLM's modules are skipped by the type checker
+    """vLLM's scheduler with bursts."""
+
+    running: list[Request]
+    finished_req_ids: set[str]
+    reset_preempted_req_ids: set[str]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.burst: Burst | None = None
+        self.on_their_way: deque[Step] = deque()  # steps of bursts that the model runner has not answered yet
+        self.handed_out: dict[str, HandedOut] = {}  # request id -> what its client has of it; plain requests are absent
+        self.steps = {"burst": 0, "plain": 0}
+        self.said: set[str] = set()
+        if reason := engine_obstacle(self):
+            self._say(f"engine.scheduler=burst is off: {reason}")
+        self.usable = reason is None
+
+    # ---------------------------------------------------------------- requests come and go
+
+    def add_request(self, request: Request) -> None:
+        if self.usable and request.request_id not in self.requests:
+            if reason := request_obstacle(request):
+                self._say(f"a request takes vLLM's own scheduling: {reason}")
+            else:
+                self.handed_out[request.request_id] = HandedOut(request)
+        super().add_request(request)
+
+    def finish_requests(self, request_ids: Any, finished_status: RequestStatus) -> Any:
+        self._settle()
+        finished = super().finish_requests(request_ids, finished_status)
+        for request in finished:
+            self.handed_out.pop(request.request_id, None)
+        return finished
+
+    def reset_prefix_cache(self, *args: Any, **kwargs: Any) -> bool:
+        self._settle()
+        return bool(super().reset_prefix_cache(*args, **kwargs))
+
+    # ---------------------------------------------------------------- before the model runs
+
+    def schedule(self, throttle_prefills: bool = False) -> SchedulerOutput:
+        undisturbed = self._undisturbed()
+        if self.burst is not None and not (undisturbed and self.burst.goes_on):
+            self._settle()
+        if self.burst is None and undisturbed:
+            self.burst = self._begin()
+        if self.burst is not None:
+            self.steps["burst"] += 1
+            return self._burst_step(self.burst)
+        self.steps["plain"] += 1
+        return super().schedule(throttle_prefills)
+
+    def _undisturbed(self) -> bool:
+        """Whether the next step could only decode: nobody waits, or nobody who waits could be let in."""
+        running, waiting = self.get_request_counts()
+        no_news = not waiting or running >= self.max_num_running_reqs
+        return self.usable and running >= FEWEST and no_news and self.pause_state == PauseState.UNPAUSED
+
+    def _begin(self) -> Burst | None:
+        """A burst over all running requests, its blocks taken; None where one of them does not allow it."""
+        steps = LOOKAHEAD
+        for request in self.running:
+            if request.request_id not in self.handed_out or not only_decodes(request):
+                return None
+            if not self.use_v2_model_runner and request.request_id not in self.prev_step_scheduled_req_ids:
+                return None  # the first model runner would need the request's tokens again
+            steps = min(steps, steps_left(request, self.max_model_len))
+        if steps <= 0 or self._blocks_needed(steps) > self.kv_cache_manager.block_pool.get_num_free_blocks():
+            return None
+        new_blocks = []
+        for request in self.running:
+            blocks = self.kv_cache_manager.allocate_slots(request, 1, num_lookahead_tokens=steps - 1)
+            assert blocks is not None, "the pool was counted before"
+            new_blocks.append(blocks.get_block_ids(allow_none=True))
+        return Burst(self.running, new_blocks, steps, self.max_model_len)
+
+    def _blocks_needed(self, steps: int) -> int:
+        """KV blocks that all running requests lack for so many more tokens each."""
+        held = self.kv_cache_manager.get_blocks
+        return sum(
+            max(0, -(-(request.num_computed_tokens + steps) // self.block_size) - len(held(request.request_id).blocks[0]))
+            for request in self.running
+        )
+
+    def _burst_step(self, burst: Burst) -> SchedulerOutput:
+        """One more token for every request of the burst, in the form that the model runner expects of `schedule`."""
+        self.current_step += 1
+        self.kv_cache_manager.new_step_starts()
+        self._get_new_block_ids_to_zero()  # drains a list that nobody reads here
+        out = SchedulerOutput.make_empty()
+        out.scheduled_cached_reqs = burst.request_data()
+        out.num_scheduled_tokens = burst.one_token_each
+        out.total_num_scheduled_tokens = len(burst.ids)
+        out.num_common_prefix_blocks = [0]
+        out.finished_req_ids, self.finished_req_ids = self.finished_req_ids, set()
+        out.preempted_req_ids, self.reset_preempted_req_ids = self.reset_preempted_req_ids, set()
+        if not self.use_v2_model_runner:
+            self.prev_step_scheduled_req_ids = set(burst.ids)
+        burst.scheduled += 1
+        self.on_their_way.append(Step(out, burst, burst.ids, burst.rows))
+        return out
+
+    # ---------------------------------------------------------------- after the model ran
+
+    def update_from_output(self, scheduler_output: SchedulerOutput, model_runner_output: Any) -> dict[int, EngineCoreOutputs]:
+        step = None
+        if self.on_their_way and self.on_their_way[0].output is scheduler_output:  # answers come in the order of schedule()
+            step = self.on_their_way.popleft()
+        if step is not None and step.burst is self.burst:
+            return self._take_tokens(step, model_runner_output)
+        return self._hand_out(super().update_from_output(scheduler_output, model_runner_output))
+
+    def _take_tokens(self, step: Step, model_runner_output: Any) -> dict[int, EngineCoreOutputs]:
+        """Keep one token for each row; let vLLM decide about the requests that may be done with it."""
+        burst, outputs = step.burst, defaultdict(list)
+        for row in burst.take(step, model_runner_output):
+            request = burst.requests[row]
+            burst.settle(row)
+            stopped = check_stop(request, self.max_model_len)
+            self._cache_blocks(request)
+            if stopped:
+                burst.alive[row] = False
+                outputs[request.client_index].append(self._last_output(request))
+        if not outputs:
+            return {}
+        gone = {request for request in self.running if request.is_finished()}
+        self.running = [request for request in self.running if request not in gone]
+        burst.drop_the_dead()
+        results = {client: EngineCoreOutputs(outputs=finished) for client, finished in outputs.items()}
+        next(iter(results.values())).scheduler_stats = self.make_stats()
+        return results
+
+    def _last_output(self, request: Request) -> EngineCoreOutput:
+        """All that the client does not have yet of a request that stopped; frees its blocks."""
+        output = EngineCoreOutput(
+            request_id=request.request_id,
+            new_token_ids=self.handed_out.pop(request.request_id).rest(),
+            finish_reason=request.get_finished_reason(),
+            stop_reason=request.stop_reason,
+            events=request.take_events(),
+            trace_headers=request.trace_headers,
+        )
+        self._free_request(request)
+        return output
+
+    def _hand_out(self, results: dict[int, EngineCoreOutputs]) -> dict[int, EngineCoreOutputs]:
+        """Of vLLM's own outputs, hold back what is neither the first nor the last of a request; append what was held."""
+        for client, result in list(results.items()):
+            kept = []
+            for output in result.outputs:
+                handed_out = self.handed_out.get(output.request_id)
+                if handed_out is not None:
+                    if output.finish_reason is None and output.prefill_stats is None:
+                        continue
+                    output.new_token_ids = handed_out.rest()
+                if output.finish_reason is not None:
+                    self.handed_out.pop(output.request_id, None)
+                kept.append(output)
+            result.outputs = kept
+            if not kept and result.scheduler_stats is None and result.finished_requests is None:
+                del results[client]
+        if self.burst is not None:  # a step from before the burst may have ended one of its requests
+            self.burst.drop_finished()
+        return results
+
+    def _settle(self) -> None:
+        """End the burst: its requests look as if vLLM had scheduled them token by token."""
+        burst, self.burst = self.burst, None
+        if burst is not None:
+            for row in burst.rows:
+                burst.settle(row)
+                self._cache_blocks(burst.requests[row])
+
+    def _cache_blocks(self, request: Request) -> None:
+        self.kv_cache_manager.cache_blocks(request, request.num_computed_tokens - request.num_output_placeholders)
+
+    def _say(self, message: str) -> None:
+        if message not in self.said:
+            self.said.add(message)
+            log.warning(message)
+
+
+def engine_obstacle(scheduler: BurstScheduler) -> str | None:
+    """Why this engine cannot burst; None if it can."""
+    groups = scheduler.kv_cache_config.kv_cache_groups
+    obstacles = {
+        "pipeline parallelism": scheduler.use_pp,
+        "speculative decoding": scheduler.num_spec_tokens > 0,
+        "LoRA": scheduler.lora_config is not None,
+        "a KV or encoder connector": scheduler.connector is not None or scheduler.ec_connector is not None,
+        "several engines behind one client": scheduler.finished_req_ids_dict is not None,
+        "KV cache events": scheduler.enable_kv_cache_events,
+        "a KV cache that is zeroed or freed later": scheduler.needs_kv_cache_zeroing or scheduler.defer_block_free,
+        "attention that is not full": len(groups) != 1 or not isinstance(groups[0].kv_cache_spec, FullAttentionSpec),
+        "context parallelism": scheduler.dcp_world_size > 1,
+        "an encoder or a diffusion model": scheduler.is_encoder_decoder or scheduler.num_sampled_tokens_per_step != 1,
+        "routed experts or sampling masks in the output": getattr(scheduler, "enable_return_routed_experts", False)
+        or getattr(scheduler, "aux_output_connector", None) is not None
+        or getattr(scheduler, "return_sampling_mask", False),
+    }
+    return next((name for name, present in obstacles.items() if present), None)

@@ -1,0 +1,168 @@
+"""The burst scheduler against vLLM's own: the same tokens to the same requests, and every block back at the end."""
+
+from __future__ import annotations
+
+import os
+import random
+from functools import cache
+from typing import Any
+
+import pytest
+
+pytest.importorskip("vllm")
+
+from stand_in_runner import Engine, Runner, answer, make_config, make_request, make_scheduler
+from vllm.sampling_params import RequestOutputKind, SamplingParams
+from vllm.v1.core.sched.async_scheduler import AsyncScheduler
+
+from gpuqa.engines.burst import scheduler as burst_scheduler
+from gpuqa.engines.burst.scheduler import BurstScheduler
+
+SCHEDULES = int(os.environ.get("GPUQA_BURST_SCHEDULES", "150"))  # for each of the four ways of running
+MAX_MODEL_LEN = 64
+WAYS = [(second_runner, depth) for second_runner in (False, True) for depth in (1, 2)]
+NAMES = [f"{'second' if second_runner else 'first'}_runner-depth_{depth}" for second_runner, depth in WAYS]
+
+
+config = cache(make_config)  # a configuration takes a tenth of a second to make
+
+
+def params(rng: random.Random, plain: float) -> SamplingParams:
+    """How one request wants its answer; `plain` is the share of those that no burst may touch."""
+    chosen = SamplingParams(
+        temperature=0.0,
+        max_tokens=rng.choice([1, 2, 7, 20, 50, 200]),
+        stop_token_ids=rng.sample(range(30), rng.choice([0, 1, 3])),
+        detokenize=False,
+        output_kind=RequestOutputKind.DELTA if rng.random() < plain else RequestOutputKind.FINAL_ONLY,
+    )
+    if rng.random() < 0.5:
+        chosen._eos_token_id = rng.randrange(30)
+    return chosen
+
+
+def run(cls: type[Any], second_runner: bool, depth: int, seed: int) -> tuple[Engine, dict[str, Any], set[str]]:
+    """One random schedule to its end: arrivals, stops, preemptions, aborts and resets."""
+    rng = random.Random(seed)
+    setting = config(rng.choice([4, 6, 16]), rng.choice([24, 64]), MAX_MODEL_LEN, rng.choice(["fcfs", "priority"]))
+    scheduler = make_scheduler(cls, setting, rng.choice([18, 30, 60, 300]), second_runner)
+    engine, wanted, aborted = Engine(scheduler, depth, Runner(MAX_MODEL_LEN)), {}, set()
+    plain = rng.choice([0.0, 0.0, 0.0, 0.1])
+    prefix = [rng.randrange(30) for _ in range(rng.choice([0, 9, 20]))]
+    arrivals = sorted((rng.choice([0, 0, rng.randrange(60)]), name) for name in range(rng.randrange(1, 20)))
+    for tick in range(10_000):
+        while arrivals and arrivals[0][0] <= tick:
+            name = str(arrivals.pop(0)[1])
+            prompt = prefix + [rng.randrange(30) for _ in range(rng.randrange(1, 25))]
+            wanted[name] = (prompt, params(rng, plain))
+            scheduler.add_request(make_request(name, *wanted[name], priority=rng.randrange(3)))
+        abort = [name for name in wanted if name not in engine.client.reasons and rng.random() < 0.002]
+        aborted.update(abort)
+        if rng.random() < 0.004:
+            scheduler.reset_prefix_cache(reset_running_requests=True)
+        engine.step(abort)
+        if not arrivals and not engine.busy:
+            return engine, wanted, aborted
+    raise AssertionError("the schedule does not end")
+
+
+@pytest.mark.parametrize("way", WAYS, ids=NAMES)
+@pytest.mark.parametrize("cls", [AsyncScheduler, BurstScheduler])
+def test_random_schedules_give_every_request_its_tokens_and_the_pool_its_blocks(
+    cls: type[Any], way: tuple[bool, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """vLLM's own scheduler takes the same test, or the stand-in would prove nothing."""
+    monkeypatch.setattr(burst_scheduler, "FEWEST", 1)
+    bursts = 0
+    for seed in range(SCHEDULES):
+        monkeypatch.setattr(burst_scheduler, "LOOKAHEAD", (1, 2, 5, 64)[seed % 4])
+        engine, wanted, aborted = run(cls, *way, seed)
+        scheduler = engine.scheduler
+        for name, (prompt, sampling) in wanted.items():
+            tokens, reason = answer(prompt, sampling, MAX_MODEL_LEN)
+            got = engine.client.tokens.get(name, [])
+            if name in aborted and name not in engine.client.reasons:
+                assert got == tokens[: len(got)], (seed, name)
+            else:
+                assert (got, engine.client.reasons.get(name)) == (tokens, reason), (seed, name)
+        assert (scheduler.requests, scheduler.running) == ({}, []), seed
+        free = scheduler.kv_cache_manager.block_pool.get_num_free_blocks()
+        assert free == scheduler.kv_cache_config.num_blocks - 1, (seed, "blocks were lost; one is vLLM's null block")
+        if cls is BurstScheduler:
+            assert (scheduler.handed_out, len(scheduler.on_their_way), scheduler.burst) == ({}, 0, None), seed
+            bursts += scheduler.steps["burst"]
+    assert cls is AsyncScheduler or bursts > 10 * SCHEDULES
+
+
+def filled(requests: list[tuple[list[int], SamplingParams]], blocks: int = 300) -> Engine:
+    """A burst scheduler with these requests, two orders out at once."""
+    scheduler = make_scheduler(BurstScheduler, config(16, 64, MAX_MODEL_LEN, "fcfs"), blocks, True)
+    for name, (prompt, sampling) in enumerate(requests):
+        scheduler.add_request(make_request(str(name), prompt, sampling, priority=0))
+    return Engine(scheduler, 2, Runner(MAX_MODEL_LEN))
+
+
+def whole(**changes: Any) -> SamplingParams:
+    """An answer of 30 tokens that is wanted whole."""
+    return SamplingParams(**{"max_tokens": 30, "detokenize": False, "output_kind": RequestOutputKind.FINAL_ONLY, **changes})
+
+
+def run_dry(engine: Engine) -> None:
+    """Step until nothing is left."""
+    while engine.busy:
+        engine.step([])
+
+
+def test_a_batch_bursts_and_its_clients_hear_of_each_answer_twice() -> None:
+    engine = filled([([1, 2, 3 + number], whole()) for number in range(8)])
+    run_dry(engine)
+    assert engine.client.messages == 2 * 8, "the first token, for its time, and the rest"
+    assert engine.scheduler.steps["plain"] <= 6 < 20 < engine.scheduler.steps["burst"]
+
+
+def test_a_batch_wider_than_the_engine_bursts_while_the_others_wait() -> None:
+    engine = filled([([1, 2, 3 + number], whole()) for number in range(24)])  # 16 run at once
+    run_dry(engine)
+    assert len(engine.client.reasons) == 24
+    assert engine.scheduler.steps["burst"] > 3 * engine.scheduler.steps["plain"]
+
+
+def test_a_newcomer_is_let_in_with_the_next_step() -> None:
+    engine = filled([([1, 2, 3 + number], whole()) for number in range(8)])
+    while engine.scheduler.burst is None or engine.scheduler.burst.scheduled < 5:
+        engine.step([])
+    engine.scheduler.add_request(make_request("99", [7, 8, 9], whole(), priority=0))
+    engine.step([])
+    assert "99" in engine.runner.states
+    run_dry(engine)
+    assert engine.client.tokens["99"] == answer([7, 8, 9], whole(), MAX_MODEL_LEN)[0]
+
+
+PLAIN = {
+    "streaming": {"output_kind": RequestOutputKind.DELTA},
+    "logprobs": {"logprobs": 1},
+    "stop strings": {"stop": ["x"], "detokenize": True},
+    "min_tokens": {"min_tokens": 3},
+}
+
+
+@pytest.mark.parametrize("reason", PLAIN)
+def test_an_unusual_request_takes_vllms_own_path_and_that_is_said_once(reason: str, caplog: pytest.LogCaptureFixture) -> None:
+    unusual = whole(**PLAIN[reason])
+    engine = filled([([1, 2, 3 + number], unusual) for number in range(8)])
+    run_dry(engine)
+    assert engine.scheduler.steps["burst"] == 0
+    assert not engine.scheduler.handed_out
+    assert len(engine.client.reasons) == 8
+    said = [record.message for record in caplog.records if "vLLM's own scheduling" in record.message]
+    assert said == [f"a request takes vLLM's own scheduling: {reason}"]
+
+
+def test_an_engine_that_it_does_not_know_runs_as_vllm_wrote_it(caplog: pytest.LogCaptureFixture) -> None:
+    setting = make_config(16, 64, MAX_MODEL_LEN, "fcfs")
+    setting.parallel_config.pipeline_parallel_size = 2
+    scheduler = make_scheduler(BurstScheduler, setting, 300, True)
+    assert not scheduler.usable
+    assert [record.message for record in caplog.records if "burst" in record.message] == [
+        "engine.scheduler=burst is off: pipeline parallelism"
+    ]

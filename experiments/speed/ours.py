@@ -1,0 +1,100 @@
+"""Our contestants: gpuqa's own pipeline, called directly and over HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from contestant import HOST, Batch, Contestant, Reply, Task, listen
+
+
+class Ours(Contestant):
+    """One engine, and for each prefix a `Pipeline` and the app of `gpuqa.server`, served as `gpuqa.serve` does it."""
+
+    serves = True
+
+    async def start(self) -> Reply:
+        from gpuqa.pipeline import Pipeline, checked_tokenizer, start_engine
+        from gpuqa.roots import HttpConfig
+        from gpuqa.server import create_app
+
+        configs = {prefix: our_config(self.task, system) for prefix, system in self.task.systems.items()}
+        first = next(iter(configs.values()))
+        tokenizer = await asyncio.to_thread(checked_tokenizer, first)
+        self.engine: Any = await start_engine(first)  # the prefixes differ in their prompt alone
+        self.pipelines = {prefix: Pipeline(self.engine, tokenizer, config) for prefix, config in configs.items()}
+        for prefix, pipeline in self.pipelines.items():
+            app = create_app(lambda one=pipeline: immediately(one), ["Warm?"], HttpConfig(host=HOST, port=0), fail)  # type: ignore[misc]
+            self.addresses[prefix] = (await listen(app), "/predict")
+        scheduler = getattr(first.engine, "scheduler", None)
+        return {"engine_args": first.engine_args(), "scheduler": scheduler.name if scheduler else "default"}
+
+    async def measure(self, batch: Batch) -> Reply:
+        began = time.perf_counter()
+        completions = await self.pipelines[batch.prefix].answer(batch.questions)
+        seconds = time.perf_counter() - began
+        errors = [completion.error for completion in completions if completion.error]
+        if errors:
+            raise RuntimeError(f"{len(errors)} questions failed, the first with {errors[0]}")
+        return {"seconds": seconds, "output_tokens": sum(completion.output_tokens for completion in completions)}
+
+    async def profile(self, on: bool) -> Reply:
+        await (self.engine.llm.start_profile() if on else self.engine.llm.stop_profile())
+        return {}
+
+
+def our_config(task: Task, system: str) -> Any:
+    """A pipeline's config: the shipped engine file, with the arguments that all contestants share put over it.
+
+    Raises:
+        UserError: `task.scheduler` is wanted and the installed gpuqa has no such setting.
+    """
+    import yaml
+
+    from gpuqa.config import (
+        Backend,
+        EngineConfig,
+        ModelConfig,
+        PipelineConfig,
+        PromptConfig,
+        QuantizationConfig,
+        SamplingConfig,
+        UserError,
+    )
+
+    shipped = yaml.safe_load(Path(task.engine_config).read_text())
+    shipped["args"] = {**shipped["args"], **task.args}
+    known = {field.name for field in fields(EngineConfig)}
+    if "scheduler" in known:
+        shipped["scheduler"] = get_type_hints(EngineConfig)["scheduler"][task.scheduler or "burst"]
+    elif task.scheduler:
+        raise UserError("this gpuqa has no engine.scheduler")
+    shipped = {key: value for key, value in shipped.items() if key in known} | {"backend": Backend[shipped["backend"]]}
+    return PipelineConfig(
+        model=ModelConfig(name="speed", path=task.model),
+        prompt=PromptConfig(name="speed", system=system),
+        quantization=QuantizationConfig(name="none"),
+        engine=EngineConfig(**shipped),
+        sampling=SamplingConfig(name="speed", **task.sampling),
+    )
+
+
+async def immediately(pipeline: Any) -> Any:
+    """A pipeline that is there already, for an app that expects to start one."""
+    return pipeline
+
+
+def fail(reason: str) -> None:
+    """What an app calls when its warm-up failed: there is nothing to measure then."""
+    print(f"warm-up failed: {reason}", file=sys.stderr)
+
+
+class OursDefault(Ours):
+    """Ours with vLLM's own scheduler."""
+
+    def __init__(self, task: Task) -> None:
+        super().__init__(replace(task, scheduler="default"))

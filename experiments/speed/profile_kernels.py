@@ -1,0 +1,155 @@
+"""How much of a batch's wall time do the kernels themselves need? The rest is what the host makes the GPU wait.
+
+    python experiments/speed/profile_kernels.py out=/tmp/kernels model=/tmp/bench_model [--only a.text,c,h.direct]
+
+For the offline `LLM` and for ours: the median wall seconds of three batches without the profiler, then one batch under
+vLLM's torch profiler, of whose trace only the kernels' own intervals count. Takes the yardstick's options; the table is
+printed and kernels.json written to `out`. Exit codes: 0 measured, 1 somebody failed, 2 there is no CUDA device.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import statistics
+import sys
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from processes import Peer, PeerFailed
+from questions import question_texts, system_prompt
+from rows import Row, chosen
+from settings import child_env, task_of
+from yardstick import parse, write_model
+
+from gpuqa import hardware
+
+HERE = Path(__file__).resolve().parent
+MOST = 12  # kernels that are listed
+BATCHES = 3
+PATIENCE_S = 600.0
+Interval = tuple[float, float, str]  # begin and duration in microseconds, name
+
+
+def main() -> int:
+    """Measure one contestant after the other, each alone on the GPU."""
+    arguments = parse(sys.argv[1:])
+    if not hardware.nvidia_smi("name"):
+        print("profile_kernels: there is no CUDA device here, and so there are no kernels to measure", file=sys.stderr)
+        return 2
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    write_model(arguments)
+    results: list[dict[str, Any]] = []
+    failed = False
+    for row in chosen(arguments.only or "a.text,c"):
+        if row.over_http or row.contestant in ("async", "transformers"):
+            continue
+        try:
+            for result in profiled(row, arguments):
+                results.append(result)
+                print(shown(result), flush=True)
+                (arguments.out / "kernels.json").write_text(json.dumps(results, indent=1) + "\n")
+        except PeerFailed as error:
+            failed = True
+            print(f"{row.key}: {error}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def profiled(row: Row, arguments: argparse.Namespace) -> Iterable[dict[str, Any]]:
+    """Wall and kernel seconds of one contestant at every prefix."""
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(arguments.model / "tokenizer.json"))
+    traces = arguments.out / f"traces_{row.contestant}"
+    task = task_of(row.contestant, arguments, {prefix: system_prompt(tokenizer, prefix) for prefix in arguments.prefixes})
+    task["extra_args"]["profiler_config"] = profiler_config(traces)
+    log = arguments.out / f"kernels_{row.contestant}.log"
+    peer = Peer([str(HERE / "contestants.py"), row.contestant, json.dumps(task)], log, child_env(arguments))
+
+    def seconds_of(prefix: int, repeat: int) -> float:
+        texts = question_texts(tokenizer, row.key, prefix, repeat, arguments.questions)
+        batch = {"how": row.how, "prefix": str(prefix), "questions": texts}
+        return float(peer.ask({"measure": batch}, PATIENCE_S)["seconds"])
+
+    try:
+        peer.reply(PATIENCE_S)
+        for prefix in arguments.prefixes:
+            _, *walls = (seconds_of(prefix, repeat) for repeat in range(1 + BATCHES))  # the first one warms up
+            known = set(traces.glob("*.json*"))
+            peer.ask({"profile": True}, PATIENCE_S)
+            seconds = seconds_of(prefix, 1 + BATCHES)
+            peer.ask({"profile": False}, PATIENCE_S)
+            found = [one for file in set(traces.glob("*.json*")) - known for one in kernels(read_trace(file))]
+            if not found:
+                raise PeerFailed(f"the profiler wrote no kernels to {traces}")
+            yield {"row": row.key, "what": row.what, "prefix": prefix, "profiled_wall_s": seconds, **figures(found, walls)}
+    finally:
+        peer.kill()
+
+
+def profiler_config(folder: Path) -> dict[str, Any]:
+    """vLLM's profiler with everything off that costs time and that nobody reads here; known to 0.26 and 0.32."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return {
+        "profiler": "torch",
+        "torch_profiler_dir": str(folder),
+        "torch_profiler_with_stack": False,
+        "torch_profiler_dump_cuda_time_total": False,
+        "ignore_frontend": True,
+    }
+
+
+def read_trace(file: Path) -> dict[str, Any]:
+    """A Chrome trace, gzipped or not."""
+    content = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
+    trace: dict[str, Any] = json.loads(content)
+    return trace
+
+
+def kernels(trace: dict[str, Any]) -> list[Interval]:
+    """The GPU kernels of a trace; copies and annotations are none."""
+    events = trace["traceEvents"]
+    return [(event["ts"], event["dur"], event["name"]) for event in events if event.get("cat") == "kernel"]
+
+
+def figures(found: list[Interval], walls: list[float]) -> dict[str, Any]:
+    """What the table shows; a kernel's seconds are its sum, all kernels' are the union of their intervals."""
+    total: dict[str, list[float]] = defaultdict(list)
+    for _, duration, name in found:
+        total[name].append(duration)
+    most = sorted(total.items(), key=lambda item: -sum(item[1]))[:MOST]
+    wall, busy = statistics.median(walls), busy_s(found)
+    return {
+        "wall_s": wall,
+        "walls_s": walls,
+        "kernel_s": busy,
+        "kernel_fraction": busy / wall,
+        "kernels": [{"name": name, "seconds": sum(took) / 1e6, "calls": len(took)} for name, took in most],
+    }
+
+
+def busy_s(found: Iterable[Interval]) -> float:
+    """Seconds in which at least one kernel ran."""
+    busy, end = 0.0, float("-inf")
+    for begin, duration, _ in sorted(found):
+        busy += max(0.0, begin + duration - max(begin, end))
+        end = max(end, begin + duration)
+    return busy / 1e6
+
+
+def shown(result: dict[str, Any]) -> str:
+    """One contestant at one prefix, for a terminal."""
+    head = (
+        f"{result['row']} ({result['what']}), prefix {result['prefix']}: kernels {result['kernel_s']:.3f} s of "
+        f"{result['wall_s']:.3f} s wall without the profiler = {result['kernel_fraction']:.0%} "
+        f"(wall under the profiler {result['profiled_wall_s']:.3f} s)"
+    )
+    lines = [f"  {one['seconds']:7.3f} s {one['calls']:7d} x {one['name'][:110]}" for one in result["kernels"]]
+    return "\n".join([head, *lines])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -44,8 +44,12 @@ def score_answers(questions: Sequence[Question], answered: Answered) -> list[Ans
     return answers
 
 
-def measure(passes: Sequence[Answered], answers: Sequence[Answer], overhead: Overhead) -> Measurement:
-    """The numbers of a trial: speeds and token sums over all passes, scores and answer counts over the scored pass."""
+def measure(passes: Sequence[Answered], answers: Sequence[Answer], overhead: Overhead, scored: bool = True) -> Measurement:
+    """The numbers of a trial: speeds and token sums over all passes, scores and answer counts over the first pass.
+
+    `scored` is false where `sampling.ignore_eos` made every answer run to `max_tokens`: that measures speed, and a
+    score of such text would be taken for quality.
+    """
     speed, speed_mad = median_and_mad([chars(one.completions) / one.seconds for one in passes])
     seconds, _ = median_and_mad([one.seconds for one in passes])
     completions = [completion for one in passes for completion in one.completions]
@@ -74,10 +78,10 @@ def measure(passes: Sequence[Answered], answers: Sequence[Answer], overhead: Ove
         cached_tokens=cached,
         prompt_tokens=asked,
         output_tokens=sum(completion.output_tokens for completion in completions),
-        rouge_l_f1_judge=fmean(judge),
-        rouge_l_f1_judge_interval=bootstrap_interval(judge),
-        rouge_l_f1=fmean(chinese),
-        rouge_l_f1_interval=bootstrap_interval(chinese),
+        rouge_l_f1_judge=fmean(judge) if scored else None,
+        rouge_l_f1_judge_interval=bootstrap_interval(judge) if scored else None,
+        rouge_l_f1=fmean(chinese) if scored else None,
+        rouge_l_f1_interval=bootstrap_interval(chinese) if scored else None,
         answer_chars_mean=chars(first) / len(first),
         answers_truncated=truncated,
         truncated_fraction=truncated / len(first),

@@ -94,10 +94,10 @@ class Measurement:
     cached_tokens: int
     prompt_tokens: int
     output_tokens: int
-    rouge_l_f1_judge: float  # the judge's formula, which sees only [a-z0-9]+
-    rouge_l_f1_judge_interval: Interval
-    rouge_l_f1: float  # the same F1 over jieba words, Chinese kept
-    rouge_l_f1_interval: Interval
+    rouge_l_f1_judge: float | None  # the judge's formula, which sees only [a-z0-9]+; None where answers ran past their end
+    rouge_l_f1_judge_interval: Interval | None
+    rouge_l_f1: float | None  # the same F1 over jieba words, Chinese kept
+    rouge_l_f1_interval: Interval | None
     answer_chars_mean: float
     answers_truncated: int  # ended by max_tokens instead of a stop token
     truncated_fraction: float

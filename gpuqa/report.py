@@ -118,15 +118,15 @@ def to_html(verdict: Verdict, title: str, note: str | None, samples: dict[str, s
 def plot_points(standings: Sequence[Standing]) -> dict[str, Any]:
     """Positions in a 640 x 320 plot: quality to the right, speed upwards, axes from zero."""
     measured = [(standing, standing.trial.measurement) for standing in standings if standing.trial.measurement]
-    right = max((found.rouge_l_f1_judge for _, found in measured), default=0.0) * 1.15 or 1.0
+    right = max((found.rouge_l_f1_judge or 0.0 for _, found in measured), default=0.0) * 1.15 or 1.0
     top = max((found.chars_per_s for _, found in measured), default=0.0) * 1.15 or 1.0
     dots = [
         {
-            "x": 60 + 560 * found.rouge_l_f1_judge / right,
+            "x": 60 + 560 * (found.rouge_l_f1_judge or 0.0) / right,
             "y": 280 - 260 * found.chars_per_s / top,
             "eligible": not standing.objections,
             "name": standing.trial.name,
-            "label": f"{found.chars_per_s:,.0f} chars/s at {found.rouge_l_f1_judge:.4f}",
+            "label": f"{found.chars_per_s:,.0f} chars/s at {shown(found, 'rouge_l_f1_judge')}",
         }
         for standing, found in measured
     ]

@@ -43,8 +43,8 @@ def objections(trial: Trial, baseline: Trial | None, rule: SelectionConfig) -> t
     if found is None:
         return (f"failed: {trial.error}",)
     against = []
-    if found.rouge_l_f1_judge < rule.min_rouge_l_f1_judge:
-        against.append(f"rouge_l_f1_judge {found.rouge_l_f1_judge:.4f} is below the floor {rule.min_rouge_l_f1_judge:g}")
+    if (found.rouge_l_f1_judge or 0.0) < rule.min_rouge_l_f1_judge:
+        against.append(f"rouge_l_f1_judge {text_of(found.rouge_l_f1_judge)} is below the floor {rule.min_rouge_l_f1_judge:g}")
     if baseline is not None and baseline.measurement is not None:
         against += guard("rouge_l_f1", found, baseline.measurement, rule.min_rouge_l_f1_ratio)
         against += guard("answer_chars_mean", found, baseline.measurement, rule.min_answer_chars_ratio)
@@ -54,7 +54,7 @@ def objections(trial: Trial, baseline: Trial | None, rule: SelectionConfig) -> t
 def guard(key: str, found: Measurement, baseline: Measurement, ratio: float) -> list[str]:
     """An objection if a number fell below its share of the unquantized baseline's."""
     ours, theirs = getattr(found, key), getattr(baseline, key)
-    if ours >= ratio * theirs:
+    if ours is None or theirs is None or ours >= ratio * theirs:
         return []
     return [f"{key} {ours:.4g} is below {ratio * 100:.4g}% of the unquantized {theirs:.4g}"]
 
@@ -91,8 +91,8 @@ def why_winner(winner: Trial, standings: Sequence[Standing], rule: SelectionConf
     text = (
         f"{winner.name} is the fastest of {len(eligible)} eligible trials (of {len(standings)}): "
         f"{found.chars_per_s:,.0f} chars/s (MAD {found.chars_per_s_mad:,.0f} over {found.repeats} repeats) "
-        f"at rouge_l_f1_judge {found.rouge_l_f1_judge:.4f} (floor {rule.min_rouge_l_f1_judge:g}), "
-        f"rouge_l_f1 {found.rouge_l_f1:.4f}."
+        f"at rouge_l_f1_judge {text_of(found.rouge_l_f1_judge)} (floor {rule.min_rouge_l_f1_judge:g}), "
+        f"rouge_l_f1 {text_of(found.rouge_l_f1)}."
     )
     if len(eligible) > 1 and speed(eligible[1]) > 0:
         lead = speed(winner) / speed(eligible[1]) - 1
@@ -110,5 +110,10 @@ def why_nobody(standings: Sequence[Standing]) -> str:
 
 
 def score(trial: Trial) -> float:
-    """The judge's score, 0 for a failure."""
-    return trial.measurement.rouge_l_f1_judge if trial.measurement else 0.0
+    """The judge's score, 0 for a failure or where nothing was scored."""
+    return (trial.measurement.rouge_l_f1_judge or 0.0) if trial.measurement else 0.0
+
+
+def text_of(score: float | None) -> str:
+    """A score in a sentence."""
+    return "n/a (sampling.ignore_eos)" if score is None else f"{score:.4f}"

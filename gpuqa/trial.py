@@ -66,7 +66,7 @@ async def run_trial(cell: Cell, pipeline: Pipeline) -> tuple[Trial, list[Answer]
         raise EngineFailed(f"every question failed, the first with {passes[0].completions[0].error}")
     answers = score_answers(cell.questions, passes[0])
     overhead = Overhead(pipeline.engine.start_s, warmup_s, hardware.peak_memory_gib())
-    measurement = roofline.with_fraction(measure(passes, answers, overhead), cell.config)
+    measurement = roofline.with_fraction(measure(passes, answers, overhead, not cell.config.sampling.ignore_eos), cell.config)
     return Trial(cell.key, cell.axes, cell.config.as_dict(), cell.identity, measurement), answers
 
 

@@ -33,9 +33,14 @@ def peak_memory_gib() -> float:
     return (host + gpu) / GIB
 
 
-def kill_children() -> None:
-    """End every process that this one started, for an engine that hangs."""
-    for child in psutil.Process().children(recursive=True):
+def children() -> set[psutil.Process]:
+    """The processes that this one started, and theirs."""
+    return set(psutil.Process().children(recursive=True))
+
+
+def kill_children(spared: set[psutil.Process]) -> None:
+    """End every process that this one started since `spared` were its `children`, for an engine that hangs."""
+    for child in children() - spared:
         with contextlib.suppress(psutil.NoSuchProcess):  # it ended by itself
             child.kill()
 

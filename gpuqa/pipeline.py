@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Sequence
-from typing import Any, Self
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, Self, TypeVar
 
 from gpuqa.cleanup import clean
 from gpuqa.config import ModelConfig, PipelineConfig, SamplingConfig, UserError
 from gpuqa.dataset import read_questions
 from gpuqa.engines import Engine, backend_class
 from gpuqa.places import find
-from gpuqa.prompts import PromptEncoder, load_tokenizer
+from gpuqa.prompts import PromptEncoder, decode_all, load_tokenizer
 from gpuqa.records import Completion, EncodedPrompt, Generation
 
+WORTH_A_THREAD = 2_000  # characters or tokens; below, the tokenizer needs less than a millisecond
+Item = TypeVar("Item")
+Made = TypeVar("Made")
 BUILTIN_WARMUP = (
     "你好，请介绍一下你自己。",
     "请用一句话说明什么是并行计算。",
@@ -29,7 +32,7 @@ class Pipeline:
         self.engine, self.tokenizer, self.config = engine, tokenizer, config
         self.encoder = encoder_for(tokenizer, config)
         self.stop = stop_token_ids(tokenizer, config.sampling)
-        self._tokenizing = asyncio.Lock()  # off the event loop, but one at a time: tokenizers are not re-entrant
+        self._tokenizing = asyncio.Lock()  # one call at a time: tokenizers are not re-entrant
 
     @classmethod
     async def start(cls, config: PipelineConfig) -> Self:
@@ -50,11 +53,9 @@ class Pipeline:
         """
         if not questions:
             return []
-        async with self._tokenizing:
-            prompts = await asyncio.to_thread(self._encode, questions)
+        prompts = await self._tokenize(self._encode, questions, sum(map(len, questions)))
         generations = await self.engine.generate([prompt.token_ids for prompt in prompts], self.config.sampling, self.stop)
-        async with self._tokenizing:
-            texts = await asyncio.to_thread(self._decode, generations)
+        texts = await self._tokenize(self._decode, generations, sum(len(one.token_ids) for one in generations))
         return [
             Completion(
                 text=text,
@@ -74,11 +75,16 @@ class Pipeline:
         """Release the engine."""
         await self.engine.close()
 
+    async def _tokenize(self, function: Callable[[Sequence[Item]], list[Made]], items: Sequence[Item], size: int) -> list[Made]:
+        """Call the tokenizer; off the event loop where `size` (characters or tokens) makes it slower than a thread."""
+        async with self._tokenizing:
+            return function(items) if size < WORTH_A_THREAD else await asyncio.to_thread(function, items)
+
     def _encode(self, questions: Sequence[str]) -> list[EncodedPrompt]:
-        return [self.encoder.encode(question) for question in questions]
+        return self.encoder.encode_all(questions)
 
     def _decode(self, generations: Sequence[Generation]) -> list[str]:
-        texts = self.tokenizer.batch_decode([generation.token_ids for generation in generations], skip_special_tokens=True)
+        texts = decode_all(self.tokenizer, [generation.token_ids for generation in generations])
         return [clean(text, self.config.prompt.cleanup) for text in texts]
 
 

@@ -7,6 +7,7 @@ inside a question is text and never a control token.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from gpuqa.config import PLACEHOLDER, ModelConfig, PromptConfig, UserError
@@ -37,6 +38,14 @@ def load_tokenizer(model: ModelConfig) -> Any:
     if not tokenizer.chat_template:
         raise UserError(f"model.path: the tokenizer in {folder} has no chat template, so prompts cannot be built")
     return tokenizer
+
+
+def decode_all(tokenizer: Any, token_ids: Sequence[list[int]]) -> list[str]:
+    """Text without control tokens. transformers decodes one after the other; its Rust tokenizer, all of them in parallel."""
+    if tokenizer.is_fast and not tokenizer.clean_up_tokenization_spaces:
+        texts: list[str] = tokenizer.backend_tokenizer.decode_batch(token_ids, skip_special_tokens=True)
+        return texts
+    return [tokenizer.decode(one, skip_special_tokens=True) for one in token_ids]
 
 
 def messages(prompt: PromptConfig, user_text: str) -> list[dict[str, str]]:
@@ -74,8 +83,16 @@ class PromptEncoder:
 
     def encode(self, question: str) -> EncodedPrompt:
         """Token ids of one question; the middle of an over-long one is taken out, its ends say most."""
+        return self.encode_all([question])[0]
+
+    def encode_all(self, questions: Sequence[str]) -> list[EncodedPrompt]:
+        """Token ids of many questions: one call of the tokenizer takes a third of the time of one call each."""
+        users = self._all_plain([self.prompt.user.replace(PLACEHOLDER, question) for question in questions])
+        return [self._fit(question, user) for question, user in zip(questions, users, strict=True)]
+
+    def _fit(self, question: str, user: list[int]) -> EncodedPrompt:
+        """The whole prompt of a question whose turn is `user`, cut where it is too long."""
         limit = self.room - len(self.before) - len(self.after)
-        user = self._user(question)
         was_cut = len(user) > limit
         if was_cut:
             plain = self._plain(question)
@@ -95,7 +112,13 @@ class PromptEncoder:
         return self._plain(self.prompt.user.replace(PLACEHOLDER, question))
 
     def _plain(self, text: str) -> list[int]:
-        """Token ids of text in which nothing is a control token."""
-        sound = text.encode(errors="replace").decode()  # half a surrogate pair is no text; JSON can hold one
-        token_ids: list[int] = self.tokenizer.encode(sound, add_special_tokens=False, split_special_tokens=True, verbose=False)
+        return self._all_plain([text])[0]
+
+    def _all_plain(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of texts in which nothing is a control token."""
+        sound = [text.encode(errors="replace").decode() for text in texts]  # JSON can hold half a surrogate pair: no text
+        found = self.tokenizer(
+            sound, add_special_tokens=False, split_special_tokens=True, return_attention_mask=False, verbose=False
+        )
+        token_ids: list[list[int]] = found["input_ids"]
         return token_ids

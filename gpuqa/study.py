@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,7 +20,7 @@ from gpuqa.places import find
 from gpuqa.prompts import load_tokenizer
 from gpuqa.records import Answer, Trial
 from gpuqa.roots import CellConfig
-from gpuqa.trial import Cell, run_trial
+from gpuqa.trial import Cell, run_trial, score_trial, start_scorers
 
 
 class Observer(Protocol):
@@ -81,13 +83,14 @@ async def run(cells: Sequence[Cell], journal: Journal, observer: Observer) -> Ou
         observer.engine_starts(cell)
 
     def run_one(group: list[Cell]) -> AsyncIterator[tuple[Trial, list[Answer]]]:
-        return run_group(group, engine_starts, journal.engine_log)
+        return run_group(group, engine_starts, journal.engine_log, scorers)
 
     groups = group_by_engine([cell for cell in cells if cell.key not in done])
-    async for trial, answers in EXECUTORS[cells[0].config.executor.kind](groups, run_one):
-        journal.write(trial, answers)
-        done[trial.key] = trial
-        observer.trial_done(trial, kept=False)
+    with start_scorers() as scorers:
+        async for trial, answers in EXECUTORS[cells[0].config.executor.kind](groups, run_one):
+            journal.write(trial, answers)
+            done[trial.key] = trial
+            observer.trial_done(trial, kept=False)
     return Outcome([done[cell.key] for cell in cells], starts, kept)
 
 
@@ -100,11 +103,15 @@ def group_by_engine(cells: Sequence[Cell]) -> list[list[Cell]]:
 
 
 async def run_group(
-    group: list[Cell], engine_starts: Callable[[Cell], None], log: Path
+    group: list[Cell], engine_starts: Callable[[Cell], None], log: Path, scorers: ProcessPoolExecutor
 ) -> AsyncIterator[tuple[Trial, list[Answer]]]:
-    """One engine for all cells; a cell that breaks it is a failed trial, and the rest get a new one."""
+    """One engine for all cells; a cell that breaks it is a failed trial, and the rest get a new one.
+
+    While a cell is measured, the answers of the one before it are scored.
+    """
     tokenizer = load_tokenizer(group[0].config.model)
     engine: Engine | None = None
+    scoring: asyncio.Task[tuple[Trial, list[Answer]]] | None = None
     try:
         for place, cell in enumerate(group):
             if engine is None:
@@ -116,11 +123,24 @@ async def run_group(
                         yield failed.failed(str(error)), []
                     return
             try:
-                yield await run_trial(cell, Pipeline(engine, tokenizer, cell.config))
+                measured = await run_trial(cell, Pipeline(engine, tokenizer, cell.config))
             except EngineFailed as error:
+                if scoring is not None:
+                    yield await scoring
+                    scoring = None
                 yield cell.failed(str(error)), []
                 await engine.close()
                 engine = None
+                continue
+            if scoring is not None:
+                yield await asyncio.shield(scoring)
+            scoring = asyncio.create_task(score_trial(measured, scorers))
+        if scoring is not None:
+            yield await asyncio.shield(scoring)
+    except asyncio.CancelledError:  # Ctrl-C: what was measured before is kept
+        if scoring is not None:
+            yield await scoring
+        raise
     finally:
         if engine is not None:
             await engine.close()

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import signal
 import time
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 
 from gpuqa import hardware, identity, roofline
 from gpuqa.engines import EngineFailed
 from gpuqa.metrics import Overhead, measure, score_answers
 from gpuqa.pipeline import Pipeline
-from gpuqa.records import Answer, Question, Trial
+from gpuqa.records import Answer, Answered, Question, Trial
 from gpuqa.roots import CellConfig
 from gpuqa.workload import issue
 
@@ -48,8 +53,18 @@ class Cell:
         return Trial(self.key, self.axes, self.config.as_dict(), self.identity, error=error)
 
 
-async def run_trial(cell: Cell, pipeline: Pipeline) -> tuple[Trial, list[Answer]]:
-    """Warm up, measure every repeat from a cold prefix cache, then score the first one's answers.
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What the clock saw of a cell; its answers are not scored yet."""
+
+    cell: Cell
+    passes: list[Answered]
+    engine_start_s: float
+    warmup_s: float
+
+
+async def run_trial(cell: Cell, pipeline: Pipeline) -> Measured:
+    """Warm up, then measure every repeat from a cold prefix cache.
 
     Raises:
         EngineFailed: the engine died or did not answer; the caller writes the failure down and needs a new engine.
@@ -64,10 +79,28 @@ async def run_trial(cell: Cell, pipeline: Pipeline) -> tuple[Trial, list[Answer]
         passes.append(await issue(cell.questions, pipeline.answer, workload))
     if all(completion.error for completion in passes[0].completions):
         raise EngineFailed(f"every question failed, the first with {passes[0].completions[0].error}")
-    answers = score_answers(cell.questions, passes[0])
-    overhead = Overhead(pipeline.engine.start_s, warmup_s, hardware.peak_memory_gib())
+    return Measured(cell, passes, pipeline.engine.start_s, warmup_s)
+
+
+async def score_trial(measured: Measured, scorers: ProcessPoolExecutor) -> tuple[Trial, list[Answer]]:
+    """Score the first pass's answers in another process: the engine measures the next cell meanwhile."""
+    cell, passes = measured.cell, measured.passes
+    scoring = asyncio.get_running_loop().run_in_executor(scorers, score_answers, cell.questions, passes[0])
+    answers, peak_gib = await asyncio.gather(scoring, asyncio.to_thread(hardware.peak_memory_gib))
+    overhead = Overhead(measured.engine_start_s, measured.warmup_s, peak_gib)
     measurement = roofline.with_fraction(measure(passes, answers, overhead, not cell.config.sampling.ignore_eos), cell.config)
     return Trial(cell.key, cell.axes, cell.config.as_dict(), cell.identity, measurement), answers
+
+
+def start_scorers() -> ProcessPoolExecutor:
+    """A process for `score_trial` that gives way to the engine; it starts with the first score."""
+    return ProcessPoolExecutor(1, get_context("spawn"), initializer=give_way)
+
+
+def give_way() -> None:
+    """In the scoring process: the engine comes first, and Ctrl-C is the study's business."""
+    os.nice(10)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def repeated(texts: Sequence[str], count: int) -> list[str]:

@@ -112,7 +112,7 @@ parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {sleepe
 child = subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE)
 child.stdout.readline()
 below = psutil.Process().children(recursive=True)
-hardware.kill_children()
+hardware.kill_children(set())
 child.wait(5)
 deadline = time.monotonic() + 5
 def lives(process):
@@ -136,7 +136,7 @@ def test_a_child_that_ends_by_itself_in_between_does_not_save_the_others(monkeyp
             going.kill()
             going.wait()
             monkeypatch.setattr(psutil.Process, "children", lambda self, recursive: listed)
-            hardware.kill_children()
+            hardware.kill_children(set())
             assert staying.wait(5) != 0
         finally:
             staying.kill()

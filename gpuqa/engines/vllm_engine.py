@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import importlib.metadata
 import itertools
 import logging
@@ -19,7 +20,7 @@ from typing import Any, Self
 
 from gpuqa.config import EngineConfig, SamplingConfig, Scheduler, UserError
 from gpuqa.engines import EngineFailed, refuse_unknown
-from gpuqa.hardware import kill_children
+from gpuqa.hardware import children, kill_children
 from gpuqa.records import Generation
 
 log = logging.getLogger("gpuqa.engines")
@@ -48,17 +49,19 @@ class VllmEngine:
         os.environ.update(config.env)
         sockets = Path(tempfile.mkdtemp(prefix="gpuqa-"))
         os.environ["VLLM_RPC_BASE_PATH"] = str(sockets)  # vLLM leaves its sockets behind; `close` clears them away
-        begin = time.perf_counter()
+        begin, before = time.perf_counter(), children()
         try:
             building = in_new_thread(build, folder, trust_remote_code, {**args, **scheduler_args(config.scheduler)}, config.env)
             llm = await asyncio.wait_for(building, config.start_timeout_s)
         except TimeoutError as error:
-            kill_children()
+            kill_children(before)
             reason = f"vLLM did not start within engine.start_timeout_s={config.start_timeout_s:g} s"
             raise EngineFailed(reason) from error
         except Exception as error:  # whatever stops vLLM from starting is this engine's failure, not the study's
             shutil.rmtree(sockets, ignore_errors=True)
             raise EngineFailed(f"{type(error).__name__}: {' '.join(str(error).split())}") from error
+        gc.collect()
+        gc.freeze()  # else the collector walks over all of PyTorch and vLLM again and again while questions come in
         return cls(llm, time.perf_counter() - begin, sockets)
 
     async def generate(self, prompts: Sequence[list[int]], sampling: SamplingConfig, stop: Sequence[int]) -> list[Generation]:
@@ -154,4 +157,6 @@ def build(folder: Path, trust_remote_code: bool, args: dict[str, Any], env: dict
     engine_args = AsyncEngineArgs(model=str(folder), trust_remote_code=trust_remote_code, disable_log_stats=False, **args)
     vllm_config = engine_args.create_engine_config()
     os.environ.update(env)  # again: vLLM's CPU platform overwrites VLLM_WORKER_MULTIPROC_METHOD in the line above
-    return AsyncLLM.from_vllm_config(vllm_config)
+    llm = AsyncLLM.from_vllm_config(vllm_config)
+    llm.logger_manager = None  # its Prometheus histograms cost 0.15 ms a question, and nobody reads them
+    return llm

@@ -1,0 +1,149 @@
+"""What does sharing an engine save? One study of 24 cells on 6 engines, beside a process for each cell.
+
+    python experiments/speed/study_cost.py model=/tmp/bench_model out=/tmp/cost
+    python experiments/speed/study_cost.py model=/tmp/tiny_model out=/tmp/cost --tiny   # on a CPU: 4 cells, 2 engines
+
+The processes are `python -m gpuqa.sweep` with one cell each, after the study and so with a warm compile cache; a few of them
+are measured and taken for all. The engine's idle share is the time between the first and the last measured second of an
+engine that is neither warm-up nor a repeat.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import subprocess
+import sys
+import time
+from itertools import product
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from gpuqa import study
+from gpuqa.door import vllm_on_this_machine
+from gpuqa.journal import Journal
+from gpuqa.places import conf_folder
+from gpuqa.records import Trial
+from gpuqa.roots import CellConfig, register_schemas, resolve
+from gpuqa.trial import Cell, Measured, run_trial
+
+AXES = {
+    "prompt": ["structured_short", "few_shot"],
+    "sampling.max_tokens": ["64", "128"],
+    "quantization": ["none", "fp8"],
+    "engine.args.max_num_seqs": ["128", "256", "512"],
+}
+TINY_AXES = {"prompt": ["bare", "structured"], "sampling.max_tokens": ["8"], "engine.args.max_num_seqs": ["8", "16"]}
+
+
+def main() -> None:
+    """Run the study, then some of its cells alone."""
+    arguments = parse()
+    axes = TINY_AXES if arguments.tiny else AXES
+    rows = [dict(zip(axes, values, strict=True)) for values in product(*axes.values())]
+    begun = time.perf_counter()
+    timed = Timed()
+    engines = asyncio.run(run_study(arguments, rows, timed))
+    study_s = time.perf_counter() - begun + import_s()
+    chosen = rows[:: max(1, len(rows) // arguments.alone)][: arguments.alone]
+    alone_s = [alone(arguments, row, place) for place, row in enumerate(chosen)]
+    found = {
+        "cells": len(rows),
+        "engines": engines,
+        "study_s": study_s,
+        "one_cell_alone_s": alone_s,
+        "a_process_per_cell_s": fmean(alone_s) * len(rows),
+        "ratio": fmean(alone_s) * len(rows) / study_s,
+        "idle": timed.idle(),
+    }
+    (arguments.out / "study_cost.json").write_text(json.dumps(found, indent=1))
+    print(json.dumps(found, indent=1))
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("places", nargs=2, metavar="model=FOLDER out=FOLDER")
+    parser.add_argument("--alone", type=int, default=3, help="cells that are run in a process of their own")
+    parser.add_argument("--tiny", action="store_true")
+    parser.add_argument("--set", nargs="*", default=[], help="overrides for all cells")
+    arguments = parser.parse_args()
+    places = dict(word.split("=", 1) for word in arguments.places)
+    arguments.model, arguments.out = Path(places["model"]).absolute(), Path(places["out"]).absolute()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    return arguments
+
+
+def overrides(arguments: argparse.Namespace, row: dict[str, str]) -> list[str]:
+    """One cell as the command line of a sweep."""
+    engine = "vllm_cpu" if arguments.tiny else "vllm_hopper"
+    fixed = ["experiment=none", "model=random_qwen3_0_6b", f"model.path={arguments.model}", f"engine={engine}"]
+    speed = ["sampling=fixed_length", "selection=fastest", "dataset=embedded_train", "workload.warmup_questions=4"]
+    return [*fixed, *speed, *arguments.set, *(f"{key}={value}" for key, value in row.items())]
+
+
+async def run_study(arguments: argparse.Namespace, rows: list[dict[str, str]], timed: Timed) -> int:
+    """All cells in this process, as a sweep runs them -> engine starts."""
+    from hydra import compose, initialize_config_dir
+    from omegaconf import OmegaConf
+
+    register_schemas()
+    OmegaConf.register_new_resolver("vllm_on_this_machine", vllm_on_this_machine, replace=True)
+    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+        configs = [resolve(compose("sweep", overrides=overrides(arguments, row)), CellConfig) for row in rows]
+    cells = study.prepare(list(zip(configs, rows, strict=True)))
+    study.run_trial = timed.run_trial  # type: ignore[assignment]
+    journal = Journal(arguments.out / "study")
+    journal.write_study([(cell.key, cell.axes) for cell in cells])
+    outcome = await study.run(cells, journal, timed)
+    return outcome.engine_starts
+
+
+def import_s() -> float:
+    """What a process pays before it can compose; the study's own was paid before its clock started."""
+    begun = time.perf_counter()
+    subprocess.run([sys.executable, "-c", "import gpuqa.sweep, vllm.v1.engine.async_llm"], check=True, capture_output=True)
+    return time.perf_counter() - begun
+
+
+def alone(arguments: argparse.Namespace, row: dict[str, str], place: int) -> float:
+    """Seconds of one cell in a process of its own."""
+    words = [*overrides(arguments, row), f"study.root={arguments.out}", f"study.name=alone{place}"]
+    begun = time.perf_counter()
+    done = subprocess.run([sys.executable, "-m", "gpuqa.sweep", *words], capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(done.stdout + done.stderr)
+    return time.perf_counter() - begun
+
+
+class Timed:
+    """An observer that also holds a clock around every trial."""
+
+    def __init__(self) -> None:
+        self.spans: dict[str, list[tuple[float, float, float]]] = {}  # engine key -> begin, end, measured seconds
+
+    async def run_trial(self, cell: Cell, pipeline: Any) -> Measured:
+        begun = time.perf_counter()
+        measured = await run_trial(cell, pipeline)
+        busy = measured.warmup_s + sum(one.seconds for one in measured.passes)
+        self.spans.setdefault(cell.engine_key, []).append((begun, time.perf_counter(), busy))
+        return measured
+
+    def engine_starts(self, cell: Cell) -> None:
+        print(f"starting {cell.axes}", flush=True)
+
+    def trial_done(self, trial: Trial, kept: bool) -> None:
+        del kept
+        speed = f"{trial.measurement.output_tokens_per_s:,.0f} tokens/s" if trial.measurement else trial.error
+        print(f"  {trial.name}: {speed}", flush=True)
+
+    def idle(self) -> list[float]:
+        """The idle share of each engine with two cells or more."""
+        groups = [spans for spans in self.spans.values() if len(spans) > 1]
+        return [1 - sum(busy for _, _, busy in spans) / (spans[-1][1] - spans[0][0]) for spans in groups]
+
+
+if __name__ == "__main__":
+    main()

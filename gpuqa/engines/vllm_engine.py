@@ -154,7 +154,9 @@ def build(folder: Path, trust_remote_code: bool, args: dict[str, Any], env: dict
     from vllm.v1.engine.async_llm import AsyncLLM
 
     # Per-request metrics come with log_stats; vLLM prints them only where somebody asks it to.
-    engine_args = AsyncEngineArgs(model=str(folder), trust_remote_code=trust_remote_code, disable_log_stats=False, **args)
+    # It needs no tokenizer: prompts and answers are token ids, and the end tokens are in generation_config.json.
+    ours = {"trust_remote_code": trust_remote_code, "disable_log_stats": False, "skip_tokenizer_init": True}
+    engine_args = AsyncEngineArgs(model=str(folder), **{**ours, **args})
     vllm_config = engine_args.create_engine_config()
     os.environ.update(env)  # again: vLLM's CPU platform overwrites VLLM_WORKER_MULTIPROC_METHOD in the line above
     llm = AsyncLLM.from_vllm_config(vllm_config)

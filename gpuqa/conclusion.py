@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from gpuqa import frozen, report
-from gpuqa.config import SelectionConfig
+from gpuqa.criteria import SelectionConfig
 from gpuqa.journal import Journal
 from gpuqa.records import Trial
 from gpuqa.roots import StudyConfig

@@ -16,7 +16,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from gpuqa.config import DatasetConfig, UserError
+from gpuqa.config import UserError
+from gpuqa.criteria import DatasetConfig
 from gpuqa.places import find
 from gpuqa.records import Question
 

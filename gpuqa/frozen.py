@@ -13,7 +13,8 @@ from typing import Any
 import yaml
 
 from gpuqa import identity
-from gpuqa.config import PipelineConfig, SelectionConfig, UserError, plain
+from gpuqa.config import PipelineConfig, UserError, plain
+from gpuqa.criteria import SelectionConfig
 from gpuqa.records import Trial
 from gpuqa.roots import from_plain
 

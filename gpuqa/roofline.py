@@ -22,7 +22,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from gpuqa.config import Issue, UserError, check
+from gpuqa.config import UserError, check
+from gpuqa.criteria import Issue
 from gpuqa.places import find
 from gpuqa.records import Measurement
 from gpuqa.roots import CellConfig

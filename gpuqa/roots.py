@@ -14,17 +14,8 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from gpuqa.config import (
-    DatasetConfig,
-    ExecutorConfig,
-    GpuConfig,
-    ModelConfig,
-    PipelineConfig,
-    SelectionConfig,
-    UserError,
-    WorkloadConfig,
-    check,
-)
+from gpuqa.config import ModelConfig, PipelineConfig, UserError, check
+from gpuqa.criteria import DatasetConfig, ExecutorConfig, GpuConfig, SelectionConfig, WorkloadConfig
 
 
 class Status(Enum):

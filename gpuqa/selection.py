@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gpuqa.config import SelectionConfig
+from gpuqa.criteria import SelectionConfig
 from gpuqa.records import Measurement, Trial
 
 

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 
-from gpuqa.config import Issue, WorkloadConfig
+from gpuqa.criteria import Issue, WorkloadConfig
 from gpuqa.engines import EngineFailed
 from gpuqa.records import Answered, Completion, Question
 

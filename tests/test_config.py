@@ -15,23 +15,19 @@ from hypothesis import strategies as st
 from gpuqa.config import (
     Backend,
     CleanupConfig,
-    DatasetConfig,
     DownloadConfig,
     EngineConfig,
     ExampleConfig,
-    GpuConfig,
     Hub,
-    Issue,
     ModelConfig,
     PipelineConfig,
     PromptConfig,
     QuantizationConfig,
     SamplingConfig,
-    SelectionConfig,
     UserError,
-    WorkloadConfig,
     plain,
 )
+from gpuqa.criteria import DatasetConfig, GpuConfig, Issue, SelectionConfig, WorkloadConfig
 from gpuqa.roots import from_plain
 
 

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from gpuqa.config import DatasetConfig, UserError
+from gpuqa.config import UserError
+from gpuqa.criteria import DatasetConfig
 from gpuqa.dataset import digest, load, read_questions
 from gpuqa.places import find
 from gpuqa.records import Question

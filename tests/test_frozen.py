@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from gpuqa import frozen, identity
-from gpuqa.config import PipelineConfig, SelectionConfig, UserError
+from gpuqa.config import PipelineConfig, UserError
+from gpuqa.criteria import SelectionConfig
 from gpuqa.places import PACKAGE, conf_folder
 from gpuqa.records import Interval, Measurement, Trial
 from gpuqa.roots import from_plain

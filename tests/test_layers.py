@@ -13,6 +13,7 @@ from gpuqa.places import PACKAGE
 
 ROOMS = [  # from the ground up; a room is a module of gpuqa or one of its folders, and imports only rooms above it in this list
     "config",
+    "criteria",
     "records",
     "places",
     "roots",

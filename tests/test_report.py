@@ -16,7 +16,7 @@ from rich.console import Console
 
 from gpuqa import report
 from gpuqa.conclusion import conclude
-from gpuqa.config import SelectionConfig
+from gpuqa.criteria import SelectionConfig
 from gpuqa.journal import Journal
 from gpuqa.places import conf_folder
 from gpuqa.records import Answer, Interval, Measurement, Trial

@@ -9,22 +9,8 @@ from typing import Any
 
 import pytest
 
-from gpuqa.config import (
-    Backend,
-    DatasetConfig,
-    EngineConfig,
-    Executor,
-    ExecutorConfig,
-    GpuConfig,
-    Issue,
-    ModelConfig,
-    PromptConfig,
-    QuantizationConfig,
-    SamplingConfig,
-    SelectionConfig,
-    UserError,
-    WorkloadConfig,
-)
+from gpuqa.config import Backend, EngineConfig, ModelConfig, PromptConfig, QuantizationConfig, SamplingConfig, UserError
+from gpuqa.criteria import DatasetConfig, Executor, ExecutorConfig, GpuConfig, Issue, SelectionConfig, WorkloadConfig
 from gpuqa.records import Interval, Measurement
 from gpuqa.roofline import (
     Layers,

@@ -12,7 +12,8 @@ from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-from gpuqa.config import Backend, DatasetConfig, Hub, ModelConfig, PipelineConfig, SamplingConfig, UserError
+from gpuqa.config import Backend, Hub, ModelConfig, PipelineConfig, SamplingConfig, UserError
+from gpuqa.criteria import DatasetConfig
 from gpuqa.door import vllm_on_this_machine
 from gpuqa.places import conf_folder, find
 from gpuqa.roots import (

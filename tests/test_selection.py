@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpuqa.config import SelectionConfig
+from gpuqa.criteria import SelectionConfig
 from gpuqa.records import Interval, Measurement, Trial
 from gpuqa.selection import decide
 

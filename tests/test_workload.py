@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from gpuqa.config import Issue, WorkloadConfig
+from gpuqa.criteria import Issue, WorkloadConfig
 from gpuqa.engines import EngineFailed
 from gpuqa.records import Answered, Completion, Question
 from gpuqa.workload import issue

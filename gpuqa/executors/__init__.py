@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import TypeVar
 
-from gpuqa.config import Executor
+from gpuqa.criteria import Executor
 from gpuqa.executors.local import run_local
 
 Group = TypeVar("Group")

@@ -1,0 +1,129 @@
+"""Does the burst scheduler hold for long? The real engine under random load, every answer compared, every block counted.
+
+    python experiments/speed/soak.py --minutes 10                 # on a CPU
+    python experiments/speed/soak.py --minutes 10 --gpu
+
+vLLM's own scheduler answers every request alone first; then the burst scheduler gets them again for `--minutes`: random
+arrivals, lengths, aborts, greedy and drawn with seeds, in a KV cache small enough to preempt. On a GPU sums depend on what
+else is in the batch, so there some answers differ in their last digits; on a CPU in float32 none may.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # so that the scheduler can be looked into
+ROOT = Path(__file__).resolve().parents[2]
+BURST = "gpuqa.engines.burst.scheduler.BurstScheduler"
+
+
+def main() -> int:
+    """Exit code 0 if every answer was right and every block came back."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--gpu", action="store_true")
+    arguments = parser.parse_args()
+    rng = random.Random(arguments.seed)
+    requests = make_requests(rng)
+    engine = start(arguments.gpu, None)
+    expected = [alone(engine, place, *request) for place, request in enumerate(requests)]
+    del engine
+    engine = start(arguments.gpu, BURST)
+    counted = soak(engine, requests, expected, rng, arguments.minutes * 60)
+    scheduler = engine.engine_core.engine_core.scheduler
+    free, blocks = scheduler.kv_cache_manager.block_pool.get_num_free_blocks(), scheduler.kv_cache_config.num_blocks
+    left = len(scheduler.requests) + len(scheduler.handed_out) + len(scheduler.on_their_way)
+    print({**counted, "steps": scheduler.steps, "free_blocks": free, "blocks": blocks, "left_in_the_scheduler": left})
+    return int(bool(counted["different"]) or free != blocks - 1 or bool(left))
+
+
+def make_requests(rng: random.Random) -> list[tuple[list[int], dict[str, Any]]]:
+    """Prompts of the embedded questions, each with its way of sampling."""
+    from gpuqa.config import ModelConfig, PromptConfig
+    from gpuqa.dataset import read_questions
+    from gpuqa.prompts import PromptEncoder, load_tokenizer
+
+    tokenizer = load_tokenizer(ModelConfig(name="embedded", path="gpuqa/embedded/model"))
+    encoder = PromptEncoder(tokenizer, PromptConfig(name="bare", system="你是 GPU 编程助教。" * 8), 400, False)
+    questions = [question.text for question in read_questions(ROOT / "gpuqa/embedded/questions/train.json")]
+    ways = [{"temperature": 0.0}, {"temperature": 0.0, "ignore_eos": True}, {"temperature": 0.8, "seed": 5}]
+    prompts = [encoder.encode(question).token_ids for question in rng.sample(questions, 90)]
+    return [(prompt, {**rng.choice(ways), "max_tokens": rng.choice([1, 5, 40, 120, 240])}) for prompt in prompts]
+
+
+def start(gpu: bool, scheduler: str | None) -> Any:
+    """An engine in this process."""
+    from vllm.engine.arg_utils import EngineArgs
+    from vllm.v1.engine.llm_engine import LLMEngine
+
+    size = (
+        {"gpu_memory_utilization": 0.1, "kv_cache_memory_bytes": 16 * 2**20} if gpu else {"kv_cache_memory_bytes": 12 * 2**20}
+    )
+    arguments: dict[str, Any] = {"scheduler_cls": scheduler, "block_size": 32, "enable_prefix_caching": True, **size}
+    return LLMEngine.from_engine_args(
+        EngineArgs(
+            model=str(ROOT / "gpuqa/embedded/model"),
+            dtype="bfloat16" if gpu else "float32",
+            max_model_len=768,
+            max_num_seqs=48,
+            enforce_eager=not gpu,
+            **arguments,
+        )
+    )
+
+
+def params(way: dict[str, Any]) -> Any:
+    """Whole answers, as the server asks for them."""
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    return SamplingParams(**way, detokenize=False, output_kind=RequestOutputKind.FINAL_ONLY)
+
+
+def alone(engine: Any, place: int, prompt: list[int], way: dict[str, Any]) -> tuple[list[int], str]:
+    """The answer of one request with nobody beside it."""
+    engine.add_request(f"alone-{place}", {"prompt_token_ids": prompt}, params(way))
+    while True:
+        for output in engine.step():
+            return list(output.outputs[0].token_ids), output.outputs[0].finish_reason
+
+
+def soak(engine: Any, requests: list[Any], expected: list[Any], rng: random.Random, seconds: float) -> dict[str, Any]:
+    """Load until the time is up, then until nothing runs; what was counted."""
+    import psutil
+
+    counted = {"answers": 0, "different": 0, "aborted": 0}
+    memory = {"rss_mib_after_a_tenth": 0.0, "rss_mib_at_the_end": 0.0}
+    running: dict[str, int] = {}
+    begun, number = time.monotonic(), 0
+    while (spent := time.monotonic() - begun) < seconds or running:
+        if spent < seconds and len(running) < 120 and rng.random() < 0.3:
+            for _ in range(rng.choice([1, 1, 1, 60])):
+                place, number = rng.randrange(len(requests)), number + 1
+                engine.add_request(f"r{number}", {"prompt_token_ids": requests[place][0]}, params(requests[place][1]))
+                running[f"r{number}"] = place
+        if running and rng.random() < 0.01:
+            gone = rng.choice(list(running))
+            engine.abort_request([gone])
+            del running[gone]
+            counted["aborted"] += 1
+        for output in engine.step():
+            if output.finished and (place := running.pop(output.request_id.partition("-")[0], None)) is not None:
+                counted["answers"] += 1
+                got = (list(output.outputs[0].token_ids), output.outputs[0].finish_reason)
+                counted["different"] += got != expected[place]
+        key = "rss_mib_after_a_tenth" if spent < seconds / 10 else "rss_mib_at_the_end"
+        if number % 50 == 0:
+            memory[key] = round(psutil.Process().memory_info().rss / 2**20, 1)
+    return {**counted, **memory, "seconds": round(time.monotonic() - begun)}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -20,7 +20,7 @@ NO_WINNER = 1
 
 def conclude(trials: Sequence[Trial], study: StudyConfig, rule: SelectionConfig, journal: Journal, console: Console) -> int:
     """Exit code 0 with a frozen winner, NO_WINNER without one; then no frozen file is left either."""
-    folder, verdict = study.folder, decide(trials, rule)
+    folder, verdict = study.folder, decide(trials, rule, {one.key: journal.answers(one.key) for one in trials})
     title = f"Study {study.name}"
     note = next((trial.pipeline["model"]["note"] for trial in trials), None)
     report.write(verdict, title, note, journal.first_answers(), folder)

@@ -7,14 +7,17 @@ its trial measured again.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import yaml
 
+from gpuqa.config import UserError
 from gpuqa.records import Answer, Interval, Measurement, Trial
 
 
@@ -26,6 +29,28 @@ class Journal:
         self.engine_log = study_folder / "engine.log"
         self.folder = study_folder / "trials"
         self.file = self.folder / "trials.jsonl"
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from measuring the same study at the same time.
+
+        A POSIX record lock belongs to this process alone: a crash leaves none behind, and engines do not inherit it.
+
+        Raises:
+            UserError: another process has it.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / "lock").open("a+", encoding="utf-8") as stream:
+            try:
+                fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                stream.seek(0)
+                holder = stream.read().strip() or "another process"
+                raise UserError(f"study: {self.folder.parent} is being measured by {holder}; wait for it or end it") from error
+            stream.truncate(0)
+            stream.write(f"process {os.getpid()}\n")
+            stream.flush()
+            yield
 
     def read(self) -> dict[str, Trial]:
         """Every trial by its key; of several with one key the last."""
@@ -67,6 +92,14 @@ class Journal:
         """Where the answers of a trial are."""
         return self.folder / f"{key[:16]}.answers.jsonl"
 
+    def answers(self, key: str) -> list[Answer]:
+        """The answers of a trial in the order of the questions; none if they are absent or half-written."""
+        try:
+            lines = self.answers_file(key).read_bytes().split(b"\n")
+            return [Answer(**json.loads(line)) for line in lines if line]
+        except (OSError, ValueError, TypeError):
+            return []
+
     def first_answers(self) -> dict[str, str]:
         """The first question and its answer for each trial by key, for readers of a report."""
         first = {}
@@ -84,7 +117,7 @@ def to_trial(line: bytes) -> Trial | None:
         row = json.loads(line)
         measurement = row.pop("measurement")
         if measurement is not None:
-            intervals = {key: Interval(**value) for key, value in measurement.items() if key.endswith("_interval")}
+            intervals = {key: Interval(**value) for key, value in measurement.items() if key.endswith("_interval") and value}
             measurement = Measurement(**{**measurement, **intervals})
         return Trial(**row, measurement=measurement)
     except (ValueError, TypeError, KeyError, AttributeError):

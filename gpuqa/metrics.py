@@ -8,7 +8,7 @@ from statistics import fmean
 
 from gpuqa import rouge
 from gpuqa.records import Answer, Answered, Completion, Measurement, Question
-from gpuqa.statistics import bootstrap_interval, median_and_mad, percentile
+from gpuqa.statistics import bootstrap_interval, median_and_mad, percentile, speed_interval
 
 CLEAN_ENDS = ("stop", "error")
 
@@ -50,7 +50,8 @@ def measure(passes: Sequence[Answered], answers: Sequence[Answer], overhead: Ove
     `scored` is false where `sampling.ignore_eos` made every answer run to `max_tokens`: that measures speed, and a
     score of such text would be taken for quality.
     """
-    speed, speed_mad = median_and_mad([chars(one.completions) / one.seconds for one in passes])
+    speeds = [chars(one.completions) / one.seconds for one in passes]
+    speed, speed_mad = median_and_mad(speeds)
     seconds, _ = median_and_mad([one.seconds for one in passes])
     completions = [completion for one in passes for completion in one.completions]
     latencies_ms = [latency * 1000 for one in passes for latency in one.latencies_s]
@@ -66,6 +67,8 @@ def measure(passes: Sequence[Answered], answers: Sequence[Answer], overhead: Ove
         seconds=seconds,
         chars_per_s=speed,
         chars_per_s_mad=speed_mad,
+        chars_per_s_repeats=speeds,
+        chars_per_s_interval=speed_interval(speeds),
         output_tokens_per_s=median_and_mad([sum(c.output_tokens for c in one.completions) / one.seconds for one in passes])[0],
         questions_per_s=len(first) / seconds,
         ttft_ms_p50=percentile(first_ms, 50),
@@ -92,6 +95,7 @@ def measure(passes: Sequence[Answered], answers: Sequence[Answer], overhead: Ove
         engine_start_s=overhead.engine_start_s,
         warmup_s=overhead.warmup_s,
         peak_memory_gib=overhead.peak_memory_gib,
+        saturated=any(one.saturated for one in passes),
     )
 
 

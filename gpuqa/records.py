@@ -55,11 +55,15 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """One pass over the questions: the completions in question order and the clock around them."""
+    """One pass over the questions: the completions in question order and the clock around them.
+
+    Where arrivals are scheduled (`issue=open`), a call counts from its scheduled time, and so do its tokens.
+    """
 
     completions: list[Completion]
-    seconds: float  # sum over calls, as the judge adds up its POSTs
+    seconds: float  # sum over calls, as the judge adds up its POSTs; of overlapping calls, first call to last answer
     latencies_s: list[float]  # one for each question: from its call to its answer
+    saturated: bool = False  # questions came faster than answers; see `gpuqa.workload.is_saturated`
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +86,8 @@ class Measurement:
     seconds: float  # median time of one pass over all questions
     chars_per_s: float  # sum of answer characters / seconds: the judge's "tokens/s"
     chars_per_s_mad: float  # median absolute deviation over the repeats
+    chars_per_s_repeats: list[float]  # every repeat's, in the order measured
+    chars_per_s_interval: Interval | None  # 95 %, see `gpuqa.statistics.speed_interval`; None below two repeats
     output_tokens_per_s: float
     questions_per_s: float
     ttft_ms_p50: float | None  # time from the call to the first token
@@ -109,6 +115,7 @@ class Measurement:
     warmup_s: float
     peak_memory_gib: float  # host memory of this process and its children; on a GPU also its memory in use
     roofline_fraction: float | None = None  # output_tokens_per_s / the bandwidth bound of the named GPU
+    saturated: bool = False  # in any pass, questions came faster than answers: `workload.rate_per_s` is too high
 
 
 @dataclass(frozen=True, slots=True)

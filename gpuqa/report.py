@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gpuqa.comparison import Comparison
 from gpuqa.records import Measurement, Trial
 from gpuqa.selection import Standing, Verdict
 from gpuqa.statistics import questions_needed
@@ -25,27 +26,38 @@ SHOWN = {  # measurement field -> heading and format
     "e2e_latency_ms_p95": ("p95 ms", ",.0f"),
     "prefix_cache_hit_rate": ("cache hits", ".0%"),
 }
+NO_LEAD = {"first_leads_by": None, "first_leads_low": None, "first_leads_high": None, "p_holm": None}
 TERMINAL = ("chars_per_s", "rouge_l_f1_judge", "rouge_l_f1")  # with the axes, what fits 80 columns
 
 
 def leaderboard(verdict: Verdict) -> pandas.DataFrame:
-    """One row a trial in the verdict's order: its axes, whether it may win, every number."""
+    """One row a trial in the verdict's order: its axes, whether it may win, how far the first leads it, every number."""
     import pandas as pd  # a second to import
 
-    rows = []
+    leads, rows = {id(one.other): lead_of(one) for one in verdict.comparisons}, []
     for rank, standing in enumerate(verdict.standings, 1):
         trial = standing.trial
         numbers = flat(trial.measurement) if trial.measurement else {}
         eligible = {"rank": rank, "eligible": not standing.objections, "objections": "; ".join(standing.objections)}
+        eligible |= {"pareto": standing.on_front, **leads.get(id(trial), NO_LEAD)}
         rows.append({**eligible, **trial.axes, **numbers, "trial": trial.key[:16]})
     return pd.DataFrame(rows)
 
 
+def lead_of(found: Comparison) -> dict[str, float | None]:
+    """How far the first by the rule leads a trial, as columns."""
+    low, high = (found.interval.low, found.interval.high) if found.interval else (None, None)
+    return {"first_leads_by": found.difference, "first_leads_low": low, "first_leads_high": high, "p_holm": found.p_value}
+
+
 def flat(measurement: Measurement) -> dict[str, Any]:
-    """Numbers by name, intervals as two columns."""
+    """Numbers by name, intervals as two columns, several repeats in one."""
     numbers: dict[str, Any] = {}
     for key, value in asdict(measurement).items():
-        numbers |= {f"{key}_low": value["low"], f"{key}_high": value["high"]} if isinstance(value, dict) else {key: value}
+        if key.endswith("_interval"):
+            numbers |= {f"{key}_{end}": value and value[end] for end in ("low", "high")}
+        else:
+            numbers[key] = " ".join(f"{one:.6g}" for one in value) if isinstance(value, list) else value
     return numbers
 
 
@@ -111,8 +123,17 @@ def to_html(verdict: Verdict, title: str, note: str | None, samples: dict[str, s
         headings=[heading for heading, _ in SHOWN.values()],
         cells=cells,
         samples=samples,
+        comparisons=verdict.comparisons,
+        lead=percent,
         points=plot_points(verdict.standings),
     )
+
+
+def percent(found: Comparison) -> list[str]:
+    """One comparison as text: the lead, its interval, its p-value."""
+    if found.interval is None or found.p_value is None:
+        return [f"{found.difference:+.1%}", "n/a", "n/a"]
+    return [f"{found.difference:+.1%}", f"{found.interval.low:+.1%} to {found.interval.high:+.1%}", f"{found.p_value:.3g}"]
 
 
 def plot_points(standings: Sequence[Standing]) -> dict[str, Any]:
@@ -125,6 +146,7 @@ def plot_points(standings: Sequence[Standing]) -> dict[str, Any]:
             "x": 60 + 560 * (found.rouge_l_f1_judge or 0.0) / right,
             "y": 280 - 260 * found.chars_per_s / top,
             "eligible": not standing.objections,
+            "on_front": standing.on_front,
             "name": standing.trial.name,
             "label": f"{found.chars_per_s:,.0f} chars/s at {shown(found, 'rouge_l_f1_judge')}",
         }

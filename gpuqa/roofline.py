@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 from gpuqa.config import UserError, check
-from gpuqa.criteria import Issue
 from gpuqa.places import find
 from gpuqa.records import Measurement
 from gpuqa.roots import CellConfig
@@ -226,8 +225,8 @@ def bytes_of(name: str, otherwise: float) -> float:
 
 
 def width_of(cell: CellConfig, questions: int) -> int:
-    """Sequences that run at once: no more than there are questions."""
-    return 1 if cell.workload.issue is Issue.serial else min(questions, slots_of(cell, questions))
+    """Sequences that run at once: no more than there are questions, or than are asked at once."""
+    return min(cell.workload.most_at_once or questions, questions, slots_of(cell, questions))
 
 
 def slots_of(cell: CellConfig, otherwise: int) -> int:

@@ -102,6 +102,22 @@ class FreezeConfig:
 
 
 @dataclass
+class CompareConfig:
+    """Root of `compare`: what stands against what, and how sure the answer must be."""
+
+    a: str = MISSING  # a frozen.yaml, a study folder (its winner), or FOLDER:TRIAL with the start of a trial's key
+    b: str = MISSING
+    confidence: float = 0.95
+    min_flip: float = 0.2  # an answer flipped if its rouge_l_f1 changed by more
+    shown_flips: int = 10
+
+    def __post_init__(self) -> None:
+        check(0.5 <= self.confidence < 1, "confidence", self.confidence, "a number from 0.5 to below 1")
+        check(0 <= self.min_flip <= 1, "min_flip", self.min_flip, "a number from 0 to 1")
+        check(self.shown_flips >= 0, "shown_flips", self.shown_flips, "an integer of at least 0")
+
+
+@dataclass
 class EvaluateConfig:
     """Root of `evaluate`: which service, which questions, how long to wait."""
 
@@ -129,6 +145,7 @@ ROOTS: dict[str, type] = {
     "predict": PredictConfig,
     "serve": ServeConfig,
     "freeze": FreezeConfig,
+    "compare": CompareConfig,
     "evaluate": EvaluateConfig,
     "download": ModelDownloadConfig,
 }

@@ -1,21 +1,40 @@
-"""The rule: trials -> a verdict. Reads numbers only, so it can be asked again about trials on disk."""
+"""The rule: trials -> a verdict. Reads numbers and answers only, so it can be asked again about trials on disk.
+
+The first by the rule is compared with every other eligible trial. WIN: it is shown to lead all of them. TIE: some are not
+shown to be behind, and the simplest of these and the first wins. INCONCLUSIVE: an interval is too wide to call that a tie,
+or no test was possible; the first wins, with a warning. Documented with its error rates in the README.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any
 
-from gpuqa.criteria import SelectionConfig
-from gpuqa.records import Measurement, Trial
+from gpuqa.comparison import Comparison, compare_all, merit, quality, speed
+from gpuqa.criteria import Rule, SelectionConfig
+from gpuqa.guards import Answers, name_of, objections, text_of, unguarded
+from gpuqa.records import Trial
+
+BEST = {Rule.fastest: "fastest", Rule.best_quality: "best in rouge_l_f1", Rule.weighted: "best by weight", Rule.knee: "knee"}
+
+
+class Outcome(Enum):
+    """How sure a verdict is."""
+
+    WIN = "WIN"
+    TIE = "TIE"
+    INCONCLUSIVE = "INCONCLUSIVE"
 
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """One trial before the rule: the objections against it, none if it may win."""
+    """One trial before the rule: the objections against it, none if it may win; whether any trial is faster and better."""
 
     trial: Trial
     objections: tuple[str, ...]
+    on_front: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,79 +44,155 @@ class Verdict:
     standings: list[Standing]
     winner: Trial | None
     reason: str
+    outcome: Outcome | None = None  # None without a winner
+    first: Trial | None = None  # the best by the rule: what `comparisons` compares; not the winner in a tie
+    comparisons: list[Comparison] = field(default_factory=list)
 
 
-def decide(trials: Sequence[Trial], rule: SelectionConfig) -> Verdict:
-    """The fastest in chars/s among trials without objections; slower and objected ones follow, failures last."""
-    standings = [Standing(trial, objections(trial, baseline_of(trial, trials, rule), rule)) for trial in trials]
-    standings.sort(key=lambda one: (bool(one.objections), one.trial.measurement is None, -speed(one.trial)))
-    best = standings[0] if standings else None
-    if best is None or best.objections:
+def decide(trials: Sequence[Trial], rule: SelectionConfig, answers: Answers | None = None) -> Verdict:
+    """The winner first, then the eligible by the rule, the objected by speed, failures last.
+
+    Args:
+        answers: of each trial by its key; guards and quality are tested where they are at hand, else means decide.
+    """
+    answers = answers or {}
+    front = pareto_front(trials)
+    standings = [Standing(one, objections(one, trials, rule, answers), any(one is other for other in front)) for one in trials]
+    ranked = rank([one.trial for one in standings if not one.objections], rule)
+    place = {id(one): number for number, one in enumerate(ranked)}
+    standings.sort(
+        key=lambda one: (place.get(id(one.trial), len(place)), one.trial.measurement is None, -speed(one.trial)),
+    )
+    if not ranked:
         return Verdict(standings, None, why_nobody(standings))
-    return Verdict(standings, best.trial, why_winner(best.trial, standings, rule))
+    comparisons = compare_all(ranked[0], ranked[1:], rule, answers)
+    outcome, tied = outcome_of(comparisons, rule)
+    winner = min([ranked[0], *tied], key=simplicity(rule)) if outcome is Outcome.TIE else ranked[0]
+    standings.sort(key=lambda one: one.trial is not winner)
+    reason = " ".join([*why(outcome, winner, ranked, comparisons, standings, rule), *warnings(trials, rule)])
+    return Verdict(standings, winner, reason, outcome, ranked[0], comparisons)
 
 
-def objections(trial: Trial, baseline: Trial | None, rule: SelectionConfig) -> tuple[str, ...]:
-    """What speaks against a trial under the floor and the guards."""
-    found = trial.measurement
-    if found is None:
-        return (f"failed: {trial.error}",)
-    against = []
-    if (found.rouge_l_f1_judge or 0.0) < rule.min_rouge_l_f1_judge:
-        against.append(f"rouge_l_f1_judge {text_of(found.rouge_l_f1_judge)} is below the floor {rule.min_rouge_l_f1_judge:g}")
-    if baseline is not None and baseline.measurement is not None:
-        against += guard("rouge_l_f1", found, baseline.measurement, rule.min_rouge_l_f1_ratio)
-        against += guard("answer_chars_mean", found, baseline.measurement, rule.min_answer_chars_ratio)
-    return tuple(against)
+def outcome_of(comparisons: Sequence[Comparison], rule: SelectionConfig) -> tuple[Outcome, list[Trial]]:
+    """How sure the first place is, and who shares it."""
+    tied = [one for one in comparisons if not one.shown(rule.confidence)]
+    if not tied:
+        return Outcome.WIN, []
+    tells = all(one.tells(rule.max_interval_ratio) for one in tied)
+    return Outcome.TIE if tells else Outcome.INCONCLUSIVE, [one.other for one in tied]
 
 
-def guard(key: str, found: Measurement, baseline: Measurement, ratio: float) -> list[str]:
-    """An objection if a number fell below its share of the unquantized baseline's."""
-    ours, theirs = getattr(found, key), getattr(baseline, key)
-    if ours is None or theirs is None or ours >= ratio * theirs:
-        return []
-    return [f"{key} {ours:.4g} is below {ratio * 100:.4g}% of the unquantized {theirs:.4g}"]
+def rank(eligible: Sequence[Trial], rule: SelectionConfig) -> list[Trial]:
+    """The eligible trials from best to worst by the rule."""
+    if rule.rule is Rule.knee:
+        return sorted(eligible, key=knee(eligible), reverse=True)
+    if rule.rule is Rule.fastest:
+        return sorted(eligible, key=speed, reverse=True)
+    if rule.rule is Rule.best_quality:
+        return sorted(eligible, key=lambda one: (quality(one), speed(one)), reverse=True)
+    return sorted(eligible, key=lambda one: merit(one, rule), reverse=True)
 
 
-def baseline_of(trial: Trial, trials: Sequence[Trial], rule: SelectionConfig) -> Trial | None:
-    """The measured trial that differs in quantization only; None if the study has none, or for the baseline itself."""
-    if name_of(trial) == rule.baseline_quantization:
-        return None
-    wanted = without_quantization(trial)
-    same = (one for one in trials if name_of(one) == rule.baseline_quantization and without_quantization(one) == wanted)
-    return next((one for one in same if one.measurement is not None), None)
+def knee(eligible: Sequence[Trial]) -> Any:
+    """Height above the line between the ends of the Pareto front, both axes scaled to it (Satopää et al., "Kneedle", 2011).
+
+    What is not on the front comes after it.
+    """
+    front = pareto_front(eligible)
+    ends = [(min(values), max(values)) for values in ([speed(one) for one in front], [quality(one) for one in front]) if values]
+
+    def height(trial: Trial) -> tuple[bool, float]:
+        values = zip((speed(trial), quality(trial)), ends, strict=True)
+        above = sum((value - low) / (high - low) if high > low else 0.0 for value, (low, high) in values)
+        return any(trial is one for one in front), above
+
+    return height
 
 
-def name_of(trial: Trial) -> str:
-    """The quantization option of a trial."""
-    return str(trial.pipeline["quantization"]["name"])
+def pareto_front(trials: Sequence[Trial]) -> list[Trial]:
+    """Measured trials of which no other has more chars/s and as much rouge_l_f1, or the other way round."""
+    points = [(one, speed(one), quality(one)) for one in trials if one.measurement]
+    return [
+        one
+        for one, fast, good in points
+        if not any(other[1] >= fast and other[2] >= good and (other[1] > fast or other[2] > good) for other in points)
+    ]
 
 
-def without_quantization(trial: Trial) -> dict[str, Any]:
-    """All of a trial's pipeline but its number formats."""
-    return {key: value for key, value in trial.pipeline.items() if key != "quantization"}
+def simplicity(rule: SelectionConfig) -> Any:
+    """Sorts the simplest first: unquantized, then the shorter prompt, then smaller engine settings, then the faster."""
+
+    def key(trial: Trial) -> tuple[Any, ...]:
+        prompt, engine = trial.pipeline["prompt"], trial.pipeline["engine"]
+        examples = sum(len(one["question"]) + len(one["answer"]) for one in prompt["examples"])
+        settings = {**engine["args"], "max_tokens": trial.pipeline["sampling"]["max_tokens"]}
+        sizes = [(name, value) for name, value in sorted(settings.items()) if isinstance(value, int | float)]
+        prompt_chars = len(prompt["system"] or "") + len(prompt["user"]) + examples
+        plain_scheduler = engine.get("scheduler", "default") == "default"
+        return (name_of(trial) != rule.baseline_quantization, prompt_chars, not plain_scheduler, sizes, -speed(trial))
+
+    return key
 
 
-def speed(trial: Trial) -> float:
-    """Characters per second, 0 for a failure."""
-    return trial.measurement.chars_per_s if trial.measurement else 0.0
+def why(
+    outcome: Outcome,
+    winner: Trial,
+    ranked: Sequence[Trial],
+    comparisons: Sequence[Comparison],
+    standings: Sequence[Standing],
+    rule: SelectionConfig,
+) -> list[str]:
+    """The verdict in a few sentences."""
+    best = BEST[rule.rule]
+    tied = [one for one in comparisons if not one.shown(rule.confidence)]
+    title = f"the simplest of {len(tied) + 1} that tie for {best}" if outcome is Outcome.TIE else f"the {best}"
+    among = f"{len(ranked)} eligible trials (of {len(standings)})"
+    told = [f"{outcome.name}: {winner.name} is {title} of {among}: {numbers(winner, rule)}"]
+    if outcome is Outcome.TIE and winner is not ranked[0]:
+        against = next(one for one in comparisons if one.other is winner)
+        told.append(f"The first, {ranked[0].name}, leads it by {lead(against, rule)}: not shown to be more than chance.")
+    elif comparisons:
+        told.append(f"It leads the next, {comparisons[0].other.name}, by {lead(comparisons[0], rule)}.")
+    if outcome is Outcome.INCONCLUSIVE:
+        told.append(f"Not conclusive: {why_not(tied, rule)}; {len(tied)} other trials may be as good or better.")
+    return told
 
 
-def why_winner(winner: Trial, standings: Sequence[Standing], rule: SelectionConfig) -> str:
-    """The verdict in one or two sentences."""
+def why_not(tied: Sequence[Comparison], rule: SelectionConfig) -> str:
+    """What keeps a verdict from being a tie."""
+    if rule.rule is Rule.knee:
+        return "a knee has no test"
+    if any(one.interval is None for one in tied):
+        return "without two repeats of every trial (workload.repeats) and the same questions there is no test"
+    return f"an interval is wider than selection.max_interval_ratio={rule.max_interval_ratio:g} allows; more repeats narrow it"
+
+
+def numbers(winner: Trial, rule: SelectionConfig) -> str:
+    """What the winner reached."""
     found = winner.measurement
     assert found is not None
-    eligible = [one.trial for one in standings if not one.objections]
-    text = (
-        f"{winner.name} is the fastest of {len(eligible)} eligible trials (of {len(standings)}): "
+    return (
         f"{found.chars_per_s:,.0f} chars/s (MAD {found.chars_per_s_mad:,.0f} over {found.repeats} repeats) "
         f"at rouge_l_f1_judge {text_of(found.rouge_l_f1_judge)} (floor {rule.min_rouge_l_f1_judge:g}), "
         f"rouge_l_f1 {text_of(found.rouge_l_f1)}."
     )
-    if len(eligible) > 1 and speed(eligible[1]) > 0:
-        lead = speed(winner) / speed(eligible[1]) - 1
-        text += f" It leads the next, {eligible[1].name}, by {lead:.1%}."
-    return text
+
+
+def lead(found: Comparison, rule: SelectionConfig) -> str:
+    """A difference with its interval and p-value."""
+    if found.interval is None or found.p_value is None:
+        return f"{found.difference:.1%} (no test)"
+    ends = f"{found.interval.low:+.1%} to {found.interval.high:+.1%}"
+    return f"{found.difference:.1%} ({rule.confidence:.0%} interval {ends}, p {found.p_value:.3g} after Holm)"
+
+
+def warnings(trials: Sequence[Trial], rule: SelectionConfig) -> list[str]:
+    """What the verdict could not look at."""
+    off = unguarded(trials, rule)
+    if not off or rule.min_rouge_l_f1_ratio == rule.min_answer_chars_ratio == 0:
+        return []
+    names = ", ".join(dict.fromkeys(name_of(one) for one in off))
+    return [f"Guards were off for {len(off)} trials ({names}): nothing unquantized was measured beside them."]
 
 
 def why_nobody(standings: Sequence[Standing]) -> str:
@@ -112,8 +207,3 @@ def why_nobody(standings: Sequence[Standing]) -> str:
 def score(trial: Trial) -> float:
     """The judge's score, 0 for a failure or where nothing was scored."""
     return (trial.measurement.rouge_l_f1_judge or 0.0) if trial.measurement else 0.0
-
-
-def text_of(score: float | None) -> str:
-    """A score in a sentence."""
-    return "n/a (sampling.ignore_eos)" if score is None else f"{score:.4f}"

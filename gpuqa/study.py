@@ -22,6 +22,8 @@ from gpuqa.records import Answer, Trial
 from gpuqa.roots import CellConfig
 from gpuqa.trial import Cell, run_trial, score_trial, start_scorers
 
+MOST_FAILURES = 3  # of cells in a row on one engine key; then the rest of its group is not tried
+
 
 class Observer(Protocol):
     """Somebody who watches a study: a progress bar, a test."""
@@ -109,7 +111,7 @@ async def run_group(
 
     While a cell is measured, the answers of the one before it are scored.
     """
-    tokenizer = load_tokenizer(group[0].config.model)
+    tokenizer, in_a_row = load_tokenizer(group[0].config.model), 0
     engine: Engine | None = None
     scoring: asyncio.Task[tuple[Trial, list[Answer]]] | None = None
     try:
@@ -124,13 +126,21 @@ async def run_group(
                     return
             try:
                 measured = await run_trial(cell, Pipeline(engine, tokenizer, cell.config))
+                in_a_row = 0
             except EngineFailed as error:
                 if scoring is not None:
                     yield await scoring
                     scoring = None
                 yield cell.failed(str(error)), []
                 await engine.close()
-                engine = None
+                engine, in_a_row = None, in_a_row + 1
+                if in_a_row == MOST_FAILURES:
+                    for skipped in group[place + 1 :]:
+                        yield (
+                            skipped.failed(f"skipped after {in_a_row} failures in a row on this engine, the last: {error}"),
+                            [],
+                        )
+                    return
                 continue
             if scoring is not None:
                 yield await asyncio.shield(scoring)

@@ -18,14 +18,15 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from gpuqa import hardware, study
+from gpuqa import hardware, report, study
+from gpuqa.comparison import speed
 from gpuqa.conclusion import conclude
 from gpuqa.config import UserError
-from gpuqa.door import enter
+from gpuqa.door import INTERRUPTED, enter
 from gpuqa.journal import Journal
 from gpuqa.records import Trial
 from gpuqa.roots import CellConfig, StudyConfig, axes_of, resolve
-from gpuqa.selection import speed
+from gpuqa.selection import decide
 from gpuqa.trial import Cell
 
 
@@ -46,11 +47,23 @@ def sweep(composed: Any) -> int:
     if note := cells[0].config.model.note:
         console.print(f"[yellow]{note}[/]")
     journal, began = Journal(where.folder), time.perf_counter()
-    journal.write_study([(cell.key, cell.axes) for cell in cells])
-    with Watch(console, cells) as watch:
-        outcome = asyncio.run(study.run(cells, journal, watch))
-    console.print(summary(outcome, time.perf_counter() - began))
-    return conclude(outcome.trials, where, cells[0].config.selection, journal, console)
+    with journal.locked():
+        journal.write_study([(cell.key, cell.axes) for cell in cells])
+        try:
+            with Watch(console, cells) as watch:
+                outcome = asyncio.run(study.run(cells, journal, watch))
+        except KeyboardInterrupt:
+            return interrupted(cells, journal, console)
+        console.print(summary(outcome, time.perf_counter() - began))
+        return conclude(outcome.trials, where, cells[0].config.selection, journal, console)
+
+
+def interrupted(cells: Sequence[Cell], journal: Journal, console: Console) -> int:
+    """Show what there is; nothing is frozen, because the rest may win."""
+    trials = journal.read_study()
+    told = f"Interrupted: {len(trials)} of {len(cells)} trials are kept; the same command goes on from here"
+    console.print(report.to_table(decide(trials, cells[0].config.selection), told))
+    return INTERRUPTED
 
 
 def one_study(cells: Sequence[Cell]) -> StudyConfig:

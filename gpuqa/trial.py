@@ -13,6 +13,7 @@ from multiprocessing import get_context
 
 from gpuqa import hardware, identity, roofline
 from gpuqa.engines import EngineFailed
+from gpuqa.failures import explained
 from gpuqa.metrics import Overhead, measure, score_answers
 from gpuqa.pipeline import Pipeline
 from gpuqa.records import Answer, Answered, Question, Trial
@@ -50,7 +51,7 @@ class Cell:
 
     def failed(self, error: str) -> Trial:
         """This cell as a trial that did not work."""
-        return Trial(self.key, self.axes, self.config.as_dict(), self.identity, error=error)
+        return Trial(self.key, self.axes, self.config.as_dict(), self.identity, error=explained(error))
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +99,9 @@ def start_scorers() -> ProcessPoolExecutor:
 
 
 def give_way() -> None:
-    """In the scoring process: the engine comes first, and Ctrl-C is the study's business."""
+    """In the scoring process: the engine comes first, Ctrl-C is the study's business, and without it there is no work."""
     os.nice(10)
+    hardware.end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 

@@ -28,6 +28,7 @@ from gpuqa.config import (
     plain,
 )
 from gpuqa.criteria import DatasetConfig, GpuConfig, Issue, SelectionConfig, WorkloadConfig
+from gpuqa.places import conf_folder
 from gpuqa.roots import from_plain
 
 
@@ -53,6 +54,10 @@ def dataset(limit: int | None) -> DatasetConfig:
 
 def workload(**changes: Any) -> WorkloadConfig:
     return WorkloadConfig(**{"name": "mine", "issue": Issue.batch, **changes})
+
+
+def arrivals(**changes: Any) -> WorkloadConfig:
+    return workload(**{"issue": Issue.open, "rate_per_s": 1.0, "arrival_seed": 0, **changes})
 
 
 def selection(**changes: Any) -> SelectionConfig:
@@ -85,9 +90,21 @@ RANGES = [  # key in the message, how to set it, refused values, accepted values
     ("workload.repeats", lambda value: workload(repeats=value), [0], [1]),
     ("workload.warmup_questions", lambda value: workload(warmup_questions=value), [0], [1]),
     ("workload.answer_timeout_s", lambda value: workload(answer_timeout_s=value), [0.0, math.nan], [0.1]),
+    ("workload.concurrency", lambda value: workload(issue=Issue.closed, concurrency=value), [None, 0], [1]),
+    ("workload.rate_per_s", lambda value: arrivals(rate_per_s=value), [None, 0.0, -1.0, math.nan, math.inf], [0.1]),
+    ("workload.arrival_seed", lambda value: arrivals(arrival_seed=value), [None], [0]),
     ("selection.min_rouge_l_f1_judge", lambda value: selection(min_rouge_l_f1_judge=value), [-0.1, 1.1, math.nan], [0, 1]),
     ("selection.min_rouge_l_f1_ratio", lambda value: selection(min_rouge_l_f1_ratio=value), [-0.1, 1.1, math.nan], [0, 1]),
     ("selection.min_answer_chars_ratio", lambda value: selection(min_answer_chars_ratio=value), [-0.1, 1.1, math.nan], [0, 1]),
+    ("selection.min_rouge_l_f1_of_best", lambda value: selection(min_rouge_l_f1_of_best=value), [-0.1, 1.1, math.nan], [0, 1]),
+    ("selection.max_empty_fraction", lambda value: selection(max_empty_fraction=value), [-0.1, 1.1, math.nan], [0, 1]),
+    ("selection.max_truncated_fraction", lambda value: selection(max_truncated_fraction=value), [-0.1, 1.1, math.nan], [0, 1]),
+    ("selection.speed_weight", lambda value: selection(speed_weight=value), [-0.1, 1.1, math.nan], [0, 1]),
+    ("selection.min_chars_per_s", lambda value: selection(min_chars_per_s=value), [-0.1, math.inf, math.nan], [0]),
+    ("selection.max_e2e_latency_ms_p95", lambda value: selection(max_e2e_latency_ms_p95=value), [0.0, math.nan], [None, 0.1]),
+    ("selection.max_ttft_ms_p95", lambda value: selection(max_ttft_ms_p95=value), [0.0, math.nan], [None, 0.1]),
+    ("selection.confidence", lambda value: selection(confidence=value), [0.49, 1.0, math.nan], [0.5, 0.999]),
+    ("selection.max_interval_ratio", lambda value: selection(max_interval_ratio=value), [1.0, math.nan], [1.01]),
     ("gpu.bandwidth_gb_per_s", lambda value: gpu(bandwidth_gb_per_s=value), [0.0, -1.0, math.nan], [None, 0.1]),
     ("gpu.memory_gb", lambda value: gpu(memory_gb=value), [0.0, -1.0, math.nan], [None, 0.1]),
     ("prompt.user", prompt, ["", "an {answer}", "{question} {question}"], ["{question}", "问题：{question}。{}"]),
@@ -110,6 +127,25 @@ def test_a_value_out_of_range_is_refused_with_its_key_the_value_and_what_is_allo
 @pytest.mark.parametrize(("make", "value"), ACCEPTED)
 def test_a_value_on_the_edge_of_its_range_is_accepted(make, value):
     make(value)
+
+
+@pytest.mark.parametrize("issue", list(Issue))
+@pytest.mark.parametrize(("key", "owner"), [("concurrency", "closed"), ("rate_per_s", "open"), ("arrival_seed", "open")])
+def test_a_setting_of_another_way_to_issue_questions_is_refused_and_both_are_named(issue, key, owner):
+    own = {Issue.closed: {"concurrency": 8}, Issue.open: {"rate_per_s": 1.0, "arrival_seed": 0}}.get(issue, {})
+    if issue.value == owner:
+        workload(issue=issue, **{**own, key: 2})
+        return
+    with pytest.raises(UserError) as refused:
+        workload(issue=issue, **own, **{key: 2})
+    told = str(refused.value)
+    assert told == f"workload.{key}: got 2, allowed is null with workload.issue={issue.value}; it belongs to workload={owner}"
+
+
+@pytest.mark.parametrize("file", sorted((conf_folder() / "workload").glob("*.yaml")), ids=lambda file: file.stem)
+def test_every_shipped_workload_is_accepted_under_its_own_name(file):
+    shipped = from_plain(yaml.safe_load(file.read_text()), WorkloadConfig, str(file))
+    assert shipped.name == shipped.issue.value == file.stem
 
 
 def test_a_prompt_that_is_refused_is_named():

@@ -8,6 +8,7 @@ import pytest
 
 from gpuqa.metrics import Overhead, measure, score_answers
 from gpuqa.records import Answer, Answered, Completion, Interval, Measurement, Question
+from gpuqa.statistics import speed_interval
 
 QUESTIONS = [
     Question("memory-1", "甲？", "cuda warp"),
@@ -90,6 +91,8 @@ def test_speeds_are_medians_over_the_passes(found: Measurement) -> None:
     # Characters: 4 + 5 + 0, 14 + 5 + 4 and 4 + 5 + 0; so 9 / 2, 23 / 1 and 9 / 6 a second.
     assert found.chars_per_s == 4.5
     assert found.chars_per_s_mad == 3.0  # of 0, 18.5 and 3
+    assert found.chars_per_s_repeats == [4.5, 23.0, 1.5]
+    assert found.chars_per_s_interval == speed_interval([4.5, 23.0, 1.5])
     assert found.output_tokens_per_s == 2.0  # of 4 / 2, 6 / 1 and 4 / 6
     assert found.questions_per_s == 1.5
 
@@ -159,3 +162,8 @@ def test_a_trial_without_a_single_token_has_numbers_too() -> None:
     assert (found.chars_per_s, found.output_tokens_per_s, found.prefix_cache_hit_rate) == (0.0, 0.0, 0.0)
     assert (found.ttft_ms_p50, found.itl_ms_mean) == (None, None)
     assert (found.answers_empty, found.answers_failed, found.answers_truncated) == (3, 3, 0)
+
+
+def test_a_trial_is_saturated_where_any_of_its_passes_was(answers: list[Answer], found: Measurement) -> None:
+    assert not found.saturated
+    assert measure([FIRST, replace(SECOND, saturated=True), THIRD], answers, OVERHEAD).saturated

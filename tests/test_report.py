@@ -31,17 +31,26 @@ def measurement(**numbers: Any) -> Measurement:
     """A different number in every field, so that a swap shows."""
     base: dict[str, Any] = {field.name: 10.0 + place for place, field in enumerate(fields(Measurement))}
     base |= {key: Interval(place / 100, 0.5) for place, key in enumerate(base) if key.endswith("_interval")}
+    base |= {"answers_empty": 0.0, "truncated_fraction": 0.125, "chars_per_s_repeats": [1.5, 2.5]}
     return Measurement(**{**base, "rouge_l_f1_judge": 0.4, "rouge_l_f1": 0.5, **numbers})
 
 
 def trial(axes: dict[str, str], error: str | None = None, **numbers: Any) -> Trial:
-    pipeline = {**axes, "quantization": {"name": axes.get("quantization", "none")}, "model": {"note": None}}
+    prompt = {"name": axes.get("prompt", ""), "system": None, "user": "{question}", "examples": []}
+    pipeline = {
+        **axes,
+        "prompt": prompt,
+        "quantization": {"name": axes.get("quantization", "none")},
+        "model": {"note": None},
+        "engine": {"args": {}},
+        "sampling": {"max_tokens": 256},
+    }
     key = "-".join(axes.values()).ljust(64, "0")
     return Trial(key, axes, pipeline, {}, None if error else measurement(**numbers), error)
 
 
 def prompts(**speeds: float) -> list[Trial]:
-    return [trial({"prompt": name}, chars_per_s=speed) for name, speed in speeds.items()]
+    return [trial({"prompt": name}, chars_per_s=speed, chars_per_s_repeats=[speed]) for name, speed in speeds.items()]
 
 
 def rows_of(verdict: Verdict, folder: Path) -> list[dict[str, str]]:
@@ -100,10 +109,14 @@ def test_the_leaderboard_has_a_row_a_trial_with_axes_rule_and_every_number(tmp_p
     low = trial({"prompt": "keywords", "engine.args.max_num_seqs": "16"}, chars_per_s=900.0, rouge_l_f1_judge=0.1)
     failed = trial({"prompt": "broken", "engine.args.max_num_seqs": "16"}, error="KV cache, 放不下")
     rows = rows_of(decide([failed, low, fast], RULE), tmp_path)
-    numbers = {field.name for field in fields(Measurement)} - {"rouge_l_f1_judge_interval", "rouge_l_f1_interval"}
-    intervals = {f"{key}_interval_{end}" for key in ("rouge_l_f1_judge", "rouge_l_f1") for end in ("low", "high")}
+    ranged = ("chars_per_s", "rouge_l_f1_judge", "rouge_l_f1")
+    numbers = {field.name for field in fields(Measurement)} - {f"{key}_interval" for key in ranged} - {"chars_per_s_repeats"}
+    intervals = {f"{key}_interval_{end}" for key in ranged for end in ("low", "high")} | {"chars_per_s_repeats"}
+    leads = {"first_leads_by", "first_leads_low", "first_leads_high", "p_holm", "pareto"}
     named = {"rank", "eligible", "objections", "prompt", "engine.args.max_num_seqs", "trial"}
-    assert set(rows[0]) == named | numbers | intervals
+    assert set(rows[0]) == named | numbers | intervals | leads
+    assert [row["pareto"] for row in rows] == ["False", "True", "False"]
+    assert rows[0]["chars_per_s_repeats"] == "1.5 2.5"
     assert [(row["rank"], row["prompt"], row["eligible"]) for row in rows] == [
         ("1", "bare", "True"),
         ("2", "keywords", "False"),
@@ -157,8 +170,9 @@ def test_a_percentile_that_the_sample_cannot_support_says_what_it_needs(tmp_path
     short = trial({"prompt": "bare"}, e2e_latency_ms_p95=None)
     enough = trial({"prompt": "expert"}, e2e_latency_ms_p95=1234.5, chars_per_s=1.0)
     page = Page(page_of(decide([short, enough], RULE), tmp_path))
-    column = page.cells[0].index("p95 ms")
-    assert [row[column] for row in page.cells[1:]] == ["n/a (needs 20)", "1,234"]
+    table = [row for row in page.cells if len(row) > 4]
+    column = table[0].index("p95 ms")
+    assert [row[column] for row in table[1:]] == ["n/a (needs 20)", "1,234"]
     assert report.shown(measurement(e2e_latency_ms_p99=None), "e2e_latency_ms_p99") == "n/a (needs 100)"
     assert report.shown(measurement(ttft_ms_p50=None), "ttft_ms_p50") == "n/a (needs 2)"
     assert report.shown(measurement(itl_ms_mean=None), "itl_ms_mean") == "n/a"
@@ -172,7 +186,8 @@ def test_the_page_shows_the_verdict_the_note_and_marks_the_winner(tmp_path):
     assert page.text["p.note"] == ["DEMONSTRATION"]
     assert text.count('<tr class="winner">') == 1
     assert page.text["td.axis"] == ["quick", "slow"]
-    assert page.cells[1][1] == "5,000"
+    assert page.cells[-2][1] == "5,000"
+    assert page.cells[1] == ["prompt=slow", "+4900.0%", "n/a", "n/a"]
 
 
 def test_without_a_note_or_a_winner_the_page_shows_none(tmp_path):

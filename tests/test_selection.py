@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpuqa.criteria import SelectionConfig
-from gpuqa.records import Interval, Measurement, Trial
-from gpuqa.selection import decide
+from gpuqa.criteria import Guard, Rule, SelectionConfig
+from gpuqa.records import Answer, Interval, Measurement, Trial
+from gpuqa.selection import Outcome, decide
 
 RULE = SelectionConfig(
-    name="rule", min_rouge_l_f1_judge=0.35, baseline_quantization="none", min_rouge_l_f1_ratio=0.99, min_answer_chars_ratio=0.90
+    name="rule",
+    min_rouge_l_f1_judge=0.35,
+    min_rouge_l_f1_of_best=0.0,
+    baseline_quantization="none",
+    min_rouge_l_f1_ratio=0.99,
+    min_answer_chars_ratio=0.90,
+    confidence=0.95,
 )
 GOOD = Measurement(
     questions=100,
@@ -21,6 +28,8 @@ GOOD = Measurement(
     seconds=1.0,
     chars_per_s=10_000.0,
     chars_per_s_mad=50.0,
+    chars_per_s_repeats=[9_950.0, 10_000.0, 10_050.0],
+    chars_per_s_interval=Interval(9_876.0, 10_125.0),
     output_tokens_per_s=6_000.0,
     questions_per_s=100.0,
     ttft_ms_p50=10.0,
@@ -51,7 +60,7 @@ GOOD = Measurement(
 
 
 def trial(
-    quantization: str = "none", chars_per_s: float = 10_000.0, prompt: str = "bare", seqs: int = 256, **numbers: float
+    quantization: str = "none", chars_per_s: float = 10_000.0, prompt: str = "bare", seqs: int = 256, **numbers: Any
 ) -> Trial:
     """A trial with good numbers but for those that are given."""
     return Trial(
@@ -59,13 +68,13 @@ def trial(
         axes={"prompt": prompt, "quantization": quantization, "engine.args.max_num_seqs": str(seqs)},
         pipeline={
             "model": {"name": "tiny"},
-            "prompt": {"name": prompt},
+            "prompt": {"name": prompt, "system": prompt, "user": "{question}", "examples": []},
             "quantization": {"name": quantization, "args": {"quantization": quantization}},
             "engine": {"name": "vllm", "args": {"max_num_seqs": seqs}},
             "sampling": {"max_tokens": 256},
         },
         identity={},
-        measurement=replace(GOOD, chars_per_s=chars_per_s, **numbers),
+        measurement=replace(GOOD, chars_per_s=chars_per_s, **{"chars_per_s_repeats": [chars_per_s], **numbers}),
     )
 
 
@@ -81,7 +90,8 @@ def test_the_fastest_in_characters_wins_and_the_reason_says_by_how_much() -> Non
     trials = [trial(chars_per_s=8_000), trial("fp8", chars_per_s=10_000, output_tokens_per_s=1.0), failed("awq")]
     verdict = decide(trials, RULE)
     assert verdict.winner is trials[1]
-    assert verdict.reason.startswith("prompt=bare quantization=fp8 max_num_seqs=256 is the fastest of 2 eligible trials (of 3)")
+    first = "prompt=bare quantization=fp8 max_num_seqs=256 is the fastest of 2 eligible trials (of 3)"
+    assert verdict.reason.startswith(f"INCONCLUSIVE: {first}")
     assert "10,000 chars/s (MAD 50 over 3 repeats) at rouge_l_f1_judge 0.4000 (floor 0.35), rouge_l_f1 0.5000" in verdict.reason
     assert "leads the next, prompt=bare quantization=none max_num_seqs=256, by 25.0%" in verdict.reason
 
@@ -250,3 +260,158 @@ def test_the_winner_is_the_fastest_that_may_win_whatever_the_trials(trials: list
         assert verdict.winner.measurement.chars_per_s == max(speeds)
     assert sorted(id(standing.trial) for standing in verdict.standings) == sorted(map(id, trials))
     assert sum(not standing.objections for standing in verdict.standings) == len(speeds)
+
+
+def repeats(*speeds: float, quantization: str = "none", **numbers: Any) -> Trial:
+    middle = sorted(speeds)[len(speeds) // 2]
+    return trial(quantization, chars_per_s=middle, chars_per_s_repeats=list(speeds), repeats=len(speeds), **numbers)
+
+
+def answers(scores: list[float], chars: int = 100) -> list[Answer]:
+    same = ("参考", "字" * chars, 0.4)
+    return [Answer(f"q{place}", f"问题 {place}", *same, score, "stop", 60, 0.1) for place, score in enumerate(scores)]
+
+
+def test_a_lead_beyond_the_noise_is_a_win_with_its_interval_and_p_value() -> None:
+    fast, slow = repeats(2000, 2010, 2020), repeats(1000, 1005, 1010, prompt="structured")
+    verdict = decide([slow, fast], RULE)
+    assert (verdict.outcome, verdict.winner, verdict.first) == (Outcome.WIN, fast, fast)
+    [found] = verdict.comparisons
+    assert found.difference == pytest.approx(1.0, abs=0.001)
+    assert found.interval is not None
+    assert 0.97 < found.interval.low < 1.0 < found.interval.high < 1.03
+    assert found.p_value is not None
+    assert found.p_value < 1e-4
+    assert "WIN: prompt=bare" in verdict.reason
+    assert "95% interval +9" in verdict.reason
+
+
+@pytest.mark.parametrize(
+    ("simple", "other"),
+    [
+        pytest.param({}, {"quantization": "fp8"}, id="unquantized before quantized"),
+        pytest.param({"prompt": "bare"}, {"prompt": "structured"}, id="the shorter system prompt"),
+        pytest.param({"seqs": 64}, {"seqs": 512}, id="smaller settings"),
+        pytest.param({"prompt": "structured"}, {"quantization": "fp8", "prompt": "bare"}, id="quantization before prompt"),
+    ],
+)
+def test_a_tie_goes_to_the_simplest_and_the_reason_says_so(simple: dict[str, Any], other: dict[str, Any]) -> None:
+    plain, faster = repeats(990, 1000, 1010, **simple), repeats(991, 1001, 1011, **other)
+    for trials in ([plain, faster], [faster, plain]):
+        verdict = decide(trials, RULE)
+        assert (verdict.outcome, verdict.winner, verdict.first) == (Outcome.TIE, plain, faster)
+        assert verdict.standings[0].trial is plain
+        assert f"TIE: {plain.name} is the simplest of 2 that tie for fastest of 2 eligible trials" in verdict.reason
+        assert f"The first, {faster.name}, leads it by 0.1%" in verdict.reason
+
+
+def test_a_tie_among_the_fastest_leaves_out_who_is_shown_to_be_slower() -> None:
+    slow = repeats(500, 501, 502, 503, prompt="a", seqs=1)
+    tied = repeats(1000, 1001, 1002, 1003, prompt="bare"), repeats(1001, 1002, 1003, 1004, prompt="structured")
+    verdict = decide([slow, *tied], RULE)
+    assert (verdict.outcome, verdict.winner) == (Outcome.TIE, tied[0])
+
+
+@pytest.mark.parametrize("speeds", [(1001.0,), (500.0, 1001.0, 1900.0)], ids=["one repeat", "a wide interval"])
+def test_what_nobody_can_tell_is_inconclusive_and_still_has_a_winner(speeds: tuple[float, ...]) -> None:
+    fast, simple = repeats(*speeds, prompt="structured"), repeats(990, 1000, 1000, prompt="bare")
+    verdict = decide([simple, fast], RULE)
+    assert (verdict.outcome, verdict.winner) == (Outcome.INCONCLUSIVE, fast)
+    assert "Not conclusive: " in verdict.reason
+
+
+BASE = [0.3, 0.5, 0.7, 0.4] * 25
+
+
+@pytest.mark.parametrize(
+    ("guard", "scores", "wins"),
+    [
+        ("bound", BASE, True),
+        ("bound", [score + 0.02 for score in BASE], True),
+        ("bound", [score + (0.2 if place % 2 else -0.2) for place, score in enumerate(BASE)], False),  # the mean is the same
+        ("refuted", [score + (0.2 if place % 2 else -0.2) for place, score in enumerate(BASE)], True),
+        ("point", [score + (0.2 if place % 2 else -0.2) for place, score in enumerate(BASE)], True),
+        ("refuted", [score * 0.8 for score in BASE], False),
+    ],
+)
+def test_a_guard_reads_the_bound_of_the_paired_questions_as_it_is_told(guard: str, scores: list[float], wins: bool) -> None:
+    mean = sum(scores) / len(scores)
+    fast, baseline = repeats(2000, 2001, 2002, quantization="fp8", rouge_l_f1=mean), repeats(1000, 1001, 1002, rouge_l_f1=0.475)
+    told = {fast.key: answers(scores), baseline.key: answers(BASE)}
+    verdict = decide([fast, baseline], replace(RULE, guard=Guard[guard]), told)
+    assert verdict.winner is (fast if wins else baseline)
+    if not wins:
+        [objection] = next(one.objections for one in verdict.standings if one.trial is fast)
+        assert f"over 100 questions (selection.guard={guard})" in objection
+
+
+def test_a_length_is_guarded_question_by_question_too() -> None:
+    fast, baseline = trial("fp8", 20_000, answer_chars_mean=80.0), trial()
+    told = {fast.key: answers(BASE, chars=80), baseline.key: answers(BASE, chars=100)}
+    [objection] = next(one.objections for one in decide([fast, baseline], RULE, told).standings if one.trial is fast)
+    assert objection.startswith("answer_chars_mean 80 is not shown to keep 90% of the unquantized 100: 95% bound 80.0%")
+
+
+@pytest.mark.parametrize(
+    ("numbers", "told"),
+    [
+        ({"answers_empty": 6}, "6.0% of the answers are empty"),
+        ({"truncated_fraction": 0.51}, "51.0% of the answers are truncated"),
+        ({"rouge_l_f1": 0.1}, "rouge_l_f1 0.1000 is below 50% of the study's best 0.5"),
+    ],
+)
+def test_answers_that_are_no_answers_have_a_cap_without_a_baseline(numbers: dict[str, float], told: str) -> None:
+    fast, good = trial(chars_per_s=90_000, prompt="keywords", **numbers), trial()
+    verdict = decide([fast, good], replace(RULE, min_rouge_l_f1_of_best=0.5))
+    assert verdict.winner is good
+    assert told in verdict.standings[1].objections[0]
+
+
+def test_a_verdict_says_that_guards_were_off_for_what_has_no_baseline() -> None:
+    verdict = decide([trial("fp8"), trial("int4", 9_000)], RULE)
+    assert "Guards were off for 2 trials (fp8, int4): nothing unquantized was measured beside them." in verdict.reason
+    assert "Guards were off" not in decide([trial("fp8"), trial()], RULE).reason
+
+
+def test_limits_and_other_rules_choose_others() -> None:
+    fast = trial(chars_per_s=10_000, prompt="fast", rouge_l_f1=0.30, e2e_latency_ms_p95=900.0)
+    both = trial(chars_per_s=8_000, prompt="both", rouge_l_f1=0.45, e2e_latency_ms_p95=500.0)
+    good = trial(chars_per_s=2_000, prompt="good", rouge_l_f1=0.50, e2e_latency_ms_p95=100.0)
+    dominated = trial(chars_per_s=1_900, prompt="poor", rouge_l_f1=0.44)
+    trials = [dominated, fast, good, both]
+
+    def winner(**rule: Any) -> Trial | None:
+        return decide(trials, replace(RULE, **rule)).winner
+
+    assert winner() is fast
+    assert winner(rule=Rule.best_quality) is good
+    assert winner(rule=Rule.best_quality, min_chars_per_s=3_000) is both
+    assert winner(max_e2e_latency_ms_p95=600) is both
+    assert winner(max_ttft_ms_p95=1) is None
+    assert winner(rule=Rule.knee) is both
+    assert winner(rule=Rule.weighted, speed_weight=1.0) is fast
+    assert winner(rule=Rule.weighted, speed_weight=0.0) is good
+    assert [one.trial.axes["prompt"] for one in decide(trials, RULE).standings if one.on_front] == ["fast", "both", "good"]
+
+
+def test_the_knee_of_a_front_of_one_is_that_one() -> None:
+    poor, best = trial(chars_per_s=100, rouge_l_f1=0.4), trial(chars_per_s=2_000, prompt="best", rouge_l_f1=0.5)
+    assert decide([poor, best], replace(RULE, rule=Rule.knee)).winner is best
+
+
+def test_the_best_quality_is_tested_over_the_questions() -> None:
+    better, worse = trial(prompt="better", rouge_l_f1=0.525), trial(rouge_l_f1=0.475)
+    told = {better.key: answers([score + 0.05 for score in BASE]), worse.key: answers(BASE)}
+    verdict = decide([worse, better], replace(RULE, rule=Rule.best_quality), told)
+    assert (verdict.outcome, verdict.winner) == (Outcome.WIN, better)
+    assert verdict.comparisons[0].difference == pytest.approx(0.05 / 0.475)
+    assert verdict.comparisons[0].p_value == pytest.approx(1 / 10_001)
+
+
+def test_the_weighted_rule_is_tested_by_both_doubts() -> None:
+    better = repeats(2000, 2010, 2020, prompt="better", rouge_l_f1=0.525)
+    worse = repeats(1000, 1010, 1020, rouge_l_f1=0.475)
+    told = {better.key: answers([score + 0.05 for score in BASE]), worse.key: answers(BASE)}
+    verdict = decide([worse, better], replace(RULE, rule=Rule.weighted), told)
+    assert (verdict.outcome, verdict.winner) == (Outcome.WIN, better)
+    assert verdict.comparisons[0].difference == pytest.approx((1.99 * 0.525 / 0.475) ** 0.5 - 1, rel=0.01)

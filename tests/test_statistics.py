@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 import statistics
-from math import sqrt
+from itertools import product
+from math import exp, log, sqrt
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpuqa.records import Interval
-from gpuqa.statistics import bootstrap_interval, median_and_mad, percentile, questions_needed
+from gpuqa.statistics import (
+    Estimate,
+    bootstrap_interval,
+    holm,
+    median_and_mad,
+    paired_interval,
+    percentile,
+    questions_needed,
+    sign_flip_p_value,
+    speed_interval,
+    t_quantile,
+    t_tails,
+    welch,
+)
 
 numbers = st.floats(-1e6, 1e6, allow_subnormal=False)
 
@@ -93,3 +107,92 @@ def test_the_same_answers_give_the_same_interval_and_another_seed_nearly_the_sam
     other = bootstrap_interval(values, seed=1)
     assert other != first
     assert (other.low, other.high) == pytest.approx((first.low, first.high), abs=0.01)
+
+
+@pytest.mark.parametrize(  # any printed t table; 1 degree of freedom is Cauchy's law, 2 has a closed form
+    ("confidence", "freedom", "t"),
+    [(0.95, 1, 12.7062), (0.95, 2, 4.30265), (0.95, 4, 2.77645), (0.99, 10, 3.16927), (0.95, 30, 2.04227), (0.9, 999, 1.64638)],
+)
+def test_t_quantiles_and_tails_are_those_of_the_tables(confidence: float, freedom: float, t: float) -> None:
+    assert t_quantile(confidence, freedom) == pytest.approx(t, rel=1e-4)
+    assert t_tails(t, freedom) == pytest.approx(1 - confidence, rel=1e-4)
+
+
+def test_t_tails_with_two_degrees_of_freedom_are_the_closed_form_far_out_too() -> None:
+    for t in (0.0, 0.5, 3.0, 100.0):
+        assert t_tails(t, 2) == pytest.approx(1 - t / sqrt(2 + t * t), rel=1e-6)
+
+
+def test_welch_is_as_worked_by_hand() -> None:
+    # Logs 1, 2, 3 (mean 2, variance 1) and 0, 4 (mean 2, variance 8): errors 1/3 and 4; freedom (13/3)^2 / (1/18 + 16).
+    found = welch([exp(1), exp(2), exp(3)], [1.0, exp(4)])
+    assert found is not None
+    assert found.difference == pytest.approx(0.0, abs=1e-12)
+    assert found.error == pytest.approx(sqrt(13 / 3))
+    assert found.freedom == pytest.approx((13 / 3) ** 2 / (1 / 18 + 16))
+    assert found.p_value == pytest.approx(1.0)
+
+
+def test_welch_needs_two_repeats_a_side_and_characters_in_each() -> None:
+    assert welch([1.0], [1.0, 2.0]) is None
+    assert welch([1.0, 2.0], [1.0, 0.0]) is None
+
+
+def test_repeats_without_any_noise_are_told_apart_by_any_difference() -> None:
+    same, other = welch([5.0, 5.0], [5.0, 5.0]), welch([5.0, 5.0], [6.0, 6.0])
+    assert (same.p_value, other.p_value) == (1.0, 0.0)  # type: ignore[union-attr]
+
+
+def test_a_t_interval_leaves_out_zero_exactly_where_its_p_value_says_so() -> None:
+    for difference in (0.1, 0.27, 0.28, 0.5):
+        found = Estimate(difference, 0.1, 4)
+        assert (found.interval(0.95).low > 0) == (found.p_value < 0.05)
+
+
+def test_the_interval_of_a_speed_is_a_t_interval_of_its_logs() -> None:
+    found = speed_interval([100.0, 200.0])
+    middle, half = log(100 * 200) / 2, 12.7062 * log(2) / 2  # error of the mean: sd log(2)/sqrt(2), over sqrt(2)
+    assert found is not None
+    assert (log(found.low), log(found.high)) == pytest.approx((middle - half, middle + half), rel=1e-4)
+    assert speed_interval([100.0]) is None
+    assert speed_interval([100.0, 0.0]) is None
+
+
+def test_a_paired_interval_sees_what_two_separate_ones_would_hide() -> None:
+    worse = [number / 100 for number in range(100)]
+    found = paired_interval([value + 0.01 for value in worse], worse)
+    assert (found.low, found.high) == pytest.approx((0.01, 0.01))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.integers(-5, 5), st.integers(-5, 5)), min_size=1, max_size=8))
+def test_a_sign_flip_test_counts_all_patterns(pairs: list[tuple[int, int]]) -> None:
+    differences = [ours - theirs for ours, theirs in pairs]
+    sums = [abs(sum(sign * value for sign, value in zip(signs, differences, strict=True)))
+            for signs in product((1, -1), repeat=len(differences))]  # fmt: skip
+    brute = sum(one >= abs(sum(differences)) for one in sums) / len(sums)
+    ours, theirs = zip(*pairs, strict=True)
+    assert sign_flip_p_value(ours, theirs) == pytest.approx(brute)
+
+
+def test_a_sampled_sign_flip_test_is_near_the_normal_law_and_never_nought() -> None:
+    noise = [((number * 37) % 100) / 100 - 0.495 for number in range(400)]
+    shifted = [value + 0.03 for value in noise]
+    error = sqrt(sum(value * value for value in shifted)) / len(shifted)
+    expected = 2 * (1 - statistics.NormalDist().cdf(0.03 / error))
+    assert sign_flip_p_value(shifted, [0.0] * 400) == pytest.approx(expected, abs=0.01)
+    assert sign_flip_p_value([1.0] * 400, [0.0] * 400) == pytest.approx(1 / 10_001)
+    assert sign_flip_p_value([1.0] * 3, [1.0] * 3) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("raw", "corrected"),
+    [
+        ([], []),
+        ([0.04], [0.04]),
+        ([0.01, 0.04, 0.03, 0.005], [0.03, 0.06, 0.06, 0.02]),  # Holm 1979's step-down, by hand
+        ([0.9, 0.8], [1.0, 1.0]),
+    ],
+)
+def test_holms_correction_is_as_worked_by_hand(raw: list[float], corrected: list[float]) -> None:
+    assert holm(raw) == pytest.approx(corrected)

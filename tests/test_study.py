@@ -22,6 +22,7 @@ from gpuqa.config import UserError
 from gpuqa.dataset import read_questions
 from gpuqa.engines import EngineFailed
 from gpuqa.engines.transformers_engine import TransformersEngine
+from gpuqa.failures import explained
 from gpuqa.journal import Journal
 from gpuqa.pipeline import BUILTIN_WARMUP
 from gpuqa.places import PACKAGE, conf_folder
@@ -275,7 +276,8 @@ def test_an_engine_that_does_not_start_fails_its_group_once_and_is_tried_again_n
 def test_a_cell_that_takes_too_long_gets_its_error_and_the_others_a_new_engine(tmp_path, engines):
     slow = {"prompt": "expert", "workload__answer_timeout_s": 0.001}
     outcome, recorder = run(prepared(BARE, slow, KEYWORDS), tmp_path)
-    assert [trial.error for trial in outcome.trials] == [None, "no answer within workload.answer_timeout_s=0.001 s", None]
+    told = explained("no answer within workload.answer_timeout_s=0.001 s")
+    assert [trial.error for trial in outcome.trials] == [None, told, None]
     assert [trial.measurement is None for trial in outcome.trials] == [False, True, False]
     assert recorder.starts == [{"prompt": "bare"}, {"prompt": "keywords"}]
     assert engines == ["start", "close", "start", "close"]
@@ -309,7 +311,7 @@ def test_a_cell_that_breaks_in_the_middle_is_a_failed_trial_and_is_tried_again_n
     with pytest.MonkeyPatch.context() as patch:
         break_down(patch, 5, instead)
         outcome, _ = run(prepared(*rows), tmp_path)
-    assert [trial.error for trial in outcome.trials] == [None, told, None]
+    assert [trial.error for trial in outcome.trials] == [None, explained(told), None]
     assert [trial.measurement is None for trial in outcome.trials] == [False, True, False]
     assert engines == ["start", "close", "start", "close"]
     again, recorder = run(prepared(*rows), tmp_path)
@@ -317,6 +319,21 @@ def test_a_cell_that_breaks_in_the_middle_is_a_failed_trial_and_is_tried_again_n
     assert [trial.error for trial in again.trials] == [None, None, None]
     assert [again.trials[0], again.trials[2]] == [outcome.trials[0], outcome.trials[2]]
     assert Journal(tmp_path).read()[again.trials[1].key].measurement == again.trials[1].measurement
+
+
+def test_after_three_failures_in_a_row_the_rest_of_an_engines_cells_are_not_tried(tmp_path, engines, monkeypatch):
+    """A fake: the real engine, but it breaks on every cell but the first."""
+    real = TransformersEngine.generate
+
+    async def generate(self: TransformersEngine, prompts: Any, sampling: Any, stop: Any) -> list[Generation]:
+        return die(0) if sampling.max_tokens > 4 else await real(self, prompts, sampling, stop)
+
+    monkeypatch.setattr(TransformersEngine, "generate", generate)
+    outcome, _ = run(prepared(*({"sampling__max_tokens": 4 + number} for number in range(6))), tmp_path)
+    assert outcome.engine_starts == 3
+    assert engines == ["start", "close"] * 3
+    assert [trial.error is None for trial in outcome.trials] == [True] + [False] * 5
+    assert [(trial.error or "").count("skipped after 3 failures in a row") for trial in outcome.trials] == [0, 0, 0, 0, 1, 1]
 
 
 def test_when_the_last_cell_breaks_no_engine_starts_for_nothing(tmp_path, engines, monkeypatch):

@@ -20,7 +20,7 @@ from typing import Any, Self
 
 from gpuqa.config import EngineConfig, SamplingConfig, Scheduler, UserError
 from gpuqa.engines import EngineFailed, refuse_unknown
-from gpuqa.hardware import children, kill_children
+from gpuqa.hardware import children, kill_children, tie_forked_children
 from gpuqa.records import Generation
 
 log = logging.getLogger("gpuqa.engines")
@@ -47,6 +47,7 @@ class VllmEngine:
     @classmethod
     async def start(cls, folder: Path, trust_remote_code: bool, config: EngineConfig, args: dict[str, Any]) -> Self:
         os.environ.update(config.env)
+        tie_forked_children()
         sockets = Path(tempfile.mkdtemp(prefix="gpuqa-"))
         os.environ["VLLM_RPC_BASE_PATH"] = str(sockets)  # vLLM leaves its sockets behind; `close` clears them away
         begin, before = time.perf_counter(), children()
@@ -155,6 +156,7 @@ def build(folder: Path, trust_remote_code: bool, args: dict[str, Any], env: dict
 
     # Per-request metrics come with log_stats; vLLM prints them only where somebody asks it to.
     # It needs no tokenizer: prompts and answers are token ids, and the end tokens are in generation_config.json.
+    logging.getLogger("vllm.renderers.base").setLevel(logging.ERROR)  # it warns of exactly that
     ours = {"trust_remote_code": trust_remote_code, "disable_log_stats": False, "skip_tokenizer_init": True}
     engine_args = AsyncEngineArgs(model=str(folder), **{**ours, **args})
     vllm_config = engine_args.create_engine_config()

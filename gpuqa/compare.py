@@ -1,0 +1,175 @@
+"""Is A at least as good as B? Paired statistics from what is on disk, for a CI gate. No engine starts.
+
+    python -m gpuqa.compare a=experiments/new b=experiments/old/frozen.yaml
+    python -m gpuqa.compare a=experiments/new:3fa4 b=experiments/new:91aec
+
+Each side is a frozen.yaml, a study folder (its frozen winner), or FOLDER:TRIAL with the start of a trial's key.
+
+Exit codes: 0 A is better or equal: worse in nothing, and no interval is wider than high end / low end = 1.5 unless A is
+better there; 1 A is shown to be worse in something; 2 inconclusive, or the input is wrong (then a line "error: ..." says so).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from gpuqa import frozen
+from gpuqa.comparison import relative, speed_estimate
+from gpuqa.config import UserError
+from gpuqa.criteria import SelectionConfig
+from gpuqa.door import enter
+from gpuqa.guards import paired
+from gpuqa.journal import Journal
+from gpuqa.records import Answer, Interval, Trial
+from gpuqa.roots import CompareConfig, resolve
+from gpuqa.statistics import holm, paired_interval, sign_flip_p_value
+
+BETTER_OR_EQUAL, WORSE, INCONCLUSIVE = 0, 1, 2
+EQUAL_WITHIN = SelectionConfig.max_interval_ratio
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One of the two: its trial and its answers."""
+
+    told: str
+    trial: Trial
+    answers: list[Answer]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One quantity of both sides."""
+
+    name: str
+    ours: float
+    theirs: float
+    lead: float  # of A, as a share of B
+    interval: Interval | None
+    p_value: float | None
+
+
+def main() -> None:
+    """Enter with conf/compare.yaml."""
+    enter(compare, "compare")
+
+
+def compare(composed: Any) -> int:
+    """The composed config -> exit code."""
+    config = resolve(composed, CompareConfig)
+    a, b = side_of(config.a, "a"), side_of(config.b, "b")
+    pairs = paired(a.answers, b.answers)
+    if not pairs:
+        raise UserError(f"a, b: {config.a!r} and {config.b!r} did not answer the same questions; compare trials of one dataset")
+    rows = corrected([speed_row(a.trial, b.trial, config), *(score_row(key, pairs, config) for key in SCORES)])
+    code = verdict_of(rows, config)
+    show(a, b, rows, Console())
+    show_flips(pairs, config, Console())
+    print({BETTER_OR_EQUAL: "better or equal", WORSE: "worse", INCONCLUSIVE: "inconclusive"}[code] + f" (exit code {code})")
+    return code
+
+
+SCORES = ("rouge_l_f1_judge", "rouge_l_f1")
+
+
+def side_of(text: str, key: str) -> Side:
+    """The measured trial that a path names, with its answers.
+
+    Raises:
+        UserError: nothing is there, or the name fits no trial or several.
+    """
+    path, wanted = Path(text), ""
+    if not path.exists() and ":" in text:
+        folder, _, wanted = text.rpartition(":")
+        path = Path(folder)
+    else:
+        file = path / "frozen.yaml" if path.is_dir() else path
+        path, wanted = file.parent, str(frozen.read(file).get("trial", ""))
+    journal = Journal(path)
+    found = [trial for trial in journal.read().values() if trial.measurement and trial.key.startswith(wanted)]
+    if len(found) != 1:
+        known = ", ".join(trial.key[:16] for trial in journal.read().values() if trial.measurement) or "none"
+        raise UserError(f"{key}: {text!r} names {len(found)} measured trials of {path}; measured there: {known}")
+    answers = journal.answers(found[0].key)
+    if not answers:
+        raise UserError(f"{key}: the answers of trial {found[0].key[:16]} are not in {journal.folder}; measure it again")
+    return Side(text, found[0], answers)
+
+
+def speed_row(a: Trial, b: Trial, config: CompareConfig) -> Row:
+    """Characters per second by Welch's test on the logs of the repeats."""
+    assert a.measurement is not None
+    assert b.measurement is not None
+    ours, theirs = a.measurement.chars_per_s, b.measurement.chars_per_s
+    found = speed_estimate(a, b)
+    if found is None:
+        return Row("chars_per_s", ours, theirs, ours / theirs - 1 if theirs else 0.0, None, None)
+    ends = found.interval(config.confidence)
+    interval = Interval(relative(ends.low), relative(ends.high))
+    return Row("chars_per_s", ours, theirs, relative(found.difference), interval, found.p_value)
+
+
+def score_row(key: str, pairs: list[tuple[Answer, Answer]], config: CompareConfig) -> Row:
+    """A score over the same questions: bootstrap interval and sign-flip test of the difference, as shares of B's mean."""
+    ours, theirs = [getattr(one, key) for one, _ in pairs], [getattr(other, key) for _, other in pairs]
+    means = sum(ours) / len(ours), sum(theirs) / len(theirs)
+    scale = means[1] or 1.0
+    found = paired_interval(ours, theirs, config.confidence)
+    interval = Interval(found.low / scale, found.high / scale)
+    return Row(key, *means, (means[0] - means[1]) / scale, interval, sign_flip_p_value(ours, theirs))
+
+
+def corrected(rows: list[Row]) -> list[Row]:
+    """The rows with p-values that Holm corrected for their being several."""
+    right = iter(holm([row.p_value for row in rows if row.p_value is not None]))
+    return [
+        row if row.p_value is None else Row(row.name, row.ours, row.theirs, row.lead, row.interval, next(right)) for row in rows
+    ]
+
+
+def verdict_of(rows: list[Row], config: CompareConfig) -> int:
+    """Worse if anything is shown to be; inconclusive if anything that is not shown has too wide an interval."""
+    shown = [row for row in rows if row.p_value is not None and row.p_value <= 1 - config.confidence]
+    if any(row.lead < 0 for row in shown):
+        return WORSE
+    open_rows = [row for row in rows if row not in shown]
+    return BETTER_OR_EQUAL if all(tells(row) for row in open_rows) else INCONCLUSIVE
+
+
+def tells(row: Row) -> bool:
+    """Whether the interval is narrow enough to call the two sides equal."""
+    low, high = (row.interval.low, row.interval.high) if row.interval else (-1.0, 0.0)
+    return low > -1 and (1 + high) / (1 + low) <= EQUAL_WITHIN
+
+
+def show(a: Side, b: Side, rows: list[Row], console: Console) -> None:
+    """Both sides and every quantity."""
+    for name, side in (("A", a), ("B", b)):
+        console.print(f"{name}: {side.told}: {side.trial.name} ({side.trial.key[:16]})", markup=False, highlight=False)
+    table = Table("", "A", "B", "A against B", "interval", "p after Holm")
+    for row in rows:
+        ends = f"{row.interval.low:+.1%} to {row.interval.high:+.1%}" if row.interval else "n/a (needs 2 repeats)"
+        p_value = "n/a" if row.p_value is None else f"{row.p_value:.3g}"
+        table.add_row(row.name, f"{row.ours:,.4g}", f"{row.theirs:,.4g}", f"{row.lead:+.1%}", ends, p_value)
+    console.print(table)
+
+
+def show_flips(pairs: list[tuple[Answer, Answer]], config: CompareConfig, console: Console) -> None:
+    """The answers that changed most, the worst for A first."""
+    flipped = [(one.rouge_l_f1 - other.rouge_l_f1, one, other) for one, other in pairs]
+    flipped = sorted((row for row in flipped if abs(row[0]) > config.min_flip), key=lambda row: row[0])
+    better = sum(change > 0 for change, _, _ in flipped)
+    told = f"{len(flipped)} of {len(pairs)} answers flipped (rouge_l_f1 by more than {config.min_flip:g})"
+    console.print(f"{told}: {better} better, {len(flipped) - better} worse", highlight=False)
+    for change, one, other in flipped[: config.shown_flips]:
+        text = f"{change:+.2f} {one.id}: {one.question}\n  A: {one.answer}\n  B: {other.answer}"
+        console.print(text, markup=False, highlight=False)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,127 @@
+"""What speaks against a trial: floors, caps and limits by its own numbers, guards by its unquantized baseline's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from gpuqa.criteria import Guard, SelectionConfig
+from gpuqa.records import Answer, Measurement, Trial
+from gpuqa.statistics import bootstrap_interval
+
+Answers = Mapping[str, Sequence[Answer]]  # of each trial, by its key
+ROUNDING = 1e-12
+
+
+def objections(trial: Trial, trials: Sequence[Trial], rule: SelectionConfig, answers: Answers) -> tuple[str, ...]:
+    """Every reason why a trial may not win; none if it may."""
+    found = trial.measurement
+    if found is None:
+        return (f"failed: {trial.error}",)
+    best = max((one.measurement.rouge_l_f1 or 0.0 for one in trials if one.measurement), default=0.0)
+    against = limits(found, best, rule)
+    if (baseline := baseline_of(trial, trials, rule)) is not None:
+        against += guards(trial, baseline, rule, answers)
+    return tuple(against)
+
+
+def limits(found: Measurement, best: float, rule: SelectionConfig) -> list[str]:
+    """The objections that need no baseline. `best`: the highest rouge_l_f1 of the study."""
+    against = []
+    if (found.rouge_l_f1_judge or 0.0) < rule.min_rouge_l_f1_judge:
+        against.append(f"rouge_l_f1_judge {text_of(found.rouge_l_f1_judge)} is below the floor {rule.min_rouge_l_f1_judge:g}")
+    if (found.rouge_l_f1 or 0.0) < rule.min_rouge_l_f1_of_best * best:
+        share = f"{rule.min_rouge_l_f1_of_best * 100:.4g}%"
+        against.append(f"rouge_l_f1 {text_of(found.rouge_l_f1)} is below {share} of the study's best {best:.4g}")
+    empty = found.answers_empty / found.questions
+    for what, share_of, most in (
+        ("empty", empty, rule.max_empty_fraction),
+        ("truncated", found.truncated_fraction, rule.max_truncated_fraction),
+    ):
+        if share_of > most:
+            against.append(f"{share_of:.1%} of the answers are {what}, at most {most:.4g} is selection.max_{what}_fraction")
+    if found.chars_per_s < rule.min_chars_per_s:
+        against.append(f"chars_per_s {found.chars_per_s:,.0f} is below the floor {rule.min_chars_per_s:g}")
+    for key in ("e2e_latency_ms_p95", "ttft_ms_p95"):
+        most_ms, ours = getattr(rule, f"max_{key}"), getattr(found, key)
+        if most_ms is not None and (ours is None or ours > most_ms):
+            told = "n/a (too few answers)" if ours is None else f"{ours:,.1f}"
+            against.append(f"{key} {told} is above the limit {most_ms:g}")
+    return against
+
+
+def guards(trial: Trial, baseline: Trial, rule: SelectionConfig, answers: Answers) -> list[str]:
+    """Whether quality and length were kept; by the means where the answers of one of the two are not at hand."""
+    found, theirs = trial.measurement, baseline.measurement
+    assert found is not None
+    assert theirs is not None
+    pairs = paired(answers.get(trial.key, ()), answers.get(baseline.key, ()))
+    quality = [(ours.rouge_l_f1, other.rouge_l_f1) for ours, other in pairs]
+    length = [(float(len(ours.answer)), float(len(other.answer))) for ours, other in pairs]
+    return [
+        *guarded("rouge_l_f1", (found, theirs), quality, rule.min_rouge_l_f1_ratio, rule),
+        *guarded("answer_chars_mean", (found, theirs), length, rule.min_answer_chars_ratio, rule),
+    ]
+
+
+def guarded(
+    key: str,
+    both: tuple[Measurement, Measurement],
+    pairs: Sequence[tuple[float, float]],
+    ratio: float,
+    rule: SelectionConfig,
+) -> list[str]:
+    """An objection if a number fell below its share of the unquantized baseline's, as `rule.guard` reads it."""
+    ours, theirs = (getattr(one, key) for one in both)
+    if ours is None or theirs is None or ratio == 0:
+        return []
+    if rule.guard is Guard.point or not pairs:
+        missed = ours < ratio * theirs
+        return [f"{key} {ours:.4g} is below {ratio * 100:.4g}% of the unquantized {theirs:.4g}"] if missed else []
+    one_sided = bootstrap_interval([mine - ratio * other for mine, other in pairs], 2 * rule.confidence - 1)
+    bound = one_sided.low if rule.guard is Guard.bound else one_sided.high
+    if bound >= -ROUNDING:
+        return []
+    reach = (ratio + bound / theirs) * 100 if theirs else 0.0
+    how = "is not shown to keep" if rule.guard is Guard.bound else "is shown to miss"
+    return [
+        f"{key} {ours:.4g} {how} {ratio * 100:.4g}% of the unquantized {theirs:.4g}: "
+        f"{rule.confidence:.0%} bound {reach:.1f}% over {len(pairs)} questions (selection.guard={rule.guard.name})"
+    ]
+
+
+def paired(ours: Sequence[Answer], theirs: Sequence[Answer]) -> list[tuple[Answer, Answer]]:
+    """The answers of two trials to the same questions; none unless all questions are the same."""
+    if [(one.id, one.question) for one in ours] != [(one.id, one.question) for one in theirs]:
+        return []
+    return list(zip(ours, theirs, strict=True))
+
+
+def unguarded(trials: Sequence[Trial], rule: SelectionConfig) -> list[Trial]:
+    """Measured quantized trials of which no unquantized counterpart was measured: their guards are off."""
+    quantized = [one for one in trials if one.measurement and name_of(one) != rule.baseline_quantization]
+    return [one for one in quantized if baseline_of(one, trials, rule) is None]
+
+
+def baseline_of(trial: Trial, trials: Sequence[Trial], rule: SelectionConfig) -> Trial | None:
+    """The measured trial that differs in quantization only; None if the study has none, or for the baseline itself."""
+    if name_of(trial) == rule.baseline_quantization:
+        return None
+    wanted = without_quantization(trial)
+    same = (one for one in trials if name_of(one) == rule.baseline_quantization and without_quantization(one) == wanted)
+    return next((one for one in same if one.measurement is not None), None)
+
+
+def name_of(trial: Trial) -> str:
+    """The quantization option of a trial."""
+    return str(trial.pipeline["quantization"]["name"])
+
+
+def without_quantization(trial: Trial) -> dict[str, Any]:
+    """All of a trial's pipeline but its number formats."""
+    return {key: value for key, value in trial.pipeline.items() if key != "quantization"}
+
+
+def text_of(score: float | None) -> str:
+    """A score in a sentence."""
+    return "n/a (sampling.ignore_eos)" if score is None else f"{score:.4f}"

@@ -1,0 +1,124 @@
+"""Two trials on disk against each other, as a CI gate asks: files made by hand, no engine."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from omegaconf import OmegaConf
+
+from gpuqa import frozen
+from gpuqa.compare import BETTER_OR_EQUAL, INCONCLUSIVE, WORSE, compare
+from gpuqa.config import UserError
+from gpuqa.journal import Journal
+from gpuqa.records import Answer, Interval, Measurement, Trial
+from gpuqa.roots import CompareConfig
+
+SCORES = [0.3, 0.5, 0.7, 0.4] * 10
+QUIET = (1000.0, 1001.0, 1002.0)
+
+
+def written(study: Path, key: str, speeds: tuple[float, ...] = QUIET, better: float = 0.0, questions: str = "问") -> Trial:
+    """A trial in a study, with an answer to each of forty questions."""
+    numbers: dict[str, Any] = {field.name: 1.0 for field in fields(Measurement)}
+    numbers |= {name: Interval(0.0, 1.0) for name in numbers if name.endswith("_interval")}
+    numbers |= {"chars_per_s": sorted(speeds)[len(speeds) // 2], "chars_per_s_repeats": list(speeds)}
+    trial = Trial(key.ljust(64, "0"), {"prompt": key}, {}, {}, Measurement(**numbers))
+    answers = [
+        Answer(f"q{place}", f"{questions} {place}", "参考", f"{key} 答", 0.4, score + better, "stop", 9, 0.1)
+        for place, score in enumerate(SCORES)
+    ]
+    Journal(study).write(trial, answers)
+    return trial
+
+
+def compared(a: object, b: object, **options: Any) -> int:
+    return compare(OmegaConf.merge(OmegaConf.structured(CompareConfig), {"a": str(a), "b": str(b), **options}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({}, BETTER_OR_EQUAL),
+        ({"speeds": (2000.0, 2001.0, 2002.0)}, BETTER_OR_EQUAL),
+        ({"speeds": (500.0, 501.0, 502.0)}, WORSE),
+        ({"better": -0.05}, WORSE),
+        ({"better": 0.05}, BETTER_OR_EQUAL),
+        ({"speeds": (2000.0, 2001.0, 2002.0), "better": -0.05}, WORSE),  # faster does not pay for worse
+        ({"speeds": (600.0, 1000.0, 1700.0)}, INCONCLUSIVE),
+        ({"speeds": (1000.0,)}, INCONCLUSIVE),
+    ],
+)
+def test_the_exit_code_says_better_or_equal_worse_or_inconclusive(
+    changes: dict[str, Any], code: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    written(tmp_path / "s", "new", **changes)
+    written(tmp_path / "s", "old")
+    assert compared(f"{tmp_path}/s:new", f"{tmp_path}/s:old") == code
+    assert f"(exit code {code})" in capsys.readouterr().out.splitlines()[-1]
+
+
+def test_answers_that_flipped_are_counted_and_shown_worst_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    old = written(tmp_path, "old")
+    new = replace(old, key="new".ljust(64, "0"))
+    answers = Journal(tmp_path).answers(old.key)
+    answers[3] = replace(answers[3], rouge_l_f1=0.1, answer="坏 [bold]")
+    answers[5] = replace(answers[5], rouge_l_f1=0.9, answer="好")
+    answers[6] = replace(answers[6], rouge_l_f1=0.6)
+    Journal(tmp_path).write(new, answers)
+    compared(f"{tmp_path}:new", f"{tmp_path}:old")
+    told = capsys.readouterr().out
+    assert "2 of 40 answers flipped (rouge_l_f1 by more than 0.2): 1 better, 1 worse" in told
+    assert told.index("-0.30 q3: 问 3\n  A: 坏 [bold]\n  B: old 答") < told.index("+0.40 q5")
+
+
+def test_a_study_is_its_winner_and_a_frozen_file_is_its_trial(tmp_path: Path) -> None:
+    new, old = tmp_path / "new", tmp_path / "old"
+    for study, speed in ((new, 500.0), (old, 1000.0)):
+        written(study, "slow", (speed, speed + 1, speed + 2))
+        winner = written(study, "fast", (2 * speed, 2 * speed + 1, 2 * speed + 2))
+        content = {**{key: {} for key in frozen.FIELDS}, "format": frozen.FORMAT, "trial": winner.key}
+        (study / "frozen.yaml").write_text(yaml.safe_dump(content))
+    assert compared(new, old) == WORSE
+    assert compared(old / "frozen.yaml", new) == BETTER_OR_EQUAL
+    assert compared(new, f"{old}:slow") == BETTER_OR_EQUAL  # 1,000 against 1,000
+
+
+@pytest.mark.parametrize(
+    ("a", "told"),
+    [
+        ("{study}:x", "a: '{study}:x' names 0 measured trials of {study}; measured there: new"),
+        ("{study}:", "a: '{study}:' names 2 measured trials"),
+        ("{study}", "'{study}/frozen.yaml' does not exist"),
+        ("{study}/nowhere", "'{study}/nowhere' does not exist"),
+        ("{study}/other:new", "did not answer the same questions"),
+    ],
+)
+def test_a_side_that_cannot_be_compared_is_the_users_mistake(a: str, told: str, tmp_path: Path) -> None:
+    written(tmp_path, "new")
+    written(tmp_path, "old")
+    written(tmp_path / "other", "new", questions="别的")
+    with pytest.raises(UserError) as refused:
+        compared(a.format(study=tmp_path), f"{tmp_path}:old")
+    assert told.format(study=tmp_path) in str(refused.value)
+
+
+def test_answers_that_are_gone_are_named(tmp_path: Path) -> None:
+    trial = written(tmp_path, "new")
+    Journal(tmp_path).answers_file(trial.key).unlink()
+    with pytest.raises(UserError, match=r"a: the answers of trial new0+ are not in"):
+        compared(f"{tmp_path}:new", f"{tmp_path}:new")
+
+
+def test_the_door_opens_and_refuses_in_the_house_style(tmp_path: Path, door: Any) -> None:
+    written(tmp_path / "s", "new", better=-0.1)
+    written(tmp_path / "s", "old")
+    run = door("compare", "a=s:new", "b=s:old", cwd=tmp_path)
+    assert (run.returncode, run.stderr) == (1, "")
+    assert "worse (exit code 1)" in run.stdout
+    run = door("compare", "a=s:new", "b=nowhere", cwd=tmp_path)
+    assert run.returncode == 2
+    assert run.stderr.startswith("error: ")

@@ -1,0 +1,113 @@
+"""Studies that are killed, interrupted or started twice; real processes, real signals, the real engine."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from conftest import ROOT
+
+from gpuqa.config import UserError
+from gpuqa.failures import Failure, explained, kind_of
+from gpuqa.journal import Journal
+
+KILLS = 20
+SWEEP = [sys.executable, "-m", "gpuqa.sweep", "prompt=bare,structured", "quantization=none", "engine.args.max_num_seqs=16,64",
+         "dataset.limit=16", "workload.repeats=2", "selection.min_rouge_l_f1_judge=0"]  # fmt: skip
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """A short cache folder, because the path of a Unix socket is limited."""
+    return {**os.environ, "PYTHONPATH": f"{ROOT}", "VLLM_CACHE_ROOT": str(folder / "c"), "OMP_NUM_THREADS": "1"}
+
+
+@pytest.mark.engine
+def test_twenty_kills_lose_no_finished_trial_and_measure_none_twice(tmp_path: Path) -> None:
+    script = [sys.executable, str(ROOT / "tests" / "kill_study.py"), str(tmp_path / "s"), "1", str(KILLS)]
+    done = subprocess.run(script, cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["exit"] == 0
+    assert found["measured"] == found["distinct"] == found["cells"], "every cell once"
+    assert found["names"] == found["expected_names"], "the table of an undisturbed run"
+    assert found["kept_after_each_kill"] == sorted(found["kept_after_each_kill"])
+    assert len(set(found["kept_after_each_kill"])) > 4, "the kills fell between trials, not only before the first"
+
+
+@pytest.mark.engine
+def test_ctrl_c_keeps_what_is_finished_shows_it_and_ends_with_130(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        SWEEP, cwd=tmp_path, env=environment(tmp_path), stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as study:
+        assert study.stdout is not None
+        said = ""
+        while "chars/s" not in said:  # the first trial's line
+            said += study.stdout.readline()
+        below = psutil.Process(study.pid).children(recursive=True)
+        os.killpg(study.pid, signal.SIGINT)  # as a terminal does: to the engine and the scorer too
+        said += study.stdout.read()
+        code = study.wait(60)
+    assert code == 130
+    assert "Interrupted: " in said
+    trials = Journal(tmp_path / "experiments" / "embedded").read()
+    assert 1 <= len(trials) < 4
+    assert all(trial.error is None for trial in trials.values()), "an interrupted trial is not a failed one"
+    assert not (tmp_path / "experiments" / "embedded" / "frozen.yaml").exists()
+    gone_by = time.monotonic() + 10
+    while any(one.is_running() and one.status() != psutil.STATUS_ZOMBIE for one in below) and time.monotonic() < gone_by:
+        time.sleep(0.1)
+    assert not [one for one in below if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
+    again = subprocess.run(SWEEP, cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True, timeout=200)
+    assert again.returncode == 0
+    assert f"{4 - len(trials)} trials measured, {len(trials)} kept from an earlier run" in " ".join(again.stdout.split()), (
+        again.stdout
+    )
+
+
+def test_a_second_process_on_the_same_study_is_refused(tmp_path: Path) -> None:
+    with Journal(tmp_path / "experiments" / "embedded").locked():
+        second = subprocess.run(SWEEP, cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True, timeout=120)
+    assert second.returncode == 2
+    assert f"is being measured by process {os.getpid()}; wait for it or end it" in second.stderr
+
+
+def test_a_lock_is_refused_to_others_and_gone_with_its_process(tmp_path: Path) -> None:
+    hold = f"import time; from gpuqa.journal import Journal; from pathlib import Path\nwith Journal(Path({str(tmp_path)!r})).locked(): print('locked', flush=True); time.sleep(60)"  # noqa: E501
+    with subprocess.Popen([sys.executable, "-c", hold], stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "locked\n"
+        with pytest.raises(UserError, match=f"process {holder.pid}"), Journal(tmp_path).locked():
+            pass
+        holder.kill()
+    with Journal(tmp_path).locked():
+        pass
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "hint"),
+    [
+        ("OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB", "out_of_memory", "max_num_seqs"),
+        (
+            "ValueError: 8.00 GiB KV cache is needed, which is larger than the available 2 GiB. Based on the available "
+            "memory, the estimated maximum model length is 4096.",
+            "out_of_memory",
+            "engine.args.max_model_len=4096 would fit",
+        ),
+        ("vLLM did not start within engine.start_timeout_s=1 s", "start_timeout", "engine.start_timeout_s"),
+        ("vLLM's engine process died: EngineDeadError", "engine_died", "engine.log"),
+        ("no answer within workload.answer_timeout_s=1 s", "no_answer", "workload.answer_timeout_s"),
+        ("ValueError: unknown quantization", "bad_config", "engine.log"),
+    ],
+)
+def test_a_failure_says_its_kind_and_what_to_do(error: str, kind: str, hint: str) -> None:
+    assert kind_of(error) is Failure[kind]
+    told = explained(error)
+    assert told.startswith(f"{kind}: {error}; ")
+    assert hint in told

@@ -1,0 +1,179 @@
+"""How often a verdict is right, on generated studies whose truth is known; every number here is seeded.
+
+The noise is that of real machines: a MAD of 8 % between repeats, normal on the log scale. The rates stand in the README
+and in experiments/LOG.md; run this file with `-s` to see them.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gpuqa.criteria import Guard, SelectionConfig
+from gpuqa.places import PACKAGE
+from gpuqa.records import Answer, Interval, Measurement, Trial
+from gpuqa.rouge import cut, score
+from gpuqa.selection import Outcome, decide
+from gpuqa.statistics import median_and_mad, speed_interval
+
+NOISE = 0.08 * 1.4826  # standard deviation of log speed whose median absolute deviation is 8 %
+RULE = SelectionConfig(name="fastest_above_floor", min_rouge_l_f1_judge=0.15)
+STUDIES = 1000
+LATIN = re.compile("[a-zA-Z0-9]")
+
+
+def measured(repeats: list[float], **numbers: Any) -> Measurement:
+    """A measurement that has nothing but these speeds and numbers to tell it from others."""
+    middle, mad = median_and_mad(repeats)
+    same: dict[str, Any] = dict.fromkeys(Measurement.__dataclass_fields__, 1.0)
+    same |= {"questions": 100, "repeats": len(repeats), "chars_per_s": middle, "chars_per_s_mad": mad, "answers_empty": 0}
+    same |= {"chars_per_s_repeats": repeats, "chars_per_s_interval": None, "rouge_l_f1_judge": 0.4, "rouge_l_f1": 0.4}
+    same |= {"truncated_fraction": 0.0, "rouge_l_f1_judge_interval": Interval(0, 1), "rouge_l_f1_interval": Interval(0, 1)}
+    return Measurement(**{**same, **numbers})
+
+
+def cell(number: int, repeats: list[float], quantization: str = "none", **numbers: Any) -> Trial:
+    """One trial of a generated study; the number is its engine setting."""
+    pipeline = {
+        "prompt": {"name": "p", "system": None, "user": "{question}", "examples": []},
+        "quantization": {"name": quantization},
+        "engine": {"args": {"max_num_seqs": number}},
+        "sampling": {"max_tokens": 256},
+    }
+    return Trial(f"{number}{quantization}", {"seqs": str(number)}, pipeline, {}, measured(repeats, **numbers))
+
+
+def outcomes(cells: int, repeats: int, faster: float = 0.0, noise: float = NOISE) -> list[tuple[Outcome | None, bool]]:
+    """Of many studies: the outcome, and whether the cell that is truly `faster` won (the last, so not the simplest)."""
+    generator = np.random.default_rng([cells, repeats, round(faster * 1000)])
+    found = []
+    for _ in range(STUDIES):
+        speeds = np.exp(generator.normal(math.log(10_000), noise, size=(cells, repeats)))
+        speeds[-1] *= 1 + faster
+        trials = [cell(number, row.tolist()) for number, row in enumerate(speeds)]
+        verdict = decide(trials, RULE)
+        found.append((verdict.outcome, verdict.winner is trials[-1]))
+    return found
+
+
+def rate(found: list[tuple[Outcome | None, bool]], holds: Callable[[Outcome | None, bool], bool]) -> float:
+    return sum(holds(outcome, right) for outcome, right in found) / len(found)
+
+
+@pytest.mark.parametrize(("cells", "repeats"), [(2, 2), (2, 3), (2, 5), (2, 10), (4, 3), (8, 3)])
+def test_a_study_of_equal_cells_declares_a_win_in_at_most_one_of_twenty(cells: int, repeats: int) -> None:
+    found = outcomes(cells, repeats)
+    shares = {one.name: rate(found, lambda outcome, _, one=one: outcome is one) for one in Outcome}  # type: ignore[misc]
+    print(f"A/A, {cells} cells, {repeats} repeats: {shares}")
+    assert shares["WIN"] <= 0.05
+
+
+@pytest.mark.parametrize(
+    ("faster", "repeats", "least"),
+    [(0.05, 3, 0.015), (0.05, 5, 0.03), (0.05, 10, 0.07), (0.2, 3, 0.12), (0.2, 5, 0.4), (0.2, 10, 0.8)],
+)
+def test_a_true_difference_is_found_at_a_known_rate(faster: float, repeats: int, least: float) -> None:
+    found = outcomes(2, repeats, faster)
+    won = rate(found, lambda outcome, right: outcome is Outcome.WIN and right)
+    wrong = rate(found, lambda outcome, right: outcome is Outcome.WIN and not right)
+    named = rate(found, lambda _, right: right)
+    print(f"{faster:.0%} faster, {repeats} repeats: WIN {won:.1%}, WIN of the slower {wrong:.1%}, named anyhow {named:.1%}")
+    assert won >= least
+    assert wrong <= 0.025
+
+
+def test_a_quiet_machine_finds_five_percent_with_three_repeats() -> None:
+    found = outcomes(2, 3, 0.05, noise=0.01 * 1.4826)
+    won = rate(found, lambda outcome, right: outcome is Outcome.WIN and right)
+    print(f"5% faster, 3 repeats, MAD 1%: WIN {won:.1%}")
+    assert won >= 0.55
+
+
+@pytest.mark.parametrize(("repeats", "most"), [(2, 0.6), (3, 0.8)])
+def test_the_interval_of_a_speed_covers_the_truth_where_a_bootstrap_of_the_median_does_not(repeats: int, most: float) -> None:
+    generator = np.random.default_rng(repeats)
+    logs = generator.normal(0, NOISE, size=(2000, repeats))
+    intervals = [speed_interval(np.exp(row).tolist()) for row in logs]
+    covered = np.mean([one is not None and one.low <= 1 <= one.high for one in intervals])
+    draws = generator.integers(0, repeats, size=(500, repeats))
+    medians = np.median(logs[:, draws], axis=2)
+    low, high = np.quantile(medians, [0.025, 0.975], axis=1)
+    naive = np.mean((low <= 0) & (high >= 0))
+    print(f"{repeats} repeats, 95% intervals cover: t on logs {covered:.1%}, bootstrap of the median {naive:.1%}")
+    assert 0.935 <= covered <= 0.965
+    assert naive < most
+
+
+REFERENCES = [cut(row["output"]).chinese for row in json.loads((PACKAGE / "embedded/questions/test.json").read_text("utf-8"))]
+
+
+def good_text(generator: np.random.Generator, reference: tuple[str, ...]) -> list[str]:
+    """A reference of which half of the words came out differently: rouge_l_f1 near 0.5."""
+    lost = generator.random(len(reference)) < 0.5
+    return ["别的" if gone else word for word, gone in zip(reference, lost, strict=True)]
+
+
+def cut_short(generator: np.random.Generator, reference: tuple[str, ...]) -> list[str]:
+    """The first quarter of a good answer."""
+    return good_text(generator, reference[: len(reference) // 4])
+
+
+def nonsense(_: np.random.Generator, reference: tuple[str, ...]) -> list[str]:
+    """Every API word of the reference in its order, and gibberish in between: the judge gives it full marks."""
+    return [word if LATIN.search(word) else "啊" for word in reference]
+
+
+@functools.cache
+def answered(seed: int, write: Callable[[np.random.Generator, tuple[str, ...]], list[str]]) -> list[Answer]:
+    """Answers of one kind to the shipped test questions, with their real scores."""
+    generator, answers = np.random.default_rng(seed), []
+    ends = "length" if write is cut_short else "stop"
+    for number, words in enumerate(REFERENCES):
+        reference, text = " ".join(words), " ".join(write(generator, words))
+        scores = score(cut(reference), cut(text))
+        answers.append(Answer(f"{number}", "问", reference, text, scores.judge, scores.chinese, ends, 9, 0.1))
+    return answers
+
+
+def numbers_of(answers: list[Answer]) -> dict[str, Any]:
+    """What a measurement says about answers."""
+    return {
+        "questions": len(answers),
+        "rouge_l_f1_judge": float(np.mean([one.rouge_l_f1_judge for one in answers])),
+        "rouge_l_f1": float(np.mean([one.rouge_l_f1 for one in answers])),
+        "answer_chars_mean": float(np.mean([len(one.answer) for one in answers])),
+        "truncated_fraction": float(np.mean([one.finish_reason == "length" for one in answers])),
+        "answers_empty": sum(not one.answer for one in answers),
+    }
+
+
+@pytest.mark.parametrize("guard", list(Guard), ids=lambda guard: guard.name)
+@pytest.mark.parametrize("quantization", ["fp8", "none"])  # with an unquantized cell beside it, and guarded by nobody
+@pytest.mark.parametrize("write", [cut_short, nonsense])
+def test_a_fast_but_broken_cell_never_wins(
+    write: Callable[[np.random.Generator, tuple[str, ...]], list[str]], quantization: str, guard: Guard
+) -> None:
+    for seed in range(5):
+        good, bad = answered(seed, good_text), answered(seed, write)
+        speeds = np.random.default_rng(seed).normal(10_000, 300, size=(2, 3))
+        sound = cell(64, speeds[0].tolist(), **numbers_of(good))
+        broken = cell(64 if quantization == "fp8" else 32, (3 * speeds[1]).tolist(), quantization, **numbers_of(bad))
+        verdict = decide([broken, sound], replace(RULE, guard=guard), {sound.key: good, broken.key: bad})
+        assert verdict.winner is sound, numbers_of(bad)
+        if write is nonsense:
+            assert numbers_of(bad)["rouge_l_f1_judge"] > numbers_of(good)["rouge_l_f1_judge"], "the judge would take it"
+
+
+def test_a_quantized_cell_whose_answers_are_the_same_is_let_in_by_every_guard() -> None:
+    good = answered(0, good_text)
+    sound, quick = cell(64, [1000, 1010, 1020], **numbers_of(good)), cell(64, [3000, 3010, 3020], "fp8", **numbers_of(good))
+    for guard in Guard:
+        assert decide([sound, quick], replace(RULE, guard=guard), {sound.key: good, quick.key: good}).winner is quick

@@ -21,7 +21,6 @@ from rich.table import Table
 from gpuqa import frozen
 from gpuqa.comparison import relative, speed_estimate
 from gpuqa.config import UserError
-from gpuqa.criteria import SelectionConfig
 from gpuqa.door import enter
 from gpuqa.guards import paired
 from gpuqa.journal import Journal
@@ -30,7 +29,7 @@ from gpuqa.roots import CompareConfig, resolve
 from gpuqa.statistics import holm, paired_interval, sign_flip_p_value
 
 BETTER_OR_EQUAL, WORSE, INCONCLUSIVE = 0, 1, 2
-EQUAL_WITHIN = SelectionConfig.max_interval_ratio
+EQUAL_WITHIN = 1.5  # high end / low end of an interval that still says "equal"
 
 
 @dataclass(frozen=True, slots=True)

@@ -106,7 +106,7 @@ class SelectionConfig:
     min_rouge_l_f1_ratio: float = 0.99
     min_answer_chars_ratio: float = 0.90
     confidence: float = 0.97  # of intervals, tests and bounds; above 0.95, so that 1000 equal pairs stay below 5 % of wins
-    max_interval_ratio: float = 1.5  # a tie whose interval is wider, high end / low end, is inconclusive
+    max_interval_ratio: float = 1.1  # a tie whose interval is wider, high end / low end, is inconclusive: the best stays first
 
     def __post_init__(self) -> None:
         shares = ("min_rouge_l_f1_judge", "min_rouge_l_f1_of_best", "max_empty_fraction", "max_truncated_fraction")

@@ -31,6 +31,7 @@ def freeze(trial: Trial, rule: SelectionConfig, reason: str, path: Path) -> dict
             "format": FORMAT,
             "study": path.parent.name,
             "axes": trial.axes,
+            "setting": trial.setting,
             "reason": reason,
             "note": pipeline.model.note,
             "pipeline": trial.pipeline,

@@ -144,6 +144,7 @@ class Trial:
     identity: dict[str, Any]  # digests, versions and device that the key covers
     measurement: Measurement | None = None
     error: str | None = None
+    setting: dict[str, Any] = field(default_factory=dict)  # dataset, workload and gpu as they were configured
 
     @property
     def name(self) -> str:

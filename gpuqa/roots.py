@@ -118,6 +118,14 @@ class CompareConfig:
 
 
 @dataclass
+class ReproduceConfig:
+    """Root of `reproduce`: which frozen winner to measure again."""
+
+    frozen: str = MISSING
+    model_path: str | None = None  # where the frozen weights lie on this machine, if elsewhere
+
+
+@dataclass
 class EvaluateConfig:
     """Root of `evaluate`: which service, which questions, how long to wait."""
 
@@ -147,6 +155,7 @@ ROOTS: dict[str, type] = {
     "freeze": FreezeConfig,
     "compare": CompareConfig,
     "evaluate": EvaluateConfig,
+    "reproduce": ReproduceConfig,
     "download": ModelDownloadConfig,
 }
 

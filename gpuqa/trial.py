@@ -8,10 +8,12 @@ import signal
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from multiprocessing import get_context
+from typing import Any
 
 from gpuqa import hardware, identity, roofline
+from gpuqa.config import plain
 from gpuqa.engines import EngineFailed
 from gpuqa.failures import explained
 from gpuqa.metrics import Overhead, measure, score_answers
@@ -51,7 +53,13 @@ class Cell:
 
     def failed(self, error: str) -> Trial:
         """This cell as a trial that did not work."""
-        return Trial(self.key, self.axes, self.config.as_dict(), self.identity, error=explained(error))
+        return Trial(self.key, self.axes, self.config.as_dict(), self.identity, error=explained(error), setting=self.setting)
+
+    @property
+    def setting(self) -> dict[str, Any]:
+        """How it is measured, as plain values."""
+        config = self.config
+        return {"dataset": plain(asdict(config.dataset)), "workload": plain(asdict(config.workload)), "gpu": asdict(config.gpu)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +98,8 @@ async def score_trial(measured: Measured, scorers: ProcessPoolExecutor) -> tuple
     answers, peak_gib = await asyncio.gather(scoring, asyncio.to_thread(hardware.peak_memory_gib))
     overhead = Overhead(measured.engine_start_s, measured.warmup_s, peak_gib)
     measurement = roofline.with_fraction(measure(passes, answers, overhead, not cell.config.sampling.ignore_eos), cell.config)
-    return Trial(cell.key, cell.axes, cell.config.as_dict(), cell.identity, measurement), answers
+    trial = Trial(cell.key, cell.axes, cell.config.as_dict(), cell.identity, measurement, setting=cell.setting)
+    return trial, answers
 
 
 def start_scorers() -> ProcessPoolExecutor:

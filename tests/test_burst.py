@@ -18,7 +18,7 @@ from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from gpuqa.engines.burst import scheduler as burst_scheduler
 from gpuqa.engines.burst.scheduler import BurstScheduler
 
-SCHEDULES = int(os.environ.get("GPUQA_BURST_SCHEDULES", "150"))  # for each of the four ways of running
+SCHEDULES = int(os.environ.get("GPUQA_BURST_SCHEDULES", "80"))  # for each of the four ways of running
 MAX_MODEL_LEN = 64
 WAYS = [(second_runner, depth) for second_runner in (False, True) for depth in (1, 2)]
 NAMES = [f"{'second' if second_runner else 'first'}_runner-depth_{depth}" for second_runner, depth in WAYS]

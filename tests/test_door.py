@@ -14,7 +14,7 @@ import yaml
 from gpuqa.door import vllm_on_this_machine
 from gpuqa.places import PACKAGE, conf_folder
 
-DOORS = ["sweep", "predict", "freeze", "serve", "evaluate", "download"]
+DOORS = ["sweep", "predict", "freeze", "reproduce", "serve", "evaluate", "download"]
 HEAVY = ["vllm", "torch", "transformers"]
 
 

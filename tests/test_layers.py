@@ -44,7 +44,7 @@ ROOMS = [  # from the ground up; a room is a module of gpuqa or one of its folde
     "server",
     "door",
 ]
-DOORS = ["sweep", "predict", "freeze", "compare", "serve", "evaluate", "download", "embedded.train"]
+DOORS = ["sweep", "predict", "freeze", "compare", "serve", "evaluate", "reproduce", "download", "embedded.train"]
 HEAVY = {"vllm", "torch", "transformers", "tokenizers", "safetensors", "pandas", "huggingface_hub", "modelscope"}
 INSIDE_VLLM = {"gpuqa.engines.burst.scheduler", "gpuqa.engines.burst.requests"}  # vLLM itself imports these
 NAMELESS = {"util", "utils", "common", "helper", "helpers", "base", "manager", "misc"}

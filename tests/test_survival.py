@@ -38,7 +38,7 @@ def test_twenty_kills_lose_no_finished_trial_and_measure_none_twice(tmp_path: Pa
     assert found["measured"] == found["distinct"] == found["cells"], "every cell once"
     assert found["names"] == found["expected_names"], "the table of an undisturbed run"
     assert found["kept_after_each_kill"] == sorted(found["kept_after_each_kill"])
-    assert len(set(found["kept_after_each_kill"])) > 4, "the kills fell between trials, not only before the first"
+    assert len(set(found["kept_after_each_kill"])) > 3, "the kills fell between trials, not only before the first"
 
 
 @pytest.mark.engine

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -64,7 +65,7 @@ def test_a_quantization_that_the_engine_refuses_fails_its_own_trials_and_the_stu
     failed = [row for row in rows(study.folder) if row["quantization"] == "fp8"]
     assert [row["rank"] for row in failed] == [3, 4]
     assert all(not row["eligible"] and "static_scaled_fp8_quant" in row["objections"] for row in failed)
-    assert said(study.run).count("quantization=fp8: failed: RuntimeError") >= 2
+    assert said(study.run).count("quantization=fp8: failed: bad_config: RuntimeError") >= 2
 
 
 def test_cells_that_share_an_engine_share_its_start(study: Any) -> None:
@@ -133,7 +134,7 @@ def test_one_wrong_cell_stops_the_study_before_anything_starts(door: Any, tmp_pa
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_a_study_that_is_cut_off_goes_on_where_it_was(number: signal.Signals, door: Any, tmp_path: Path) -> None:
-    overrides = ["experiment=none", "engine=transformers", "prompt=bare,structured", "dataset.limit=2"]
+    overrides = ["experiment=none", "engine=transformers", "prompt=bare,structured,keywords", "dataset.limit=2"]
     overrides += ["workload.repeats=1", "workload.warmup_questions=1", "selection.min_rouge_l_f1_judge=0"]
     overrides += ["sampling.max_tokens=96"]
     journal = tmp_path / "experiments" / "adhoc" / "trials" / "trials.jsonl"
@@ -161,4 +162,4 @@ def test_a_study_that_is_cut_off_goes_on_where_it_was(number: signal.Signals, do
     assert not (tmp_path / "experiments" / "adhoc" / "frozen.yaml").exists()
     again = door("sweep", *overrides, cwd=tmp_path)
     assert again.returncode == 0, again.stdout + again.stderr
-    assert "1 trials measured, 1 kept from an earlier run; 1 engine starts" in said(again)
+    assert re.search("[12] trials measured, [12] kept from an earlier run; 1 engine starts", said(again))

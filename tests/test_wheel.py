@@ -68,7 +68,14 @@ def test_a_study_runs_from_the_installed_wheel_in_any_folder(site: Path, door: A
         text=True,
     )
     assert Path(where.stdout.strip()) == site / "gpuqa" / "__init__.py", where.stderr
-    overrides = ["experiment=none", "engine=transformers", "dataset.limit=4", "workload.repeats=1", "sampling.max_tokens=64"]
+    overrides = [
+        "experiment=none",
+        "engine=transformers",
+        "dataset.limit=4",
+        "workload.repeats=1",
+        "sampling.max_tokens=64",
+        "selection.max_truncated_fraction=1",
+    ]
     run = door("sweep", *overrides, "selection.min_rouge_l_f1_judge=0", cwd=tmp_path, env=env)
     assert run.returncode == 0, run.stdout + run.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["experiments"]

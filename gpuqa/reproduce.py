@@ -1,0 +1,119 @@
+"""Measure a frozen winner again on this machine: which of its numbers come out inside their intervals?
+
+    python -m gpuqa.reproduce frozen=experiments/embedded/frozen.yaml
+
+Exit codes: 0 every number that has an interval is inside it, 1 one is outside or the measuring failed, 2 the input is wrong.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from gpuqa import frozen, study
+from gpuqa.config import UserError
+from gpuqa.door import enter
+from gpuqa.journal import Journal
+from gpuqa.places import find
+from gpuqa.records import Measurement, Trial
+from gpuqa.roots import CellConfig, ReproduceConfig, from_plain, resolve
+from gpuqa.trial import Cell
+
+OUTSIDE = 1
+NUMBERS = {"chars_per_s": ",.0f", "rouge_l_f1_judge": ".4f", "rouge_l_f1": ".4f"}  # what has an interval
+ELSEWHERE = {"selection": {"name": "none"}, "executor": {"name": "local", "kind": "local"}, "study": {"name": "reproduce"}}
+
+
+def main() -> None:
+    """Enter with conf/reproduce.yaml."""
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    enter(reproduce, "reproduce")
+
+
+def reproduce(composed: Any) -> int:
+    """The composed config -> exit code."""
+    config = resolve(composed, ReproduceConfig)
+    console = Console(file=os.fdopen(os.dup(1), "w"))  # an engine that starts takes file descriptor 1 for its own log
+    content = frozen.read(Path(config.frozen))
+    cell = cell_of(content, config)
+    console.print(f"measured on {content['device']}, now on {cell.identity['device']}", markup=False, highlight=False)
+    trial = measure(cell)
+    if trial.measurement is None:
+        console.print(trial.error, markup=False, highlight=False)
+        return OUTSIDE
+    outside = show(content["measurement"], trial.measurement, console)
+    console.print("outside its interval: " + ", ".join(outside) if outside else "reproduced", style="bold")
+    return OUTSIDE if outside else 0
+
+
+def cell_of(content: dict[str, Any], config: ReproduceConfig) -> Cell:
+    """The frozen cell, ready to be measured here.
+
+    Raises:
+        UserError: the file does not say how it was measured, or weights, prompt or questions are not those of then.
+    """
+    if not content.get("setting"):
+        raise UserError(f"frozen: {config.frozen} does not say how it was measured; measure its study again with this version")
+    plain = {**content["pipeline"], **content["setting"], **ELSEWHERE}
+    cell_config = from_plain(plain, CellConfig, config.frozen)
+    if config.model_path is not None:
+        cell_config = replace(cell_config, model=replace(cell_config.model, path=config.model_path))
+    pipeline = frozen.pipeline_config(content, Path(config.frozen))
+    differences = frozen.mismatches(content, pipeline, find(cell_config.model.path, "model_path"))
+    [cell] = study.prepare([(cell_config, content["axes"])])
+    digests: Any = cell.identity["digests"]
+    if digests["dataset"] != content["digests"]["dataset"]:
+        differences.append(
+            f"sha256 of the dataset differs: frozen {content['digests']['dataset']:.16}, here {digests['dataset']:.16}"
+        )
+    if differences:
+        raise UserError(f"{config.frozen}: what is here is not what was measured: {'; '.join(differences)}")
+    return cell
+
+
+def measure(cell: Cell) -> Trial:
+    """One trial, as a study measures it, in a folder that is thrown away."""
+    with tempfile.TemporaryDirectory() as folder:
+        outcome = asyncio.run(study.run([cell], Journal(Path(folder)), Silent()))
+        return outcome.trials[0]
+
+
+class Silent:
+    """An observer with nothing to say."""
+
+    def engine_starts(self, cell: Cell) -> None:
+        """One start, no news."""
+
+    def trial_done(self, trial: Trial, kept: bool) -> None:
+        """The caller has it."""
+
+
+def show(then: dict[str, Any], now: Measurement, console: Console) -> list[str]:
+    """Print number by number; the names of those outside their interval."""
+    table = Table(box=SIMPLE_HEAD, header_style="bold")
+    for heading in ("number", "frozen", "interval", "here", ""):
+        table.add_column(heading, justify="left" if heading in ("number", "") else "right")
+    outside = []
+    for name, form in NUMBERS.items():
+        ours, theirs, interval = getattr(now, name), then.get(name), then.get(f"{name}_interval")
+        if ours is None or theirs is None:
+            continue
+        inside = interval is None or interval["low"] <= ours <= interval["high"]
+        ends = "n/a (needs two repeats)" if interval is None else f"{interval['low']:{form}} to {interval['high']:{form}}"
+        told = "" if interval is None else "inside" if inside else "OUTSIDE"
+        table.add_row(name, f"{theirs:{form}}", ends, f"{ours:{form}}", told)
+        outside += [] if inside else [name]
+    console.print(table)
+    return outside
+
+
+if __name__ == "__main__":
+    main()

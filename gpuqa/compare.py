@@ -11,7 +11,7 @@ better there; 1 A is shown to be worse in something; 2 inconclusive, or the inpu
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from gpuqa import frozen
-from gpuqa.comparison import relative, speed_estimate
+from gpuqa.comparison import narrow, relative, relative_interval, speed_estimate
 from gpuqa.config import UserError
 from gpuqa.door import enter
 from gpuqa.guards import paired
@@ -108,8 +108,7 @@ def speed_row(a: Trial, b: Trial, config: CompareConfig) -> Row:
     found = speed_estimate(a, b)
     if found is None:
         return Row("chars_per_s", ours, theirs, ours / theirs - 1 if theirs else 0.0, None, None)
-    ends = found.interval(config.confidence)
-    interval = Interval(relative(ends.low), relative(ends.high))
+    interval = relative_interval(found, config.confidence)
     return Row("chars_per_s", ours, theirs, relative(found.difference), interval, found.p_value)
 
 
@@ -126,9 +125,7 @@ def score_row(key: str, pairs: list[tuple[Answer, Answer]], config: CompareConfi
 def corrected(rows: list[Row]) -> list[Row]:
     """The rows with p-values that Holm corrected for their being several."""
     right = iter(holm([row.p_value for row in rows if row.p_value is not None]))
-    return [
-        row if row.p_value is None else Row(row.name, row.ours, row.theirs, row.lead, row.interval, next(right)) for row in rows
-    ]
+    return [row if row.p_value is None else replace(row, p_value=next(right)) for row in rows]
 
 
 def verdict_of(rows: list[Row], config: CompareConfig) -> int:
@@ -137,13 +134,7 @@ def verdict_of(rows: list[Row], config: CompareConfig) -> int:
     if any(row.lead < 0 for row in shown):
         return WORSE
     open_rows = [row for row in rows if row not in shown]
-    return BETTER_OR_EQUAL if all(tells(row) for row in open_rows) else INCONCLUSIVE
-
-
-def tells(row: Row) -> bool:
-    """Whether the interval is narrow enough to call the two sides equal."""
-    low, high = (row.interval.low, row.interval.high) if row.interval else (-1.0, 0.0)
-    return low > -1 and (1 + high) / (1 + low) <= EQUAL_WITHIN
+    return BETTER_OR_EQUAL if all(narrow(row.interval, EQUAL_WITHIN) for row in open_rows) else INCONCLUSIVE
 
 
 def show(a: Side, b: Side, rows: list[Row], console: Console) -> None:

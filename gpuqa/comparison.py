@@ -28,8 +28,12 @@ class Comparison:
 
     def tells(self, most_ratio: float) -> bool:
         """Whether the interval is narrow enough to call what it holds a tie."""
-        found = self.interval
-        return found is not None and found.low > -1 and (1 + found.high) / (1 + found.low) <= most_ratio
+        return narrow(self.interval, most_ratio)
+
+
+def narrow(interval: Interval | None, most_ratio: float) -> bool:
+    """Whether high end / low end of a relative difference is small enough; without an interval it is not."""
+    return interval is not None and interval.low > -1 and (1 + interval.high) / (1 + interval.low) <= most_ratio
 
 
 def compare_all(first: Trial, others: Sequence[Trial], rule: SelectionConfig, answers: Answers) -> list[Comparison]:
@@ -88,8 +92,13 @@ def without_a_test(ours: Trial, theirs: Trial, rule: SelectionConfig, _: Answers
 
 def of_logs(other: Trial, found: Estimate, rule: SelectionConfig) -> Comparison:
     """A difference of logs as a relative one."""
-    ends = found.interval(rule.confidence)
-    return Comparison(other, relative(found.difference), Interval(relative(ends.low), relative(ends.high)), found.p_value)
+    return Comparison(other, relative(found.difference), relative_interval(found, rule.confidence), found.p_value)
+
+
+def relative_interval(found: Estimate, confidence: float) -> Interval:
+    """The interval of a difference of logs as shares."""
+    ends = found.interval(confidence)
+    return Interval(relative(ends.low), relative(ends.high))
 
 
 def relative(logs: float) -> float:

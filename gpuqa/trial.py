@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
-from typing import Any
 
 from gpuqa import hardware, identity, roofline
 from gpuqa.config import plain
@@ -18,7 +17,7 @@ from gpuqa.engines import EngineFailed
 from gpuqa.failures import explained
 from gpuqa.metrics import Overhead, measure, score_answers
 from gpuqa.pipeline import Pipeline
-from gpuqa.records import Answer, Answered, Question, Trial
+from gpuqa.records import Answer, Answered, Measurement, Question, Trial
 from gpuqa.roots import CellConfig
 from gpuqa.workload import issue
 
@@ -53,13 +52,13 @@ class Cell:
 
     def failed(self, error: str) -> Trial:
         """This cell as a trial that did not work."""
-        return Trial(self.key, self.axes, self.config.as_dict(), self.identity, error=explained(error), setting=self.setting)
+        return self.trial(None, explained(error))
 
-    @property
-    def setting(self) -> dict[str, Any]:
-        """How it is measured, as plain values."""
+    def trial(self, measurement: Measurement | None, error: str | None = None) -> Trial:
+        """This cell with what became of it."""
         config = self.config
-        return {"dataset": plain(asdict(config.dataset)), "workload": plain(asdict(config.workload)), "gpu": asdict(config.gpu)}
+        setting = plain({"dataset": asdict(config.dataset), "workload": asdict(config.workload), "gpu": asdict(config.gpu)})
+        return Trial(self.key, self.axes, config.as_dict(), self.identity, measurement, error, setting)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +97,7 @@ async def score_trial(measured: Measured, scorers: ProcessPoolExecutor) -> tuple
     answers, peak_gib = await asyncio.gather(scoring, asyncio.to_thread(hardware.peak_memory_gib))
     overhead = Overhead(measured.engine_start_s, measured.warmup_s, peak_gib)
     measurement = roofline.with_fraction(measure(passes, answers, overhead, not cell.config.sampling.ignore_eos), cell.config)
-    trial = Trial(cell.key, cell.axes, cell.config.as_dict(), cell.identity, measurement, setting=cell.setting)
-    return trial, answers
+    return cell.trial(measurement), answers
 
 
 def start_scorers() -> ProcessPoolExecutor:

@@ -156,11 +156,11 @@ def build(folder: Path, trust_remote_code: bool, args: dict[str, Any], env: dict
 
     # Per-request metrics come with log_stats; vLLM prints them only where somebody asks it to.
     # It needs no tokenizer: prompts and answers are token ids, and the end tokens are in generation_config.json.
-    logging.getLogger("vllm.renderers.base").setLevel(logging.ERROR)  # it warns of exactly that
     ours = {"trust_remote_code": trust_remote_code, "disable_log_stats": False, "skip_tokenizer_init": True}
     engine_args = AsyncEngineArgs(model=str(folder), **{**ours, **args})
     vllm_config = engine_args.create_engine_config()
     os.environ.update(env)  # again: vLLM's CPU platform overwrites VLLM_WORKER_MULTIPROC_METHOD in the line above
     llm = AsyncLLM.from_vllm_config(vllm_config)
+    logging.getLogger("vllm.renderers.base").setLevel(logging.ERROR)  # it warns of the missing tokenizer, see above
     llm.logger_manager = None  # its Prometheus histograms cost 0.15 ms a question, and nobody reads them
     return llm

@@ -36,6 +36,7 @@ ROOMS = [  # from the ground up; a room is a module of gpuqa or one of its folde
     "workload",
     "metrics",
     "trial",
+    "group",
     "executors",
     "study",
     "frozen",

@@ -6,6 +6,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 IDLE = "gpu_idle"
+SETTINGS = {
+    IDLE,
+    "applications_clocks_setting",
+    "sync_boost",
+    "display_clock_setting",
+}  # throttle reasons of no concern
 
 
 @dataclass(frozen=True, slots=True)

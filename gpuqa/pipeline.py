@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, Self, TypeVar
 
@@ -104,8 +105,12 @@ async def start_engine(config: PipelineConfig) -> Engine:
     """The engine of a pipeline; pipelines with equal engine keys may share it."""
     args = config.engine_args()
     backend = backend_class(config.engine.backend)
-    await asyncio.to_thread(backend.check_args, args)  # its first call imports the backend: seconds
-    return await backend.start(find(config.model.path, "model.path"), config.model.trust_remote_code, config.engine, args)
+    gc.disable()  # importing and building make a million objects that stay: a tenth of the time would be looking for garbage
+    try:
+        await asyncio.to_thread(backend.check_args, args)  # its first call imports the backend: seconds
+        return await backend.start(find(config.model.path, "model.path"), config.model.trust_remote_code, config.engine, args)
+    finally:
+        gc.enable()
 
 
 def encoder_for(tokenizer: Any, config: PipelineConfig) -> PromptEncoder:

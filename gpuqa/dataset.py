@@ -91,7 +91,8 @@ def parse_table(text: str, path: Path) -> list[Any]:
     try:
         table = pd.read_csv(io.StringIO(text), sep=SEPARATORS[path.suffix.lower()], dtype=str, keep_default_na=False)
     except pd.errors.ParserError as error:
-        raise UserError(f"{path}: is not a valid table: {str(error).strip()}; quote cells that hold separators or line breaks") from error
+        told = str(error).strip()
+        raise UserError(f"{path}: is not a valid table: {told}; quote cells that hold separators or line breaks") from error
     except pd.errors.EmptyDataError:
         return []
     return table.to_dict("records")

@@ -14,6 +14,7 @@ from gpuqa.places import PACKAGE
 ROOMS = [  # from the ground up; a room is a module of gpuqa or one of its folders, and imports only rooms above it in this list
     "config",
     "criteria",
+    "http_config",
     "records",
     "places",
     "roots",
@@ -42,6 +43,12 @@ ROOMS = [  # from the ground up; a room is a module of gpuqa or one of its folde
     "frozen",
     "report",
     "conclusion",
+    "admission",
+    "access",
+    "telemetry",
+    "connection",
+    "service",
+    "routes",
     "server",
     "door",
 ]

@@ -160,6 +160,7 @@ class Measurement:
     roofline_fraction: float | None = None  # output_tokens_per_s / the bandwidth bound of the named GPU
     saturated: bool = False  # in any pass, questions came faster than answers: `workload.rate_per_s` is too high
     repeats_began_at: list[float] = field(default_factory=list)  # of every repeat, seconds since the epoch
+    first_round_chars_per_s: float | None = None  # of a finalist, whose other numbers are from measuring it again
     sm_clock_mhz_min: int | None = None  # of all readings of all passes but those of an idle GPU; None without NVML
     temperature_c_max: int | None = None
     throttle_reasons: list[str] | None = None  # that were given in any pass, "gpu_idle" apart; None without NVML
@@ -198,6 +199,7 @@ class Trial:
     measurement: Measurement | None = None
     error: str | None = None
     setting: dict[str, Any] = field(default_factory=dict)  # dataset, workload and gpu as they were configured
+    skipped: str | None = None  # why it was not measured, and will not be as long as that holds; no failure
 
     @property
     def name(self) -> str:

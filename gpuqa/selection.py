@@ -60,7 +60,7 @@ def decide(trials: Sequence[Trial], rule: SelectionConfig, answers: Answers | No
     answers = answers or {}
     front = pareto_front(trials)
     standings = [Standing(one, objections(one, trials, rule, answers), any(one is other for other in front)) for one in trials]
-    ranked = rank([one.trial for one in standings if not one.objections], rule)
+    ranked = sorted(rank([one.trial for one in standings if not one.objections], rule), key=lambda one: not is_finalist(one))
     place = {id(one): number for number, one in enumerate(ranked)}
     standings.sort(
         key=lambda one: (place.get(id(one.trial), len(place)), one.trial.measurement is None, -speed(one.trial)),
@@ -68,12 +68,21 @@ def decide(trials: Sequence[Trial], rule: SelectionConfig, answers: Answers | No
     drift = drift_of(trials)
     if not ranked:
         return Verdict(standings, None, why_nobody(standings), drift=drift)
-    comparisons = compare_all(ranked[0], ranked[1:], rule, answers)
+    finals = [one for one in ranked if is_finalist(one)] or ranked
+    comparisons = compare_all(ranked[0], finals[1:], rule, answers)
     outcome, tied = outcome_of(comparisons, rule)
     winner = min([ranked[0], *tied], key=simplicity(rule)) if outcome is Outcome.TIE else ranked[0]
     standings.sort(key=lambda one: one.trial is not winner)
     reason = " ".join([*why(outcome, winner, ranked, comparisons, standings, rule), *warnings(trials, rule, drift)])
     return Verdict(standings, winner, reason, outcome, ranked[0], comparisons, drift)
+
+
+def is_finalist(trial: Trial) -> bool:
+    """Whether the trial's numbers are from measuring it again: then it stands before all that were measured once.
+
+    What was measured once and kept for being the best was lucky, as a rule; see `gpuqa.finals`.
+    """
+    return trial.measurement is not None and trial.measurement.first_round_chars_per_s is not None
 
 
 def outcome_of(comparisons: Sequence[Comparison], rule: SelectionConfig) -> tuple[Outcome, list[Trial]]:
@@ -156,6 +165,10 @@ def why(
         told.append(f"The first, {ranked[0].name}, leads it by {lead(against, rule)}: not shown to be more than chance.")
     elif comparisons:
         told.append(f"It leads the next, {comparisons[0].other.name}, by {lead(comparisons[0], rule)}.")
+    if is_finalist(winner):
+        first = winner.measurement.first_round_chars_per_s if winner.measurement else None
+        count = sum(is_finalist(one) for one in ranked)
+        told.append(f"{count} finalists were measured again, and that decides; in the first round it had {first:,.0f} chars/s.")
     if outcome is Outcome.INCONCLUSIVE:
         told.append(f"Not conclusive: {why_not(tied, rule)}; {len(tied)} other trials may be as good or better.")
     return told

@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from gpuqa import finals
+from gpuqa.comparison import speed
 from gpuqa.criteria import Guard, SelectionConfig
 from gpuqa.places import PACKAGE
 from gpuqa.records import Answer, Interval, Measurement, Trial
@@ -36,6 +38,7 @@ def measured(repeats: list[float], **numbers: Any) -> Measurement:
     same: dict[str, Any] = dict.fromkeys(Measurement.__dataclass_fields__, 1.0)
     same |= {"questions": 100, "repeats": len(repeats), "chars_per_s": middle, "chars_per_s_mad": mad, "answers_empty": 0}
     same |= {"chars_per_s_repeats": repeats, "chars_per_s_interval": None, "rouge_l_f1_judge": 0.4, "rouge_l_f1": 0.4}
+    same |= {"first_round_chars_per_s": None, "saturated": False}
     same |= {"repeats_began_at": [], "throttle_reasons": None, "sm_clock_mhz_min": None}
     same |= {"truncated_fraction": 0.0, "rouge_l_f1_judge_interval": Interval(0, 1), "rouge_l_f1_interval": Interval(0, 1)}
     return Measurement(**{**same, **numbers})
@@ -126,6 +129,35 @@ def test_a_drift_is_flagged_where_there_is_one_and_elsewhere_at_the_stated_rate(
     assert 0.03 <= false <= 0.07
     assert noisy >= 0.3
     assert quiet >= 0.95
+
+
+@pytest.mark.parametrize(("cells", "spread"), [(8, 0.0), (16, 0.0), (16, 0.05)], ids=["8 equal", "16 equal", "16, sd 5 %"])
+def test_the_winners_number_is_too_good_in_the_first_round_and_right_when_it_is_measured_again(
+    cells: int, spread: float
+) -> None:
+    generator = np.random.default_rng([cells, round(spread * 100)])
+    first_bias, fresh_bias, wins = [], [], 0
+    for _ in range(STUDIES):
+        truth = np.exp(generator.normal(math.log(10_000), spread, size=cells))
+        rounds = truth[:, None] * np.exp(generator.normal(0, NOISE, size=(2, cells, 3)))
+        trials = [cell(number, row.tolist()) for number, row in enumerate(rounds[0])]
+        chosen = finals.finalists(trials, RULE, {}, 3).finalists
+        fresh = {one.key: cell(trials.index(one), rounds[1, trials.index(one)].tolist()) for one in chosen}
+        assert chosen[0] is max(trials, key=speed)
+        verdict = decide([finals.replaced(one, fresh.get(one.key)) for one in trials], RULE)
+        assert verdict.winner is not None
+        assert verdict.winner.key in fresh, "whoever was measured once cannot win over whoever was measured again"
+        best = trials.index(chosen[0])
+        first_bias.append(math.log(speed(chosen[0]) / truth[best]))
+        fresh_bias.append(math.log(speed(fresh[chosen[0].key]) / truth[best]))
+        wins += verdict.outcome is Outcome.WIN and verdict.first.key == verdict.winner.key
+    error = float(np.std(fresh_bias)) / math.sqrt(STUDIES)
+    print(f"{cells} cells, sd {spread:.0%}: the first of the first round is {np.mean(first_bias):+.1%} off in it, ", end="")
+    print(f"{np.mean(fresh_bias):+.1%} (error {error:.1%}) measured again; WIN {wins / STUDIES:.1%}")
+    assert np.mean(first_bias) > 0.05
+    assert abs(np.mean(fresh_bias)) < 3 * error
+    if spread == 0:
+        assert wins <= 0.05 * STUDIES
 
 
 @pytest.mark.parametrize(("repeats", "most"), [(2, 0.6), (3, 0.8)])

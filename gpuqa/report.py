@@ -80,8 +80,8 @@ def flat(measurement: Measurement) -> dict[str, Any]:
 
 
 def text_of(value: float | str) -> str:
-    """One of several values in a cell; ten digits, because a moment in seconds since the epoch has as many."""
-    return value if isinstance(value, str) else f"{value:.10g}"
+    """One of several values in a cell; thirteen digits, for moments in seconds since the epoch."""
+    return value if isinstance(value, str) else f"{value:.13g}"
 
 
 def write(verdict: Verdict, title: str, note: str | None, samples: dict[str, str], folder: Path) -> None:

@@ -20,10 +20,12 @@ import uvicorn
 from gpuqa import frozen, identity
 from gpuqa.config import PipelineConfig, UserError
 from gpuqa.door import enter
+from gpuqa.http_config import HttpConfig
 from gpuqa.pipeline import Pipeline, warmup_questions
 from gpuqa.places import find
-from gpuqa.roots import HttpConfig, ServeConfig, resolve
+from gpuqa.roots import ServeConfig, resolve
 from gpuqa.server import create_app
+from gpuqa.service import Service
 
 log = logging.getLogger("gpuqa.serve")
 FAILED = 1
@@ -53,7 +55,7 @@ def serve(composed: Any) -> int:
         failures.append(reason)
         server.should_exit = True
 
-    app = create_app(lambda: Pipeline.start(pipeline), warmup, config.http, give_up)
+    app = create_app(Service(lambda: Pipeline.start(pipeline), warmup, config.http, give_up))
     limits = {"timeout_graceful_shutdown": config.http.shutdown_timeout_s, "access_log": False}
     server = uvicorn.Server(uvicorn.Config(app, host=config.http.host, port=config.http.port, log_config=None, **limits))  # type: ignore[arg-type]
     for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn raises them again when it is done; that must not kill us

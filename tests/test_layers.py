@@ -14,6 +14,7 @@ from gpuqa.places import PACKAGE
 ROOMS = [  # from the ground up; a room is a module of gpuqa or one of its folders, and imports only rooms above it in this list
     "config",
     "criteria",
+    "http_config",
     "records",
     "places",
     "roots",
@@ -41,6 +42,8 @@ ROOMS = [  # from the ground up; a room is a module of gpuqa or one of its folde
     "frozen",
     "report",
     "conclusion",
+    "service",
+    "routes",
     "server",
     "door",
 ]

@@ -27,12 +27,14 @@ from gpuqa import dataset
 from gpuqa.config import SamplingConfig
 from gpuqa.door import vllm_on_this_machine
 from gpuqa.engines import EngineFailed
+from gpuqa.http_config import HttpConfig, Status
 from gpuqa.pipeline import BUILTIN_WARMUP, Pipeline
 from gpuqa.places import conf_folder, find
 from gpuqa.prompts import load_tokenizer
 from gpuqa.records import Generation
-from gpuqa.roots import CellConfig, HttpConfig, Status, register_schemas, resolve
+from gpuqa.roots import CellConfig, register_schemas, resolve
 from gpuqa.server import create_app
+from gpuqa.service import Service
 
 pytestmark = pytest.mark.engine
 
@@ -92,7 +94,7 @@ def serving(start: Start, config: HttpConfig | None = None, warmup: Sequence[str
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         served = Served(listening.getsockname()[1])
-        app = create_app(start, warmup, config or HttpConfig(), served.gave_up.append)
+        app = create_app(Service(start, warmup, config or HttpConfig(), served.gave_up.append))
         server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="on"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
         thread.start()

@@ -39,6 +39,16 @@ class Generation:
 
 
 @dataclass(frozen=True, slots=True)
+class GenerationDelta:
+    """The tokens of a generation that came since the last delta. Only the last one has a reason, as in `Generation`."""
+
+    token_ids: list[int] = field(default_factory=list)
+    finish_reason: str | None = None
+    cached_tokens: int = 0
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Completion:
     """One answer, cleaned up, with what it took."""
 
@@ -51,6 +61,14 @@ class Completion:
     first_token_s: float | None
     last_token_s: float | None
     error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CompletionDelta:
+    """The text of an answer that became certain since the last delta, "" where none did. The last one has the whole answer."""
+
+    text: str
+    completion: Completion | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,8 @@
-"""What a prompt variant's cleanup takes out of an answer, what it must leave alone, and that an answer in pieces is no other."""
+"""What a prompt variant's cleanup takes out of an answer, what it must leave alone, and that pieces change nothing."""
 
 from __future__ import annotations
 
+import itertools
 import re
 
 import pytest
@@ -117,7 +118,7 @@ def test_an_answer_in_pieces_adds_up_to_the_answer_wherever_it_is_cut(
     text = "".join(texts)
     whole = clean(text, config, in_thought)
     places = [0, *sorted(min(cut, len(text)) for cut in cuts), len(text)]
-    pieces = [text[begin:end] for begin, end in zip(places, places[1:], strict=False)]
+    pieces = [text[begin:end] for begin, end in itertools.pairwise(places)]
     for cut in (pieces, texts, list(text)):
         assert "".join(sent(cut, config, in_thought)) == whole
 

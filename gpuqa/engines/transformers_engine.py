@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import gc
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
 from gpuqa.config import EngineConfig, SamplingConfig
 from gpuqa.engines import EngineFailed, refuse_unknown
-from gpuqa.records import Generation
+from gpuqa.records import Generation, GenerationDelta
 
 ARGUMENTS = ("dtype", "max_model_len", "batch_size", "attn_implementation", "device")
 
@@ -37,9 +37,29 @@ class TransformersEngine:
         return cls(model, args, time.perf_counter() - begin)
 
     async def generate(self, prompts: Sequence[list[int]], sampling: SamplingConfig, stop: Sequence[int]) -> list[Generation]:
-        own = self.model.generation_config.eos_token_id  # ends an answer too, as in vLLM
-        ends = [*stop, *(own if isinstance(own, list) else [] if own is None else [own])]
-        return await asyncio.to_thread(self._generate, prompts, sampling, [] if sampling.ignore_eos else ends)
+        return await asyncio.to_thread(self._generate, prompts, sampling, self._ends(sampling, stop))
+
+    async def stream(self, prompt: list[int], sampling: SamplingConfig, stop: Sequence[int]) -> AsyncGenerator[GenerationDelta]:
+        loop = asyncio.get_running_loop()
+        deltas: asyncio.Queue[GenerationDelta] = asyncio.Queue()
+        streamer = Streamer(lambda token: loop.call_soon_threadsafe(deltas.put_nowait, GenerationDelta([token])))
+        alone = asyncio.to_thread(
+            self._generate_alone, prompt, sampling, self._ends(sampling, stop), time.perf_counter(), streamer
+        )
+        generating = asyncio.create_task(alone)
+        generating.add_done_callback(lambda task: deltas.put_nowait(last_delta(task.result())))
+        try:
+            while (delta := await deltas.get()).finish_reason is None:
+                yield delta
+            yield delta
+        finally:
+            streamer.closed = True
+            await asyncio.wait([generating])
+
+    def _ends(self, sampling: SamplingConfig, stop: Sequence[int]) -> list[int]:
+        """The tokens that end an answer: the configured ones and, as in vLLM, the model's own."""
+        own = self.model.generation_config.eos_token_id
+        return [] if sampling.ignore_eos else [*stop, *(own if isinstance(own, list) else [] if own is None else [own])]
 
     def _generate(self, prompts: Sequence[list[int]], sampling: SamplingConfig, stop: list[int]) -> list[Generation]:
         called = time.perf_counter()
@@ -52,14 +72,21 @@ class TransformersEngine:
                 generations += [self._generate_alone(prompt, sampling, stop, called) for prompt in batch]
         return generations
 
-    def _generate_alone(self, prompt: list[int], sampling: SamplingConfig, stop: list[int], called: float) -> Generation:
+    def _generate_alone(
+        self, prompt: list[int], sampling: SamplingConfig, stop: list[int], called: float, streamer: Streamer | None = None
+    ) -> Generation:
         try:
-            return self._generate_batch([prompt], sampling, stop, called)[0]
+            return self._generate_batch([prompt], sampling, stop, called, streamer)[0]
         except Exception as error:  # counted as a failed answer
             return Generation(error=f"{type(error).__name__}: {error}")
 
     def _generate_batch(
-        self, prompts: Sequence[list[int]], sampling: SamplingConfig, stop: list[int], called: float
+        self,
+        prompts: Sequence[list[int]],
+        sampling: SamplingConfig,
+        stop: list[int],
+        called: float,
+        streamer: Streamer | None = None,
     ) -> list[Generation]:
         import torch
 
@@ -84,6 +111,8 @@ class TransformersEngine:
                 eos_token_id=stop or None,
                 pad_token_id=pad,
                 logits_processor=[note_step],
+                streamer=streamer,
+                stopping_criteria=[streamer] if streamer else [],
                 **drawing(sampling),
             )
         rows = output[:, longest:].tolist()
@@ -100,6 +129,33 @@ class TransformersEngine:
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+
+class Streamer:
+    """What `generate` of transformers tells each token of its one sequence, and asks after each whether to go on."""
+
+    def __init__(self, tell: Callable[[int], Any]) -> None:
+        self.tell = tell
+        self.closed = False
+        self.prompt_is_over = False  # it begins with the prompt
+
+    def put(self, token_ids: Any) -> None:
+        if self.prompt_is_over:
+            self.tell(int(token_ids))
+        self.prompt_is_over = True
+
+    def end(self) -> None:
+        """The generation itself says so."""
+
+    def __call__(self, token_ids: Any, _: Any, **__: Any) -> Any:
+        import torch
+
+        return torch.full((token_ids.shape[0],), self.closed, device=token_ids.device)
+
+
+def last_delta(generation: Generation) -> GenerationDelta:
+    """How a generation ended whose tokens are known."""
+    return GenerationDelta(finish_reason=generation.finish_reason, error=generation.error)
 
 
 def load(folder: Path, trust_remote_code: bool, args: dict[str, Any], env: dict[str, str]) -> Any:

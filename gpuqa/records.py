@@ -31,10 +31,12 @@ class Generation:
     """
 
     token_ids: list[int] = field(default_factory=list)
-    finish_reason: str = "error"  # "stop": a stop token ended it; "length": max_tokens did; "error"
+    finish_reason: str = "error"  # "stop": a stop token ended it; "length": max_tokens did; without an answer: "error": the
+    # engine refused the prompt; "late": the deadline came first; "lost": the engine died
     cached_tokens: int = 0  # prompt tokens that came out of the prefix cache
     first_token_s: float | None = None
     last_token_s: float | None = None
+    queue_s: float | None = None  # how long it waited in the engine's queue, where the engine tells
     error: str | None = None
 
 
@@ -60,6 +62,7 @@ class Completion:
     question_was_cut: bool
     first_token_s: float | None
     last_token_s: float | None
+    queue_s: float | None = None
     error: str | None = None
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,6 +16,38 @@ from gpuqa.engines import EngineFailed, refuse_unknown
 from gpuqa.records import Generation, GenerationDelta
 
 ARGUMENTS = ("dtype", "max_model_len", "batch_size", "attn_implementation", "device")
+
+
+class GivenUp(Exception):
+    """Nobody waits for these answers any more."""
+
+
+class Streamer:
+    """What `generate` of transformers tells each token of its one sequence."""
+
+    def __init__(self, tell: Callable[[int], Any]) -> None:
+        self.tell = tell
+        self.prompt_is_over = False  # it begins with the prompt
+
+    def put(self, token_ids: Any) -> None:
+        if self.prompt_is_over:
+            self.tell(int(token_ids))
+        self.prompt_is_over = True
+
+    def end(self) -> None:
+        """The generation itself says so."""
+
+
+@dataclass
+class Call:
+    """One call of `generate`, as its thread sees it."""
+
+    sampling: SamplingConfig
+    stop: list[int]
+    finished: dict[int, Generation]
+    streamer: Streamer | None = None
+    given_up: threading.Event = field(default_factory=threading.Event)
+    began: float = field(default_factory=time.perf_counter)
 
 
 class TransformersEngine:
@@ -36,24 +70,33 @@ class TransformersEngine:
             raise EngineFailed(f"{type(error).__name__}: {error}") from error
         return cls(model, args, time.perf_counter() - begin)
 
-    async def generate(self, prompts: Sequence[list[int]], sampling: SamplingConfig, stop: Sequence[int]) -> list[Generation]:
-        return await asyncio.to_thread(self._generate, prompts, sampling, self._ends(sampling, stop))
+    async def generate(
+        self,
+        prompts: Sequence[list[int]],
+        sampling: SamplingConfig,
+        stop: Sequence[int],
+        finished: dict[int, Generation] | None = None,
+    ) -> list[Generation]:
+        call = Call(sampling, self._ends(sampling, stop), {} if finished is None else finished)
+        try:
+            await asyncio.to_thread(self._generate, prompts, call)
+        finally:
+            call.given_up.set()  # a thread cannot be cancelled: it looks
+        return [call.finished[place] for place in range(len(prompts))]
 
     async def stream(self, prompt: list[int], sampling: SamplingConfig, stop: Sequence[int]) -> AsyncGenerator[GenerationDelta]:
         loop = asyncio.get_running_loop()
         deltas: asyncio.Queue[GenerationDelta] = asyncio.Queue()
         streamer = Streamer(lambda token: loop.call_soon_threadsafe(deltas.put_nowait, GenerationDelta([token])))
-        alone = asyncio.to_thread(
-            self._generate_alone, prompt, sampling, self._ends(sampling, stop), time.perf_counter(), streamer
-        )
-        generating = asyncio.create_task(alone)
+        call = Call(sampling, self._ends(sampling, stop), {}, streamer)
+        generating = asyncio.create_task(asyncio.to_thread(self._generate_alone, prompt, call))
         generating.add_done_callback(lambda task: deltas.put_nowait(last_delta(task.result())))
         try:
             while (delta := await deltas.get()).finish_reason is None:
                 yield delta
             yield delta
         finally:
-            streamer.closed = True
+            call.given_up.set()
             await asyncio.wait([generating])
 
     def _ends(self, sampling: SamplingConfig, stop: Sequence[int]) -> list[int]:
@@ -61,45 +104,45 @@ class TransformersEngine:
         own = self.model.generation_config.eos_token_id
         return [] if sampling.ignore_eos else [*stop, *(own if isinstance(own, list) else [] if own is None else [own])]
 
-    def _generate(self, prompts: Sequence[list[int]], sampling: SamplingConfig, stop: list[int]) -> list[Generation]:
-        called = time.perf_counter()
-        generations: list[Generation] = []
+    def alive(self) -> bool:
+        return True  # it lives in this process
+
+    def numbers(self) -> dict[str, float]:
+        return {}
+
+    def _generate(self, prompts: Sequence[list[int]], call: Call) -> None:
         for begin in range(0, len(prompts), self.batch_size):
             batch = prompts[begin : begin + self.batch_size]
             try:
-                generations += self._generate_batch(batch, sampling, stop, called)
+                generations = self._generate_batch(batch, call)
+            except GivenUp:
+                return
             except Exception:  # find the prompt that fails, so that it does not fail its batch
-                generations += [self._generate_alone(prompt, sampling, stop, called) for prompt in batch]
-        return generations
+                generations = [self._generate_alone(prompt, call) for prompt in batch]
+            call.finished.update(enumerate(generations, begin))
 
-    def _generate_alone(
-        self, prompt: list[int], sampling: SamplingConfig, stop: list[int], called: float, streamer: Streamer | None = None
-    ) -> Generation:
+    def _generate_alone(self, prompt: list[int], call: Call) -> Generation:
         try:
-            return self._generate_batch([prompt], sampling, stop, called, streamer)[0]
+            return self._generate_batch([prompt], call)[0]
         except Exception as error:  # counted as a failed answer
             return Generation(error=f"{type(error).__name__}: {error}")
 
-    def _generate_batch(
-        self,
-        prompts: Sequence[list[int]],
-        sampling: SamplingConfig,
-        stop: list[int],
-        called: float,
-        streamer: Streamer | None = None,
-    ) -> list[Generation]:
+    def _generate_batch(self, prompts: Sequence[list[int]], call: Call) -> list[Generation]:
         import torch
 
         longest = max(map(len, prompts))
         if longest + 1 > self.max_model_len or min(map(len, prompts)) == 0:
             raise ValueError(f"a prompt must have 1 to {self.max_model_len - 1} tokens, the longest here has {longest}")
+        sampling, stop = call.sampling, call.stop
         pad = stop[0] if stop else 0
         token_ids = torch.tensor([[pad] * (longest - len(prompt)) + prompt for prompt in prompts], device=self.model.device)
         mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=self.model.device)
         step_ends: list[float] = []
 
         def note_step(_: Any, scores: Any) -> Any:
-            step_ends.append(time.perf_counter() - called)
+            step_ends.append(time.perf_counter() - call.began)
+            if call.given_up.is_set():
+                raise GivenUp
             return scores
 
         with torch.inference_mode():
@@ -111,12 +154,11 @@ class TransformersEngine:
                 eos_token_id=stop or None,
                 pad_token_id=pad,
                 logits_processor=[note_step],
-                streamer=streamer,
-                stopping_criteria=[streamer] if streamer else [],
+                streamer=call.streamer,
                 **drawing(sampling),
             )
         rows = output[:, longest:].tolist()
-        step_ends.append(time.perf_counter() - called)  # step i is over when step i + 1 has its scores
+        step_ends.append(time.perf_counter() - call.began)  # step i is over when step i + 1 has its scores
         return [to_generation(row, stop, step_ends) for row in rows]
 
     async def reset_prefix_cache(self) -> None:
@@ -129,28 +171,6 @@ class TransformersEngine:
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-
-
-class Streamer:
-    """What `generate` of transformers tells each token of its one sequence, and asks after each whether to go on."""
-
-    def __init__(self, tell: Callable[[int], Any]) -> None:
-        self.tell = tell
-        self.closed = False
-        self.prompt_is_over = False  # it begins with the prompt
-
-    def put(self, token_ids: Any) -> None:
-        if self.prompt_is_over:
-            self.tell(int(token_ids))
-        self.prompt_is_over = True
-
-    def end(self) -> None:
-        """The generation itself says so."""
-
-    def __call__(self, token_ids: Any, _: Any, **__: Any) -> Any:
-        import torch
-
-        return torch.full((token_ids.shape[0],), self.closed, device=token_ids.device)
 
 
 def last_delta(generation: Generation) -> GenerationDelta:

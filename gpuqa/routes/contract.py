@@ -6,20 +6,19 @@ POST /predict  {"prompt": str | [str, ...]} -> {"response": ...}, same count, sa
 
 from __future__ import annotations
 
-from typing import Annotated
-
 from fastapi import APIRouter, Response
-from pydantic import BaseModel, ConfigDict, Field
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ConfigDict
 
 from gpuqa.http_config import HttpConfig, Status
-from gpuqa.service import Service, State
+from gpuqa.service import Service
 
 
 class PredictRequest(BaseModel):
     """One question or all of them."""
 
     model_config = ConfigDict(strict=True, extra="ignore")
-    prompt: str | Annotated[list[str], Field(max_length=100_000)]
+    prompt: str | list[str]
 
 
 class PredictResponse(BaseModel):
@@ -41,7 +40,7 @@ def router(service: Service, http: HttpConfig) -> APIRouter:
     @routes.get("/", response_model=StatusResponse)
     async def status(response: Response) -> StatusResponse:
         """Whether the service is ready, and how it wants its questions."""
-        if service.state is not State.ready:
+        if not service.ready:
             response.status_code = 503
             return StatusResponse(status=service.state.name)
         return StatusResponse(status=http.status.name)
@@ -49,6 +48,8 @@ def router(service: Service, http: HttpConfig) -> APIRouter:
     @routes.post("/predict", response_model=PredictResponse)
     async def predict(request: PredictRequest) -> PredictResponse:
         """Answer one question or many."""
+        if len(request.prompt) > http.max_questions_per_request and isinstance(request.prompt, list):
+            raise too_many(len(request.prompt), http.max_questions_per_request)
         if isinstance(request.prompt, list):
             answers = await service.answer(request.prompt) if request.prompt else []
             return PredictResponse(response=[answer.text for answer in answers])
@@ -57,3 +58,9 @@ def router(service: Service, http: HttpConfig) -> APIRouter:
         return PredictResponse(response=[answer.text] if as_list else answer.text)
 
     return routes
+
+
+def too_many(questions: int, most: int) -> RequestValidationError:
+    """422, in the form of all others."""
+    message = f"{questions} questions, allowed are {most} a request (http.max_questions_per_request)"
+    return RequestValidationError([{"type": "too_long", "loc": ("body", "prompt"), "msg": message}])

@@ -9,7 +9,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Response
 from pydantic import BaseModel
 
-from gpuqa.service import Service, State
+from gpuqa.service import Service
 
 
 class HealthResponse(BaseModel):
@@ -30,7 +30,7 @@ def router(service: Service) -> APIRouter:
     @routes.get("/readyz", response_model=HealthResponse)
     async def readyz(response: Response) -> HealthResponse:
         """Whether a question that is sent now would be answered."""
-        if service.state is not State.ready:
+        if not service.ready:
             response.status_code = 503
         return HealthResponse(status=service.state.name)
 

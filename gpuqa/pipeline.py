@@ -125,7 +125,14 @@ class Pipeline:
     async def _tokenize(self, function: Callable[[Sequence[Item]], list[Made]], items: Sequence[Item], size: int) -> list[Made]:
         """Call the tokenizer; off the event loop where `size` (characters or tokens) makes it slower than a thread."""
         async with self._tokenizing:
-            return function(items) if size < WORTH_A_THREAD else await asyncio.to_thread(function, items)
+            if size < WORTH_A_THREAD:
+                return function(items)
+            working = asyncio.ensure_future(asyncio.to_thread(function, items))
+            try:
+                return await asyncio.shield(working)
+            except asyncio.CancelledError:
+                await asyncio.wait((working,))  # a thread cannot be cancelled, and nobody may enter the tokenizer meanwhile
+                raise
 
     def _encode(self, questions: Sequence[str]) -> list[EncodedPrompt]:
         return self.encoder.encode_all(questions)

@@ -49,7 +49,7 @@ def create_app(service: Service, facts: dict[str, Any] | None = None, keys: Keys
     app.add_middleware(Connection, max_body_bytes=service.http.max_body_bytes)  # the innermost; the last is the outermost
     if keys is not None:
         app.add_middleware(RequireKey, keys=keys, free=FREE)
-    app.add_middleware(RequestTelemetry, telemetry=service.telemetry, quiet=POLLED)
+    app.add_middleware(RequestTelemetry, telemetry=service.telemetry, polled=POLLED)
     return app
 
 

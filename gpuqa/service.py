@@ -87,10 +87,11 @@ class Service:
 
     # ---------------------------------------------------------------- what routes call
 
-    @property
-    def ready(self) -> bool:
-        """Whether a question that comes now would be answered."""
-        return self.state is State.ready and self.pipeline is not None and self.pipeline.engine.alive()
+    def look(self) -> State:
+        """The state at this moment: the engine is asked whether it lives."""
+        if self.state is State.ready and (self.pipeline is None or not self.pipeline.engine.alive()):
+            self._enter(State.restarting if self.http.restart_engine else State.failed)
+        return self.state
 
     async def answer(self, questions: Sequence[str], deadline_s: float | None = None) -> list[Completion]:
         """One completion for each question, in their order. What failed, or was not done in time (`http.deadline_s` unless
@@ -143,8 +144,8 @@ class Service:
         """
         count = len(questions)
         note(questions=count)
-        if self.pipeline is None or self.state is not State.ready:
-            raise NotReady(REASONS.get(self.state, REASONS[State.failed]))
+        if self.look() is not State.ready or self.pipeline is None:
+            raise NotReady(REASONS[self.state])
         try:
             self.admission.enter(count, time.monotonic())
         except Refused:
@@ -222,7 +223,8 @@ class Service:
         self.pipeline = await self.start()
         started = time.perf_counter()
         try:
-            answered = await warm_up(self.pipeline, self.warmup, self.http.warmup_batch)
+            async with asyncio.timeout(self.http.deadline_s):
+                answered = await warm_up(self.pipeline, self.warmup, self.http.warmup_batch)
         except EngineFailed as error:
             if self.http.warmup_must_succeed or not self.pipeline.engine.alive():
                 raise
@@ -241,8 +243,7 @@ class Service:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._died.wait(), LOOK_EVERY_S)
         self.telemetry.deaths.inc()
-        if self.state is State.ready:
-            self._enter(State.restarting if self.http.restart_engine else State.failed)
+        self.look()
         return "the engine died"
 
     async def _close(self) -> None:

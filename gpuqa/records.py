@@ -49,6 +49,16 @@ class Generation:
 
 
 @dataclass(frozen=True, slots=True)
+class GenerationDelta:
+    """The tokens of a generation that came since the last delta. Only the last one has a reason, as in `Generation`."""
+
+    token_ids: list[int] = field(default_factory=list)
+    finish_reason: str | None = None
+    cached_tokens: int = 0
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Completion:
     """One answer, cleaned up, with what it took."""
 
@@ -62,6 +72,14 @@ class Completion:
     last_token_s: float | None
     queue_s: float | None = None
     error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CompletionDelta:
+    """The text of an answer that became certain since the last delta, "" where none did. The last one has the whole answer."""
+
+    text: str
+    completion: Completion | None = None
 
 
 @dataclass(frozen=True, slots=True)

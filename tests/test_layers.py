@@ -50,6 +50,7 @@ ROOMS = [  # from the ground up; a room is a module of gpuqa or one of its folde
     "telemetry",
     "connection",
     "service",
+    "openai_request",
     "routes",
     "server",
     "door",

@@ -164,7 +164,8 @@ def to_trial(line: bytes) -> Trial | None:
         measurement = row.pop("measurement")
         if measurement is not None:
             intervals = {key: Interval(**value) for key, value in measurement.items() if key.endswith("_interval") and value}
-            measurement = Measurement(**{**measurement, **intervals})
+            conditions = [Conditions(**one) for one in measurement["conditions"]]
+            measurement = Measurement(**{**measurement, **intervals, "conditions": conditions})
         return Trial(**row, measurement=measurement)
     except (ValueError, TypeError, KeyError, AttributeError):
         return None

@@ -179,6 +179,7 @@ class Measurement:
     saturated: bool = False  # in any pass, questions came faster than answers: `workload.rate_per_s` is too high
     repeats_began_at: list[float] = field(default_factory=list)  # of every repeat, seconds since the epoch
     first_round_chars_per_s: float | None = None  # of a finalist, whose other numbers are from measuring it again
+    conditions: list[Conditions] = field(default_factory=list)  # before and after every repeat; none without NVML
     sm_clock_mhz_min: int | None = None  # of all readings of all passes but those of an idle GPU; None without NVML
     temperature_c_max: int | None = None
     throttle_reasons: list[str] | None = None  # that were given in any pass, "gpu_idle" apart; None without NVML

@@ -26,7 +26,7 @@ from gpuqa.config import PipelineConfig
 from gpuqa.engines import EngineFailed
 from gpuqa.openai_request import ApiError, ChatRequest, question_of
 from gpuqa.records import Completion, CompletionDelta
-from gpuqa.service import NotReady, Service
+from gpuqa.service import REASONS, NotReady, Service, State
 
 
 class OpenAIRoute(APIRoute):
@@ -84,8 +84,8 @@ def config_of(service: Service) -> PipelineConfig:
     Raises:
         NotReady: nothing, now.
     """
-    if service.pipeline is None:
-        raise NotReady(f"{service.state.name}: there is no engine now")
+    if service.look() is not State.ready or service.pipeline is None:
+        raise NotReady(REASONS[service.state])
     return service.pipeline.config
 
 

@@ -170,7 +170,9 @@ def test_another_model_is_not_found_and_the_served_one_is_named(client: openai.O
     assert (refused.value.param, refused.value.code) == ("model", "model_not_found")
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"null", b'{"model": 5, "messages": []}', b'{"model": "embedded"}'])
+@pytest.mark.parametrize(
+    "body", [b"", b"{", b"\xff", b"[]", b"null", b'{"model": 5, "messages": []}', b'{"model": "embedded"}']
+)
 def test_a_wrong_body_is_an_error_in_openais_shape(service: Any, body: bytes) -> None:
     reply = httpx.post(
         f"{service.url}/v1/chat/completions", content=body, headers={"Content-Type": "application/json"}, trust_env=False
@@ -209,10 +211,11 @@ def real() -> Any:
 
 
 @contextmanager
-def ready(http: HttpConfig, keys: Keys | None = None) -> Iterator[str]:
-    """The application with that engine -> its address."""
+def ready(http: HttpConfig, keys: Keys | None = None, deadline_s: float = PATIENCE_S) -> Iterator[str]:
+    """The application with that engine -> its address. The deadline is for what comes after the warm-up."""
     with serving(real, http, keys=keys) as served:
         served.wait_for((200, {"status": "batch"}))
+        http.deadline_s = deadline_s
         yield f"http://127.0.0.1:{served.port}"
 
 
@@ -230,14 +233,17 @@ def test_a_full_house_refuses_with_429_and_says_when_to_come_back_and_keys_are_a
             client_of(url, "another key, a wrong one").models.list()
 
 
-def test_a_stream_that_is_late_ends_with_an_error_and_a_late_answer_is_one() -> None:
-    with ready(HttpConfig(deadline_s=0.15, warmup_batch=1)) as url:
+def test_a_late_stream_ends_with_an_error_a_late_answer_is_one_and_so_is_a_body_that_is_too_large() -> None:
+    with ready(HttpConfig(warmup_batch=1, max_body_bytes=500), deadline_s=0.15) as url:
         client, asked = client_of(url), {"model": MODEL, "messages": messages("?")}
         with pytest.raises(openai.APIError, match="deadline"):
             list(client.chat.completions.create(**asked, stream=True))
         with pytest.raises(openai.InternalServerError, match="deadline") as late:
             client.chat.completions.create(**asked)
         assert late.value.status_code == 504
+        with pytest.raises(openai.APIStatusError, match="max_body_bytes=500") as large:
+            client.chat.completions.create(model=MODEL, messages=messages("?" * 500))
+        assert (large.value.status_code, large.value.code) == (413, "invalid_body")
 
 
 @pytest.mark.parametrize("streaming", [False, True])

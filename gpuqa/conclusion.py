@@ -20,10 +20,12 @@ NO_WINNER = 1
 
 def conclude(trials: Sequence[Trial], study: StudyConfig, rule: SelectionConfig, journal: Journal, console: Console) -> int:
     """Exit code 0 with a frozen winner, NO_WINNER without one; then no frozen file is left either."""
-    folder, verdict = study.folder, decide(trials, rule, {one.key: journal.answers(one.key) for one in trials})
+    answers = {one.key: journal.answers(one.key) for one in trials if one.error is None}
+    folder, verdict = study.folder, decide(trials, rule, answers)
     title = f"Study {study.name}"
     note = next((trial.pipeline["model"]["note"] for trial in trials), None)
-    report.write(verdict, title, note, journal.first_answers(), folder)
+    samples = {key: f"{kept[0].question}\n{kept[0].answer}" for key, kept in answers.items() if kept}
+    report.write(verdict, title, note, samples, folder)
     console.print(report.to_table(verdict, title))
     for standing in verdict.standings:
         if standing.objections:

@@ -1,7 +1,8 @@
-"""Trials -> leaderboard (pandas, CSV), a table in the terminal, and one HTML page."""
+"""Trials -> leaderboard (CSV), a table in the terminal, and one HTML page."""
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -13,7 +14,6 @@ from gpuqa.selection import Standing, Verdict
 from gpuqa.statistics import questions_needed
 
 if TYPE_CHECKING:
-    import pandas
     from rich.table import Table
 
 SHOWN = {  # measurement field -> heading and format
@@ -30,10 +30,11 @@ NO_LEAD = {"first_leads_by": None, "first_leads_low": None, "first_leads_high": 
 TERMINAL = ("chars_per_s", "rouge_l_f1_judge", "rouge_l_f1")  # with the axes, what fits 80 columns
 
 
-def leaderboard(verdict: Verdict) -> pandas.DataFrame:
-    """One row a trial in the verdict's order: its axes, whether it may win, how far the first leads it, every number."""
-    import pandas as pd  # a second to import
+def leaderboard(verdict: Verdict) -> list[dict[str, Any]]:
+    """One row a trial in the verdict's order: its axes, whether it may win, how far the first leads it, every number.
 
+    Plain rows: importing pandas takes longer than all else that the end of a study does. A failed trial has no numbers.
+    """
     leads, rows = {id(one.other): lead_of(one) for one in verdict.comparisons}, []
     for rank, standing in enumerate(verdict.standings, 1):
         trial = standing.trial
@@ -41,7 +42,16 @@ def leaderboard(verdict: Verdict) -> pandas.DataFrame:
         eligible = {"rank": rank, "eligible": not standing.objections, "objections": "; ".join(standing.objections)}
         eligible |= {"pareto": standing.on_front, **leads.get(id(trial), NO_LEAD)}
         rows.append({**eligible, **trial.axes, **numbers, "trial": trial.key[:16]})
-    return pd.DataFrame(rows)
+    return rows
+
+
+def to_csv(rows: Sequence[dict[str, Any]], file: Path) -> None:
+    """Rows as CSV, a column for every key that any of them has; nothing where a row has no value."""
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    with file.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.DictWriter(stream, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def lead_of(found: Comparison) -> dict[str, float | None]:
@@ -64,7 +74,7 @@ def flat(measurement: Measurement) -> dict[str, Any]:
 def write(verdict: Verdict, title: str, note: str | None, samples: dict[str, str], folder: Path) -> None:
     """leaderboard.csv and report.html in the study's folder. `samples`: one answer of each trial, by key."""
     folder.mkdir(parents=True, exist_ok=True)
-    leaderboard(verdict).to_csv(folder / "leaderboard.csv", index=False)
+    to_csv(leaderboard(verdict), folder / "leaderboard.csv")
     (folder / "report.html").write_text(to_html(verdict, title, note, samples), encoding="utf-8")
 
 

@@ -98,20 +98,27 @@ def t_tails(t: float, freedom: float) -> float:
     start = math.atan(t / math.sqrt(freedom))
     half = (math.pi / 2 - start) / 2
     tail = half * float(WEIGHTS @ np.cos(start + half * (NODES + 1)) ** (freedom - 1))
-    whole = math.sqrt(math.pi) / 2 * math.exp(math.lgamma(freedom / 2) - math.lgamma((freedom + 1) / 2))
-    return min(1.0, tail / whole)
+    return min(1.0, tail / quarter(freedom))
+
+
+def quarter(freedom: float) -> float:
+    """The integral of cos(angle) ** (freedom - 1) over a quarter turn, by which `t_tails` divides."""
+    return math.sqrt(math.pi) / 2 * math.exp(math.lgamma(freedom / 2) - math.lgamma((freedom + 1) / 2))
 
 
 def t_quantile(confidence: float, freedom: float) -> float:
-    """The t between whose two signs lies that share of Student's distribution; found by halving."""
-    low, high = 0.0, math.pi / 2
-    for _ in range(32):
-        middle = (low + high) / 2
-        if t_tails(math.sqrt(freedom) * math.tan(middle), freedom) > 1 - confidence:
-            low = middle
-        else:
-            high = middle
-    return math.sqrt(freedom) * math.tan((low + high) / 2)
+    """The t between whose two signs lies that share of Student's distribution with one degree of freedom or more.
+
+    Newton's method on the angle, from 0: the tails fall ever more slowly there, so that no step goes too far.
+    """
+    angle, whole = 0.0, quarter(freedom)
+    for _ in range(100):  # 2 to 8 steps for 95 %
+        t = math.sqrt(freedom) * math.tan(angle)
+        step = (t_tails(t, freedom) - (1 - confidence)) * whole / math.cos(angle) ** (freedom - 1)
+        angle += step
+        if step < 1e-12:
+            break
+    return math.sqrt(freedom) * math.tan(angle)
 
 
 def paired_interval(ours: Sequence[float], theirs: Sequence[float], confidence: float = 0.95) -> Interval:

@@ -7,7 +7,7 @@ FROM vllm/vllm-openai:${VLLM_VERSION}
 WORKDIR /app
 RUN pip install --no-cache-dir --no-deps \
     absl-py==2.5.1 antlr4-python3-runtime==4.9.3 hydra-core==1.3.8 jieba==0.42.1 joblib==1.6.0 nltk==3.10.4 \
-    omegaconf==2.3.1 rapidfuzz==3.14.6 rouge-score==0.1.2
+    omegaconf==2.3.1 pandas==3.1.1 python-dateutil==4.0.0 rapidfuzz==3.14.6 rouge-score==0.1.2 tzdata==2026.6
 COPY conf conf
 COPY gpuqa gpuqa
 COPY hydra_plugins hydra_plugins

@@ -6,7 +6,6 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, is_dataclass
-from enum import Enum
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,13 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from gpuqa.config import ModelConfig, PipelineConfig, UserError, check
 from gpuqa.criteria import DatasetConfig, ExecutorConfig, GpuConfig, SelectionConfig, WorkloadConfig
-
-
-class Status(Enum):
-    """What `GET /` says once the service is ready; it tells the evaluator how to send its questions."""
-
-    batch = "batch"
-    ok = "ok"
+from gpuqa.http_config import HttpConfig
 
 
 @dataclass
@@ -65,21 +58,6 @@ class PredictConfig(CellConfig):
         most = self.sampling.max_tokens
         allowed = f"an integer from 1 to sampling.max_tokens ({most}), or null"
         check(self.answer_tokens is None or 1 <= self.answer_tokens <= most, "answer_tokens", self.answer_tokens, allowed)
-
-
-@dataclass
-class HttpConfig:
-    """The HTTP side of `serve`; free to change without touching what was frozen."""
-
-    host: str = "0.0.0.0"
-    port: int = 8000
-    status: Status = Status.batch
-    batch_str_as_list: bool = True  # in batch mode a str prompt is answered by a list of one
-    shutdown_timeout_s: int = 330
-
-    def __post_init__(self) -> None:
-        check(0 <= self.port <= 65535, "http.port", self.port, "an integer from 0 (any free port) to 65535")
-        check(self.shutdown_timeout_s >= 1, "http.shutdown_timeout_s", self.shutdown_timeout_s, "at least 1 second")
 
 
 @dataclass

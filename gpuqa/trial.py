@@ -1,4 +1,4 @@
-"""One configuration -> one trial. A failure is a trial too."""
+"""One configuration -> its passes -> one trial. A failure is a trial too."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import signal
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from multiprocessing import get_context
 
 from gpuqa import hardware, identity, roofline
 from gpuqa.config import plain
 from gpuqa.engines import EngineFailed
 from gpuqa.failures import explained
-from gpuqa.metrics import Overhead, measure, score_answers
+from gpuqa.metrics import Overhead, measure, measure_warm, score_answers
 from gpuqa.pipeline import Pipeline
-from gpuqa.records import Answer, Answered, Measurement, Question, Trial
+from gpuqa.records import Answer, Measurement, Pass, Question, Trial
 from gpuqa.roots import CellConfig
 from gpuqa.workload import issue
 
@@ -62,53 +62,92 @@ class Cell:
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
-    """What the clock saw of a cell; its answers are not scored yet."""
+class Turn:
+    """A pass that is to be measured: which repeat of which cell, over which of its questions."""
 
     cell: Cell
-    passes: list[Answered]
-    engine_start_s: float
+    repeat: int
+    questions: list[Question]
+    warm: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A cell's pipeline after its warm-up."""
+
+    pipeline: Pipeline
     warmup_s: float
 
 
-async def run_trial(cell: Cell, pipeline: Pipeline) -> Measured:
-    """Warm up, then measure every repeat from a cold prefix cache.
+async def warm_up(cell: Cell, pipeline: Pipeline) -> Ready:
+    """Answer the warm-up questions; nobody reads the answers.
+
+    Raises:
+        EngineFailed: as `measure_pass`.
+    """
+    began = time.perf_counter()
+    await pipeline.answer(repeated(cell.warmup, cell.config.workload.warmup_questions))
+    return Ready(pipeline, time.perf_counter() - began)
+
+
+async def measure_pass(turn: Turn, ready: Ready, filled: bool = False) -> Pass:
+    """One pass from a cold prefix cache, or a warm one.
+
+    Args:
+        filled: the cache is as a pass over the same questions left it; where it is not, a pass that nobody counts fills it.
 
     Raises:
         EngineFailed: the engine died or did not answer; the caller writes the failure down and needs a new engine.
     """
-    workload = cell.config.workload
-    began = time.perf_counter()
-    await pipeline.answer(repeated(cell.warmup, workload.warmup_questions))
-    warmup_s = time.perf_counter() - began
-    passes = []
-    for _ in range(workload.repeats):
-        await pipeline.engine.reset_prefix_cache()
-        passes.append(await issue(cell.questions, pipeline.answer, workload))
-    if all(completion.error for completion in passes[0].completions):
-        raise EngineFailed(f"every question failed, the first with {passes[0].completions[0].error}")
-    return Measured(cell, passes, pipeline.engine.start_s, warmup_s)
+    engine, workload = ready.pipeline.engine, turn.cell.config.workload
+    if not (turn.warm and filled):
+        await engine.reset_prefix_cache()
+    if turn.warm and not filled:
+        await issue(turn.questions, ready.pipeline.answer, workload)
+    before, began_at = hardware.conditions(), time.time()
+    answered = await issue(turn.questions, ready.pipeline.answer, workload)
+    after = hardware.conditions()
+    if all(completion.error for completion in answered.completions):
+        raise EngineFailed(f"every question failed, the first with {answered.completions[0].error}")
+    return Pass(
+        answered=answered,
+        repeat=turn.repeat,
+        questions=[question.id for question in turn.questions],
+        began_at=began_at,
+        engine_start_s=engine.start_s,
+        warmup_s=ready.warmup_s,
+        peak_memory_gib=hardware.peak_memory_gib(),
+        warm=turn.warm,
+        conditions=[*before, *after],
+    )
 
 
-async def score_trial(measured: Measured, scorers: ProcessPoolExecutor) -> tuple[Trial, list[Answer]]:
-    """Score the first pass's answers in another process: the engine measures the next cell meanwhile."""
-    cell, passes = measured.cell, measured.passes
-    scoring = asyncio.get_running_loop().run_in_executor(scorers, score_answers, cell.questions, passes[0])
-    answers, peak_gib = await asyncio.gather(scoring, asyncio.to_thread(hardware.peak_memory_gib))
-    overhead = Overhead(measured.engine_start_s, measured.warmup_s, peak_gib)
-    measurement = roofline.with_fraction(measure(passes, answers, overhead, not cell.config.sampling.ignore_eos), cell.config)
-    return cell.trial(measurement), answers
+async def score_trial(cell: Cell, passes: Sequence[Pass], scorers: ProcessPoolExecutor) -> tuple[Trial, list[Answer]]:
+    """The trial of a cell whose passes are complete; another process scores the first one's answers while engines measure."""
+    warm, passes = [one.answered for one in passes if one.warm], [one for one in passes if not one.warm]
+    answered = [one.answered for one in passes]
+    answers = await asyncio.get_running_loop().run_in_executor(scorers, score_answers, cell.questions, answered[0])
+    overhead = Overhead(
+        passes[0].engine_start_s,
+        passes[0].warmup_s,
+        max(one.peak_memory_gib for one in passes),
+        [one.began_at for one in passes],
+        [reading for one in passes for reading in one.conditions],
+    )
+    measurement = measure(answered, answers, overhead, not cell.config.sampling.ignore_eos)
+    measurement = replace(measurement, **measure_warm(warm))  # type: ignore[arg-type]
+    return cell.trial(roofline.with_fraction(measurement, cell.config)), answers
 
 
 def start_scorers() -> ProcessPoolExecutor:
     """A process for `score_trial` that gives way to the engine; it starts with the first score."""
-    return ProcessPoolExecutor(1, get_context("spawn"), initializer=give_way)
+    return ProcessPoolExecutor(1, get_context("spawn"), initializer=give_way, initargs=(os.getpid(),))
 
 
-def give_way() -> None:
+def give_way(study: int) -> None:
     """In the scoring process: the engine comes first, Ctrl-C is the study's business, and without it there is no work."""
     os.nice(10)
-    hardware.end_with_parent()
+    hardware.end_with_parent(study)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 

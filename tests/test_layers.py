@@ -14,6 +14,7 @@ from gpuqa.places import PACKAGE
 ROOMS = [  # from the ground up; a room is a module of gpuqa or one of its folders, and imports only rooms above it in this list
     "config",
     "criteria",
+    "http_config",
     "records",
     "places",
     "roots",
@@ -36,16 +37,23 @@ ROOMS = [  # from the ground up; a room is a module of gpuqa or one of its folde
     "workload",
     "metrics",
     "trial",
+    "group",
     "executors",
     "study",
     "frozen",
     "report",
     "conclusion",
+    "admission",
+    "access",
+    "telemetry",
+    "connection",
+    "service",
+    "routes",
     "server",
     "door",
 ]
 DOORS = ["sweep", "predict", "freeze", "compare", "serve", "evaluate", "reproduce", "download", "embedded.train"]
-HEAVY = {"vllm", "torch", "transformers", "tokenizers", "safetensors", "pandas", "huggingface_hub", "modelscope"}
+HEAVY = {"vllm", "torch", "transformers", "tokenizers", "safetensors", "pandas", "huggingface_hub", "modelscope", "pynvml"}
 INSIDE_VLLM = {"gpuqa.engines.burst.scheduler", "gpuqa.engines.burst.requests"}  # vLLM itself imports these
 NAMELESS = {"util", "utils", "common", "helper", "helpers", "base", "manager", "misc"}
 MOST_LINES = 290

@@ -17,7 +17,7 @@ def objections(trial: Trial, trials: Sequence[Trial], rule: SelectionConfig, ans
     """Every reason why a trial may not win; none if it may."""
     found = trial.measurement
     if found is None:
-        return (f"failed: {trial.error}",)
+        return (f"skipped: {trial.skipped}" if trial.skipped else f"failed: {trial.error}",)
     best = max((one.measurement.rouge_l_f1 or 0.0 for one in trials if one.measurement), default=0.0)
     against = limits(found, best, rule)
     if (baseline := baseline_of(trial, trials, rule)) is not None:

@@ -27,7 +27,8 @@ SHOWN = {  # measurement field -> heading and format
     "e2e_latency_ms_p95": ("p95 ms", ",.0f"),
     "prefix_cache_hit_rate": ("cache hits", ".0%"),
 }
-SHOWN_IF_MEASURED = {  # columns that most studies do not need
+SHOWN_IF_MEASURED = {  # columns that not every study has
+    "first_round_chars_per_s": ("first round", ",.0f"),
     "warm_chars_per_s": ("warm chars/s", ",.0f"),
     "warm_ttft_ms_p50": ("warm TTFT p50 ms", ",.1f"),
     "warm_prefix_cache_hit_rate": ("warm cache hits", ".0%"),
@@ -74,8 +75,13 @@ def flat(measurement: Measurement) -> dict[str, Any]:
         if key.endswith("_interval"):
             numbers |= {f"{key}_{end}": value and value[end] for end in ("low", "high")}
         else:
-            numbers[key] = " ".join(f"{one:.6g}" for one in value) if isinstance(value, list) else value
+            numbers[key] = " ".join(map(text_of, value)) if isinstance(value, list) else value
     return numbers
+
+
+def text_of(value: float | str) -> str:
+    """One of several values in a cell; thirteen digits, for moments in seconds since the epoch."""
+    return value if isinstance(value, str) else f"{value:.13g}"
 
 
 def write(verdict: Verdict, title: str, note: str | None, samples: dict[str, str], folder: Path) -> None:
@@ -107,7 +113,7 @@ def to_table(verdict: Verdict, title: str) -> Table:
 def cells(trial: Trial, keys: Sequence[str] = tuple(SHOWN)) -> list[str]:
     """The shown numbers of a trial as text."""
     if trial.measurement is None:
-        return ["failed", *[""] * (len(keys) - 1)]
+        return ["skipped" if trial.skipped else "failed", *[""] * (len(keys) - 1)]
     return [shown(trial.measurement, key) for key in keys]
 
 

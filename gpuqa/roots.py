@@ -24,8 +24,10 @@ class StudyConfig:
 
     name: str = MISSING
     root: str = "experiments"
+    finalists: int = 3  # of the first round, measured again in a fresh engine before the verdict; 0: the first round decides
 
     def __post_init__(self) -> None:
+        check(self.finalists >= 0, "study.finalists", self.finalists, "an integer of at least 0")
         plain = self.name not in ("", ".", "..") and "/" not in self.name and "\\" not in self.name
         check(plain, "study.name", self.name, "a plain folder name")
 

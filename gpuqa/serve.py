@@ -19,7 +19,7 @@ from types import FrameType
 from typing import Any
 
 import uvicorn
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, disable_created_metrics
 
 from gpuqa import frozen, identity
 from gpuqa.access import read_keys
@@ -65,6 +65,7 @@ def serve(composed: Any) -> int:
         failures.append(reason)
         server.should_exit = True
 
+    disable_created_metrics()  # type: ignore[no-untyped-call]  # a time beside every counter, which nobody reads
     telemetry = Telemetry(CollectorRegistry())
     telemetry.introduce(labels(content, here))
     service = Service(lambda: Pipeline.start(pipeline), warmup, config.http, telemetry, give_up)

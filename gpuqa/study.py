@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from gpuqa import dataset, identity
+from gpuqa import dataset, identity, ladder
 from gpuqa.config import UserError
 from gpuqa.engines import backend_class
 from gpuqa.executors import EXECUTORS
@@ -58,12 +58,16 @@ def prepare(configs: Sequence[tuple[CellConfig, dict[str, str]]]) -> list[Cell]:
 async def run(cells: Sequence[Cell], journal: Journal, observer: Observer) -> Outcome:
     """Run every cell that the journal does not hold yet; failed ones are tried again."""
     known = journal.read()
-    measured = [cell for cell in cells if cell.key in known and known[cell.key].error is None]
+    measured = [cell for cell in cells if cell.key in known and known[cell.key].measurement is not None]
     done = {cell.key: replace(known[cell.key], axes=cell.axes) for cell in measured}
     for trial in done.values():
         journal.forget_passes(trial.key)  # a kill may have come between the trial and that
         observer.trial_done(trial, kept=True)
     kept, counted = len(done), Counted(observer)
+    for trial in ladder.skipped_by(cells, done):
+        journal.write(trial, [])
+        done[trial.key] = trial
+        observer.trial_done(trial, kept=True)
     groups = group_by_engine([cell for cell in cells if cell.key not in done])
     with start_scorers() as scorers:
         desk = Desk(journal, scorers, counted)

@@ -41,6 +41,7 @@ STUDY = (
     "dataset.limit=6",
     "workload.repeats=1",
     "selection.min_rouge_l_f1_judge=0",
+    "study.finalists=0",
 )
 
 

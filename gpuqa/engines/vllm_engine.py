@@ -196,9 +196,12 @@ def scheduler_args(scheduler: Scheduler) -> dict[str, str]:
 
 def build(folder: Path, trust_remote_code: bool, args: dict[str, Any], env: dict[str, str]) -> Any:
     """Construct the engine; blocks for as long as loading, compiling and capturing take."""
+    import torch
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.v1.engine.async_llm import AsyncLLM
 
+    if "OMP_NUM_THREADS" in env:  # too late for the environment: PyTorch is loaded, and a forked engine inherits its setting
+        torch.set_num_threads(int(env["OMP_NUM_THREADS"]))
     # Per-request metrics come with log_stats; vLLM prints them only where somebody asks it to.
     # It needs no tokenizer: prompts and answers are token ids, and the end tokens are in generation_config.json.
     ours = {"trust_remote_code": trust_remote_code, "disable_log_stats": False, "skip_tokenizer_init": True}

@@ -149,7 +149,7 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"messages": TURNS}, "messages.0", "one question a request"),
     ({"messages": [{"role": "assistant", "content": "?"}]}, "messages.0.role", "the last message is the question"),
     ({"messages": []}, "messages", "at least 1 item"),
-    ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages.0", "text"),
+    ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages.0.content.0.", "'text'"),
 ]
 
 

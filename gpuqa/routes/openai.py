@@ -16,10 +16,11 @@ from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import aclosing
 from typing import Any
 
-from fastapi import APIRouter, HTTPException, Request, Response
+from fastapi import APIRouter, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, StreamingResponse
 from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException
 
 from gpuqa.admission import Refused
 from gpuqa.config import PipelineConfig
@@ -94,9 +95,9 @@ def api_error(error: Exception) -> ApiError:
     if isinstance(error, ApiError):
         return error
     if isinstance(error, RequestValidationError):
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"][1:]))
-        return ApiError(400, f"{where}: {first['msg']}" if where else first["msg"], where or None, "invalid_value")
+        deepest = max(error.errors(), key=lambda one: len(one["loc"]))  # of what may have two forms, the nearer one
+        where = ".".join(str(part) for part in deepest["loc"][1:] if "[" not in str(part) and part != "str")
+        return ApiError(400, f"{where}: {deepest['msg']}" if where else deepest["msg"], where or None, "invalid_value")
     if isinstance(error, HTTPException):  # the body is too large, or no text
         return ApiError(error.status_code, str(error.detail), code="invalid_body")
     if isinstance(error, Refused):

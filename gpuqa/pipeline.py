@@ -109,15 +109,16 @@ class Pipeline:
                 token_ids += delta.token_ids
                 async with self._tokenizing:
                     piece = cleaner.feed(characters.feed(delta.token_ids))
+                    if delta.finish_reason is not None:
+                        piece += cleaner.feed(characters.finish()) + cleaner.finish()
+                text += piece
                 if delta.finish_reason is not None:
                     break
-                text += piece
                 if piece:
                     yield CompletionDelta(piece)
-        piece += cleaner.feed(characters.finish()) + cleaner.finish()
         reason = delta.finish_reason or "error"
         generation = Generation(token_ids, reason, delta.cached_tokens, first, last, error=delta.error)
-        yield CompletionDelta(piece, completion_of(prompt, generation, text + piece))
+        yield CompletionDelta(piece, completion_of(prompt, generation, text))
 
     async def close(self) -> None:
         """Release the engine."""

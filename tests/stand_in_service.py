@@ -8,7 +8,7 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,7 +25,7 @@ from gpuqa.http_config import HttpConfig
 from gpuqa.pipeline import BUILTIN_WARMUP, Pipeline
 from gpuqa.places import conf_folder
 from gpuqa.prompts import load_tokenizer
-from gpuqa.records import Generation
+from gpuqa.records import Generation, GenerationDelta
 from gpuqa.roots import CellConfig, register_schemas, resolve
 from gpuqa.server import create_app
 from gpuqa.service import Service
@@ -149,6 +149,15 @@ class ScriptedEngine:
         except asyncio.CancelledError:
             self.cancelled += 1
             raise
+
+    async def stream(
+        self, prompt: list[int], sampling: SamplingConfig, stop: Sequence[int]
+    ) -> AsyncGenerator[GenerationDelta, None]:
+        """What `generate` says, a token at a time."""
+        [said] = await self.generate([prompt], sampling, stop)
+        for token in said.token_ids:
+            yield GenerationDelta([token])
+        yield GenerationDelta(finish_reason=said.finish_reason, error=said.error)
 
     def alive(self) -> bool:
         return not self.dead

@@ -41,7 +41,7 @@ def test_a_key_that_is_none_is_refused_and_never_quoted(tmp_path: Path, content:
     (tmp_path / "keys").write_text(content, encoding="utf-8")
     with pytest.raises(UserError, match="at least 16 printable ASCII") as refused:
         read_keys(str(tmp_path / "keys"), VARIABLE)
-    assert not [word for word in content.split() if word in str(refused.value)]
+    assert not [word for word in content.replace(",", " ").split() if word in str(refused.value)]
 
 
 def test_a_file_that_is_absent_is_refused_by_name(tmp_path: Path):
@@ -50,11 +50,11 @@ def test_a_file_that_is_absent_is_refused_by_name(tmp_path: Path):
 
 
 def test_every_key_is_compared_in_constant_time_whichever_fits(tmp_path: Path, monkeypatch):
-    compared = []
+    compared, real = [], hmac.compare_digest
 
     def compare(one: bytes, other: bytes) -> bool:
         compared.append((len(one), len(other)))
-        return hmac.compare_digest(one, other)
+        return real(one, other)
 
     (tmp_path / "keys").write_text(f"{OLD}\n{NEW}")
     keys = read_keys(str(tmp_path / "keys"), VARIABLE)

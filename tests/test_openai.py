@@ -5,32 +5,23 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
-import threading
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import httpx
 import openai
 import pytest
-import uvicorn
 import yaml
 from conftest import PATIENCE_S, ROOT
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
-from prometheus_client import CollectorRegistry
+from stand_in_service import ScriptedEngine, composed, scripted, serving
 
 from gpuqa.access import Keys
-from gpuqa.door import vllm_on_this_machine
+from gpuqa.engines import EngineFailed
 from gpuqa.http_config import HttpConfig
 from gpuqa.pipeline import Pipeline
-from gpuqa.places import conf_folder
-from gpuqa.roots import CellConfig, register_schemas, resolve
-from gpuqa.server import create_app
-from gpuqa.service import Service
-from gpuqa.telemetry import Telemetry
+from gpuqa.records import Generation, GenerationDelta
 
 pytestmark = pytest.mark.engine
 
@@ -179,7 +170,9 @@ def test_another_model_is_not_found_and_the_served_one_is_named(client: openai.O
     assert (refused.value.param, refused.value.code) == ("model", "model_not_found")
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"null", b'{"model": 5, "messages": []}', b'{"model": "embedded"}'])
+@pytest.mark.parametrize(
+    "body", [b"", b"{", b"\xff", b"[]", b"null", b'{"model": 5, "messages": []}', b'{"model": "embedded"}']
+)
 def test_a_wrong_body_is_an_error_in_openais_shape(service: Any, body: bytes) -> None:
     reply = httpx.post(
         f"{service.url}/v1/chat/completions", content=body, headers={"Content-Type": "application/json"}, trust_env=False
@@ -212,45 +205,22 @@ def test_a_client_that_goes_away_frees_its_place(client: openai.OpenAI, service:
 # --------------------------------------------------------------------------------------------------- limits and keys
 
 
-def composed() -> CellConfig:
-    """The transformers backend with answers that take a second."""
-    register_schemas()
-    OmegaConf.register_new_resolver("vllm_on_this_machine", vllm_on_this_machine, replace=True)
-    fixed = [
-        "experiment=none",
-        "engine=transformers",
-        "engine.env.OMP_NUM_THREADS='1'",
-        "prompt=bare",
-        "sampling.ignore_eos=true",
-    ]
-    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-        return resolve(compose("sweep", overrides=fixed), CellConfig)
+def real() -> Any:
+    """The transformers engine, with answers that take a second."""
+    return Pipeline.start(composed("sampling.max_tokens=256", "sampling.ignore_eos=true", "engine.env.OMP_NUM_THREADS='1'"))
 
 
 @contextmanager
-def serving(http: HttpConfig, keys: Keys | None = None, wait: bool = True, start: Any = None) -> Iterator[str]:
-    """The application behind a port of the loopback, until its context ends -> its address."""
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{listening.getsockname()[1]}"
-        telemetry = Telemetry(CollectorRegistry())
-        running = Service(start or (lambda: Pipeline.start(composed())), ["?"], http, telemetry, lambda _: None)
-        server = uvicorn.Server(uvicorn.Config(create_app(running, keys=keys), log_config=None, lifespan="on"))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
-        thread.start()
-        try:
-            deadline = time.monotonic() + PATIENCE_S
-            while not server.started or (wait and httpx.get(f"{url}/readyz", trust_env=False).status_code != 200):
-                assert time.monotonic() < deadline
-                time.sleep(0.05)
-            yield url
-        finally:
-            server.should_exit = True
-            thread.join(PATIENCE_S)
+def ready(http: HttpConfig, keys: Keys | None = None, deadline_s: float = PATIENCE_S) -> Iterator[str]:
+    """The application with that engine -> its address. The deadline is for what comes after the warm-up."""
+    with serving(real, http, keys=keys) as served:
+        served.wait_for((200, {"status": "batch"}))
+        http.deadline_s = deadline_s
+        yield f"http://127.0.0.1:{served.port}"
 
 
 def test_a_full_house_refuses_with_429_and_says_when_to_come_back_and_keys_are_asked_for() -> None:
-    with serving(HttpConfig(max_waiting_questions=1, warmup_batch=1), Keys([KEY])) as url:
+    with ready(HttpConfig(max_waiting_questions=1, warmup_batch=1), Keys([KEY])) as url:
         client, asked = client_of(url, KEY), {"model": MODEL, "messages": messages("?")}
         with client.chat.completions.create(**asked, stream=True) as stream:
             next(iter(stream))
@@ -263,26 +233,48 @@ def test_a_full_house_refuses_with_429_and_says_when_to_come_back_and_keys_are_a
             client_of(url, "another key, a wrong one").models.list()
 
 
-def test_a_stream_that_is_late_ends_with_an_error_and_a_late_answer_is_one() -> None:
-    with serving(HttpConfig(deadline_s=0.15, warmup_batch=1)) as url:
+def test_a_late_stream_ends_with_an_error_a_late_answer_is_one_and_so_is_a_body_that_is_too_large() -> None:
+    with ready(HttpConfig(warmup_batch=1, max_body_bytes=500), deadline_s=0.15) as url:
         client, asked = client_of(url), {"model": MODEL, "messages": messages("?")}
         with pytest.raises(openai.APIError, match="deadline"):
             list(client.chat.completions.create(**asked, stream=True))
         with pytest.raises(openai.InternalServerError, match="deadline") as late:
             client.chat.completions.create(**asked)
         assert late.value.status_code == 504
+        with pytest.raises(openai.APIStatusError, match="max_body_bytes=500") as large:
+            client.chat.completions.create(model=MODEL, messages=messages("?" * 500))
+        assert (large.value.status_code, large.value.code) == (413, "invalid_body")
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_an_engine_that_dies_before_the_first_token_is_503_and_after_it_an_event(streaming: bool) -> None:
+    """A fake engine, which dies when it is told to; tests/test_serve.py kills a real one."""
+
+    class Dying(ScriptedEngine):
+        async def stream(self, prompt: list[int], *more: Any) -> AsyncGenerator[GenerationDelta, None]:
+            yield GenerationDelta(prompt[:4])
+            raise EngineFailed("secret")
+
+    def dies(_: int) -> Generation:
+        if engine.asked[2:]:
+            raise EngineFailed("secret")
+        return Generation([7], "stop")
+
+    engine = Dying(dies)
+    engine.open.set()
+    with serving(scripted(engine), HttpConfig(restart_engine=False)) as served:
+        served.wait_for((200, {"status": "batch"}))
+        client = client_of(f"http://127.0.0.1:{served.port}")
+        with pytest.raises(openai.APIError, match="the engine failed") as died:
+            list(client.chat.completions.create(model=MODEL, messages=messages("?"), stream=streaming))
+        assert "secret" not in str(died.value)
+        assert isinstance(died.value, openai.APIStatusError) is not streaming
 
 
 def test_before_it_is_ready_it_says_so() -> None:
-    async def never() -> Pipeline:
-        await asyncio.sleep(PATIENCE_S)
-        raise AssertionError
-
-    with serving(HttpConfig(), wait=False, start=never) as url:
-        for call in (
-            client_of(url).models.list,
-            lambda: client_of(url).chat.completions.create(model=MODEL, messages=messages("?")),
-        ):
+    with serving(scripted(ScriptedEngine())) as served:
+        client = client_of(f"http://127.0.0.1:{served.port}")
+        for call in (client.models.list, lambda: client.chat.completions.create(model=MODEL, messages=messages("?"))):
             with pytest.raises(openai.InternalServerError, match="starting") as unready:
                 call()
             assert unready.value.status_code == 503

@@ -9,98 +9,28 @@ from __future__ import annotations
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
-import threading
-import time
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import pytest
-import uvicorn
-from hydra import compose, initialize_config_dir
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from omegaconf import OmegaConf
-from prometheus_client import CollectorRegistry
-
-from gpuqa.config import SamplingConfig
-from gpuqa.door import vllm_on_this_machine
-from gpuqa.http_config import HttpConfig
-from gpuqa.pipeline import Pipeline
-from gpuqa.places import conf_folder
-from gpuqa.prompts import load_tokenizer
-from gpuqa.records import Generation, GenerationDelta
-from gpuqa.roots import CellConfig, register_schemas, resolve
-from gpuqa.server import create_app
-from gpuqa.service import Service
-from gpuqa.telemetry import Telemetry
+from stand_in_service import ScriptedEngine, scripted, serving
 
 CASES = int(os.environ.get("GPUQA_CASES", "40"))  # examples that are drawn for a route
-PATIENCE_S = 120.0
-
-
-class Echo:
-    """A fake, because thousands of answers of a real engine would take an hour: it answers with the end of the prompt."""
-
-    start_s = 0.0
-
-    async def generate(
-        self,
-        prompts: Sequence[list[int]],
-        sampling: SamplingConfig,
-        stop: Sequence[int],
-        finished: dict[int, Generation] | None = None,
-    ) -> list[Generation]:
-        generations = [Generation(prompt[-8:], "stop", first_token_s=0.01, last_token_s=0.02) for prompt in prompts]
-        (finished if finished is not None else {}).update(enumerate(generations))
-        return generations
-
-    async def stream(
-        self, prompt: list[int], sampling: SamplingConfig, stop: Sequence[int]
-    ) -> AsyncGenerator[GenerationDelta, None]:
-        for token in prompt[-8:]:
-            yield GenerationDelta([token])
-        yield GenerationDelta(finish_reason="stop")
-
-    def alive(self) -> bool:
-        return True
-
-    def numbers(self) -> dict[str, float]:
-        return {}
-
-    async def close(self) -> None:
-        """Nothing is held."""
-
-
-async def start() -> Pipeline:
-    register_schemas()
-    OmegaConf.register_new_resolver("vllm_on_this_machine", vllm_on_this_machine, replace=True)
-    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-        overrides = ["experiment=none", "engine=transformers", "prompt=bare"]
-        config = resolve(compose("sweep", overrides=overrides), CellConfig)
-    return Pipeline(Echo(), load_tokenizer(config.model), config)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
-    """The application with its usual limits on a free port."""
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        address = f"http://127.0.0.1:{listening.getsockname()[1]}"
-        service = Service(start, ["?"], HttpConfig(), Telemetry(CollectorRegistry()), lambda _: None)
-        server = uvicorn.Server(uvicorn.Config(create_app(service), log_config=None, lifespan="on"))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
-        thread.start()
-        deadline = time.monotonic() + PATIENCE_S
-        while not server.started or httpx.get(f"{address}/readyz", trust_env=False).status_code != 200:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        yield address
-        server.should_exit = True
-        thread.join(PATIENCE_S)
+    """The application with its usual limits on a free port; the engine answers with the prompt."""
+    engine = ScriptedEngine()
+    engine.open.set()
+    with serving(scripted(engine)) as served:
+        served.wait_for((200, {"status": "batch"}))
+        yield f"http://127.0.0.1:{served.port}"
 
 
 def test_no_request_that_the_document_allows_or_forbids_is_a_server_error(url: str, tmp_path: Any) -> None:

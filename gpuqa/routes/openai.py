@@ -4,7 +4,7 @@ POST /v1/chat/completions  one question, answered whole or, with "stream": true,
 GET  /v1/models            the one model that is served, by the name in its config
 
 What a request may hold is in `gpuqa.openai_request`. Errors have OpenAI's shape, {"error": {"message", "type", "param",
-"code"}}; one that comes after the first event is an event.
+"code"}}; one that comes after the first event is an event. (A wrong key is refused before, in the shape of all other routes.)
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import aclosing
 from typing import Any
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, StreamingResponse
 from fastapi.routing import APIRoute
@@ -26,7 +26,7 @@ from gpuqa.config import PipelineConfig
 from gpuqa.engines import EngineFailed
 from gpuqa.openai_request import ApiError, ChatRequest, question_of
 from gpuqa.records import Completion, CompletionDelta
-from gpuqa.service import NotReady, Service
+from gpuqa.service import REASONS, NotReady, Service, State
 
 
 class OpenAIRoute(APIRoute):
@@ -38,7 +38,7 @@ class OpenAIRoute(APIRoute):
         async def handle(request: Request) -> Response:
             try:
                 return await handler(request)
-            except (ApiError, RequestValidationError, NotReady, Refused, EngineFailed) as error:
+            except (ApiError, HTTPException, RequestValidationError, NotReady, Refused, EngineFailed) as error:
                 known = api_error(error)
                 return JSONResponse(known.body, known.status, headers=known.headers)
 
@@ -84,8 +84,8 @@ def config_of(service: Service) -> PipelineConfig:
     Raises:
         NotReady: nothing, now.
     """
-    if service.pipeline is None:
-        raise NotReady(f"{service.state.name}: there is no engine now")
+    if service.look() is not State.ready or service.pipeline is None:
+        raise NotReady(REASONS[service.state])
     return service.pipeline.config
 
 
@@ -97,6 +97,8 @@ def api_error(error: Exception) -> ApiError:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"][1:]))
         return ApiError(400, f"{where}: {first['msg']}" if where else first["msg"], where or None, "invalid_value")
+    if isinstance(error, HTTPException):  # the body is too large, or no text
+        return ApiError(error.status_code, str(error.detail), code="invalid_body")
     if isinstance(error, Refused):
         found = ApiError(429, str(error), code="rate_limit_exceeded")
         found.headers["Retry-After"] = str(error.retry_after_s)

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from conftest import run_python
 
-from gpuqa.places import PACKAGE, conf_folder
+from gpuqa.places import conf_folder
 
 # Enters as gpuqa.sweep does, with a task that starts no engine: it notes each time it is called, and with which cells.
 SCRIPT = """
@@ -40,11 +39,7 @@ def entered(folder: Path, *arguments: str) -> tuple[subprocess.CompletedProcess[
     script, place = folder / "enter.py", folder / "here"
     script.write_text(SCRIPT, encoding="utf-8")
     place.mkdir()
-    path = os.pathsep.join(filter(None, [str(PACKAGE.parent), os.environ.get("PYTHONPATH")]))
-    environment = {**os.environ, "PYTHONPATH": path}
-    done = subprocess.run(
-        [sys.executable, str(script), *arguments], cwd=place, env=environment, capture_output=True, text=True, timeout=120
-    )
+    done = run_python(str(script), *arguments, cwd=place)
     assert not list(place.iterdir()), "composing wrote into the working folder"
     calls = folder / "enter.py.calls"
     return done, [json.loads(line) for line in calls.read_text(encoding="utf-8").splitlines()] if calls.exists() else []

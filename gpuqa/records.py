@@ -135,8 +135,16 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
+class Dropped:
+    """Why a race took a cell out, and the numbers of what it was asked until then, which are not those of a whole trial."""
+
+    reason: str
+    seen: Measurement | None  # over all questions if it came so far, else over its last slice; None if it was never asked
+
+
+@dataclass(frozen=True, slots=True)
 class Trial:
-    """One cell of a study after it was run; a failure is a trial too."""
+    """One cell of a study after it was run; a failure is a trial too, and a cell that a race dropped."""
 
     key: str
     axes: dict[str, str]  # override key -> value: how the user would name this cell
@@ -145,6 +153,7 @@ class Trial:
     measurement: Measurement | None = None
     error: str | None = None
     setting: dict[str, Any] = field(default_factory=dict)  # dataset, workload and gpu as they were configured
+    dropped: Dropped | None = None  # then there is no measurement: such a trial can neither win nor be ranked
 
     @property
     def name(self) -> str:

@@ -49,12 +49,13 @@ def kill_children(spared: set[psutil.Process]) -> None:
             child.kill()
 
 
-def end_with_parent() -> None:
+def end_with_parent(parent: int | None = None) -> None:
     """In a child: end, GPU memory and all, soon after the process that started this one is gone, even by SIGKILL.
 
-    A thread asks, because the kernel's own signal (PR_SET_PDEATHSIG) comes when the starting *thread* ends.
+    A thread asks, because the kernel's own signal (PR_SET_PDEATHSIG) comes when the starting *thread* ends. `parent`: the
+    id of that process, where this one needed seconds to get here and may be an orphan by now.
     """
-    parent = os.getppid()
+    parent = os.getppid() if parent is None else parent
 
     def watch() -> None:
         while os.getppid() == parent:

@@ -1,8 +1,8 @@
 """Trials on disk: one line a trial, written when it ends, read by the next run of the same study.
 
-`trials/trials.jsonl` holds the trials, `trials/<key>.answers.jsonl` the answers of each, `study.yaml` which of them
-the last command asked for. A line counts once it is whole: what a killed process left half-written is ignored, and
-its trial measured again.
+`trials/trials.jsonl` holds the trials, `trials/<key>.answers.jsonl` the answers of each, `trials/<key>.passes.jsonl` what
+was measured so far of one that has not ended yet, `study.yaml` which of them the last command asked for. A line counts
+once it is whole: what a killed process left half-written is ignored, and its trial or pass measured again.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from gpuqa.config import UserError
-from gpuqa.records import Answer, Interval, Measurement, Trial
+from gpuqa.records import Answer, Answered, Completion, Interval, Measurement, Pass, Trial
 
 
 class Journal:
@@ -68,11 +69,24 @@ class Journal:
                 stream.flush()
                 os.fsync(stream.fileno())
             unfinished.replace(self.answers_file(trial.key))
-        torn = self.file.exists() and not self.file.read_bytes().endswith(b"\n")
-        with self.file.open("a", encoding="utf-8") as stream:
-            stream.write(("\n" if torn else "") + json.dumps(asdict(trial), ensure_ascii=False) + "\n")
-            stream.flush()
-            os.fsync(stream.fileno())
+        append(self.file, asdict(trial))
+        if trial.error is None:  # else the passes stay: the next run goes on with those that are missing
+            self.forget_passes(trial.key)
+
+    def write_pass(self, key: str, measured: Pass) -> None:
+        """Keep one pass of a trial that has not ended; on the disk on return."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        append(self.passes_file(key), asdict(measured))
+
+    def read_passes(self, key: str) -> list[Pass]:
+        """The passes that are kept of a trial that has not ended, in the order in which they were measured."""
+        file = self.passes_file(key)
+        lines = file.read_bytes().split(b"\n") if file.exists() else []
+        return [measured for line in lines if (measured := to_pass(line)) is not None]
+
+    def forget_passes(self, key: str) -> None:
+        """A trial that has ended needs its passes no more."""
+        self.passes_file(key).unlink(missing_ok=True)
 
     def write_study(self, cells: Sequence[tuple[str, dict[str, str]]]) -> None:
         """Note which trials the study is made of, by key and axes, before the first of them runs."""
@@ -92,6 +106,10 @@ class Journal:
         """Where the answers of a trial are."""
         return self.folder / f"{key[:16]}.answers.jsonl"
 
+    def passes_file(self, key: str) -> Path:
+        """Where the passes of a trial are until it ends."""
+        return self.folder / f"{key[:16]}.passes.jsonl"
+
     def answers(self, key: str) -> list[Answer]:
         """The answers of a trial in the order of the questions; none if they are absent or half-written."""
         try:
@@ -109,6 +127,26 @@ class Journal:
                     row = json.loads(stream.readline())
                 first[key] = f"{row['question']}\n{row['answer']}"
         return first
+
+
+def append(file: Path, row: dict[str, Any]) -> None:
+    """Add one line of JSON, on the disk on return; behind a line that was torn off it begins a new one."""
+    torn = file.exists() and not file.read_bytes().endswith(b"\n")
+    with file.open("a", encoding="utf-8") as stream:
+        stream.write(("\n" if torn else "") + json.dumps(row, ensure_ascii=False) + "\n")
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def to_pass(line: bytes) -> Pass | None:
+    """A pass from its line; None if the line was never finished or is another version's, so that it is measured again."""
+    try:
+        row = json.loads(line)
+        answered = row["answered"]
+        completions = [Completion(**one) for one in answered["completions"]]
+        return Pass(**{**row, "answered": Answered(**{**answered, "completions": completions})})
+    except (ValueError, TypeError, KeyError):
+        return None
 
 
 def to_trial(line: bytes) -> Trial | None:

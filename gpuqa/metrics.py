@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import fmean
 
 from gpuqa import rouge
@@ -15,11 +15,12 @@ CLEAN_ENDS = ("stop", "error")
 
 @dataclass(frozen=True, slots=True)
 class Overhead:
-    """What a trial cost beside its measured passes."""
+    """What a trial cost beside its measured passes, and when they began."""
 
     engine_start_s: float
     warmup_s: float
     peak_memory_gib: float
+    repeats_began_at: list[float] = field(default_factory=list)
 
 
 def score_answers(questions: Sequence[Question], answered: Answered) -> list[Answer]:
@@ -96,6 +97,7 @@ def measure(passes: Sequence[Answered], answers: Sequence[Answer], overhead: Ove
         warmup_s=overhead.warmup_s,
         peak_memory_gib=overhead.peak_memory_gib,
         saturated=any(one.saturated for one in passes),
+        repeats_began_at=overhead.repeats_began_at,
     )
 
 

@@ -67,6 +67,19 @@ class Answered:
 
 
 @dataclass(frozen=True, slots=True)
+class Pass:
+    """One measured pass of a cell over some of its questions: what the journal keeps until the trial is complete."""
+
+    answered: Answered
+    repeat: int  # 0, 1, ...
+    questions: list[str]  # ids, in the order of the completions
+    began_at: float  # seconds since the epoch
+    engine_start_s: float  # of the engine that answered
+    warmup_s: float  # of the cell on that engine
+    peak_memory_gib: float  # right after the pass
+
+
+@dataclass(frozen=True, slots=True)
 class Interval:
     """A confidence interval."""
 
@@ -79,6 +92,9 @@ class Measurement:
     """The numbers of one trial. Units are in the names; speeds are medians over the repeats.
 
     A percentile that the sample cannot support is None; see `gpuqa.metrics.percentile`.
+
+    The repeats of a study that was cut off come from two engines, started alike. `engine_start_s` and `warmup_s` are then
+    those of the engine of the first repeat, the one whose answers are scored; the other start is the interruption's cost.
     """
 
     questions: int
@@ -111,11 +127,12 @@ class Measurement:
     answers_multi_line: int
     answers_failed: int  # the engine raised for this question; counted as empty too
     questions_cut: int
-    engine_start_s: float
-    warmup_s: float
-    peak_memory_gib: float  # host memory of this process and its children; on a GPU also its memory in use
+    engine_start_s: float  # of the engine of the first repeat; all cells of a group share it
+    warmup_s: float  # of this cell on that engine
+    peak_memory_gib: float  # host memory of this process and its children so far; on a GPU also its memory in use
     roofline_fraction: float | None = None  # output_tokens_per_s / the bandwidth bound of the named GPU
     saturated: bool = False  # in any pass, questions came faster than answers: `workload.rate_per_s` is too high
+    repeats_began_at: list[float] = field(default_factory=list)  # of every repeat, seconds since the epoch
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ from gpuqa.config import UserError
 from gpuqa.door import enter
 from gpuqa.journal import Journal
 from gpuqa.places import find
-from gpuqa.records import Measurement, Trial
+from gpuqa.records import Measurement, Pass, Trial
 from gpuqa.roots import CellConfig, ReproduceConfig, from_plain, resolve
 from gpuqa.trial import Cell
 
@@ -91,6 +91,9 @@ class Silent:
 
     def engine_starts(self, cell: Cell) -> None:
         """One start, no news."""
+
+    def pass_done(self, cell: Cell, measured: Pass) -> None:
+        """One of a few."""
 
     def trial_done(self, trial: Trial, kept: bool) -> None:
         """The caller has it."""

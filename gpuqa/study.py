@@ -2,37 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from gpuqa import dataset, identity
 from gpuqa.config import UserError
-from gpuqa.engine_log import captured, root_cause
-from gpuqa.engines import Engine, EngineFailed, backend_class
+from gpuqa.engines import backend_class
 from gpuqa.executors import EXECUTORS
+from gpuqa.group import Desk, Group, Observer
 from gpuqa.journal import Journal
-from gpuqa.pipeline import Pipeline, encoder_for, start_engine, stop_token_ids, warmup_questions
+from gpuqa.pipeline import encoder_for, stop_token_ids, warmup_questions
 from gpuqa.places import find
 from gpuqa.prompts import load_tokenizer
-from gpuqa.records import Answer, Trial
+from gpuqa.records import Trial
 from gpuqa.roots import CellConfig
-from gpuqa.trial import Cell, run_trial, score_trial, start_scorers
-
-MOST_FAILURES = 3  # of cells in a row on one engine key; then the rest of its group is not tried
-
-
-class Observer(Protocol):
-    """Somebody who watches a study: a progress bar, a test."""
-
-    def engine_starts(self, cell: Cell) -> None:
-        """An engine is about to start for this cell and those that share it."""
-
-    def trial_done(self, trial: Trial, kept: bool) -> None:
-        """A trial ended, or was `kept` from an earlier run."""
+from gpuqa.trial import Cell, start_scorers
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,24 +61,30 @@ async def run(cells: Sequence[Cell], journal: Journal, observer: Observer) -> Ou
     measured = [cell for cell in cells if cell.key in known and known[cell.key].error is None]
     done = {cell.key: replace(known[cell.key], axes=cell.axes) for cell in measured}
     for trial in done.values():
+        journal.forget_passes(trial.key)  # a kill may have come between the trial and that
         observer.trial_done(trial, kept=True)
-    kept, starts = len(done), 0
-
-    def engine_starts(cell: Cell) -> None:
-        nonlocal starts
-        starts += 1
-        observer.engine_starts(cell)
-
-    def run_one(group: list[Cell]) -> AsyncIterator[tuple[Trial, list[Answer]]]:
-        return run_group(group, engine_starts, journal.engine_log, scorers)
-
+    kept, counted = len(done), Counted(observer)
     groups = group_by_engine([cell for cell in cells if cell.key not in done])
     with start_scorers() as scorers:
-        async for trial, answers in EXECUTORS[cells[0].config.executor.kind](groups, run_one):
+        desk = Desk(journal, scorers, counted)
+        async for trial, answers in EXECUTORS[cells[0].config.executor.kind](groups, lambda group: Group(group, desk).run()):
             journal.write(trial, answers)
             done[trial.key] = trial
             observer.trial_done(trial, kept=False)
-    return Outcome([done[cell.key] for cell in cells], starts, kept)
+    return Outcome([done[cell.key] for cell in cells], counted.starts, kept)
+
+
+class Counted:
+    """An observer that counts engine starts and passes all on."""
+
+    def __init__(self, observer: Observer) -> None:
+        self.observer, self.starts = observer, 0
+        self.pass_done, self.trial_done = observer.pass_done, observer.trial_done
+
+    def engine_starts(self, cell: Cell) -> None:
+        """One more."""
+        self.starts += 1
+        self.observer.engine_starts(cell)
 
 
 def group_by_engine(cells: Sequence[Cell]) -> list[list[Cell]]:
@@ -102,70 +93,3 @@ def group_by_engine(cells: Sequence[Cell]) -> list[list[Cell]]:
     for cell in cells:
         groups.setdefault(cell.engine_key, []).append(cell)
     return list(groups.values())
-
-
-async def run_group(
-    group: list[Cell], engine_starts: Callable[[Cell], None], log: Path, scorers: ProcessPoolExecutor
-) -> AsyncIterator[tuple[Trial, list[Answer]]]:
-    """One engine for all cells; a cell that breaks it is a failed trial, and the rest get a new one.
-
-    While a cell is measured, the answers of the one before it are scored.
-    """
-    tokenizer, in_a_row = load_tokenizer(group[0].config.model), 0
-    engine: Engine | None = None
-    scoring: asyncio.Task[tuple[Trial, list[Answer]]] | None = None
-    try:
-        for place, cell in enumerate(group):
-            if engine is None:
-                engine_starts(cell)
-                try:
-                    engine = await start_quietly(cell, log)
-                except EngineFailed as error:  # the same start would fail for the rest of the group too
-                    for failed in group[place:]:
-                        yield failed.failed(str(error)), []
-                    return
-            try:
-                measured = await run_trial(cell, Pipeline(engine, tokenizer, cell.config))
-                in_a_row = 0
-            except EngineFailed as error:
-                if scoring is not None:
-                    yield await scoring
-                    scoring = None
-                yield cell.failed(str(error)), []
-                await engine.close()
-                engine, in_a_row = None, in_a_row + 1
-                if in_a_row == MOST_FAILURES:
-                    for skipped in group[place + 1 :]:
-                        yield (
-                            skipped.failed(f"skipped after {in_a_row} failures in a row on this engine, the last: {error}"),
-                            [],
-                        )
-                    return
-                continue
-            if scoring is not None:
-                yield await asyncio.shield(scoring)
-            scoring = asyncio.create_task(score_trial(measured, scorers))
-        if scoring is not None:
-            yield await asyncio.shield(scoring)
-    except asyncio.CancelledError:  # Ctrl-C: what was measured before is kept
-        if scoring is not None:
-            yield await scoring
-        raise
-    finally:
-        if engine is not None:
-            await engine.close()
-
-
-async def start_quietly(cell: Cell, log: Path) -> Engine:
-    """The engine of a cell, its output in the study's log.
-
-    Raises:
-        EngineFailed: with the reason that the engine's own process gave.
-    """
-    before = log.stat().st_size if log.exists() else 0
-    try:
-        with captured(log):
-            return await start_engine(cell.config)
-    except EngineFailed as error:
-        printed = log.read_bytes()[before:].decode(errors="replace")
-        raise EngineFailed(root_cause(printed, str(error))) from error

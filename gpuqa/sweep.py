@@ -24,7 +24,7 @@ from gpuqa.conclusion import conclude
 from gpuqa.config import UserError
 from gpuqa.door import INTERRUPTED, enter
 from gpuqa.journal import Journal
-from gpuqa.records import Trial
+from gpuqa.records import Pass, Trial
 from gpuqa.roots import CellConfig, StudyConfig, axes_of, resolve
 from gpuqa.selection import decide
 from gpuqa.trial import Cell
@@ -61,7 +61,10 @@ def sweep(composed: Any) -> int:
 def interrupted(cells: Sequence[Cell], journal: Journal, console: Console) -> int:
     """Show what there is; nothing is frozen, because the rest may win."""
     trials = journal.read_study()
-    told = f"Interrupted: {len(trials)} of {len(cells)} trials are kept; the same command goes on from here"
+    ended = {trial.key for trial in trials if trial.error is None}
+    passes = sum(len(journal.read_passes(cell.key)) for cell in cells if cell.key not in ended)
+    told = f"Interrupted: {len(trials)} of {len(cells)} trials and {passes} passes of others are kept; "
+    told += "the same command goes on from here"
     console.print(report.to_table(decide(trials, cells[0].config.selection), told))
     return INTERRUPTED
 
@@ -106,7 +109,9 @@ class Watch:
             TimeRemainingColumn(),
         )
         self.progress = Progress(*columns, TextColumn("[green]{task.fields[best]}"), console=console)
-        self.bar = self.progress.add_task("preparing", total=len(cells), best="")
+        self.repeats = {cell.key: cell.config.workload.repeats for cell in cells}
+        self.bar = self.progress.add_task("preparing", total=sum(self.repeats.values()), best="")
+        self.passes: dict[str, int] = {}
         self.best: Trial | None = None
 
     def __enter__(self) -> Watch:
@@ -120,12 +125,19 @@ class Watch:
         """Say which engine is starting."""
         self.progress.update(self.bar, description=f"starting {cell.config.engine.name} ({cell.config.quantization.name})")
 
+    def pass_done(self, cell: Cell, measured: Pass) -> None:
+        """Count the pass."""
+        self.passes[cell.key] = self.passes.get(cell.key, 0) + 1
+        told = f"repeat {measured.repeat + 1} of {self.repeats[cell.key]}"
+        self.progress.update(self.bar, completed=sum(self.passes.values()), description=told)
+
     def trial_done(self, trial: Trial, kept: bool) -> None:
-        """Count the trial, print its line, and update the best."""
+        """Count the trial, failed or not, print its line, and update the best."""
         if speed(trial) > (speed(self.best) if self.best else 0.0):
             self.best = trial
         best = f"best {speed(self.best):,.0f} chars/s" if self.best else ""
-        self.progress.update(self.bar, advance=1, description="measuring", best=best)
+        self.passes[trial.key] = self.repeats[trial.key]
+        self.progress.update(self.bar, completed=sum(self.passes.values()), best=best)
         told = f"failed: {trial.error}" if trial.error else f"{speed(trial):,.0f} chars/s"
         line = f"  {trial.name}: {told}{' (kept)' if kept else ''}"
         self.progress.console.print(line, markup=False, highlight=False)

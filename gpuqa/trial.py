@@ -1,4 +1,4 @@
-"""One configuration -> one trial. A failure is a trial too."""
+"""One configuration -> its passes -> one trial. A failure is a trial too."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from gpuqa.engines import EngineFailed
 from gpuqa.failures import explained
 from gpuqa.metrics import Overhead, measure, score_answers
 from gpuqa.pipeline import Pipeline
-from gpuqa.records import Answer, Answered, Measurement, Question, Trial
+from gpuqa.records import Answer, Measurement, Pass, Question, Trial
 from gpuqa.roots import CellConfig
 from gpuqa.workload import issue
 
@@ -62,53 +62,79 @@ class Cell:
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
-    """What the clock saw of a cell; its answers are not scored yet."""
+class Turn:
+    """A pass that is to be measured: which repeat of which cell, over which of its questions."""
 
     cell: Cell
-    passes: list[Answered]
-    engine_start_s: float
+    repeat: int
+    questions: list[Question]
+
+
+@dataclass(frozen=True, slots=True)
+class Warm:
+    """A cell's pipeline after its warm-up."""
+
+    pipeline: Pipeline
     warmup_s: float
 
 
-async def run_trial(cell: Cell, pipeline: Pipeline) -> Measured:
-    """Warm up, then measure every repeat from a cold prefix cache.
+async def warm_up(cell: Cell, pipeline: Pipeline) -> Warm:
+    """Answer the warm-up questions; nobody reads the answers.
+
+    Raises:
+        EngineFailed: as `measure_pass`.
+    """
+    began = time.perf_counter()
+    await pipeline.answer(repeated(cell.warmup, cell.config.workload.warmup_questions))
+    return Warm(pipeline, time.perf_counter() - began)
+
+
+async def measure_pass(turn: Turn, warm: Warm) -> Pass:
+    """One pass from a cold prefix cache.
 
     Raises:
         EngineFailed: the engine died or did not answer; the caller writes the failure down and needs a new engine.
     """
-    workload = cell.config.workload
-    began = time.perf_counter()
-    await pipeline.answer(repeated(cell.warmup, workload.warmup_questions))
-    warmup_s = time.perf_counter() - began
-    passes = []
-    for _ in range(workload.repeats):
-        await pipeline.engine.reset_prefix_cache()
-        passes.append(await issue(cell.questions, pipeline.answer, workload))
-    if all(completion.error for completion in passes[0].completions):
-        raise EngineFailed(f"every question failed, the first with {passes[0].completions[0].error}")
-    return Measured(cell, passes, pipeline.engine.start_s, warmup_s)
+    engine = warm.pipeline.engine
+    await engine.reset_prefix_cache()
+    began_at = time.time()
+    answered = await issue(turn.questions, warm.pipeline.answer, turn.cell.config.workload)
+    if all(completion.error for completion in answered.completions):
+        raise EngineFailed(f"every question failed, the first with {answered.completions[0].error}")
+    return Pass(
+        answered=answered,
+        repeat=turn.repeat,
+        questions=[question.id for question in turn.questions],
+        began_at=began_at,
+        engine_start_s=engine.start_s,
+        warmup_s=warm.warmup_s,
+        peak_memory_gib=hardware.peak_memory_gib(),
+    )
 
 
-async def score_trial(measured: Measured, scorers: ProcessPoolExecutor) -> tuple[Trial, list[Answer]]:
-    """Score the first pass's answers in another process: the engine measures the next cell meanwhile."""
-    cell, passes = measured.cell, measured.passes
-    scoring = asyncio.get_running_loop().run_in_executor(scorers, score_answers, cell.questions, passes[0])
-    answers, peak_gib = await asyncio.gather(scoring, asyncio.to_thread(hardware.peak_memory_gib))
-    overhead = Overhead(measured.engine_start_s, measured.warmup_s, peak_gib)
-    measurement = roofline.with_fraction(measure(passes, answers, overhead, not cell.config.sampling.ignore_eos), cell.config)
-    return cell.trial(measurement), answers
+async def score_trial(cell: Cell, passes: Sequence[Pass], scorers: ProcessPoolExecutor) -> tuple[Trial, list[Answer]]:
+    """The trial of a cell whose passes are complete; another process scores the first one's answers while engines measure."""
+    answered = [one.answered for one in passes]
+    answers = await asyncio.get_running_loop().run_in_executor(scorers, score_answers, cell.questions, answered[0])
+    overhead = Overhead(
+        passes[0].engine_start_s,
+        passes[0].warmup_s,
+        max(one.peak_memory_gib for one in passes),
+        [one.began_at for one in passes],
+    )
+    measurement = measure(answered, answers, overhead, not cell.config.sampling.ignore_eos)
+    return cell.trial(roofline.with_fraction(measurement, cell.config)), answers
 
 
 def start_scorers() -> ProcessPoolExecutor:
     """A process for `score_trial` that gives way to the engine; it starts with the first score."""
-    return ProcessPoolExecutor(1, get_context("spawn"), initializer=give_way)
+    return ProcessPoolExecutor(1, get_context("spawn"), initializer=give_way, initargs=(os.getpid(),))
 
 
-def give_way() -> None:
+def give_way(study: int) -> None:
     """In the scoring process: the engine comes first, Ctrl-C is the study's business, and without it there is no work."""
     os.nice(10)
-    hardware.end_with_parent()
+    hardware.end_with_parent(study)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 

@@ -24,30 +24,33 @@ from gpuqa import study
 from gpuqa.door import vllm_on_this_machine
 from gpuqa.journal import Journal
 from gpuqa.places import conf_folder
+from gpuqa.records import Pass
 from gpuqa.roots import CellConfig, register_schemas, resolve
 from gpuqa.trial import Cell
 
 FIXED = [
     "experiment=none",
+    "experiment=none",
     "quantization=none",
     "engine.args.max_num_seqs=16",
     "dataset.limit=3",
-    "workload.repeats=1",
+    "workload.repeats=2",
     "workload.warmup_questions=1",
 ]
 
 
 class Teller:
-    """An observer that sends a letter for every trial that ended in this run."""
+    """An observer that sends a letter for every pass of this run."""
 
     def __init__(self, pipe: int) -> None:
         self.pipe = pipe
 
     def engine_starts(self, cell: Cell) -> None: ...
 
-    def trial_done(self, trial: Any, kept: bool) -> None:
-        if not kept:
-            os.write(self.pipe, b"t")
+    def pass_done(self, cell: Cell, measured: Pass) -> None:
+        os.write(self.pipe, b"p")
+
+    def trial_done(self, trial: Any, kept: bool) -> None: ...
 
 
 def main() -> None:
@@ -60,22 +63,23 @@ def main() -> None:
     journal, rng = Journal(folder), random.Random(seed)
     journal.write_study([(cell.key, cell.axes) for cell in cells])
     kept: list[int] = []
-    seen: dict[str, str] = {}
+    seen: dict[str, float] = {}
     for _ in range(kills):
         child, letters = run_in_child(cells, journal)
-        trials = rng.choice([0, 0, 1, 1, 2])  # so many end before the kill; with none, it comes while the engine starts
-        for _ in range(trials):
+        passes = rng.choice([0, 0, 1, 3, 5])  # so many before the kill; with none, it comes while the engine starts
+        for _ in range(passes):
             os.read(letters, 1)
-        time.sleep(rng.uniform(0.0, 0.3) if trials else rng.uniform(0.1, 3.0))
+        time.sleep(rng.uniform(0.0, 0.2) if passes else rng.uniform(0.1, 3.0))
         os.close(letters)
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
-        now = {key: json.dumps(trial.measurement.seconds) for key, trial in journal.read().items() if trial.measurement}
-        assert all(now.get(key) == value for key, value in seen.items()), "a finished trial was lost or measured again"
+        now = passes_in(journal, cells)
+        assert all(now.get(name) == began for name, began in seen.items()), "a pass was lost or measured again"
         seen = now
         kept.append(len(now))
     child, _ = run_in_child(cells, journal)
     _, status = os.waitpid(child, 0)
+    final = passes_in(journal, cells)
     lines = [json.loads(line) for line in journal.file.read_bytes().split(b"\n") if complete(line)]
     measured = [line["key"] for line in lines if line["error"] is None]
     print(
@@ -86,6 +90,10 @@ def main() -> None:
                 "cells": len(cells),
                 "measured": len(measured),
                 "distinct": len(set(measured)),
+                "passes": len(final),
+                "expected_passes": sum(cell.config.workload.repeats for cell in cells),
+                "kept_to_the_end": sum(final.get(name) == began for name, began in seen.items()),
+                "left_over": [file.name for file in journal.folder.glob("*.passes.jsonl")],
                 "names": [trial.name for trial in journal.read_study()],
                 "expected_names": [cell.failed("").name for cell in cells],
             }
@@ -93,11 +101,24 @@ def main() -> None:
     )
 
 
+def passes_in(journal: Journal, cells: list[Cell]) -> dict[str, float]:
+    """When each pass that the journal holds began, by trial and number, of ended trials and of others."""
+    found = {}
+    ended = {key: trial.measurement.repeats_began_at for key, trial in journal.read().items() if trial.measurement}
+    for cell in cells:
+        kept = journal.read_passes(cell.key)
+        numbers = [one.repeat for one in kept]
+        assert len(numbers) == len(set(numbers)), f"a pass of {cell.axes} is there twice"
+        began = dict(enumerate(ended[cell.key])) if cell.key in ended else {one.repeat: one.began_at for one in kept}
+        found |= {f"{cell.key} {number}": moment for number, moment in began.items()}
+    return found
+
+
 def all_cells() -> list[Cell]:
-    """Twenty-four cells of one engine."""
+    """Sixteen cells of one engine."""
     register_schemas()
     OmegaConf.register_new_resolver("vllm_on_this_machine", vllm_on_this_machine, replace=True)
-    rows = [{"prompt": prompt, "sampling.max_tokens": str(4 + n)} for prompt in ("bare", "keywords") for n in range(12)]
+    rows = [{"prompt": prompt, "sampling.max_tokens": str(4 + n)} for prompt in ("bare", "keywords") for n in range(8)]
     with initialize_config_dir(str(conf_folder()), version_base="1.3"):
         words = [[*FIXED, *(f"{key}={value}" for key, value in row.items())] for row in rows]
         configs = [resolve(compose("sweep", overrides=one), CellConfig) for one in words]

@@ -39,6 +39,7 @@ ROOMS = [  # from the ground up; a room is a module of gpuqa or one of its folde
     "workload",
     "metrics",
     "trial",
+    "group",
     "executors",
     "study",
     "frozen",

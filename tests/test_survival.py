@@ -29,16 +29,19 @@ def environment(folder: Path) -> dict[str, str]:
 
 
 @pytest.mark.engine
-def test_twenty_kills_lose_no_finished_trial_and_measure_none_twice(tmp_path: Path) -> None:
+def test_twenty_kills_lose_no_finished_pass_and_measure_none_twice(tmp_path: Path) -> None:
     script = [sys.executable, str(ROOT / "tests" / "kill_study.py"), str(tmp_path / "s"), "1", str(KILLS)]
     done = subprocess.run(script, cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["exit"] == 0
     assert found["measured"] == found["distinct"] == found["cells"], "every cell once"
+    assert found["passes"] == found["expected_passes"] == 2 * found["cells"], "every pass once"
+    assert found["kept_to_the_end"] == found["kept_after_each_kill"][-1], "and none again after the last kill"
+    assert found["left_over"] == [], "passes go when their trial is there"
     assert found["names"] == found["expected_names"], "the table of an undisturbed run"
     assert found["kept_after_each_kill"] == sorted(found["kept_after_each_kill"])
-    assert len(set(found["kept_after_each_kill"])) > 3, "the kills fell between trials, not only before the first"
+    assert len(set(found["kept_after_each_kill"])) > 3, "the kills fell between passes, not only before the first"
 
 
 @pytest.mark.engine

@@ -5,7 +5,7 @@
 
 The processes are `python -m gpuqa.sweep` with one cell each, after the study and so with a warm compile cache; a few of them
 are measured and taken for all. The engine's idle share is the time between the first and the last measured second of an
-engine that is neither warm-up nor a repeat.
+engine that belongs to no repeat.
 """
 
 from __future__ import annotations
@@ -19,15 +19,14 @@ import time
 from itertools import product
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 from gpuqa import study
 from gpuqa.door import vllm_on_this_machine
 from gpuqa.journal import Journal
 from gpuqa.places import conf_folder
-from gpuqa.records import Trial
+from gpuqa.records import Pass, Trial
 from gpuqa.roots import CellConfig, register_schemas, resolve
-from gpuqa.trial import Cell, Measured, run_trial
+from gpuqa.trial import Cell
 
 AXES = {
     "prompt": ["structured_short", "few_shot"],
@@ -94,7 +93,6 @@ async def run_study(arguments: argparse.Namespace, rows: list[dict[str, str]], t
     with initialize_config_dir(str(conf_folder()), version_base="1.3"):
         configs = [resolve(compose("sweep", overrides=overrides(arguments, row)), CellConfig) for row in rows]
     cells = study.prepare(list(zip(configs, rows, strict=True)))
-    study.run_trial = timed.run_trial  # type: ignore[assignment]
     journal = Journal(arguments.out / "study")
     journal.write_study([(cell.key, cell.axes) for cell in cells])
     outcome = await study.run(cells, journal, timed)
@@ -119,17 +117,13 @@ def alone(arguments: argparse.Namespace, row: dict[str, str], place: int) -> flo
 
 
 class Timed:
-    """An observer that also holds a clock around every trial."""
+    """An observer that also notes when every pass was measured."""
 
     def __init__(self) -> None:
-        self.spans: dict[str, list[tuple[float, float, float]]] = {}  # engine key -> begin, end, measured seconds
+        self.passes: dict[str, list[tuple[float, float]]] = {}  # engine key -> began at, seconds
 
-    async def run_trial(self, cell: Cell, pipeline: Any) -> Measured:
-        begun = time.perf_counter()
-        measured = await run_trial(cell, pipeline)
-        busy = measured.warmup_s + sum(one.seconds for one in measured.passes)
-        self.spans.setdefault(cell.engine_key, []).append((begun, time.perf_counter(), busy))
-        return measured
+    def pass_done(self, cell: Cell, measured: Pass) -> None:
+        self.passes.setdefault(cell.engine_key, []).append((measured.began_at, measured.answered.seconds))
 
     def engine_starts(self, cell: Cell) -> None:
         print(f"starting {cell.axes}", flush=True)
@@ -140,9 +134,9 @@ class Timed:
         print(f"  {trial.name}: {speed}", flush=True)
 
     def idle(self) -> list[float]:
-        """The idle share of each engine with two cells or more."""
-        groups = [spans for spans in self.spans.values() if len(spans) > 1]
-        return [1 - sum(busy for _, _, busy in spans) / (spans[-1][1] - spans[0][0]) for spans in groups]
+        """The idle share of each engine with two passes or more; its cells take turns, all warm before the first."""
+        engines = [passes for passes in self.passes.values() if len(passes) > 1]
+        return [1 - sum(seconds for _, seconds in one) / (sum(one[-1]) - one[0][0]) for one in engines]
 
 
 if __name__ == "__main__":

@@ -21,11 +21,10 @@ from gpuqa.engines import Engine, EngineFailed
 from gpuqa.journal import Journal
 from gpuqa.pipeline import Pipeline, start_engine
 from gpuqa.prompts import load_tokenizer
-from gpuqa.records import Answer, Pass, Trial
-from gpuqa.trial import Cell, Turn, Warm, measure_pass, score_trial, warm_up
+from gpuqa.records import Pass, Trial
+from gpuqa.trial import Cell, Ended, Turn, Warm, measure_pass, score_trial, warm_up
 
 MOST_FAILURES = 3  # of cells in a row on one engine key; then the rest of its group is not tried
-Ended = tuple[Trial, list[Answer]]
 
 
 class Observer(Protocol):
@@ -56,7 +55,7 @@ class Group:
     def __init__(self, cells: Sequence[Cell], desk: Desk) -> None:
         self.desk, self.tokenizer = desk, load_tokenizer(cells[0].config.model)
         self.waiting = list(cells)  # have passes to be measured
-        self.passes = {cell.key: desk.journal.read_passes(cell.key) for cell in cells}
+        self.passes = {cell.key: [one for one in desk.journal.read_passes(cell.key) if one.slice is None] for cell in cells}
         self.scoring: list[asyncio.Task[Ended]] = []
         self.engine: Engine | None = None
         self.warm: dict[str, Warm] = {}  # on the engine that runs now
@@ -125,10 +124,14 @@ class Group:
         cell = turn.cell
         measured = await measure_pass(turn, self.warm[cell.key])
         self.desk.journal.write_pass(cell.key, measured)
-        self.passes[cell.key].append(measured)
+        self.keep(cell, measured)
         self.failures = 0
         self.desk.observer.pass_done(cell, measured)
         self.end_if_complete(cell)
+
+    def keep(self, cell: Cell, measured: Pass) -> None:
+        """Remember a pass that is in the journal."""
+        self.passes[cell.key].append(measured)
 
     def end_if_complete(self, cell: Cell) -> None:
         """Have the answers of a cell that needs no more passes scored, while others are measured."""

@@ -57,7 +57,7 @@ class Race:
     runners: dict[str, Runner]
     rule: SelectionConfig
     confidence: float
-    slices: int
+    slices: Sequence[list[Question]]
     repeats: int
     dropped: dict[str, str] = field(default_factory=dict)
     recalled: set[str] = field(default_factory=set)  # dropped baselines that are asked everything once
@@ -79,7 +79,7 @@ class Race:
         if owed := [key for key in self.recalled if self.runners[key].engine == engine and not self.runners[key].repeats]:
             return [Ask(key, repeat=0) for key in owed]
         running = [one for one in self.running() if one.engine == engine]
-        for place in range(self.slices):
+        for place in range(len(self.slices)):
             unseen = [one for one in running if len(one.glimpses) <= place and not one.repeats]
             if unseen:
                 return [Ask(one.key, slice=place) for one in unseen]
@@ -155,7 +155,7 @@ class Race:
 
     def now(self) -> Field:
         """What is known at this moment."""
-        looks = max(1, self.slices + self.repeats - 1)  # none after the last repeat
+        looks = max(1, len(self.slices) + self.repeats - 1)  # none after the last repeat
         return Field(self.runners, self.rule, (1 - self.confidence) / looks, self.dropped)
 
     def promise(self, runner: Runner) -> float:

@@ -77,6 +77,7 @@ class Pass:
     engine_start_s: float  # of the engine that answered
     warmup_s: float  # of the cell on that engine
     peak_memory_gib: float  # right after the pass
+    slice: int | None = None  # of a race (`gpuqa.racing`), instead of all questions; `repeat` is 0 then
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +158,7 @@ class Dropped:
 
     reason: str
     seen: Measurement | None  # over all questions if it came so far, else over its last slice; None if it was never asked
+    race: str = ""  # digest of the cells and the rule of the race: under another one the cell would have to be asked again
 
 
 @dataclass(frozen=True, slots=True)

@@ -103,7 +103,7 @@ def replayed(cells: Sequence[Drawn], starts_s: Sequence[float], rule: SelectionC
     verdict = decide(trials, rule, {cell.trial.key: cell.answers for cell in cells})
     grid_s = sum(starts_s) + sum(cell.warmup_s + sum(seconds for seconds, _ in cell.repeats) for cell in cells)
     runners = {cell.trial.key: Runner(cell.trial, cell.engine, len(cell.answers)) for cell in cells}
-    race = Race(runners, rule, confidence, len(cells[0].slices), repeats)
+    race = Race(runners, rule, confidence, [[] for _ in cells[0].slices], repeats)
     race_s, starts = 0.0, 0
     for engine in engines_of(race):
         warm: set[str] = set()

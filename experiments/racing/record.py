@@ -25,6 +25,8 @@ from omegaconf import OmegaConf
 
 from gpuqa import hardware, study
 from gpuqa.door import vllm_on_this_machine
+from gpuqa.engines import Engine, EngineFailed
+from gpuqa.group import start_quietly
 from gpuqa.metrics import chars, score_answers
 from gpuqa.pipeline import Pipeline
 from gpuqa.places import conf_folder
@@ -55,7 +57,7 @@ def main() -> None:
     axes = {key: values.split(",") for key, values in {**AXES, **words}.items()}
     cells = composed([dict(zip(axes, values, strict=True)) for values in product(*axes.values())])
     asks = [(seed, int(size)) for size in arguments.sizes.split(",") for seed in range(arguments.slices)]
-    found = asyncio.run(record(cells, asks, arguments.repeats))
+    found = asyncio.run(record(cells, asks, arguments.repeats, out.with_suffix(".log")))
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_bytes(gzip.compress(json.dumps(found, ensure_ascii=False).encode(), mtime=0))
     print(f"{out}: {out.stat().st_size / 1e3:.0f} kB")
@@ -71,34 +73,52 @@ def composed(rows: list[dict[str, str]]) -> list[Cell]:
     return study.prepare(list(zip(configs, rows, strict=True)))
 
 
-async def record(cells: list[Cell], asks: list[tuple[int, int]], repeats: int) -> dict[str, Any]:
+async def record(cells: list[Cell], asks: list[tuple[int, int]], repeats: int, log: Path) -> dict[str, Any]:
     """Every engine in turn; numbers in seconds and characters."""
     engines: list[dict[str, Any]] = []
-    rows: dict[str, dict[str, Any]] = {}
+    rows: dict[str, dict[str, Any]] = {cell.key: {"axes": cell.axes, "slices": [], "passes": []} for cell in cells}
     for group in study.group_by_engine(cells):
-        engine = await study.start_quietly(group[0], Path("/dev/null"))
-        engines.append({"start_s": engine.start_s})
-        print(f"engine {len(engines)} started in {engine.start_s:.1f} s", flush=True)
-        tokenizer = load_tokenizer(group[0].config.model)
-        pipelines = {cell.key: Pipeline(engine, tokenizer, cell.config) for cell in group}
-        for cell in group:
-            began = time.perf_counter()
-            await pipelines[cell.key].answer(repeated(cell.warmup, cell.config.workload.warmup_questions))
-            warmup_s = time.perf_counter() - began
-            rows[cell.key] = {"axes": cell.axes, "engine": len(engines) - 1, "warmup_s": warmup_s, "slices": [], "passes": []}
         jobs = [(cell, seed, size) for cell in group for seed, size in asks]
         jobs += [(cell, None, len(cell.questions)) for cell in group for _ in range(repeats)]
-        for cell, seed, size in random.Random(len(engines)).sample(jobs, len(jobs)):
-            places = list(range(size)) if seed is None else slice_of(seed, size, len(cell.questions))
-            await engine.reset_prefix_cache()
-            done = await issue([cell.questions[place] for place in places], pipelines[cell.key].answer, cell.config.workload)
-            note(rows[cell.key], done, seed, size)
-        await engine.close()
-        print(f"{time.strftime('%H:%M:%S')} {len(group)} cells, {len(jobs)} passes", flush=True)
+        jobs = random.Random(len(engines)).sample(jobs, len(jobs))
+        start_s = None
+        while jobs:
+            engine = await start_quietly(group[0], log)
+            start_s = engine.start_s if start_s is None else start_s
+            try:
+                await measure(engine, group, jobs, rows)
+            except EngineFailed as error:
+                print(f"{error}; see {log}; going on with {len(jobs)} passes on a new engine", flush=True)
+            await engine.close()
+        for cell in group:
+            rows[cell.key]["engine"] = len(engines)
+        engines.append({"start_s": start_s})
+        print(f"{time.strftime('%H:%M:%S')} engine {len(engines)}, started in {start_s:.1f} s, done", flush=True)
     for cell in cells:
         rows[cell.key].update(scored(cell, rows[cell.key].pop("first")))
     return {"device": hardware.describe()["device"], "questions": len(cells[0].questions), "engines": engines,
             "cells": [rows[cell.key] for cell in cells]}  # fmt: skip
+
+
+async def measure(engine: Engine, group: list[Cell], jobs: list[Any], rows: dict[str, dict[str, Any]]) -> None:
+    """Warm all cells up and take jobs from the front until none is left.
+
+    Raises:
+        EngineFailed: the job that broke it is still the first.
+    """
+    tokenizer = load_tokenizer(group[0].config.model)
+    pipelines = {cell.key: Pipeline(engine, tokenizer, cell.config) for cell in group}
+    for cell in group:
+        began = time.perf_counter()
+        await pipelines[cell.key].answer(repeated(cell.warmup, cell.config.workload.warmup_questions))
+        rows[cell.key].setdefault("warmup_s", round(time.perf_counter() - began, 4))
+    while jobs:
+        cell, seed, size = jobs[0]
+        places = list(range(size)) if seed is None else slice_of(seed, size, len(cell.questions))
+        await engine.reset_prefix_cache()
+        done = await issue([cell.questions[place] for place in places], pipelines[cell.key].answer, cell.config.workload)
+        note(rows[cell.key], done, seed, size)
+        del jobs[0]
 
 
 def slice_of(seed: int, size: int, questions: int) -> list[int]:

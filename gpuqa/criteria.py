@@ -37,11 +37,15 @@ ISSUE_SETTINGS = {"concurrency": Issue.closed, "rate_per_s": Issue.open, "arriva
 
 @dataclass
 class WorkloadConfig:
-    """How the questions are issued and how often."""
+    """How the questions are issued and how often.
+
+    No warm repeats unless somebody asks: each costs as much time as a cold one, and whoever judges asks every question once.
+    """
 
     name: str = MISSING
     issue: Issue = MISSING
-    repeats: int = 3
+    repeats: int = 3  # each from an empty prefix cache
+    warm_repeats: int = 0  # and so many that find it filled by the same questions
     warmup_questions: int = 16
     answer_timeout_s: float = 600.0  # for one repeat; issue=open counts it from the last scheduled arrival
     concurrency: int | None = None  # issue=closed: clients at once
@@ -50,6 +54,7 @@ class WorkloadConfig:
 
     def __post_init__(self) -> None:
         check(self.repeats >= 1, "workload.repeats", self.repeats, "an integer of at least 1")
+        check(self.warm_repeats >= 0, "workload.warm_repeats", self.warm_repeats, "an integer of at least 0")
         check(self.warmup_questions >= 1, "workload.warmup_questions", self.warmup_questions, "an integer of at least 1")
         check(0 < self.answer_timeout_s < math.inf, "workload.answer_timeout_s", self.answer_timeout_s, "a number above 0")
         for key, owner in ISSUE_SETTINGS.items():

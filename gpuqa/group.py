@@ -21,8 +21,8 @@ from gpuqa.engines import Engine, EngineFailed
 from gpuqa.journal import Journal
 from gpuqa.pipeline import Pipeline, start_engine
 from gpuqa.prompts import load_tokenizer
-from gpuqa.records import Pass, Trial
-from gpuqa.trial import Cell, Ended, Turn, Warm, measure_pass, score_trial, warm_up
+from gpuqa.records import Pass, Question, Trial
+from gpuqa.trial import Cell, Ended, Ready, Turn, measure_pass, score_trial, warm_up
 
 MOST_FAILURES = 3  # of cells in a row on one engine key; then the rest of its group is not tried
 
@@ -58,7 +58,8 @@ class Group:
         self.passes = {cell.key: [one for one in desk.journal.read_passes(cell.key) if one.slice is None] for cell in cells}
         self.scoring: list[asyncio.Task[Ended]] = []
         self.engine: Engine | None = None
-        self.warm: dict[str, Warm] = {}  # on the engine that runs now
+        self.ready: dict[str, Ready] = {}  # on the engine that runs now
+        self.cached: tuple[str, list[Question]] | None = None  # whose questions the prefix cache holds
         self.answered: set[str] = set()  # have worked on any engine of this group
         self.failures = 0  # in a row
 
@@ -104,25 +105,29 @@ class Group:
             yield cell, partial(self.warm_up, cell)
         for repeat in range(max((cell.config.workload.repeats for cell in self.waiting), default=0)):
             for cell in in_order(self.waiting, repeat):
+                last = repeat == cell.config.workload.repeats - 1
                 for turn in self.missing(cell):
-                    if turn.repeat == repeat:
+                    if last if turn.warm else turn.repeat == repeat:  # warm ones at once after the last cold one
                         yield cell, partial(self.measure, turn)
 
     def missing(self, cell: Cell) -> list[Turn]:
-        """The passes that a cell still needs."""
-        kept = {one.repeat for one in self.passes[cell.key]}
-        return [Turn(cell, repeat, cell.questions) for repeat in range(cell.config.workload.repeats) if repeat not in kept]
+        """The passes that a cell still needs, the cold ones first."""
+        kept, workload = {(one.warm, one.repeat) for one in self.passes[cell.key]}, cell.config.workload
+        cold = [Turn(cell, repeat, cell.questions) for repeat in range(workload.repeats)]
+        warm = [Turn(cell, repeat, cell.questions, warm=True) for repeat in range(workload.warm_repeats)]
+        return [turn for turn in [*cold, *warm] if (turn.warm, turn.repeat) not in kept]
 
     async def warm_up(self, cell: Cell) -> None:
         """Make a cell ready on this engine."""
         assert self.engine is not None, "steps come after `start`"
-        self.warm[cell.key] = await warm_up(cell, Pipeline(self.engine, self.tokenizer, cell.config))
+        self.ready[cell.key] = await warm_up(cell, Pipeline(self.engine, self.tokenizer, cell.config))
         self.answered.add(cell.key)
 
     async def measure(self, turn: Turn) -> None:
         """Measure and keep one pass."""
         cell = turn.cell
-        measured = await measure_pass(turn, self.warm[cell.key])
+        measured = await measure_pass(turn, self.ready[cell.key], filled=self.cached == (cell.key, turn.questions))
+        self.cached = cell.key, turn.questions
         self.desk.journal.write_pass(cell.key, measured)
         self.keep(cell, measured)
         self.failures = 0
@@ -162,7 +167,8 @@ class Group:
     async def close(self) -> None:
         """Release the engine."""
         engine, self.engine = self.engine, None
-        self.warm.clear()
+        self.ready.clear()
+        self.cached = None
         if engine is not None:
             await engine.close()
 

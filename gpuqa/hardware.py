@@ -11,10 +11,24 @@ import subprocess
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 
+from gpuqa.records import IDLE, Conditions
+
 GIB = 2**30
+THROTTLE_REASONS = {  # NVML's bits (nvml.h, nvmlClocksEventReason*)
+    0x001: IDLE,
+    0x002: "applications_clocks_setting",
+    0x004: "sw_power_cap",
+    0x008: "hw_slowdown",
+    0x010: "sync_boost",
+    0x020: "sw_thermal_slowdown",
+    0x040: "hw_thermal_slowdown",
+    0x080: "hw_power_brake_slowdown",
+    0x100: "display_clock_setting",
+}
 
 
 def describe() -> dict[str, str]:
@@ -35,6 +49,45 @@ def peak_memory_gib() -> float:
     host = sum(high_water_bytes(process.pid) for process in [me, *me.children(recursive=True)])
     gpu = sum(int(line) for line in nvidia_smi("memory.used") if line.isdigit()) * 2**20
     return (host + gpu) / GIB
+
+
+def conditions() -> list[Conditions]:
+    """Clocks, temperature, power and throttle reasons of the GPU that an engine takes, now; empty without one or without NVML.
+
+    Needs nvidia-ml-py (`gpuqa[gpu]`). It is opened and closed here: an engine that is forked must not inherit it. With an
+    engine's context alive that takes milliseconds.
+    """
+    try:
+        import pynvml
+    except ImportError:
+        return []
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:  # no driver
+        return []
+    try:
+        gpu = first_visible_gpu(pynvml)
+        reasons = pynvml.nvmlDeviceGetCurrentClocksThrottleReasons(gpu)
+        found = Conditions(
+            sm_clock_mhz=pynvml.nvmlDeviceGetClockInfo(gpu, pynvml.NVML_CLOCK_SM),
+            memory_clock_mhz=pynvml.nvmlDeviceGetClockInfo(gpu, pynvml.NVML_CLOCK_MEM),
+            temperature_c=pynvml.nvmlDeviceGetTemperature(gpu, pynvml.NVML_TEMPERATURE_GPU),
+            power_w=pynvml.nvmlDeviceGetPowerUsage(gpu) / 1000,
+            throttle_reasons=[name for bit, name in THROTTLE_REASONS.items() if reasons & bit],
+        )
+        return [found]
+    except pynvml.NVMLError:  # a card or a container that does not tell: the study goes on without
+        return []
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def first_visible_gpu(pynvml: Any) -> Any:
+    """NVML's handle of the GPU that CUDA calls the first; NVML itself numbers all that are there."""
+    first = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0].strip()
+    if first.startswith(("GPU-", "MIG-")):
+        return pynvml.nvmlDeviceGetHandleByUUID(first)
+    return pynvml.nvmlDeviceGetHandleByIndex(int(first) if first.isdigit() else 0)
 
 
 def children() -> set[psutil.Process]:

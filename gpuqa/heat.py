@@ -123,19 +123,21 @@ class Heat(Group):
     def warm_ups(self, cells: Sequence[Cell]) -> Iterator[tuple[Cell, Callable[[], Awaitable[None]]]]:
         """Those that are not warm on this engine."""
         for cell in cells:
-            if cell.key not in self.warm:
+            if cell.key not in self.ready:
                 yield cell, partial(self.warm_up, cell)
 
     def turn(self, ask: Ask) -> Turn:
         """The pass that a race asks for."""
         cell = self.cells[ask.key]
         if ask.slice is None:
-            return next(turn for turn in self.missing(cell) if turn.repeat == ask.repeat)
-        return Turn(cell, 0, self.race.slices[ask.slice], ask.slice)
+            return next(turn for turn in self.missing(cell) if turn.repeat == ask.repeat and not turn.warm)
+        return Turn(cell, 0, self.race.slices[ask.slice], slice=ask.slice)
 
     def is_kept(self, ask: Ask) -> bool:
         """Whether the journal has that pass."""
-        passes = self.glimpses[ask.key] if ask.slice is not None else {one.repeat for one in self.passes[ask.key]}
+        passes = (
+            self.glimpses[ask.key] if ask.slice is not None else {one.repeat for one in self.passes[ask.key] if not one.warm}
+        )
         return (ask.repeat if ask.slice is None else ask.slice) in passes
 
     def keep(self, cell: Cell, measured: Pass) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 
 from gpuqa.config import UserError
-from gpuqa.records import Answer, Answered, Completion, Dropped, Interval, Measurement, Pass, Trial
+from gpuqa.records import Answer, Answered, Completion, Conditions, Dropped, Interval, Measurement, Pass, Trial
 
 
 class Journal:
@@ -148,7 +148,8 @@ def to_pass(line: bytes) -> Pass | None:
         row = json.loads(line)
         answered = row["answered"]
         completions = [Completion(**one) for one in answered["completions"]]
-        return Pass(**{**row, "answered": Answered(**{**answered, "completions": completions})})
+        conditions = [Conditions(**one) for one in row["conditions"]]
+        return Pass(**{**row, "answered": Answered(**{**answered, "completions": completions}), "conditions": conditions})
     except (ValueError, TypeError, KeyError):
         return None
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from statistics import fmean
 
 from gpuqa import rouge
-from gpuqa.records import Answer, Answered, Completion, Measurement, Question
+from gpuqa.records import IDLE, Answer, Answered, Completion, Conditions, Measurement, Question
 from gpuqa.statistics import bootstrap_interval, median_and_mad, percentile, speed_interval
 
 CLEAN_ENDS = ("stop", "error")
@@ -15,12 +15,13 @@ CLEAN_ENDS = ("stop", "error")
 
 @dataclass(frozen=True, slots=True)
 class Overhead:
-    """What a trial cost beside its measured passes, and when they began."""
+    """What a trial cost beside its measured passes, when they began, and in which state the GPU was."""
 
     engine_start_s: float
     warmup_s: float
     peak_memory_gib: float
     repeats_began_at: list[float] = field(default_factory=list)
+    conditions: list[Conditions] = field(default_factory=list)
 
 
 def score_answers(questions: Sequence[Question], answered: Answered) -> list[Answer]:
@@ -61,6 +62,8 @@ def measure(passes: Sequence[Answered], answers: Sequence[Answer], overhead: Ove
     cached, asked = sum(c.cached_tokens for c in completions), sum(c.prompt_tokens for c in completions)
     first = passes[0].completions
     judge, chinese = [answer.rouge_l_f1_judge for answer in answers], [answer.rouge_l_f1 for answer in answers]
+    readings = overhead.conditions
+    busy = [one for one in readings if IDLE not in one.throttle_reasons]
     truncated = sum(completion.finish_reason not in CLEAN_ENDS for completion in first)
     return Measurement(
         questions=len(first),
@@ -98,7 +101,28 @@ def measure(passes: Sequence[Answered], answers: Sequence[Answer], overhead: Ove
         peak_memory_gib=overhead.peak_memory_gib,
         saturated=any(one.saturated for one in passes),
         repeats_began_at=overhead.repeats_began_at,
+        sm_clock_mhz_min=min((one.sm_clock_mhz for one in busy), default=None),
+        temperature_c_max=max((one.temperature_c for one in readings), default=None),
+        throttle_reasons=sorted({name for one in readings for name in one.throttle_reasons} - {IDLE}) if readings else None,
     )
+
+
+def measure_warm(passes: Sequence[Answered]) -> dict[str, float | int | None]:
+    """The `warm_*` numbers of a measurement; none without a warm pass."""
+    if not passes:
+        return {}
+    completions = [completion for one in passes for completion in one.completions]
+    first_ms = [completion.first_token_s * 1000 for completion in completions if completion.first_token_s is not None]
+    asked = sum(completion.prompt_tokens for completion in completions)
+    tokens_per_s = [sum(completion.output_tokens for completion in one.completions) / one.seconds for one in passes]
+    return {
+        "warm_repeats": len(passes),
+        "warm_chars_per_s": median_and_mad([chars(one.completions) / one.seconds for one in passes])[0],
+        "warm_output_tokens_per_s": median_and_mad(tokens_per_s)[0],
+        "warm_ttft_ms_p50": percentile(first_ms, 50),
+        "warm_ttft_ms_p95": percentile(first_ms, 95),
+        "warm_prefix_cache_hit_rate": sum(completion.cached_tokens for completion in completions) / asked if asked else 0.0,
+    }
 
 
 def chars(completions: Sequence[Completion]) -> int:

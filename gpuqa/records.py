@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+IDLE = "gpu_idle"
+
 
 @dataclass(frozen=True, slots=True)
 class Question:
@@ -67,16 +69,29 @@ class Answered:
 
 
 @dataclass(frozen=True, slots=True)
+class Conditions:
+    """What a GPU said of itself at one moment."""
+
+    sm_clock_mhz: int
+    memory_clock_mhz: int
+    temperature_c: int
+    power_w: float
+    throttle_reasons: list[str]  # why the clocks are not at their highest, see `gpuqa.hardware.THROTTLE_REASONS`
+
+
+@dataclass(frozen=True, slots=True)
 class Pass:
     """One measured pass of a cell over some of its questions: what the journal keeps until the trial is complete."""
 
     answered: Answered
-    repeat: int  # 0, 1, ...
+    repeat: int  # 0, 1, ... of the cold ones, and of the warm ones
     questions: list[str]  # ids, in the order of the completions
     began_at: float  # seconds since the epoch
     engine_start_s: float  # of the engine that answered
     warmup_s: float  # of the cell on that engine
     peak_memory_gib: float  # right after the pass
+    warm: bool = False  # the same questions had just been answered, and the prefix cache was not reset
+    conditions: list[Conditions] = field(default_factory=list)  # right before and right after; none without NVML
     slice: int | None = None  # of a race (`gpuqa.racing`), instead of all questions; `repeat` is 0 then
 
 
@@ -91,6 +106,9 @@ class Interval:
 @dataclass(frozen=True, slots=True)
 class Measurement:
     """The numbers of one trial. Units are in the names; speeds are medians over the repeats.
+
+    Every repeat begins with an empty prefix cache. Only the `warm_*` numbers are of passes that found the cache as a pass
+    over the same questions had left it; they are in no other number.
 
     A percentile that the sample cannot support is None; see `gpuqa.metrics.percentile`.
 
@@ -134,6 +152,15 @@ class Measurement:
     roofline_fraction: float | None = None  # output_tokens_per_s / the bandwidth bound of the named GPU
     saturated: bool = False  # in any pass, questions came faster than answers: `workload.rate_per_s` is too high
     repeats_began_at: list[float] = field(default_factory=list)  # of every repeat, seconds since the epoch
+    sm_clock_mhz_min: int | None = None  # of all readings of all passes but those of an idle GPU; None without NVML
+    temperature_c_max: int | None = None
+    throttle_reasons: list[str] | None = None  # that were given in any pass, "gpu_idle" apart; None without NVML
+    warm_repeats: int = 0
+    warm_chars_per_s: float | None = None
+    warm_output_tokens_per_s: float | None = None
+    warm_ttft_ms_p50: float | None = None
+    warm_ttft_ms_p95: float | None = None
+    warm_prefix_cache_hit_rate: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

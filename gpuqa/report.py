@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -27,6 +28,12 @@ SHOWN = {  # measurement field -> heading and format
     "e2e_latency_ms_p95": ("p95 ms", ",.0f"),
     "prefix_cache_hit_rate": ("cache hits", ".0%"),
 }
+SHOWN_IF_MEASURED = {  # columns that most studies do not need
+    "warm_chars_per_s": ("warm chars/s", ",.0f"),
+    "warm_ttft_ms_p50": ("warm TTFT p50 ms", ",.1f"),
+    "warm_prefix_cache_hit_rate": ("warm cache hits", ".0%"),
+}
+FORMS = SHOWN | SHOWN_IF_MEASURED
 NO_LEAD = {"first_leads_by": None, "first_leads_low": None, "first_leads_high": None, "p_holm": None}
 TERMINAL = ("chars_per_s", "rouge_l_f1_judge", "rouge_l_f1")  # with the axes, what fits 80 columns
 
@@ -102,7 +109,7 @@ def shown(measurement: Measurement, key: str) -> str:
     if value is None:
         percent = key.rpartition("_p")[2]
         return f"n/a (needs {questions_needed(int(percent))})" if percent.isdigit() else "n/a"
-    return format(value, SHOWN[key][1])
+    return format(value, FORMS[key][1])
 
 
 def axes_of(verdict: Verdict) -> list[str]:
@@ -114,6 +121,8 @@ def to_html(verdict: Verdict, title: str, note: str | None, samples: dict[str, s
     """One self-contained page: the verdict, a plot of speed against quality, the table, an answer of each trial."""
     import jinja2
 
+    found = [standing.trial.measurement for standing in verdict.standings if standing.trial.measurement]
+    columns = [*SHOWN, *(key for key in SHOWN_IF_MEASURED if any(getattr(one, key) is not None for one in found))]
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("gpuqa", ""), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
@@ -122,8 +131,8 @@ def to_html(verdict: Verdict, title: str, note: str | None, samples: dict[str, s
         note=note,
         verdict=verdict,
         axes=axes_of(verdict),
-        headings=[heading for heading, _ in SHOWN.values()],
-        cells=cells,
+        headings=[FORMS[key][0] for key in columns],
+        cells=functools.partial(cells, keys=columns),
         samples=samples,
         comparisons=verdict.comparisons,
         lead=percent,

@@ -112,7 +112,7 @@ class Watch:
             TimeRemainingColumn(),
         )
         self.progress = Progress(*columns, TextColumn("[green]{task.fields[best]}"), console=console)
-        self.repeats = {cell.key: cell.config.workload.repeats for cell in cells}
+        self.repeats = {cell.key: cell.config.workload.repeats + cell.config.workload.warm_repeats for cell in cells}
         self.bar = self.progress.add_task("preparing", total=sum(self.repeats.values()), best="")
         self.passes: dict[str, int] = {}
         self.best: Trial | None = None
@@ -134,7 +134,7 @@ class Watch:
             self.progress.update(self.bar, description=f"slice {measured.slice + 1}")
             return
         self.passes[cell.key] = self.passes.get(cell.key, 0) + 1
-        told = f"repeat {measured.repeat + 1} of {self.repeats[cell.key]}"
+        told = "warm repeats" if measured.warm else f"repeat {measured.repeat + 1} of {cell.config.workload.repeats}"
         self.progress.update(self.bar, completed=sum(self.passes.values()), description=told)
 
     def trial_done(self, trial: Trial, kept: bool) -> None:

@@ -8,14 +8,14 @@ import signal
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from multiprocessing import get_context
 
 from gpuqa import hardware, identity, roofline
 from gpuqa.config import plain
 from gpuqa.engines import EngineFailed
 from gpuqa.failures import explained
-from gpuqa.metrics import Overhead, measure, score_answers
+from gpuqa.metrics import Overhead, measure, measure_warm, score_answers
 from gpuqa.pipeline import Pipeline
 from gpuqa.records import Answer, Measurement, Pass, Question, Trial
 from gpuqa.roots import CellConfig
@@ -70,18 +70,19 @@ class Turn:
     cell: Cell
     repeat: int
     questions: list[Question]
+    warm: bool = False
     slice: int | None = None  # see `Pass`
 
 
 @dataclass(frozen=True, slots=True)
-class Warm:
+class Ready:
     """A cell's pipeline after its warm-up."""
 
     pipeline: Pipeline
     warmup_s: float
 
 
-async def warm_up(cell: Cell, pipeline: Pipeline) -> Warm:
+async def warm_up(cell: Cell, pipeline: Pipeline) -> Ready:
     """Answer the warm-up questions; nobody reads the answers.
 
     Raises:
@@ -89,19 +90,26 @@ async def warm_up(cell: Cell, pipeline: Pipeline) -> Warm:
     """
     began = time.perf_counter()
     await pipeline.answer(repeated(cell.warmup, cell.config.workload.warmup_questions))
-    return Warm(pipeline, time.perf_counter() - began)
+    return Ready(pipeline, time.perf_counter() - began)
 
 
-async def measure_pass(turn: Turn, warm: Warm) -> Pass:
-    """One pass from a cold prefix cache.
+async def measure_pass(turn: Turn, ready: Ready, filled: bool = False) -> Pass:
+    """One pass from a cold prefix cache, or a warm one.
+
+    Args:
+        filled: the cache is as a pass over the same questions left it; where it is not, a pass that nobody counts fills it.
 
     Raises:
         EngineFailed: the engine died or did not answer; the caller writes the failure down and needs a new engine.
     """
-    engine = warm.pipeline.engine
-    await engine.reset_prefix_cache()
-    began_at = time.time()
-    answered = await issue(turn.questions, warm.pipeline.answer, turn.cell.config.workload)
+    engine, workload = ready.pipeline.engine, turn.cell.config.workload
+    if not (turn.warm and filled):
+        await engine.reset_prefix_cache()
+    if turn.warm and not filled:
+        await issue(turn.questions, ready.pipeline.answer, workload)
+    before, began_at = hardware.conditions(), time.time()
+    answered = await issue(turn.questions, ready.pipeline.answer, workload)
+    after = hardware.conditions()
     if all(completion.error for completion in answered.completions):
         raise EngineFailed(f"every question failed, the first with {answered.completions[0].error}")
     return Pass(
@@ -110,8 +118,10 @@ async def measure_pass(turn: Turn, warm: Warm) -> Pass:
         questions=[question.id for question in turn.questions],
         began_at=began_at,
         engine_start_s=engine.start_s,
-        warmup_s=warm.warmup_s,
+        warmup_s=ready.warmup_s,
         peak_memory_gib=hardware.peak_memory_gib(),
+        warm=turn.warm,
+        conditions=[*before, *after],
         slice=turn.slice,
     )
 
@@ -123,6 +133,7 @@ async def score_trial(cell: Cell, passes: Sequence[Pass], scorers: ProcessPoolEx
 
 def trial_of(cell: Cell, passes: Sequence[Pass]) -> Ended:
     """The same in this process, which it keeps busy for long enough to disturb a clock."""
+    warm, passes = [one.answered for one in passes if one.warm], [one for one in passes if not one.warm]
     answered = [one.answered for one in passes]
     answers = score_answers(cell.questions, answered[0])
     overhead = Overhead(
@@ -130,8 +141,10 @@ def trial_of(cell: Cell, passes: Sequence[Pass]) -> Ended:
         passes[0].warmup_s,
         max(one.peak_memory_gib for one in passes),
         [one.began_at for one in passes],
+        [reading for one in passes for reading in one.conditions],
     )
     measurement = measure(answered, answers, overhead, not cell.config.sampling.ignore_eos)
+    measurement = replace(measurement, **measure_warm(warm))  # type: ignore[arg-type]
     return cell.trial(roofline.with_fraction(measurement, cell.config)), answers
 
 

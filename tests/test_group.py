@@ -164,3 +164,22 @@ def test_three_cells_that_break_in_a_row_while_measuring_end_their_group(tmp_pat
     assert outcome.engine_starts == 3
     assert sum("skipped after 3 failures in a row" in (trial.error or "") for trial in outcome.trials) == 2
     assert all(trial.error for trial in outcome.trials)
+
+
+def test_a_warm_pass_finds_the_cache_filled_also_after_an_interruption(tmp_path: Path) -> None:
+    rows = [{"engine": "vllm_cpu", "prompt": name, "workload__warm_repeats": 1} for name in ("bare", "structured")]
+    cells = prepared(*rows)
+    cut = Stops(after=1)
+    with pytest.raises(KeyboardInterrupt):
+        asyncio.run(study.run(cells, Journal(tmp_path), cut))
+    kept = Journal(tmp_path).read_passes(cut.passes[0][0])
+    assert [one.warm for one in kept] == [False], "the warm pass of the first cell has to be primed on a new engine"
+    outcome, recorder = run(cells, tmp_path)
+    assert len(recorder.passes) == 3
+    for trial in outcome.trials:
+        found = trial.measurement
+        assert (found.repeats, found.warm_repeats) == (1, 1)
+        assert found.warm_prefix_cache_hit_rate > found.prefix_cache_hit_rate
+        assert found.warm_prefix_cache_hit_rate > 0.3, "whole blocks of 32 tokens"
+        assert found.warm_chars_per_s > 0
+    assert outcome.trials[0].measurement.prefix_cache_hit_rate == 0, "bare prompts share no block, so cold is cold"

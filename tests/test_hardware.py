@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import psutil
 import pytest
 
 from gpuqa import hardware
+from gpuqa.records import Conditions
 
 MIB = 2**20
 
@@ -147,3 +150,80 @@ def test_a_process_that_is_gone_held_no_memory():
         process.wait()
     assert not Path(f"/proc/{process.pid}").exists()
     assert hardware.high_water_bytes(process.pid) == 0
+
+
+class StandInNvml(ModuleType):
+    """A stand-in for nvidia-ml-py's `pynvml` with one GPU, because a test machine has neither; it counts what is left open."""
+
+    NVML_CLOCK_SM, NVML_CLOCK_MEM, NVML_TEMPERATURE_GPU = 1, 2, 0
+
+    class NVMLError(Exception): ...
+
+    def __init__(self, reasons: int = 0, broken: str = "") -> None:
+        super().__init__("pynvml")
+        self.reasons, self.broken, self.opened, self.asked = reasons, broken, 0, []
+
+    def _answer(self, name: str, value: object) -> object:
+        if name == self.broken:
+            raise self.NVMLError("Not Supported")
+        return value
+
+    def nvmlInit(self) -> None:  # noqa: N802  # NVML's own names, here and below
+        self._answer("init", None)
+        self.opened += 1
+
+    def nvmlShutdown(self) -> None:  # noqa: N802
+        self.opened -= 1
+
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> str:  # noqa: N802
+        self.asked.append(index)
+        return f"gpu {index}"
+
+    def nvmlDeviceGetHandleByUUID(self, uuid: str) -> str:  # noqa: N802
+        self.asked.append(uuid)
+        return uuid
+
+    def nvmlDeviceGetCurrentClocksThrottleReasons(self, _: str) -> object:  # noqa: N802
+        return self._answer("reasons", self.reasons)
+
+    def nvmlDeviceGetClockInfo(self, _: str, clock: int) -> int:  # noqa: N802
+        return {self.NVML_CLOCK_SM: 1980, self.NVML_CLOCK_MEM: 3201}[clock]
+
+    def nvmlDeviceGetTemperature(self, _: str, sensor: int) -> int:  # noqa: N802
+        return 61
+
+    def nvmlDeviceGetPowerUsage(self, _: str) -> object:  # noqa: N802
+        return self._answer("power", 412_500)
+
+
+@pytest.mark.parametrize(
+    ("visible", "asked"), [(None, 0), ("", 0), ("3,1", 3), ("GPU-8f2c", "GPU-8f2c"), ("MIG-8f2c,GPU-1", "MIG-8f2c")]
+)
+def test_the_state_of_the_gpu_that_an_engine_takes_is_read_and_nvml_closed_again(monkeypatch, visible, asked):
+    nvml = StandInNvml(reasons=0x4 | 0x40)
+    monkeypatch.setitem(sys.modules, "pynvml", nvml)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert hardware.conditions() == [Conditions(1980, 3201, 61, 412.5, ["sw_power_cap", "hw_thermal_slowdown"])]
+    assert (nvml.asked, nvml.opened) == ([asked], 0)
+
+
+@pytest.mark.parametrize("broken", ["init", "reasons", "power"])
+def test_a_gpu_that_does_not_tell_its_state_stops_nothing(monkeypatch, broken):
+    nvml = StandInNvml(broken=broken)
+    monkeypatch.setitem(sys.modules, "pynvml", nvml)
+    assert hardware.conditions() == []
+    assert nvml.opened == 0
+
+
+def test_without_nvidia_ml_py_there_are_no_conditions(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pynvml", None)  # as if it were not installed
+    assert hardware.conditions() == []
+
+
+def test_a_child_whose_parent_is_gone_before_it_looks_for_it_ends_too():
+    with subprocess.Popen(["sleep", "0"]) as gone:
+        gone.wait()
+    orphan = f"import time; from gpuqa import hardware; hardware.end_with_parent({gone.pid}); time.sleep(60)"
+    assert subprocess.run([sys.executable, "-c", orphan], timeout=50).returncode == -signal.SIGKILL

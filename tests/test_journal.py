@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gpuqa.journal import Journal
-from gpuqa.records import Answer, Interval, Measurement, Trial
+from gpuqa.records import Answer, Answered, Completion, Conditions, Interval, Measurement, Pass, Trial
 
 
 def measurement() -> Measurement:
@@ -163,3 +163,37 @@ def test_axes_stay_the_text_that_the_user_typed(tmp_path, value):
     journal.write(trial("a"), [])
     journal.write_study([("a", {"key": value})])
     assert journal.read_study()[0].axes == {"key": value}
+
+
+def one_pass(repeat: int, text: str = "warp 是 32 个线程。") -> Pass:
+    said = Completion(text, "stop", 20, 9, 16, False, 0.1, 0.5)
+    conditions = [Conditions(1980, 3201, 61, 412.5, ["sw_power_cap"])]
+    answered = Answered([said, replace(said, error="E: 太长", first_token_s=None)], 0.5, [0.4, 0.5], saturated=True)
+    return Pass(answered, repeat, ["a", "b"], 1.25e9, 14.5, 0.25, 1.5, warm=repeat == 2, conditions=conditions)
+
+
+def test_passes_come_back_as_they_were_written_and_go_with_their_trial(tmp_path):
+    journal = Journal(tmp_path)
+    assert journal.read_passes("k") == []
+    written = [one_pass(repeat, "\u2028\x85\n字") for repeat in range(3)]
+    for one in written:
+        journal.write_pass("k", one)
+    assert Journal(tmp_path).read_passes("k") == written
+    journal.write(trial("k", error="died"), [])
+    assert journal.read_passes("k") == written, "what was measured of a failed trial is kept for the next try"
+    journal.write(trial("k"), [answer(1)])
+    assert journal.read_passes("k") == []
+    assert not journal.passes_file("k").exists()
+
+
+def test_a_pass_that_a_kill_tore_off_is_missing_and_the_next_one_stays_intact(tmp_path):
+    journal = Journal(tmp_path)
+    journal.write_pass("k", one_pass(0))
+    safe = journal.passes_file("k").stat().st_size
+    journal.write_pass("k", one_pass(1))
+    whole = journal.passes_file("k").read_bytes()
+    for length in (safe + 1, safe + 40, len(whole) - 2):
+        journal.passes_file("k").write_bytes(whole[:length])
+        assert journal.read_passes("k") == [one_pass(0)], f"torn at byte {length}"
+        journal.write_pass("k", one_pass(2))
+        assert journal.read_passes("k") == [one_pass(0), one_pass(2)], f"torn at byte {length}"

@@ -51,7 +51,7 @@ ROOMS = [  # from the ground up; a room is a module of gpuqa or one of its folde
     "door",
 ]
 DOORS = ["sweep", "predict", "freeze", "compare", "serve", "evaluate", "reproduce", "download", "embedded.train"]
-HEAVY = {"vllm", "torch", "transformers", "tokenizers", "safetensors", "pandas", "huggingface_hub", "modelscope"}
+HEAVY = {"vllm", "torch", "transformers", "tokenizers", "safetensors", "pandas", "huggingface_hub", "modelscope", "pynvml"}
 INSIDE_VLLM = {"gpuqa.engines.burst.scheduler", "gpuqa.engines.burst.requests"}  # vLLM itself imports these
 NAMELESS = {"util", "utils", "common", "helper", "helpers", "base", "manager", "misc"}
 MOST_LINES = 290

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from gpuqa.metrics import Overhead, measure, score_answers
-from gpuqa.records import Answer, Answered, Completion, Interval, Measurement, Question
+from gpuqa.metrics import Overhead, measure, measure_warm, score_answers
+from gpuqa.records import Answer, Answered, Completion, Conditions, Interval, Measurement, Question
 from gpuqa.statistics import speed_interval
 
 QUESTIONS = [
@@ -167,3 +167,31 @@ def test_a_trial_without_a_single_token_has_numbers_too() -> None:
 def test_a_trial_is_saturated_where_any_of_its_passes_was(answers: list[Answer], found: Measurement) -> None:
     assert not found.saturated
     assert measure([FIRST, replace(SECOND, saturated=True), THIRD], answers, OVERHEAD).saturated
+
+
+def test_the_state_of_the_gpu_is_summarised_over_all_readings(answers: list[Answer], found: Measurement) -> None:
+    assert (found.sm_clock_mhz_min, found.temperature_c_max, found.throttle_reasons) == (None, None, None)
+    readings = [
+        Conditions(345, 2600, 40, 80.0, ["gpu_idle"]),  # before the first pass: it says nothing of what the pass ran at
+        Conditions(1755, 3201, 71, 690.0, ["sw_power_cap"]),
+        Conditions(1980, 3201, 66, 500.0, []),
+        Conditions(1200, 3201, 70, 650.0, ["hw_thermal_slowdown", "sw_power_cap"]),
+    ]
+    hot = measure([FIRST, SECOND], answers, replace(OVERHEAD, conditions=readings))
+    assert (hot.sm_clock_mhz_min, hot.temperature_c_max) == (1200, 71)
+    assert hot.throttle_reasons == ["hw_thermal_slowdown", "sw_power_cap"]
+    assert measure([FIRST], answers, replace(OVERHEAD, conditions=readings[2:3])).throttle_reasons == []
+
+
+def test_warm_passes_have_numbers_of_their_own(found: Measurement) -> None:
+    assert (found.warm_repeats, found.warm_chars_per_s, found.warm_prefix_cache_hit_rate) == (0, None, None)
+    assert measure_warm([]) == {}
+    cached = [replace(CUDA, cached_tokens=9), replace(TWO_LINES, cached_tokens=18), FAILED]
+    assert measure_warm([replace(FIRST, completions=cached, seconds=0.5)]) == {
+        "warm_repeats": 1,
+        "warm_chars_per_s": 18.0,  # 9 characters
+        "warm_output_tokens_per_s": 8.0,
+        "warm_ttft_ms_p50": pytest.approx(150.0),
+        "warm_ttft_ms_p95": None,
+        "warm_prefix_cache_hit_rate": pytest.approx(0.27),
+    }

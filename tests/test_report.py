@@ -190,6 +190,17 @@ def test_the_page_shows_the_verdict_the_note_and_marks_the_winner(tmp_path):
     assert page.cells[1] == ["prompt=slow", "+4900.0%", "n/a", "n/a"]
 
 
+def test_warm_numbers_are_shown_where_they_were_measured(tmp_path):
+    none = {"warm_chars_per_s": None, "warm_ttft_ms_p50": None, "warm_prefix_cache_hit_rate": None}
+    cold, both = trial({"prompt": "cold"}, chars_per_s=9.0, **none), trial({"prompt": "both"}, warm_chars_per_s=1234.0)
+    assert "warm chars/s" not in page_of(decide([cold], RULE), tmp_path)
+    page = Page(page_of(decide([cold, both], RULE), tmp_path))
+    table = [row for row in page.cells if len(row) > 4]
+    column = table[0].index("warm chars/s")
+    assert {row[0]: row[column] for row in table[1:]} == {"cold": "n/a", "both": "1,234"}
+    assert next(row for row in rows_of(decide([both], RULE), tmp_path))["warm_chars_per_s"] == "1234.0"
+
+
 def test_without_a_note_or_a_winner_the_page_shows_none(tmp_path):
     verdict = decide([trial({"prompt": "bare"}, rouge_l_f1_judge=0.1)], RULE)
     text = page_of(verdict, tmp_path)

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from gpuqa import frozen, report
+from gpuqa import finals, frozen, report
 from gpuqa.criteria import SelectionConfig
 from gpuqa.journal import Journal
 from gpuqa.records import Trial
 from gpuqa.roots import StudyConfig
-from gpuqa.selection import decide
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -19,11 +18,17 @@ NO_WINNER = 1
 
 
 def conclude(trials: Sequence[Trial], study: StudyConfig, rule: SelectionConfig, journal: Journal, console: Console) -> int:
-    """Exit code 0 with a frozen winner, NO_WINNER without one; then no frozen file is left either."""
-    folder, verdict = study.folder, decide(trials, rule, {one.key: journal.answers(one.key) for one in trials})
+    """Exit code 0 with a frozen winner, NO_WINNER without one; then no frozen file is left either.
+
+    Args:
+        trials: of the first round.
+    """
+    final = finals.judge(trials, rule, journal)
+    folder, verdict, answers = study.folder, final.verdict, final.answers
     title = f"Study {study.name}"
     note = next((trial.pipeline["model"]["note"] for trial in trials), None)
-    report.write(verdict, title, note, journal.first_answers(), folder)
+    samples = {key: f"{kept[0].question}\n{kept[0].answer}" for key, kept in answers.items() if kept}
+    report.write(verdict, title, note, samples, folder)
     console.print(report.to_table(verdict, title))
     for standing in verdict.standings:
         if standing.objections:

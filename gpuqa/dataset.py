@@ -1,16 +1,18 @@
 """A question file becomes a list of questions.
 
-Formats, told apart by content:
+Formats, told apart by content, tables by the ending of the file's name:
 
 * Alpaca JSON: `[{"instruction": ..., "input": ..., "output": ...}, ...]`
 * chat JSONL: `{"messages": [{"role": "user", ...}, {"role": "assistant", ...}]}` a line
 * question/answer JSONL or JSON: `{"question": ..., "answer": ...}`
 * text blocks: `1. 问题：... 答案：...`
+* CSV (`.csv`) and tab-separated (`.tsv`) tables with a header of these fields' names, an `id` if there is one
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import re
 from pathlib import Path
@@ -23,6 +25,7 @@ from gpuqa.records import Question
 
 BLOCK_START = re.compile(r"^\s*(?:\d+\s*[.、．)）]\s*)?问题\s*[：:]", re.M)
 BLOCK_ANSWER = re.compile(r"答案\s*[：:]")
+SEPARATORS = {".csv": ",", ".tsv": "\t"}
 ACCEPTED = 'a row needs "instruction" and "output", or "question" and "answer", or "messages" of a user and an assistant'
 
 
@@ -48,7 +51,10 @@ def read_questions(path: Path) -> list[Question]:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read as UTF-8 text: {error}") from error
-    rows = parse_blocks(text) if text.lstrip()[:1] not in ("[", "{") else parse_json(text, path)
+    if path.suffix.lower() in SEPARATORS:
+        rows = parse_table(text, path)
+    else:
+        rows = parse_blocks(text) if text.lstrip()[:1] not in ("[", "{") else parse_json(text, path)
     if not rows:
         raise UserError(f"{path}: holds no questions; {ACCEPTED}")
     questions = [to_question(row, number, path) for number, row in enumerate(rows, 1)]
@@ -76,6 +82,20 @@ def parse_json(text: str, path: Path) -> list[Any]:
             except json.JSONDecodeError as error:
                 raise UserError(f"{path}: line {number} is not valid JSON: {error}") from error
     return rows
+
+
+def parse_table(text: str, path: Path) -> list[Any]:
+    """Rows of a table; every cell is text, also one that says NA."""
+    import pandas as pd  # a second to import
+
+    try:
+        table = pd.read_csv(io.StringIO(text), sep=SEPARATORS[path.suffix.lower()], dtype=str, keep_default_na=False)
+    except pd.errors.ParserError as error:
+        told = str(error).strip()
+        raise UserError(f"{path}: is not a valid table: {told}; quote cells that hold separators or line breaks") from error
+    except pd.errors.EmptyDataError:
+        return []
+    return table.to_dict("records")
 
 
 def parse_blocks(text: str) -> list[dict[str, str]]:

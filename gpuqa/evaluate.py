@@ -22,9 +22,10 @@ import httpx
 from gpuqa import dataset
 from gpuqa.config import check
 from gpuqa.door import enter
+from gpuqa.http_config import Status
 from gpuqa.metrics import score_answers
 from gpuqa.records import Answer, Answered, Completion, Question
-from gpuqa.roots import EvaluateConfig, Status, resolve
+from gpuqa.roots import EvaluateConfig, resolve
 from gpuqa.statistics import bootstrap_interval, percentile, questions_needed
 
 BROKEN = 1

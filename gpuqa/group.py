@@ -19,6 +19,7 @@ from typing import Protocol
 from gpuqa.engine_log import captured, root_cause
 from gpuqa.engines import Engine, EngineFailed
 from gpuqa.journal import Journal
+from gpuqa.ladder import above, lowest_first, rate_of, skip
 from gpuqa.pipeline import Pipeline, start_engine
 from gpuqa.prompts import load_tokenizer
 from gpuqa.records import Pass, Question, Trial
@@ -54,6 +55,7 @@ class Group:
 
     def __init__(self, cells: Sequence[Cell], desk: Desk) -> None:
         self.desk, self.tokenizer = desk, load_tokenizer(cells[0].config.model)
+        self.cells = sorted(cells, key=rate_of)
         self.waiting = list(cells)  # have passes to be measured
         self.passes = {cell.key: [one for one in desk.journal.read_passes(cell.key) if one.slice is None] for cell in cells}
         self.scoring: list[asyncio.Task[Ended]] = []
@@ -66,14 +68,15 @@ class Group:
     async def run(self) -> AsyncIterator[Ended]:
         """Every cell's trial. A cell that breaks the engine is a failed one, and the rest get a new engine."""
         try:
-            for cell in list(self.waiting):
-                self.end_if_complete(cell)  # a kill may have come between the last pass and the trial
+            for ended in self.take_up():
+                yield ended
             while self.waiting:
                 for ended in await self.start():
                     yield ended
                 for cell, step in self.steps():
                     try:
-                        await step()
+                        for ended in await step():
+                            yield ended
                     except EngineFailed as error:
                         for ended in await self.fail(cell, str(error)):
                             yield ended
@@ -89,6 +92,12 @@ class Group:
         finally:
             await self.close()
 
+    def take_up(self) -> list[Ended]:
+        """Go on where a kill came between the last pass and the trial, or the trials that it makes needless."""
+        for cell in list(self.waiting):
+            self.end_if_complete(cell)
+        return [ended for cell in self.cells for ended in self.skip_above(cell)]
+
     async def start(self) -> list[Ended]:
         """Start the engine; where it does not start, that is the failure of all who wait for it."""
         self.desk.observer.engine_starts(self.waiting[0])
@@ -99,12 +108,14 @@ class Group:
             failed, self.waiting = self.waiting, []
             return [(cell.failed(str(error)), []) for cell in failed]
 
-    def steps(self) -> Iterator[tuple[Cell, Callable[[], Awaitable[None]]]]:
+    def steps(self) -> Iterator[tuple[Cell, Callable[[], Awaitable[list[Ended]]]]]:
         """What is to be done with an engine that has just started, and for which cell."""
         for cell in list(self.waiting):
             yield cell, partial(self.warm_up, cell)
         for repeat in range(max((cell.config.workload.repeats for cell in self.waiting), default=0)):
-            for cell in in_order(self.waiting, repeat):
+            for cell in lowest_first(in_order(self.waiting, repeat)):
+                if cell not in self.waiting:  # skipped meanwhile
+                    continue
                 last = repeat == cell.config.workload.repeats - 1
                 for turn in self.missing(cell):
                     if last if turn.warm else turn.repeat == repeat:  # warm ones at once after the last cold one
@@ -117,14 +128,15 @@ class Group:
         warm = [Turn(cell, repeat, cell.questions, warm=True) for repeat in range(workload.warm_repeats)]
         return [turn for turn in [*cold, *warm] if (turn.warm, turn.repeat) not in kept]
 
-    async def warm_up(self, cell: Cell) -> None:
+    async def warm_up(self, cell: Cell) -> list[Ended]:
         """Make a cell ready on this engine."""
         assert self.engine is not None, "steps come after `start`"
         self.ready[cell.key] = await warm_up(cell, Pipeline(self.engine, self.tokenizer, cell.config))
         self.answered.add(cell.key)
+        return []
 
-    async def measure(self, turn: Turn) -> None:
-        """Measure and keep one pass."""
+    async def measure(self, turn: Turn) -> list[Ended]:
+        """Measure and keep one pass; the trials that it makes needless."""
         cell = turn.cell
         measured = await measure_pass(turn, self.ready[cell.key], filled=self.cached == (cell.key, turn.questions))
         self.cached = cell.key, turn.questions
@@ -133,6 +145,15 @@ class Group:
         self.failures = 0
         self.desk.observer.pass_done(cell, measured)
         self.end_if_complete(cell)
+        return self.skip_above(cell)
+
+    def skip_above(self, cell: Cell) -> list[Ended]:
+        """The higher rungs of a ladder that a saturated pass ended."""
+        if not any(one.answered.saturated for one in self.passes[cell.key] if not one.warm):
+            return []
+        rungs = above(cell, self.waiting)
+        self.waiting = [one for one in self.waiting if one not in rungs]
+        return [(skip(one, cell), []) for one in rungs]
 
     def keep(self, cell: Cell, measured: Pass) -> None:
         """Remember a pass that is in the journal."""

@@ -19,7 +19,7 @@ def objections(trial: Trial, trials: Sequence[Trial], rule: SelectionConfig, ans
     if trial.dropped is not None:
         return (f"dropped: {trial.dropped.reason}",)
     if found is None:
-        return (f"failed: {trial.error}",)
+        return (f"skipped: {trial.skipped}" if trial.skipped else f"failed: {trial.error}",)
     best = max((best_of(one, found.questions) for one in trials), default=0.0)
     against = limits(found, best, rule)
     if (baseline := baseline_of(trial, trials, rule)) is not None:

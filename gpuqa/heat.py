@@ -69,7 +69,8 @@ def race_of(cells: Sequence[Cell], kept: Mapping[str, Trial], journal: Journal) 
 def digest_of(cells: Sequence[Cell]) -> str:
     """What the decisions of a race depend on beside the passes: who runs, the rule, the settings."""
     config = cells[0].config
-    return identity.sha256_of([sorted(cell.key for cell in cells), plain(asdict(config.selection)), asdict(config.study)])
+    racing = {key: value for key, value in asdict(config.study).items() if key.startswith("racing")}
+    return identity.sha256_of([sorted(cell.key for cell in cells), plain(asdict(config.selection)), racing])
 
 
 class Heat(Group):
@@ -78,9 +79,9 @@ class Heat(Group):
     def __init__(self, cells: Sequence[Cell], race: Race, desk: Desk) -> None:
         super().__init__(cells, desk)
         self.race, self.engine_key = race, cells[0].engine_key
-        self.cells = {cell.key: cell for cell in cells}
+        self.by_key = {cell.key: cell for cell in cells}
         self.glimpses = {
-            key: {one.slice: one for one in desk.journal.read_passes(key) if one.slice is not None} for key in self.cells
+            key: {one.slice: one for one in desk.journal.read_passes(key) if one.slice is not None} for key in self.by_key
         }
         self.scores: dict[Ask, asyncio.Task[Ended]] = {}
 
@@ -96,23 +97,23 @@ class Heat(Group):
             if not all(map(self.is_kept, asks)):
                 break
             await self.judge(asks)
-        staying = [self.cells[one.key] for one in self.race.running() if one.key in self.cells]
-        self.waiting = [self.cells[ask.key] for ask in asks] or [cell for cell in staying if self.missing(cell)]
+        staying = [self.by_key[one.key] for one in self.race.running() if one.key in self.by_key]
+        self.waiting = [self.by_key[ask.key] for ask in asks] or [cell for cell in staying if self.missing(cell)]
         if not self.waiting:
             self.end_all()
 
-    def steps(self) -> Iterator[tuple[Cell, Callable[[], Awaitable[None]]]]:
+    def steps(self) -> Iterator[tuple[Cell, Callable[[], Awaitable[list[Ended]]]]]:
         """Round after round, then what those that stay still lack."""
         while asks := self.race.next_round(self.engine_key):
-            by_key = {ask.key: ask for ask in asks}
-            cells = in_order([self.cells[key] for key in by_key], asks[0].repeat or 0)
+            asked = {ask.key: ask for ask in asks}
+            cells = in_order([self.by_key[key] for key in asked], asks[0].repeat or 0)
             self.waiting = cells
             yield from self.warm_ups(cells)
             for cell in cells:
-                if not self.is_kept(by_key[cell.key]):
-                    yield cell, partial(self.measure, self.turn(by_key[cell.key]))
+                if cell in self.waiting and not self.is_kept(asked[cell.key]):
+                    yield cell, partial(self.measure, self.turn(asked[cell.key]))
             yield cells[0], partial(self.judge, asks)
-        self.waiting = [self.cells[one.key] for one in self.race.running() if one.key in self.cells]
+        self.waiting = [self.by_key[one.key] for one in self.race.running() if one.key in self.by_key]
         lacking = [cell for cell in self.waiting if self.missing(cell)]
         yield from self.warm_ups(lacking)
         for cell in lacking:
@@ -120,7 +121,7 @@ class Heat(Group):
                 yield cell, partial(self.measure, turn)
         self.end_all()
 
-    def warm_ups(self, cells: Sequence[Cell]) -> Iterator[tuple[Cell, Callable[[], Awaitable[None]]]]:
+    def warm_ups(self, cells: Sequence[Cell]) -> Iterator[tuple[Cell, Callable[[], Awaitable[list[Ended]]]]]:
         """Those that are not warm on this engine."""
         for cell in cells:
             if cell.key not in self.ready:
@@ -128,7 +129,7 @@ class Heat(Group):
 
     def turn(self, ask: Ask) -> Turn:
         """The pass that a race asks for."""
-        cell = self.cells[ask.key]
+        cell = self.by_key[ask.key]
         if ask.slice is None:
             return next(turn for turn in self.missing(cell) if turn.repeat == ask.repeat and not turn.warm)
         return Turn(cell, 0, self.race.slices[ask.slice], slice=ask.slice)
@@ -153,7 +154,7 @@ class Heat(Group):
 
     def end_all(self) -> None:
         """Have the trials made of those that stay; nobody waits any more."""
-        staying = [self.cells[one.key] for one in self.race.running() if one.key in self.cells]
+        staying = [self.by_key[one.key] for one in self.race.running() if one.key in self.by_key]
         for cell in [one for one in staying if self.passes[one.key] and not self.missing(one)]:
             self.scoring.append(asyncio.create_task(score_trial(cell, self.passes[cell.key], self.desk.scorers)))
         self.waiting = []
@@ -161,7 +162,7 @@ class Heat(Group):
     def score(self, ask: Ask) -> asyncio.Task[Ended]:
         """The trial of a slice, or of the repeats up to this one."""
         if ask not in self.scores:
-            cell = self.cells[ask.key]
+            cell = self.by_key[ask.key]
             passes = sorted(
                 (one for one in self.passes[ask.key] if one.repeat <= (ask.repeat or 0)), key=lambda one: one.repeat
             )
@@ -170,14 +171,19 @@ class Heat(Group):
             self.scores[ask] = asyncio.create_task(score_trial(cell, passes, self.desk.scorers))
         return self.scores[ask]
 
-    async def judge(self, asks: Sequence[Ask]) -> None:
+    async def judge(self, asks: Sequence[Ask]) -> list[Ended]:
         """Tell the race what a round showed, as soon as it is scored."""
-        for ask in asks:
+        for ask in filter(self.is_kept, asks):  # all but a rung that was skipped meanwhile
             trial, answers = await asyncio.shield(self.score(ask))
             if ask.slice is None:
                 self.race.measured(trial, answers)
             elif trial.measurement is not None:
                 self.race.saw(ask.key, Glimpse(trial.measurement, answers))
+        return []
+
+    def skip_above(self, cell: Cell) -> list[Ended]:
+        """The higher rungs of a ladder that a saturated pass ended."""
+        return self.told(super().skip_above(cell))
 
     async def start(self) -> list[Ended]:
         """Start the engine; who cannot be measured runs no more."""
@@ -187,8 +193,8 @@ class Heat(Group):
         """Give up a cell and its engine."""
         return self.told(await super().fail(cell, error))
 
-    def told(self, failed: list[Ended]) -> list[Ended]:
-        """The race knows of failures."""
-        for trial, answers in failed:
+    def told(self, ended: list[Ended]) -> list[Ended]:
+        """The race knows of those that failed or were skipped."""
+        for trial, answers in ended:
             self.race.measured(trial, answers)
-        return failed
+        return ended

@@ -36,6 +36,11 @@ def sha256_of(value: Any) -> str:
     return hashlib.sha256(json.dumps(plain(value), sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
+def again(key: str) -> str:
+    """The key of a trial that is measured a second time, as a finalist: the same but for that."""
+    return sha256_of(["measured again", key])
+
+
 def sha256_of_files(folder: Path, patterns: Iterable[str]) -> str:
     """Digest over names and contents of the files that match."""
     files = sorted({file for pattern in patterns for file in folder.glob(pattern) if file.is_file()})

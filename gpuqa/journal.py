@@ -92,11 +92,18 @@ class Journal:
         """A trial that has ended needs its passes no more."""
         self.passes_file(key).unlink(missing_ok=True)
 
-    def write_study(self, cells: Sequence[tuple[str, dict[str, str]]]) -> None:
-        """Note which trials the study is made of, by key and axes, before the first of them runs."""
+    def write_study(self, cells: Sequence[tuple[str, dict[str, str]]], finalists: int = 0) -> None:
+        """Note which trials the study is made of, by key and axes, and how many finalists it has, before the first runs."""
         self.folder.mkdir(parents=True, exist_ok=True)
         rows = [{"trial": key, "axes": axes} for key, axes in cells]
-        self.study_file.write_text(yaml.safe_dump({"cells": rows}, allow_unicode=True, sort_keys=False), encoding="utf-8")
+        content = {"finalists": finalists, "cells": rows}
+        self.study_file.write_text(yaml.safe_dump(content, allow_unicode=True, sort_keys=False), encoding="utf-8")
+
+    def finalists(self) -> int:
+        """How many finalists the study has; none where nobody noted a study."""
+        if not self.study_file.exists():
+            return 0
+        return int(yaml.safe_load(self.study_file.read_text(encoding="utf-8")).get("finalists", 0))
 
     def read_study(self) -> list[Trial]:
         """The trials of the study that are on the disk, in the study's order."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, Self, TypeVar
 
 from gpuqa.cleanup import clean
 from gpuqa.config import ModelConfig, PipelineConfig, SamplingConfig, UserError
 from gpuqa.dataset import read_questions
-from gpuqa.engines import Engine, backend_class
+from gpuqa.engines import Engine, EngineFailed, backend_class
 from gpuqa.places import find
 from gpuqa.prompts import PromptEncoder, decode_all, load_tokenizer
 from gpuqa.records import Completion, EncodedPrompt, Generation
@@ -55,6 +56,33 @@ class Pipeline:
             return []
         prompts = await self._tokenize(self._encode, questions, sum(map(len, questions)))
         generations = await self.engine.generate([prompt.token_ids for prompt in prompts], self.config.sampling, self.stop)
+        return await self._complete(prompts, generations)
+
+    async def answer_in_time(self, questions: Sequence[str], clock: asyncio.Timeout) -> list[Completion]:
+        """As `answer`, but when the clock runs out or the engine dies, the answers that are done are returned and the
+        others are empty: `finish_reason` "late" or "lost". Whoever made the clock may move it meanwhile.
+
+        Raises:
+            EngineFailed: the whole engine is gone, and no answer was done.
+        """
+        prompts: list[EncodedPrompt] = [EncodedPrompt([], False)] * len(questions)
+        finished: dict[int, Generation] = {}
+        missing = Generation(finish_reason="late", error="the deadline came before the answer")
+        try:
+            async with clock:
+                prompts = await self._tokenize(self._encode, questions, sum(map(len, questions)))
+                token_ids = [prompt.token_ids for prompt in prompts]
+                await self.engine.generate(token_ids, self.config.sampling, self.stop, finished)
+        except TimeoutError:
+            pass
+        except EngineFailed as error:
+            if not finished:
+                raise
+            missing = Generation(finish_reason="lost", error=str(error))
+        return await self._complete(prompts, [finished.get(place, missing) for place in range(len(questions))])
+
+    async def _complete(self, prompts: Sequence[EncodedPrompt], generations: Sequence[Generation]) -> list[Completion]:
+        """The text of each generation, beside what it took."""
         texts = await self._tokenize(self._decode, generations, sum(len(one.token_ids) for one in generations))
         return [
             Completion(
@@ -66,6 +94,7 @@ class Pipeline:
                 question_was_cut=prompt.question_was_cut,
                 first_token_s=generation.first_token_s,
                 last_token_s=generation.last_token_s,
+                queue_s=generation.queue_s,
                 error=generation.error,
             )
             for prompt, generation, text in zip(prompts, generations, texts, strict=True)
@@ -88,6 +117,23 @@ class Pipeline:
         return [clean(text, self.config.prompt.cleanup) for text in texts]
 
 
+async def warm_up(pipeline: Pipeline, questions: Sequence[str], batch: int | None) -> int:
+    """Answer at the shapes that will come: one question alone, then `batch` of them at once (None: as many as the engine
+    takes at once; a few more questions than given are made by numbering them) -> answers made.
+
+    Raises:
+        EngineFailed: not one question was answered, or the engine is gone.
+    """
+    args = pipeline.config.engine.args
+    size = batch or int(args.get("max_num_seqs") or args.get("batch_size") or len(questions))
+    many = [f"{place // len(questions) or ''}{questions[place % len(questions)]}" for place in range(max(size, len(questions)))]
+    completions = [*await pipeline.answer(questions[:1]), *await pipeline.answer(many)]
+    failed = [completion.error for completion in completions if completion.error]
+    if len(failed) == len(completions):
+        raise EngineFailed(f"every warm-up question failed, the first with {failed[0]}")
+    return len(completions) - len(failed)
+
+
 def checked_tokenizer(config: PipelineConfig) -> Any:
     """The pipeline's tokenizer, after everything was checked that needs no engine.
 
@@ -104,8 +150,12 @@ async def start_engine(config: PipelineConfig) -> Engine:
     """The engine of a pipeline; pipelines with equal engine keys may share it."""
     args = config.engine_args()
     backend = backend_class(config.engine.backend)
-    await asyncio.to_thread(backend.check_args, args)  # its first call imports the backend: seconds
-    return await backend.start(find(config.model.path, "model.path"), config.model.trust_remote_code, config.engine, args)
+    gc.disable()  # importing and building make a million objects that stay: a tenth of the time would be looking for garbage
+    try:
+        await asyncio.to_thread(backend.check_args, args)  # its first call imports the backend: seconds
+        return await backend.start(find(config.model.path, "model.path"), config.model.trust_remote_code, config.engine, args)
+    finally:
+        gc.enable()
 
 
 def encoder_for(tokenizer: Any, config: PipelineConfig) -> PromptEncoder:

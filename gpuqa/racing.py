@@ -151,7 +151,8 @@ class Race:
 
     def running(self) -> list[Runner]:
         """Who may still win."""
-        return [one for one in self.runners.values() if one.key not in self.dropped and one.trial.error is None]
+        left = [one for one in self.runners.values() if one.key not in self.dropped]
+        return [one for one in left if one.trial.error is None and one.trial.skipped is None]
 
     def now(self) -> Field:
         """What is known at this moment."""

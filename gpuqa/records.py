@@ -6,6 +6,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 IDLE = "gpu_idle"
+SETTINGS = {
+    IDLE,
+    "applications_clocks_setting",
+    "sync_boost",
+    "display_clock_setting",
+}  # throttle reasons of no concern
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +39,12 @@ class Generation:
     """
 
     token_ids: list[int] = field(default_factory=list)
-    finish_reason: str = "error"  # "stop": a stop token ended it; "length": max_tokens did; "error"
+    finish_reason: str = "error"  # "stop": a stop token ended it; "length": max_tokens did; without an answer: "error": the
+    # engine refused the prompt; "late": the deadline came first; "lost": the engine died
     cached_tokens: int = 0  # prompt tokens that came out of the prefix cache
     first_token_s: float | None = None
     last_token_s: float | None = None
+    queue_s: float | None = None  # how long it waited in the engine's queue, where the engine tells
     error: str | None = None
 
 
@@ -52,6 +60,7 @@ class Completion:
     question_was_cut: bool
     first_token_s: float | None
     last_token_s: float | None
+    queue_s: float | None = None
     error: str | None = None
 
 
@@ -152,6 +161,7 @@ class Measurement:
     roofline_fraction: float | None = None  # output_tokens_per_s / the bandwidth bound of the named GPU
     saturated: bool = False  # in any pass, questions came faster than answers: `workload.rate_per_s` is too high
     repeats_began_at: list[float] = field(default_factory=list)  # of every repeat, seconds since the epoch
+    first_round_chars_per_s: float | None = None  # of a finalist, whose other numbers are from measuring it again
     sm_clock_mhz_min: int | None = None  # of all readings of all passes but those of an idle GPU; None without NVML
     temperature_c_max: int | None = None
     throttle_reasons: list[str] | None = None  # that were given in any pass, "gpu_idle" apart; None without NVML
@@ -199,6 +209,7 @@ class Trial:
     measurement: Measurement | None = None
     error: str | None = None
     setting: dict[str, Any] = field(default_factory=dict)  # dataset, workload and gpu as they were configured
+    skipped: str | None = None  # why it was not measured, and will not be as long as that holds; no failure
     dropped: Dropped | None = None  # then there is no measurement: such a trial can neither win nor be ranked
 
     @property

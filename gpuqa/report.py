@@ -1,7 +1,8 @@
-"""Trials -> leaderboard (pandas, CSV), a table in the terminal, and one HTML page."""
+"""Trials -> leaderboard (CSV), a table in the terminal, and one HTML page."""
 
 from __future__ import annotations
 
+import csv
 import functools
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -15,7 +16,6 @@ from gpuqa.selection import Standing, Verdict
 from gpuqa.statistics import questions_needed
 
 if TYPE_CHECKING:
-    import pandas
     from rich.table import Table
 
 SHOWN = {  # measurement field -> heading and format
@@ -28,7 +28,8 @@ SHOWN = {  # measurement field -> heading and format
     "e2e_latency_ms_p95": ("p95 ms", ",.0f"),
     "prefix_cache_hit_rate": ("cache hits", ".0%"),
 }
-SHOWN_IF_MEASURED = {  # columns that most studies do not need
+SHOWN_IF_MEASURED = {  # columns that not every study has
+    "first_round_chars_per_s": ("first round", ",.0f"),
     "warm_chars_per_s": ("warm chars/s", ",.0f"),
     "warm_ttft_ms_p50": ("warm TTFT p50 ms", ",.1f"),
     "warm_prefix_cache_hit_rate": ("warm cache hits", ".0%"),
@@ -38,10 +39,11 @@ NO_LEAD = {"first_leads_by": None, "first_leads_low": None, "first_leads_high": 
 TERMINAL = ("chars_per_s", "rouge_l_f1_judge", "rouge_l_f1")  # with the axes, what fits 80 columns
 
 
-def leaderboard(verdict: Verdict) -> pandas.DataFrame:
-    """One row a trial in the verdict's order: its axes, whether it may win, how far the first leads it, every number."""
-    import pandas as pd  # a second to import
+def leaderboard(verdict: Verdict) -> list[dict[str, Any]]:
+    """One row a trial in the verdict's order: its axes, whether it may win, how far the first leads it, every number.
 
+    Plain rows: importing pandas takes longer than all else that the end of a study does. A failed trial has no numbers.
+    """
     leads, rows = {id(one.other): lead_of(one) for one in verdict.comparisons}, []
     for rank, standing in enumerate(verdict.standings, 1):
         trial = standing.trial
@@ -49,7 +51,16 @@ def leaderboard(verdict: Verdict) -> pandas.DataFrame:
         eligible = {"rank": rank, "eligible": not standing.objections, "objections": "; ".join(standing.objections)}
         eligible |= {"dropped": trial.dropped is not None, "pareto": standing.on_front, **leads.get(id(trial), NO_LEAD)}
         rows.append({**eligible, **trial.axes, **numbers, "trial": trial.key[:16]})
-    return pd.DataFrame(rows)
+    return rows
+
+
+def to_csv(rows: Sequence[dict[str, Any]], file: Path) -> None:
+    """Rows as CSV, a column for every key that any of them has; nothing where a row has no value."""
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    with file.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.DictWriter(stream, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def lead_of(found: Comparison) -> dict[str, float | None]:
@@ -65,14 +76,19 @@ def flat(measurement: Measurement) -> dict[str, Any]:
         if key.endswith("_interval"):
             numbers |= {f"{key}_{end}": value and value[end] for end in ("low", "high")}
         else:
-            numbers[key] = " ".join(f"{one:.6g}" for one in value) if isinstance(value, list) else value
+            numbers[key] = " ".join(map(text_of, value)) if isinstance(value, list) else value
     return numbers
+
+
+def text_of(value: float | str) -> str:
+    """One of several values in a cell; thirteen digits, for moments in seconds since the epoch."""
+    return value if isinstance(value, str) else f"{value:.13g}"
 
 
 def write(verdict: Verdict, title: str, note: str | None, samples: dict[str, str], folder: Path) -> None:
     """leaderboard.csv and report.html in the study's folder. `samples`: one answer of each trial, by key."""
     folder.mkdir(parents=True, exist_ok=True)
-    leaderboard(verdict).to_csv(folder / "leaderboard.csv", index=False)
+    to_csv(leaderboard(verdict), folder / "leaderboard.csv")
     (folder / "report.html").write_text(to_html(verdict, title, note, samples), encoding="utf-8")
 
 
@@ -99,7 +115,8 @@ def cells(trial: Trial, keys: Sequence[str] = tuple(SHOWN)) -> list[str]:
     """The shown numbers of a trial as text; of a dropped one in brackets: not of all its questions, or not of all repeats."""
     seen = seen_of(trial)
     if seen is None:
-        return ["dropped" if trial.dropped else "failed", *[""] * (len(keys) - 1)]
+        why = "dropped" if trial.dropped else "skipped" if trial.skipped else "failed"
+        return [why, *[""] * (len(keys) - 1)]
     return [f"({shown(seen, key)})" if trial.dropped else shown(seen, key) for key in keys]
 
 

@@ -6,7 +6,6 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, is_dataclass
-from enum import Enum
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,13 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from gpuqa.config import ModelConfig, PipelineConfig, UserError, check
 from gpuqa.criteria import DatasetConfig, ExecutorConfig, GpuConfig, SelectionConfig, WorkloadConfig
-
-
-class Status(Enum):
-    """What `GET /` says once the service is ready; it tells the evaluator how to send its questions."""
-
-    batch = "batch"
-    ok = "ok"
+from gpuqa.http_config import HttpConfig
 
 
 @dataclass
@@ -31,13 +24,15 @@ class StudyConfig:
 
     name: str = MISSING
     root: str = "experiments"
+    finalists: int = 3  # of the first round, measured again in a fresh engine before the verdict; 0: the first round decides
     racing: bool = False  # ask all cells a slice first and drop those that cannot win; see `gpuqa.racing`
     racing_first_slice: int = 16  # questions
     racing_growth: int = 4  # each slice is so many times as large as the one before
-    racing_confidence: float = 0.95  # that the winner of the full grid is not dropped
+    racing_confidence: float = 0.9  # that the winner of the full grid is not dropped
     racing_seed: int = 0  # which questions are in the slices
 
     def __post_init__(self) -> None:
+        check(self.finalists >= 0, "study.finalists", self.finalists, "an integer of at least 0")
         check(self.racing_first_slice >= 2, "study.racing_first_slice", self.racing_first_slice, "an integer of at least 2")
         check(self.racing_growth >= 1, "study.racing_growth", self.racing_growth, "an integer of at least 1")
         sure = self.racing_confidence
@@ -74,21 +69,6 @@ class PredictConfig(CellConfig):
         most = self.sampling.max_tokens
         allowed = f"an integer from 1 to sampling.max_tokens ({most}), or null"
         check(self.answer_tokens is None or 1 <= self.answer_tokens <= most, "answer_tokens", self.answer_tokens, allowed)
-
-
-@dataclass
-class HttpConfig:
-    """The HTTP side of `serve`; free to change without touching what was frozen."""
-
-    host: str = "0.0.0.0"
-    port: int = 8000
-    status: Status = Status.batch
-    batch_str_as_list: bool = True  # in batch mode a str prompt is answered by a list of one
-    shutdown_timeout_s: int = 330
-
-    def __post_init__(self) -> None:
-        check(0 <= self.port <= 65535, "http.port", self.port, "an integer from 0 (any free port) to 65535")
-        check(self.shutdown_timeout_s >= 1, "http.shutdown_timeout_s", self.shutdown_timeout_s, "at least 1 second")
 
 
 @dataclass

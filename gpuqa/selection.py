@@ -15,7 +15,8 @@ from typing import Any
 from gpuqa.comparison import Comparison, compare_all, merit, quality, speed
 from gpuqa.criteria import Rule, SelectionConfig
 from gpuqa.guards import Answers, name_of, objections, text_of, unguarded
-from gpuqa.records import Trial
+from gpuqa.records import SETTINGS, Trial
+from gpuqa.statistics import Trend, trend
 
 BEST = {Rule.fastest: "fastest", Rule.best_quality: "best in rouge_l_f1", Rule.weighted: "best by weight", Rule.knee: "knee"}
 
@@ -47,6 +48,7 @@ class Verdict:
     outcome: Outcome | None = None  # None without a winner
     first: Trial | None = None  # the best by the rule: what `comparisons` compares; not the winner in a tie
     comparisons: list[Comparison] = field(default_factory=list)
+    drift: Trend | None = None  # of speeds over the study; None where no cell has two repeats
 
 
 def decide(trials: Sequence[Trial], rule: SelectionConfig, answers: Answers | None = None) -> Verdict:
@@ -58,19 +60,29 @@ def decide(trials: Sequence[Trial], rule: SelectionConfig, answers: Answers | No
     answers = answers or {}
     front = pareto_front(trials)
     standings = [Standing(one, objections(one, trials, rule, answers), any(one is other for other in front)) for one in trials]
-    ranked = rank([one.trial for one in standings if not one.objections], rule)
+    ranked = sorted(rank([one.trial for one in standings if not one.objections], rule), key=lambda one: not is_finalist(one))
     place = {id(one): number for number, one in enumerate(ranked)}
     standings.sort(
         key=lambda one: (place.get(id(one.trial), len(place)), one.trial.error is not None, -speed(one.trial)),
     )
+    drift = drift_of(trials)
     if not ranked:
-        return Verdict(standings, None, why_nobody(standings))
-    comparisons = compare_all(ranked[0], ranked[1:], rule, answers)
+        return Verdict(standings, None, why_nobody(standings), drift=drift)
+    finals = [one for one in ranked if is_finalist(one)] or ranked
+    comparisons = compare_all(ranked[0], finals[1:], rule, answers)
     outcome, tied = outcome_of(comparisons, rule)
     winner = min([ranked[0], *tied], key=simplicity(rule)) if outcome is Outcome.TIE else ranked[0]
     standings.sort(key=lambda one: one.trial is not winner)
-    reason = " ".join([*why(outcome, winner, ranked, comparisons, standings, rule), *warnings(trials, rule)])
-    return Verdict(standings, winner, reason, outcome, ranked[0], comparisons)
+    reason = " ".join([*why(outcome, winner, ranked, comparisons, standings, rule), *warnings(trials, rule, drift)])
+    return Verdict(standings, winner, reason, outcome, ranked[0], comparisons, drift)
+
+
+def is_finalist(trial: Trial) -> bool:
+    """Whether the trial's numbers are from measuring it again: then it stands before all that were measured once.
+
+    What was measured once and kept for being the best was lucky, as a rule; see `gpuqa.finals`.
+    """
+    return trial.measurement is not None and trial.measurement.first_round_chars_per_s is not None
 
 
 def outcome_of(comparisons: Sequence[Comparison], rule: SelectionConfig) -> tuple[Outcome, list[Trial]]:
@@ -153,6 +165,10 @@ def why(
         told.append(f"The first, {ranked[0].name}, leads it by {lead(against, rule)}: not shown to be more than chance.")
     elif comparisons:
         told.append(f"It leads the next, {comparisons[0].other.name}, by {lead(comparisons[0], rule)}.")
+    if is_finalist(winner):
+        first = winner.measurement.first_round_chars_per_s if winner.measurement else None
+        count = sum(is_finalist(one) for one in ranked)
+        told.append(f"{count} finalists were measured again, and that decides; in the first round it had {first:,.0f} chars/s.")
     if outcome is Outcome.INCONCLUSIVE:
         told.append(f"Not conclusive: {why_not(tied, rule)}; {len(tied)} other trials may be as good or better.")
     return told
@@ -186,13 +202,29 @@ def lead(found: Comparison, rule: SelectionConfig) -> str:
     return f"{found.difference:.1%} ({rule.confidence:.0%} interval {ends}, p {found.p_value:.3g} after Holm)"
 
 
-def warnings(trials: Sequence[Trial], rule: SelectionConfig) -> list[str]:
-    """What the verdict could not look at."""
-    off = unguarded(trials, rule)
-    if not off or rule.min_rouge_l_f1_ratio == rule.min_answer_chars_ratio == 0:
-        return []
-    names = ", ".join(dict.fromkeys(name_of(one) for one in off))
-    return [f"Guards were off for {len(off)} trials ({names}): nothing unquantized was measured beside them."]
+def warnings(trials: Sequence[Trial], rule: SelectionConfig, drift: Trend | None) -> list[str]:
+    """What the verdict could not look at, and what speaks against its numbers."""
+    found, off = [], unguarded(trials, rule)
+    if off and not rule.min_rouge_l_f1_ratio == rule.min_answer_chars_ratio == 0:
+        names = ", ".join(dict.fromkeys(name_of(one) for one in off))
+        found.append(f"Guards were off for {len(off)} trials ({names}): nothing unquantized was measured beside them.")
+    if drift and drift.p_value <= 1 - rule.confidence:
+        found.append(
+            f"Speeds drifted by {drift.change:+.1%} over the study (p {drift.p_value:.3g}): cells of one engine took turns and "
+            "are fair to each other, cells of different engines are not."
+        )
+    reasons = [set(one.measurement.throttle_reasons or ()) - SETTINGS for one in trials if one.measurement]
+    if any(reasons):
+        slow = min(one.measurement.sm_clock_mhz_min or 0 for one in trials if one.measurement)
+        told = ", ".join(sorted(set.union(*reasons)))
+        found.append(f"The GPU was held back in {sum(map(bool, reasons))} trials ({told}; SM clock down to {slow} MHz).")
+    return found
+
+
+def drift_of(trials: Sequence[Trial]) -> Trend | None:
+    """The trend of all repeats of a study over its time."""
+    found = [one.measurement for one in trials if one.measurement]
+    return trend([one.repeats_began_at for one in found], [one.chars_per_s_repeats for one in found])
 
 
 def why_nobody(standings: Sequence[Standing]) -> str:

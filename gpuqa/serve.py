@@ -3,30 +3,40 @@
     python -m gpuqa.serve                                            # experiments/embedded/frozen.yaml on port 8000
     python -m gpuqa.serve frozen=experiments/mine/frozen.yaml http=serial http.port=9000
 
-Exit codes: 0 after SIGTERM or Ctrl-C, 1 the engine did not start, 2 the input is wrong.
+SIGTERM or Ctrl-C drains: not ready at once, running requests finish, exit. A second one ends everything at once.
+Exit codes: 0 after a signal, 128 + its number after a second one, 1 there is no engine, 2 the input is wrong.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
-import signal
+import os
 import socket
 from dataclasses import replace
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import uvicorn
+from prometheus_client import CollectorRegistry
 
 from gpuqa import frozen, identity
+from gpuqa.access import read_keys
 from gpuqa.config import PipelineConfig, UserError
 from gpuqa.door import enter
+from gpuqa.hardware import kill_children
+from gpuqa.http_config import HttpConfig, Logs
 from gpuqa.pipeline import Pipeline, warmup_questions
 from gpuqa.places import find
-from gpuqa.roots import HttpConfig, ServeConfig, resolve
+from gpuqa.roots import ServeConfig, resolve
 from gpuqa.server import create_app
+from gpuqa.service import Service
+from gpuqa.telemetry import JsonLines, Telemetry
 
 log = logging.getLogger("gpuqa.serve")
 FAILED = 1
+LAST_BYTES_S = 5  # for answers that are on their way to slow clients when everything else has ended
 NOWHERE = ("192.0.2.1", 9)  # RFC 5737: an address for documentation; a UDP connect sends nothing
 
 
@@ -37,14 +47,16 @@ def main() -> None:
 
 def serve(composed: Any) -> int:
     """Run until a signal ends it -> exit code."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     config = resolve(composed, ServeConfig)
+    log_to_stderr(config.http.logs)
     content = frozen.read(Path(config.frozen))
     pipeline = frozen.pipeline_config(content, Path(config.frozen))
     if config.model_path is not None:
         pipeline = replace(pipeline, model=replace(pipeline.model, path=config.model_path))
-    verify(config, content, pipeline)
+    here = identity.environment()
+    verify(config, content, pipeline, here)
     warmup = warmup_questions(pipeline.model, config.warmup)
+    keys = read_keys(config.http.keys_file, config.http.keys_variable)
     check_port(config.http)
     introduce(config, content)
     failures: list[str] = []
@@ -53,13 +65,52 @@ def serve(composed: Any) -> int:
         failures.append(reason)
         server.should_exit = True
 
-    app = create_app(lambda: Pipeline.start(pipeline), warmup, config.http, give_up)
-    limits = {"timeout_graceful_shutdown": config.http.shutdown_timeout_s, "access_log": False}
-    server = uvicorn.Server(uvicorn.Config(app, host=config.http.host, port=config.http.port, log_config=None, **limits))  # type: ignore[arg-type]
-    for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn raises them again when it is done; that must not kill us
-        signal.signal(number, lambda *_: None)
+    telemetry = Telemetry(CollectorRegistry())
+    telemetry.introduce(labels(content, here))
+    service = Service(lambda: Pipeline.start(pipeline), warmup, config.http, telemetry, give_up)
+    server = Server(create_app(service, facts(config, content, here), keys), service)
     server.run()
     return FAILED if failures or not server.started else 0
+
+
+class Server(uvicorn.Server):
+    """uvicorn, which drains the service on the first signal while health checks are answered, and ends at the second."""
+
+    def __init__(self, app: Any, service: Service) -> None:
+        http = service.http
+        options: dict[str, Any] = {"log_config": None, "access_log": False, "timeout_graceful_shutdown": LAST_BYTES_S}
+        super().__init__(uvicorn.Config(app, host=http.host, port=http.port, **options))
+        self.service = service
+        self._signalled = False
+        self._draining: asyncio.Task[None] | None = None
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        self._loop = asyncio.get_running_loop()
+        await super().serve(sockets)
+
+    def handle_exit(self, sig: int, _: FrameType | None) -> None:
+        if self._signalled:
+            kill_children(set())
+            os._exit(128 + sig)
+        self._signalled = True
+        self._loop.call_soon_threadsafe(self._begin_to_end)
+
+    def _begin_to_end(self) -> None:
+        self._draining = asyncio.create_task(self._drain())  # kept: the loop holds tasks weakly
+
+    async def _drain(self) -> None:
+        await self.service.drain()
+        self.should_exit = True
+
+
+def log_to_stderr(logs: Logs) -> None:
+    """Log lines of this process, of vLLM's too, which keeps its own form unless it is told before it is imported."""
+    handler = logging.StreamHandler()
+    text = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
+    handler.setFormatter(JsonLines() if logs is Logs.json else text)
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    if logs is Logs.json:
+        os.environ.setdefault("VLLM_CONFIGURE_LOGGING", "0")
 
 
 def check_port(http: HttpConfig) -> None:
@@ -74,7 +125,7 @@ def check_port(http: HttpConfig) -> None:
         ) from error
 
 
-def verify(config: ServeConfig, content: dict[str, Any], pipeline: PipelineConfig) -> None:
+def verify(config: ServeConfig, content: dict[str, Any], pipeline: PipelineConfig, here: dict[str, Any]) -> None:
     """Refuse to serve anything but what was measured, unless `allow_mismatch` says otherwise."""
     differences = frozen.mismatches(
         content, pipeline, find(pipeline.model.path, "model_path" if config.model_path else "model.path")
@@ -86,7 +137,6 @@ def verify(config: ServeConfig, content: dict[str, Any], pipeline: PipelineConfi
         )
     for difference in differences:
         log.warning("allow_mismatch=true: %s", difference)
-    here = identity.environment()
     for name, version in content["versions"].items():
         if here["versions"].get(name) != version:
             log.warning("measured with %s %s, serving with %s", name, version, here["versions"].get(name))
@@ -110,6 +160,28 @@ def has_route() -> bool:
         except OSError:
             return False
     return True
+
+
+def labels(content: dict[str, Any], here: dict[str, Any]) -> dict[str, str]:
+    """What is served, for `gpuqa_build_info`."""
+    groups = {group: str(content["pipeline"][group]["name"]) for group in ("model", "prompt", "quantization", "engine")}
+    versions = {"version": here["versions"]["gpuqa"], "code": here["code"][:16], "commit": identity.git_commit() or ""}
+    return {**versions, "frozen_digest": content["digest"], **groups, "device": here["device"]}
+
+
+def facts(config: ServeConfig, content: dict[str, Any], here: dict[str, Any]) -> dict[str, Any]:
+    """What `GET /info` shows. Without the engine's environment: somebody may have put a secret there."""
+    engine = {key: value for key, value in content["pipeline"]["engine"].items() if key != "env"}
+    optional = ("study", "axes", "setting", "note", "selection", "git_commit", "frozen_at", "trial")
+    return {
+        "frozen": {
+            "file": config.frozen,
+            **{key: content[key] for key in ("digest", "digests", "versions", "device", "driver", "reason", "measurement")},
+            **{key: content.get(key) for key in optional},
+            "pipeline": {**content["pipeline"], "engine": engine},
+        },
+        "here": {**here, "git_commit": identity.git_commit(), "allow_mismatch": config.allow_mismatch},
+    }
 
 
 if __name__ == "__main__":

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from gpuqa.records import Interval
 
 RESAMPLES = 10_000
+PERMUTATIONS = 2_000
 EXACT = 13  # up to so many questions every sign pattern is tried: 8,192 of them
 NODES, WEIGHTS = np.polynomial.legendre.leggauss(96)
 
@@ -34,6 +36,14 @@ class Estimate:
         """Two-sided t interval of the difference."""
         half = t_quantile(confidence, self.freedom) * self.error
         return Interval(self.difference - half, self.difference + half)
+
+
+@dataclass(frozen=True, slots=True)
+class Trend:
+    """How speeds changed from the first pass of a study to its last, as a share, and how often chance does as much."""
+
+    change: float
+    p_value: float
 
 
 def median_and_mad(values: Sequence[float]) -> tuple[float, float]:
@@ -98,20 +108,27 @@ def t_tails(t: float, freedom: float) -> float:
     start = math.atan(t / math.sqrt(freedom))
     half = (math.pi / 2 - start) / 2
     tail = half * float(WEIGHTS @ np.cos(start + half * (NODES + 1)) ** (freedom - 1))
-    whole = math.sqrt(math.pi) / 2 * math.exp(math.lgamma(freedom / 2) - math.lgamma((freedom + 1) / 2))
-    return min(1.0, tail / whole)
+    return min(1.0, tail / quarter(freedom))
+
+
+def quarter(freedom: float) -> float:
+    """The integral of cos(angle) ** (freedom - 1) over a quarter turn, by which `t_tails` divides."""
+    return math.sqrt(math.pi) / 2 * math.exp(math.lgamma(freedom / 2) - math.lgamma((freedom + 1) / 2))
 
 
 def t_quantile(confidence: float, freedom: float) -> float:
-    """The t between whose two signs lies that share of Student's distribution; found by halving."""
-    low, high = 0.0, math.pi / 2
-    for _ in range(32):
-        middle = (low + high) / 2
-        if t_tails(math.sqrt(freedom) * math.tan(middle), freedom) > 1 - confidence:
-            low = middle
-        else:
-            high = middle
-    return math.sqrt(freedom) * math.tan((low + high) / 2)
+    """The t between whose two signs lies that share of Student's distribution with one degree of freedom or more.
+
+    Newton's method on the angle, from 0: the tails fall ever more slowly there, so that no step goes too far.
+    """
+    angle, whole = 0.0, quarter(freedom)
+    for _ in range(100):  # 2 to 8 steps for 95 %
+        t = math.sqrt(freedom) * math.tan(angle)
+        step = (t_tails(t, freedom) - (1 - confidence)) * whole / math.cos(angle) ** (freedom - 1)
+        angle += step
+        if step < 1e-12:
+            break
+    return math.sqrt(freedom) * math.tan(angle)
 
 
 def paired_interval(ours: Sequence[float], theirs: Sequence[float], confidence: float = 0.95) -> Interval:
@@ -136,6 +153,48 @@ def sign_flip_p_value(ours: Sequence[float], theirs: Sequence[float], seed: int 
     flipped = np.abs((1 - 2 * patterns) @ differences)
     as_far = int((flipped >= abs(differences.sum()) * (1 - 1e-9)).sum())
     return as_far / len(flipped) if len(differences) <= EXACT else (as_far + 1) / (len(flipped) + 1)
+
+
+def trend(moments: Sequence[Sequence[float]], speeds: Sequence[Sequence[float]], seed: int = 0) -> Trend | None:
+    """Whether speeds, each relative to its cell's own median, rise or fall with time. Cells with one repeat say nothing.
+
+    Spearman's correlation of time and relative speed over all passes; its p-value by permuting the speeds of each cell among
+    that cell's own moments (Good, Permutation Tests, 2nd ed. 2000, on restricted permutations), because relative speeds of one
+    cell depend on each other. Passes of one cell must be spread over the study for a drift to show: see `gpuqa.group`.
+
+    Args:
+        moments: when the repeats of each cell began, s; a row a cell, as `speeds`.
+    """
+    rows = [pair for pair in zip(moments, speeds, strict=True) if len(pair[0]) == len(pair[1]) > 1 and min(pair[1]) > 0]
+    if not rows:
+        return None
+    relative = [np.log(speed) - np.median(np.log(speed)) for _, speed in rows]
+    times, ranks = ranked(np.concatenate([moment for moment, _ in rows])), ranked(np.concatenate(relative))
+    ends = np.cumsum([len(one) for one in relative])
+    generator, shuffled = np.random.default_rng(seed), np.empty((PERMUTATIONS, len(ranks)))
+    for begin, end in zip([0, *ends[:-1]], ends, strict=True):
+        shuffled[:, begin:end] = generator.permuted(np.tile(ranks[begin:end], (PERMUTATIONS, 1)), axis=1)
+    found, chance = float(times @ ranks), shuffled @ times
+    middle = float(chance.mean())  # not 0: a cell that is all fast and measured late is no drift
+    as_far = int((np.abs(chance - middle) >= abs(found - middle) * (1 - 1e-9)).sum())
+    return Trend(change_over(rows), (as_far + 1) / (PERMUTATIONS + 1))
+
+
+def change_over(rows: Sequence[tuple[Sequence[float], Sequence[float]]]) -> float:
+    """The share by which speeds change from the first to the last moment: the common slope of log speed within cells."""
+    moments = [np.asarray(moment) for moment, _ in rows]
+    within = np.concatenate([moment - moment.mean() for moment in moments])
+    logs = np.concatenate([np.log(speed) - np.log(speed).mean() for _, speed in rows])
+    square = float(within @ within)
+    slope = float(within @ logs) / square if square else 0.0
+    return math.expm1(slope * (max(one.max() for one in moments) - min(one.min() for one in moments)))
+
+
+def ranked(values: Any) -> Any:
+    """Ranks around 0, ties at their mean."""
+    _, places, counts = np.unique(values, return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(counts) - (counts - 1) / 2)[places]
+    return ranks - ranks.mean()
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from gpuqa import dataset, identity
+from gpuqa import dataset, identity, ladder
 from gpuqa.config import UserError
 from gpuqa.engines import backend_class
 from gpuqa.executors import EXECUTORS
@@ -58,11 +58,15 @@ def prepare(configs: Sequence[tuple[CellConfig, dict[str, str]]]) -> list[Cell]:
 
 async def run(cells: Sequence[Cell], journal: Journal, observer: Observer) -> Outcome:
     """Run every cell that the journal does not hold yet; failed ones are tried again."""
-    racing = cells[0].config.study.racing
+    racing = cells[0].config.study.racing and not cells[0].again
     done = kept_trials(cells, journal, racing)
     for trial in done.values():
         observer.trial_done(trial, kept=True)
     kept, counted = len(done), Counted(observer)
+    for trial in ladder.skipped_by(cells, done):
+        journal.write(trial, [])
+        done[trial.key] = trial
+        observer.trial_done(trial, kept=True)
     with start_scorers() as scorers:
         desk = Desk(journal, scorers, counted)
         async for trial, answers in race(cells, done, desk) if racing else full_grid(cells, done, desk):
@@ -84,13 +88,10 @@ def kept_trials(cells: Sequence[Cell], journal: Journal, racing: bool) -> dict[s
     known, race_digest = journal.read(), digest_of(cells)
     found = {cell.key: replace(known[cell.key], axes=cell.axes) for cell in cells if cell.key in known}
     if racing:
-        ended = len(found) == len(cells) and all(ends(trial, race_digest) for trial in found.values())
-        return (
-            found
-            if ended
-            else {key: one for key, one in found.items() if ends(one, race_digest) and not journal.read_passes(key)}
-        )
-    complete = {key: one for key, one in found.items() if one.error is None and one.dropped is None}
+        settled = {key: one for key, one in found.items() if ends(one, race_digest)}
+        under_way = len(settled) < len(cells)
+        return {key: one for key, one in settled.items() if not (under_way and journal.read_passes(key))}
+    complete = {key: one for key, one in found.items() if one.measurement is not None}
     for key in complete:
         journal.forget_passes(key)  # a kill may have come between the trial and that
     return complete
@@ -98,7 +99,7 @@ def kept_trials(cells: Sequence[Cell], journal: Journal, racing: bool) -> dict[s
 
 def ends(trial: Trial, race: str) -> bool:
     """Whether a trial needs no more measuring in that race."""
-    return trial.error is None and (trial.dropped is None or trial.dropped.race == race)
+    return trial.measurement is not None or (trial.dropped is not None and trial.dropped.race == race)
 
 
 def full_grid(cells: Sequence[Cell], done: Mapping[str, Trial], desk: Desk) -> AsyncIterator[Ended]:

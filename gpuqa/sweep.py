@@ -13,12 +13,13 @@ import asyncio
 import os
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from gpuqa import hardware, report, study
+from gpuqa import finals, hardware, report, study
 from gpuqa.comparison import speed
 from gpuqa.conclusion import conclude
 from gpuqa.config import UserError
@@ -48,14 +49,28 @@ def sweep(composed: Any) -> int:
         console.print(f"[yellow]{note}[/]")
     journal, began = Journal(where.folder), time.perf_counter()
     with journal.locked():
-        journal.write_study([(cell.key, cell.axes) for cell in cells])
+        journal.write_study([(cell.key, cell.axes) for cell in cells], where.finalists)
         try:
             with Watch(console, cells) as watch:
                 outcome = asyncio.run(study.run(cells, journal, watch))
+            console.print(summary(outcome, time.perf_counter() - began))
+            measure_finalists(cells, outcome.trials, journal, console)
         except KeyboardInterrupt:
             return interrupted(cells, journal, console)
-        console.print(summary(outcome, time.perf_counter() - began))
         return conclude(outcome.trials, where, cells[0].config.selection, journal, console)
+
+
+def measure_finalists(cells: Sequence[Cell], trials: Sequence[Trial], journal: Journal, console: Console) -> None:
+    """Measure those who may win again, in fresh engines: the best of many first measurements is too good to be true."""
+    chosen = finals.choose(trials, cells[0].config.selection, journal)
+    again = [replace(cell, again=True) for one in chosen.finalists for cell in cells if cell.key == one.key]
+    if not again:
+        return
+    began = time.perf_counter()
+    console.print(f"{len(again)} finalists are measured again (study.finalists={cells[0].config.study.finalists})")
+    with Watch(console, again) as watch:
+        outcome = asyncio.run(study.run(again, journal, watch))
+    console.print(summary(outcome, time.perf_counter() - began))
 
 
 def interrupted(cells: Sequence[Cell], journal: Journal, console: Console) -> int:
@@ -90,13 +105,14 @@ def setting(cells: Sequence[Cell]) -> str:
 
 def summary(outcome: study.Outcome, seconds: float) -> str:
     """What the study cost, and what sharing engines and racing saved."""
-    measured = len(outcome.trials) - outcome.kept
+    skipped = sum(trial.skipped is not None for trial in outcome.trials)
+    measured = len(outcome.trials) - outcome.kept - skipped
     saved = max(0, measured - outcome.engine_starts)
-    kept = f", {outcome.kept} kept from an earlier run" if outcome.kept else ""
     dropped = sum(trial.dropped is not None for trial in outcome.trials)
-    out = f", {dropped} dropped before their end" if dropped else ""
-    told = f"{measured} trials measured{kept}{out}; {outcome.engine_starts} engine starts, {saved} saved by sharing"
-    return f"{told}; {seconds:.0f} s"
+    kept = f", {outcome.kept} kept from an earlier run" if outcome.kept else ""
+    kept += f", {skipped} skipped" if skipped else ""
+    kept += f", {dropped} dropped before their end" if dropped else ""
+    return f"{measured} trials measured{kept}; {outcome.engine_starts} engine starts, {saved} saved by sharing; {seconds:.0f} s"
 
 
 class Watch:
@@ -145,6 +161,7 @@ class Watch:
         self.passes[trial.key] = self.repeats[trial.key]
         self.progress.update(self.bar, completed=sum(self.passes.values()), best=best)
         told = f"failed: {trial.error}" if trial.error else f"{speed(trial):,.0f} chars/s"
+        told = f"skipped: {trial.skipped}" if trial.skipped else told
         told = f"dropped: {trial.dropped.reason}" if trial.dropped else told
         line = f"  {trial.name}: {told}{' (kept)' if kept else ''}"
         self.progress.console.print(line, markup=False, highlight=False)

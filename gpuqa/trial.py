@@ -33,11 +33,12 @@ class Cell:
     questions: list[Question]
     warmup: list[str]
     identity: dict[str, object]
+    again: bool = False  # a finalist that is measured a second time, see `gpuqa.finals`
 
     @property
     def key(self) -> str:
         """Digest of all that a trial's numbers depend on: the same key means the same trial."""
-        return identity.sha256_of(
+        key = identity.sha256_of(
             {
                 "pipeline": self.config.as_dict(),
                 "workload": self.config.workload.__dict__,
@@ -45,6 +46,7 @@ class Cell:
                 "identity": self.identity,
             }
         )
+        return identity.again(key) if self.again else key
 
     @property
     def engine_key(self) -> str:
@@ -55,6 +57,10 @@ class Cell:
     def failed(self, error: str) -> Trial:
         """This cell as a trial that did not work."""
         return self.trial(None, explained(error))
+
+    def skipped(self, reason: str) -> Trial:
+        """This cell as a trial that nobody needs."""
+        return replace(self.trial(None), skipped=reason)
 
     def trial(self, measurement: Measurement | None, error: str | None = None) -> Trial:
         """This cell with what became of it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 from collections.abc import Callable
@@ -84,6 +85,28 @@ def test_files_from_windows_are_read_alike(to_text: Callable[[Pairs], str], enco
     crlf = encoding != "utf-8-sig"
     windows = written(tmp_path / "windows", content.replace("\n", "\r\n") if crlf else content, "utf-8" if crlf else encoding)
     assert read_questions(windows) == read_questions(plain)
+
+
+@pytest.mark.parametrize(("ending", "separator"), [(".csv", ","), (".TSV", "\t")])
+def test_a_table_gives_the_same_questions_and_digest(ending: str, separator: str, tmp_path: Path) -> None:
+    pairs = [*PAIRS, ("NA", "null, \t 1.0")]  # words that a reader of tables may take for missing or for numbers
+    with (path := tmp_path / f"questions{ending}").open("w", encoding="utf-8-sig", newline="") as stream:
+        csv.writer(stream, delimiter=separator).writerows([("instruction", "output"), *pairs])
+    assert digest(read_questions(path)) == digest(read_questions(written(tmp_path / "plain", question_lines(pairs))))
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("", "holds no questions"),
+        ("question,answer\n", "holds no questions"),
+        ("什么是 warp？,32 个线程\na,b\n", r"row 1 has the fields .*a row needs"),
+        ("question,answer\na,b\nc,d,e\n", "is not a valid table.*quote cells"),
+    ],
+)
+def test_a_table_that_is_none_is_refused(content: str, told: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=told):
+        read_questions(written(tmp_path / "questions.csv", content))
 
 
 sentences = st.text(st.characters(exclude_categories=["Cs"]), min_size=1).map(str.strip).filter(bool)

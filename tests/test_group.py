@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_study import BARE, KEYWORDS, break_down, die, engines, one_thread, prepared, run  # noqa: F401
+from test_study import BARE, KEYWORDS, Recorder, die, engines, one_thread, prepared, run  # noqa: F401
 
 from gpuqa import group, study
 from gpuqa.engines import EngineFailed
@@ -166,20 +166,27 @@ def test_three_cells_that_break_in_a_row_while_measuring_end_their_group(tmp_pat
     assert all(trial.error for trial in outcome.trials)
 
 
-def test_a_warm_pass_finds_the_cache_filled_also_after_an_interruption(tmp_path: Path) -> None:
-    rows = [{"engine": "vllm_cpu", "prompt": name, "workload__warm_repeats": 1} for name in ("bare", "structured")]
-    cells = prepared(*rows)
-    cut = Stops(after=1)
-    with pytest.raises(KeyboardInterrupt):
-        asyncio.run(study.run(cells, Journal(tmp_path), cut))
-    kept = Journal(tmp_path).read_passes(cut.passes[0][0])
-    assert [one.warm for one in kept] == [False], "the warm pass of the first cell has to be primed on a new engine"
-    outcome, recorder = run(cells, tmp_path)
-    assert len(recorder.passes) == 3
-    for trial in outcome.trials:
-        found = trial.measurement
-        assert (found.repeats, found.warm_repeats) == (1, 1)
-        assert found.warm_prefix_cache_hit_rate > found.prefix_cache_hit_rate
-        assert found.warm_prefix_cache_hit_rate > 0.3, "whole blocks of 32 tokens"
-        assert found.warm_chars_per_s > 0
-    assert outcome.trials[0].measurement.prefix_cache_hit_rate == 0, "bare prompts share no block, so cold is cold"
+class Keeps(Recorder):
+    """A recorder that keeps the passes themselves, which go with their trials."""
+
+    def pass_done(self, cell: Cell, measured: Pass) -> None:
+        super().pass_done(cell, measured)
+        self.kept = [*getattr(self, "kept", []), (cell.key, measured)]
+
+
+def test_a_warm_pass_finds_the_cache_filled_also_on_a_new_engine(tmp_path: Path) -> None:
+    rows = [{"engine": "vllm_cpu", "prompt": name, "workload__warm_repeats": 1} for name in ("structured", "few_shot")]
+    cells, journals = prepared(*rows), [Journal(tmp_path / name) for name in ("whole", "cut")]
+    whole, cut = (Keeps(journal) for journal in journals)
+    undisturbed = asyncio.run(study.run(cells, journals[0], whole))
+    assert [one.warm for _, one in whole.kept] == [False, True] * 2, "at once after the cold one"
+    for key, measured in whole.kept:
+        if not measured.warm:  # as if a kill had come before the warm ones
+            journals[1].write_pass(key, measured)
+    resumed = asyncio.run(study.run(cells, journals[1], cut))
+    assert [one.warm for _, one in cut.kept] == [True] * 2
+    for before, after in zip(undisturbed.trials, resumed.trials, strict=True):
+        assert before.measurement.warm_prefix_cache_hit_rate == after.measurement.warm_prefix_cache_hit_rate
+        assert before.measurement.warm_prefix_cache_hit_rate > before.measurement.prefix_cache_hit_rate
+        assert after.measurement.chars_per_s_repeats == before.measurement.chars_per_s_repeats
+        assert (after.measurement.repeats, after.measurement.warm_repeats) == (1, 1)

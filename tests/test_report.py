@@ -16,7 +16,7 @@ from rich.console import Console
 
 from gpuqa import report
 from gpuqa.conclusion import conclude
-from gpuqa.criteria import SelectionConfig
+from gpuqa.criteria import Rule, SelectionConfig
 from gpuqa.journal import Journal
 from gpuqa.places import conf_folder
 from gpuqa.records import Answer, Interval, Measurement, Trial
@@ -32,6 +32,11 @@ def measurement(**numbers: Any) -> Measurement:
     base: dict[str, Any] = {field.name: 10.0 + place for place, field in enumerate(fields(Measurement))}
     base |= {key: Interval(place / 100, 0.5) for place, key in enumerate(base) if key.endswith("_interval")}
     base |= {"answers_empty": 0.0, "truncated_fraction": 0.125, "chars_per_s_repeats": [1.5, 2.5]}
+    base |= {
+        "repeats_began_at": [1763990000.25, 1763990042.5],
+        "throttle_reasons": ["sw_power_cap"],
+        "first_round_chars_per_s": None,
+    }
     return Measurement(**{**base, "rouge_l_f1_judge": 0.4, "rouge_l_f1": 0.5, **numbers})
 
 
@@ -109,14 +114,16 @@ def test_the_leaderboard_has_a_row_a_trial_with_axes_rule_and_every_number(tmp_p
     low = trial({"prompt": "keywords", "engine.args.max_num_seqs": "16"}, chars_per_s=900.0, rouge_l_f1_judge=0.1)
     failed = trial({"prompt": "broken", "engine.args.max_num_seqs": "16"}, error="KV cache, 放不下")
     rows = rows_of(decide([failed, low, fast], RULE), tmp_path)
+    lists = {"chars_per_s_repeats", "repeats_began_at", "throttle_reasons"}
     ranged = ("chars_per_s", "rouge_l_f1_judge", "rouge_l_f1")
-    numbers = {field.name for field in fields(Measurement)} - {f"{key}_interval" for key in ranged} - {"chars_per_s_repeats"}
-    intervals = {f"{key}_interval_{end}" for key in ranged for end in ("low", "high")} | {"chars_per_s_repeats"}
+    numbers = {field.name for field in fields(Measurement)} - {f"{key}_interval" for key in ranged} - lists
+    intervals = {f"{key}_interval_{end}" for key in ranged for end in ("low", "high")} | lists
     leads = {"first_leads_by", "first_leads_low", "first_leads_high", "p_holm", "pareto"}
     named = {"rank", "eligible", "objections", "prompt", "engine.args.max_num_seqs", "trial"}
     assert set(rows[0]) == named | numbers | intervals | leads
     assert [row["pareto"] for row in rows] == ["False", "True", "False"]
     assert rows[0]["chars_per_s_repeats"] == "1.5 2.5"
+    assert (rows[0]["repeats_began_at"], rows[0]["throttle_reasons"]) == ("1763990000.25 1763990042.5", "sw_power_cap")
     assert [(row["rank"], row["prompt"], row["eligible"]) for row in rows] == [
         ("1", "bare", "True"),
         ("2", "keywords", "False"),
@@ -188,6 +195,28 @@ def test_the_page_shows_the_verdict_the_note_and_marks_the_winner(tmp_path):
     assert page.text["td.axis"] == ["quick", "slow"]
     assert page.cells[-2][1] == "5,000"
     assert page.cells[1] == ["prompt=slow", "+4900.0%", "n/a", "n/a"]
+
+
+def test_drift_throttling_and_the_first_round_are_told(tmp_path):
+    rule = SelectionConfig(name="fastest", rule=Rule.fastest, min_rouge_l_f1_judge=0.0, min_rouge_l_f1_of_best=0.0)
+    moments = [[100.0 * repeat + place for repeat in range(3)] for place in range(8)]
+    trials = [
+        trial({"n": str(place)}, chars_per_s=100.0 - place, chars_per_s_repeats=[120.0, 100.0, 80.0], repeats_began_at=row)
+        for place, row in enumerate(moments)
+    ]
+    verdict = decide(trials, rule)
+    assert verdict.drift.p_value < 0.01
+    assert verdict.drift.change < -0.3
+    assert f"Speeds drifted by {verdict.drift.change:+.1%} over the study (p " in verdict.reason
+    assert "The GPU was held back in 8 trials (sw_power_cap; SM clock down to " in verdict.reason
+    assert f"{100 * verdict.drift.change:+.1f} %" in page_of(verdict, tmp_path)
+    quiet = [replace(one, measurement=replace(one.measurement, throttle_reasons=["sync_boost"])) for one in trials]
+    steady = [replace(one, measurement=replace(one.measurement, chars_per_s_repeats=[100.0] * 3)) for one in quiet]
+    assert "drifted" not in decide(steady, rule).reason
+    assert "held back" not in decide(steady, rule).reason
+    again = replace(trials[1], measurement=replace(trials[1].measurement, first_round_chars_per_s=4321.0))
+    page = Page(page_of(decide([trials[0], again], rule), tmp_path))
+    assert "4,321" in page.cells[-2], "a finalist stands first, with the number of its first round"
 
 
 def test_warm_numbers_are_shown_where_they_were_measured(tmp_path):

@@ -15,15 +15,14 @@ from omegaconf import DictConfig, OmegaConf
 from gpuqa.config import Backend, Hub, ModelConfig, PipelineConfig, SamplingConfig, UserError
 from gpuqa.criteria import DatasetConfig
 from gpuqa.door import vllm_on_this_machine
+from gpuqa.http_config import HttpConfig, Status
 from gpuqa.places import conf_folder, find
 from gpuqa.roots import (
     ROOTS,
     CellConfig,
     EvaluateConfig,
     FreezeConfig,
-    HttpConfig,
     ServeConfig,
-    Status,
     StudyConfig,
     from_plain,
     register_schemas,

@@ -22,17 +22,21 @@ import pytest
 import uvicorn
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
+from prometheus_client import CollectorRegistry
 
 from gpuqa import dataset
 from gpuqa.config import SamplingConfig
 from gpuqa.door import vllm_on_this_machine
 from gpuqa.engines import EngineFailed
+from gpuqa.http_config import HttpConfig, Status
 from gpuqa.pipeline import BUILTIN_WARMUP, Pipeline
 from gpuqa.places import conf_folder, find
 from gpuqa.prompts import load_tokenizer
 from gpuqa.records import Generation
-from gpuqa.roots import CellConfig, HttpConfig, Status, register_schemas, resolve
+from gpuqa.roots import CellConfig, register_schemas, resolve
 from gpuqa.server import create_app
+from gpuqa.service import Service
+from gpuqa.telemetry import Telemetry
 
 pytestmark = pytest.mark.engine
 
@@ -92,7 +96,8 @@ def serving(start: Start, config: HttpConfig | None = None, warmup: Sequence[str
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         served = Served(listening.getsockname()[1])
-        app = create_app(start, warmup, config or HttpConfig(), served.gave_up.append)
+        telemetry = Telemetry(CollectorRegistry())
+        app = create_app(Service(start, warmup, config or HttpConfig(), telemetry, served.gave_up.append))
         server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="on"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
         thread.start()
@@ -115,13 +120,34 @@ class ScriptedEngine:
         self.script = script
         self.open = threading.Event()
         self.asked: list[int] = []  # prompts of each call
-        self.closed = 0
+        self.held: set[int] = set()  # places in a call that are never answered
+        self.cancelled = self.closed = 0
+        self.dead = False
 
-    async def generate(self, prompts: Sequence[list[int]], sampling: SamplingConfig, stop: Sequence[int]) -> list[Generation]:
+    async def generate(
+        self,
+        prompts: Sequence[list[int]],
+        sampling: SamplingConfig,
+        stop: Sequence[int],
+        finished: dict[int, Generation] | None = None,
+    ) -> list[Generation]:
         self.asked.append(len(prompts))
-        while not self.open.is_set():
-            await asyncio.sleep(0.01)
-        return [self.script(place) if self.script else Generation(prompt, "stop") for place, prompt in enumerate(prompts)]
+        done = {} if finished is None else finished
+        try:
+            for place, prompt in enumerate(prompts):
+                while not self.open.is_set() or place in self.held:
+                    await asyncio.sleep(0.01)
+                done[place] = self.script(place) if self.script else Generation(prompt, "stop")
+            return [done[place] for place in range(len(prompts))]
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+
+    def alive(self) -> bool:
+        return not self.dead
+
+    def numbers(self) -> dict[str, float]:
+        return {"vllm:num_requests_running": 7.0}
 
     async def reset_prefix_cache(self) -> None:
         """Nothing is cached."""
@@ -193,10 +219,10 @@ def test_it_is_unready_until_the_engine_stands_and_the_warm_up_is_answered() -> 
             if not loaded.is_set():
                 assert engine.asked == []
                 loaded.set()
-                until(lambda: engine.asked == [3])  # the warm-up is running
+                until(lambda: engine.asked == [1])  # the warm-up is running: one question alone
         engine.open.set()
         served.wait_for((200, {"status": "batch"}))
-        assert engine.asked == [3]
+        assert engine.asked == [1, 64]  # and as many as the engine takes at once
         assert served.gave_up == []
 
 
@@ -215,7 +241,7 @@ def test_a_model_that_does_not_load_is_given_up_and_never_announced(tmp_path: Pa
     shutil.copytree(find(composed().model.path, "model.path"), folder, ignore=shutil.ignore_patterns("*.safetensors"))
     with serving(lambda: Pipeline.start(composed(f"model.path={folder}"))) as served:
         until(lambda: bool(served.gave_up))
-        assert served.status() == STARTING
+        assert served.status() == (503, {"status": "failed"})
         assert served.predict("一")[0] == 503
     assert len(served.gave_up) == 1
     assert "model.safetensors" in served.gave_up[0]
@@ -226,7 +252,7 @@ def test_a_warm_up_that_fails_throughout_is_given_up_and_its_engine_closed() -> 
     engine.open.set()
     with serving(scripted(engine)) as served:
         until(lambda: bool(served.gave_up))
-        assert served.status() == STARTING
+        assert served.status() == (503, {"status": "failed"})
         assert served.predict("一")[0] == 503
     assert len(served.gave_up) == 1
     assert "ValueError: no 0" in served.gave_up[0]

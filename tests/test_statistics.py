@@ -23,6 +23,7 @@ from gpuqa.statistics import (
     speed_interval,
     t_quantile,
     t_tails,
+    trend,
     welch,
 )
 
@@ -196,3 +197,28 @@ def test_a_sampled_sign_flip_test_is_near_the_normal_law_and_never_nought() -> N
 )
 def test_holms_correction_is_as_worked_by_hand(raw: list[float], corrected: list[float]) -> None:
     assert holm(raw) == pytest.approx(corrected)
+
+
+def test_a_trend_is_the_change_within_cells_however_different_the_cells_are() -> None:
+    moments = [[0.0, 4.0, 8.0], [1.0, 5.0, 9.0], [2.0, 6.0, 10.0], [3.0, 7.0, 11.0]]
+    falling = [[level * 0.9 ** (moment / 11) for moment in row] for level, row in zip((10, 1e4, 3, 500), moments, strict=True)]
+    found = trend(moments, falling)
+    assert found is not None
+    assert found.change == pytest.approx(-0.1)
+    assert found.p_value < 0.01
+    again = trend([[1.7e9 + moment for moment in row] for row in moments], falling)
+    assert again is not None
+    assert again.change == pytest.approx(-0.1), "also in seconds since the epoch"
+
+
+def test_cells_that_are_faster_the_later_they_come_are_no_trend() -> None:
+    moments = [[10.0 * cell, 10.0 * cell + 1] for cell in range(8)]
+    found = trend(moments, [[2.0**cell, 2.0**cell] for cell in range(8)])
+    assert found is not None
+    assert (found.change, found.p_value) == (pytest.approx(0.0), 1.0)
+
+
+def test_single_repeats_and_dead_cells_have_no_trend() -> None:
+    assert trend([[1.0], []], [[5.0], []]) is None
+    assert trend([[1.0, 2.0]], [[0.0, 5.0]]) is None
+    assert trend([[]], [[5.0, 6.0]]) is None, "measured before moments were kept"

@@ -20,7 +20,7 @@ from gpuqa.journal import Journal
 
 KILLS = 20
 SWEEP = [sys.executable, "-m", "gpuqa.sweep", "prompt=bare,structured", "quantization=none", "engine.args.max_num_seqs=16,64",
-         "dataset.limit=16", "workload.repeats=2", "selection.min_rouge_l_f1_judge=0"]  # fmt: skip
+         "dataset.limit=16", "workload.repeats=2", "selection.min_rouge_l_f1_judge=0", "study.finalists=0"]  # fmt: skip
 
 
 def environment(folder: Path) -> dict[str, str]:

@@ -17,12 +17,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from gpuqa import finals
+from gpuqa.comparison import speed
 from gpuqa.criteria import Guard, SelectionConfig
 from gpuqa.places import PACKAGE
 from gpuqa.records import Answer, Interval, Measurement, Trial
 from gpuqa.rouge import cut, score
 from gpuqa.selection import Outcome, decide
-from gpuqa.statistics import median_and_mad, speed_interval
+from gpuqa.statistics import median_and_mad, speed_interval, trend
 
 NOISE = 0.08 * 1.4826  # standard deviation of log speed whose median absolute deviation is 8 %
 RULE = SelectionConfig(name="fastest_above_floor", min_rouge_l_f1_judge=0.15)
@@ -36,6 +38,8 @@ def measured(repeats: list[float], **numbers: Any) -> Measurement:
     same: dict[str, Any] = dict.fromkeys(Measurement.__dataclass_fields__, 1.0)
     same |= {"questions": 100, "repeats": len(repeats), "chars_per_s": middle, "chars_per_s_mad": mad, "answers_empty": 0}
     same |= {"chars_per_s_repeats": repeats, "chars_per_s_interval": None, "rouge_l_f1_judge": 0.4, "rouge_l_f1": 0.4}
+    same |= {"first_round_chars_per_s": None, "saturated": False}
+    same |= {"repeats_began_at": [], "throttle_reasons": None, "sm_clock_mhz_min": None}
     same |= {"truncated_fraction": 0.0, "rouge_l_f1_judge_interval": Interval(0, 1), "rouge_l_f1_interval": Interval(0, 1)}
     return Measurement(**{**same, **numbers})
 
@@ -95,6 +99,65 @@ def test_a_quiet_machine_finds_five_percent_with_three_repeats() -> None:
     won = rate(found, lambda outcome, right: outcome is Outcome.WIN and right)
     print(f"5% faster, 3 repeats, MAD 1%: WIN {won:.1%}")
     assert won >= 0.55
+
+
+def drifting(drift: float, noise: float, studies: int, engines: int = 1) -> float:
+    """How often a drift is flagged at 5 % in studies of 16 cells x 3 repeats that take turns on each engine."""
+    generator, flagged = np.random.default_rng([round(abs(drift) * 1000), engines]), 0
+    for _ in range(studies):
+        when, rows, size = np.arange(48.0), [], 16 // engines
+        for engine in range(engines):
+            order = np.concatenate([engine * size * 3 + turn * size + generator.permutation(size) for turn in range(3)])
+            rows += order.reshape(3, size).T.tolist()
+        moments = [when[np.asarray(row, dtype=int)] for row in rows]
+        level = np.exp(generator.normal(0, 0.3, size=16))
+        speeds = [
+            one * (1 + drift) ** (moment / 47) * np.exp(generator.normal(0, noise, size=3))
+            for one, moment in zip(level, moments, strict=True)
+        ]
+        found = trend([moment.tolist() for moment in moments], [speed.tolist() for speed in speeds])
+        assert found is not None
+        flagged += found.p_value <= 0.05
+    return flagged / studies
+
+
+def test_a_drift_is_flagged_where_there_is_one_and_elsewhere_at_the_stated_rate() -> None:
+    false, noisy, quiet = drifting(0, NOISE, 1000), drifting(-0.1, NOISE, 300), drifting(-0.1, 0.02 * 1.4826, 100)
+    split = drifting(-0.1, 0.02 * 1.4826, 300, engines=4)
+    print(f"drift flagged at 5%: none {false:.1%}; -10% over 16 x 3 passes, MAD 8% {noisy:.1%}, MAD 2% {quiet:.1%}, ", end="")
+    print(f"on four engines, MAD 2% {split:.1%}")
+    assert 0.03 <= false <= 0.07
+    assert noisy >= 0.3
+    assert quiet >= 0.95
+
+
+@pytest.mark.parametrize(("cells", "spread"), [(8, 0.0), (16, 0.0), (16, 0.05)], ids=["8 equal", "16 equal", "16, sd 5 %"])
+def test_the_winners_number_is_too_good_in_the_first_round_and_right_when_it_is_measured_again(
+    cells: int, spread: float
+) -> None:
+    generator = np.random.default_rng([cells, round(spread * 100)])
+    first_bias, fresh_bias, wins = [], [], 0
+    for _ in range(STUDIES):
+        truth = np.exp(generator.normal(math.log(10_000), spread, size=cells))
+        rounds = truth[:, None] * np.exp(generator.normal(0, NOISE, size=(2, cells, 3)))
+        trials = [cell(number, row.tolist()) for number, row in enumerate(rounds[0])]
+        chosen = finals.finalists(trials, RULE, {}, 3).finalists
+        fresh = {one.key: cell(trials.index(one), rounds[1, trials.index(one)].tolist()) for one in chosen}
+        assert chosen[0] is max(trials, key=speed)
+        verdict = decide([finals.replaced(one, fresh.get(one.key)) for one in trials], RULE)
+        assert verdict.winner is not None
+        assert verdict.winner.key in fresh, "whoever was measured once cannot win over whoever was measured again"
+        best = trials.index(chosen[0])
+        first_bias.append(math.log(speed(chosen[0]) / truth[best]))
+        fresh_bias.append(math.log(speed(fresh[chosen[0].key]) / truth[best]))
+        wins += verdict.outcome is Outcome.WIN and verdict.first.key == verdict.winner.key
+    error = float(np.std(fresh_bias)) / math.sqrt(STUDIES)
+    print(f"{cells} cells, sd {spread:.0%}: the first of the first round is {np.mean(first_bias):+.1%} off in it, ", end="")
+    print(f"{np.mean(fresh_bias):+.1%} (error {error:.1%}) measured again; WIN {wins / STUDIES:.1%}")
+    assert np.mean(first_bias) > 0.05
+    assert abs(np.mean(fresh_bias)) < 3 * error
+    if spread == 0:
+        assert wins <= 0.05 * STUDIES
 
 
 @pytest.mark.parametrize(("repeats", "most"), [(2, 0.6), (3, 0.8)])

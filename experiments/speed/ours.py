@@ -18,9 +18,13 @@ class Ours(Contestant):
     serves = True
 
     async def start(self) -> Reply:
+        from prometheus_client import CollectorRegistry
+
+        from gpuqa.http_config import HttpConfig
         from gpuqa.pipeline import Pipeline, checked_tokenizer, start_engine
-        from gpuqa.roots import HttpConfig
         from gpuqa.server import create_app
+        from gpuqa.service import Service
+        from gpuqa.telemetry import Telemetry
 
         configs = {prefix: our_config(self.task, system) for prefix, system in self.task.systems.items()}
         first = next(iter(configs.values()))
@@ -28,7 +32,9 @@ class Ours(Contestant):
         self.engine: Any = await start_engine(first)  # the prefixes differ in their prompt alone
         self.pipelines = {prefix: Pipeline(self.engine, tokenizer, config) for prefix, config in configs.items()}
         for prefix, pipeline in self.pipelines.items():
-            app = create_app(lambda one=pipeline: immediately(one), ["Warm?"], HttpConfig(host=HOST, port=0), fail)  # type: ignore[misc]
+            http, telemetry = HttpConfig(host=HOST, port=0, warmup_batch=1), Telemetry(CollectorRegistry())
+            service = Service(lambda one=pipeline: immediately(one), ["Warm?"], http, telemetry, fail)  # type: ignore[misc]
+            app = create_app(service)
             self.addresses[prefix] = (await listen(app), "/predict")
         scheduler = getattr(first.engine, "scheduler", None)
         return {"engine_args": first.engine_args(), "scheduler": scheduler.name if scheduler else "default"}

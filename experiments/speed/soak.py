@@ -2,6 +2,7 @@
 
     python experiments/speed/soak.py --minutes 10                 # on a CPU
     python experiments/speed/soak.py --minutes 10 --gpu
+    python experiments/speed/soak.py --minutes 10 --gpu --control # vLLM's own scheduler under the same load, for comparison
 
 vLLM's own scheduler answers every request alone first; then the burst scheduler gets them again for `--minutes`: random
 arrivals, lengths, aborts, greedy and drawn with seeds, in a KV cache small enough to preempt. On a GPU sums depend on what
@@ -29,18 +30,22 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--gpu", action="store_true")
+    parser.add_argument("--control", action="store_true", help="vLLM's own scheduler in the place of the burst scheduler")
     arguments = parser.parse_args()
     rng = random.Random(arguments.seed)
     requests = make_requests(rng)
     engine = start(arguments.gpu, None)
     expected = [alone(engine, place, *request) for place, request in enumerate(requests)]
     del engine
-    engine = start(arguments.gpu, BURST)
+    engine = start(arguments.gpu, None if arguments.control else BURST)
     counted = soak(engine, requests, expected, rng, arguments.minutes * 60)
     scheduler = engine.engine_core.engine_core.scheduler
     free, blocks = scheduler.kv_cache_manager.block_pool.get_num_free_blocks(), scheduler.kv_cache_config.num_blocks
-    left = len(scheduler.requests) + len(scheduler.handed_out) + len(scheduler.on_their_way)
-    print({**counted, "steps": scheduler.steps, "free_blocks": free, "blocks": blocks, "left_in_the_scheduler": left})
+    burst = {} if arguments.control else {"steps": scheduler.steps}
+    left = len(scheduler.requests)
+    if burst:
+        left += len(scheduler.handed_out) + len(scheduler.on_their_way)
+    print({**counted, **burst, "free_blocks": free, "blocks": blocks, "left_in_the_scheduler": left})
     return int(bool(counted["different"]) or free != blocks - 1 or bool(left))
 
 

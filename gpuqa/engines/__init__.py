@@ -36,12 +36,27 @@ class Engine(Protocol):
             EngineFailed: with the backend's own reason.
         """
 
-    async def generate(self, prompts: Sequence[list[int]], sampling: SamplingConfig, stop: Sequence[int]) -> list[Generation]:
+    async def generate(
+        self,
+        prompts: Sequence[list[int]],
+        sampling: SamplingConfig,
+        stop: Sequence[int],
+        finished: dict[int, Generation] | None = None,
+    ) -> list[Generation]:
         """One generation for each prompt, in their order; a prompt that fails becomes one with an error.
+
+        Each is also put into `finished`, by its prompt's place, as soon as it ends: a caller that gives up has those. A
+        call that is cancelled frees what it holds of the engine.
 
         Raises:
             EngineFailed: the whole engine is gone.
         """
+
+    def alive(self) -> bool:
+        """Whether the engine could answer now; cheap."""
+
+    def numbers(self) -> dict[str, float]:
+        """What the backend counts about itself, under its own Prometheus names, counters ending in `_total`; cheap."""
 
     async def reset_prefix_cache(self) -> None:
         """Forget what earlier prompts left behind."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import threading
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,6 +16,21 @@ from gpuqa.engines import EngineFailed, refuse_unknown
 from gpuqa.records import Generation
 
 ARGUMENTS = ("dtype", "max_model_len", "batch_size", "attn_implementation", "device")
+
+
+class GivenUp(Exception):
+    """Nobody waits for these answers any more."""
+
+
+@dataclass
+class Call:
+    """One call of `generate`, as its thread sees it."""
+
+    sampling: SamplingConfig
+    stop: list[int]
+    finished: dict[int, Generation]
+    given_up: threading.Event = field(default_factory=threading.Event)
+    began: float = field(default_factory=time.perf_counter)
 
 
 class TransformersEngine:
@@ -36,43 +53,61 @@ class TransformersEngine:
             raise EngineFailed(f"{type(error).__name__}: {error}") from error
         return cls(model, args, time.perf_counter() - begin)
 
-    async def generate(self, prompts: Sequence[list[int]], sampling: SamplingConfig, stop: Sequence[int]) -> list[Generation]:
+    async def generate(
+        self,
+        prompts: Sequence[list[int]],
+        sampling: SamplingConfig,
+        stop: Sequence[int],
+        finished: dict[int, Generation] | None = None,
+    ) -> list[Generation]:
         own = self.model.generation_config.eos_token_id  # ends an answer too, as in vLLM
         ends = [*stop, *(own if isinstance(own, list) else [] if own is None else [own])]
-        return await asyncio.to_thread(self._generate, prompts, sampling, [] if sampling.ignore_eos else ends)
+        call = Call(sampling, [] if sampling.ignore_eos else ends, {} if finished is None else finished)
+        try:
+            await asyncio.to_thread(self._generate, prompts, call)
+        finally:
+            call.given_up.set()  # a thread cannot be cancelled: it looks
+        return [call.finished[place] for place in range(len(prompts))]
 
-    def _generate(self, prompts: Sequence[list[int]], sampling: SamplingConfig, stop: list[int]) -> list[Generation]:
-        called = time.perf_counter()
-        generations: list[Generation] = []
+    def alive(self) -> bool:
+        return True  # it lives in this process
+
+    def numbers(self) -> dict[str, float]:
+        return {}
+
+    def _generate(self, prompts: Sequence[list[int]], call: Call) -> None:
         for begin in range(0, len(prompts), self.batch_size):
             batch = prompts[begin : begin + self.batch_size]
             try:
-                generations += self._generate_batch(batch, sampling, stop, called)
+                generations = self._generate_batch(batch, call)
+            except GivenUp:
+                return
             except Exception:  # find the prompt that fails, so that it does not fail its batch
-                generations += [self._generate_alone(prompt, sampling, stop, called) for prompt in batch]
-        return generations
+                generations = [self._generate_alone(prompt, call) for prompt in batch]
+            call.finished.update(enumerate(generations, begin))
 
-    def _generate_alone(self, prompt: list[int], sampling: SamplingConfig, stop: list[int], called: float) -> Generation:
+    def _generate_alone(self, prompt: list[int], call: Call) -> Generation:
         try:
-            return self._generate_batch([prompt], sampling, stop, called)[0]
+            return self._generate_batch([prompt], call)[0]
         except Exception as error:  # counted as a failed answer
             return Generation(error=f"{type(error).__name__}: {error}")
 
-    def _generate_batch(
-        self, prompts: Sequence[list[int]], sampling: SamplingConfig, stop: list[int], called: float
-    ) -> list[Generation]:
+    def _generate_batch(self, prompts: Sequence[list[int]], call: Call) -> list[Generation]:
         import torch
 
         longest = max(map(len, prompts))
         if longest + 1 > self.max_model_len or min(map(len, prompts)) == 0:
             raise ValueError(f"a prompt must have 1 to {self.max_model_len - 1} tokens, the longest here has {longest}")
+        sampling, stop = call.sampling, call.stop
         pad = stop[0] if stop else 0
         token_ids = torch.tensor([[pad] * (longest - len(prompt)) + prompt for prompt in prompts], device=self.model.device)
         mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=self.model.device)
         step_ends: list[float] = []
 
         def note_step(_: Any, scores: Any) -> Any:
-            step_ends.append(time.perf_counter() - called)
+            step_ends.append(time.perf_counter() - call.began)
+            if call.given_up.is_set():
+                raise GivenUp
             return scores
 
         with torch.inference_mode():
@@ -87,7 +122,7 @@ class TransformersEngine:
                 **drawing(sampling),
             )
         rows = output[:, longest:].tolist()
-        step_ends.append(time.perf_counter() - called)  # step i is over when step i + 1 has its scores
+        step_ends.append(time.perf_counter() - call.began)  # step i is over when step i + 1 has its scores
         return [to_generation(row, stop, step_ends) for row in rows]
 
     async def reset_prefix_cache(self) -> None:

@@ -65,7 +65,13 @@ class VllmEngine:
         gc.freeze()  # else the collector walks over all of PyTorch and vLLM again and again while questions come in
         return cls(llm, time.perf_counter() - begin, sockets)
 
-    async def generate(self, prompts: Sequence[list[int]], sampling: SamplingConfig, stop: Sequence[int]) -> list[Generation]:
+    async def generate(
+        self,
+        prompts: Sequence[list[int]],
+        sampling: SamplingConfig,
+        stop: Sequence[int],
+        finished: dict[int, Generation] | None = None,
+    ) -> list[Generation]:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
@@ -81,9 +87,20 @@ class VllmEngine:
             output_kind=RequestOutputKind.FINAL_ONLY,
             skip_clone=True,  # every request of this call gets the same values, so a shallow copy each is enough
         )
-        return await asyncio.gather(*(self._generate_one(prompt, params, time.time()) for prompt in prompts))
+        done = {} if finished is None else finished
+        one_each = (self._generate_one(prompt, params, time.time(), done, place) for place, prompt in enumerate(prompts))
+        return await asyncio.gather(*one_each)
 
-    async def _generate_one(self, prompt: list[int], params: Any, called: float) -> Generation:
+    def alive(self) -> bool:
+        return not self.llm.errored
+
+    def numbers(self) -> dict[str, float]:
+        numbers: dict[str, float] = self.llm.logger_manager.numbers
+        return numbers
+
+    async def _generate_one(
+        self, prompt: list[int], params: Any, called: float, done: dict[int, Generation], place: int
+    ) -> Generation:
         from vllm.v1.engine.exceptions import EngineDeadError
 
         try:
@@ -94,15 +111,18 @@ class VllmEngine:
         except EngineDeadError as error:
             raise EngineFailed(f"vLLM's engine process died: {error}") from error
         except Exception as error:  # one refused prompt must not fail the others of its batch
-            return Generation(error=f"{type(error).__name__}: {error}")
+            done[place] = Generation(error=f"{type(error).__name__}: {error}")
+            return done[place]
         first = metrics.arrival_time - called + metrics.first_token_latency
-        return Generation(
+        done[place] = Generation(
             token_ids=list(answer.token_ids),
             finish_reason=answer.finish_reason,
             cached_tokens=output.num_cached_tokens or 0,
             first_token_s=first,
             last_token_s=first + metrics.last_token_ts - metrics.first_token_ts,
+            queue_s=metrics.scheduled_ts - metrics.queued_ts,
         )
+        return done[place]
 
     async def reset_prefix_cache(self) -> None:
         from vllm.v1.engine.exceptions import EngineDeadError
@@ -119,6 +139,7 @@ class VllmEngine:
             self.llm.output_handler.cancel()  # else it reports the shutdown below as a death of the engine
         await asyncio.to_thread(self.llm.shutdown)
         shutil.rmtree(self._sockets, ignore_errors=True)
+        gc.unfreeze()  # a server that starts another engine shall not keep this one
 
 
 async def in_new_thread(function: Callable[..., Any], *args: Any) -> Any:
@@ -162,5 +183,29 @@ def build(folder: Path, trust_remote_code: bool, args: dict[str, Any], env: dict
     os.environ.update(env)  # again: vLLM's CPU platform overwrites VLLM_WORKER_MULTIPROC_METHOD in the line above
     llm = AsyncLLM.from_vllm_config(vllm_config)
     logging.getLogger("vllm.renderers.base").setLevel(logging.ERROR)  # it warns of the missing tokenizer, see above
-    llm.logger_manager = None  # its Prometheus histograms cost 0.15 ms a question, and nobody reads them
+    llm.logger_manager = SchedulerNumbers()
     return llm
+
+
+class SchedulerNumbers:
+    """Stands where vLLM keeps its statistics loggers and holds what its scheduler says, under vLLM's Prometheus names.
+
+    vLLM's own Prometheus logger also fills histograms for every request, which costs 0.15 ms a question.
+    """
+
+    def __init__(self) -> None:
+        gauges = ("num_requests_running", "num_requests_waiting", "kv_cache_usage_perc")
+        counters = ("prefix_cache_queries_total", "prefix_cache_hits_total", "num_preemptions_total")
+        self.numbers: dict[str, float] = dict.fromkeys((f"vllm:{name}" for name in (*gauges, *counters)), 0.0)
+
+    def record(self, scheduler_stats: Any, iteration_stats: Any, **_: Any) -> None:
+        """One step of the engine, or a few where nothing was handed out; called by vLLM, either may be None."""
+        numbers = self.numbers
+        if scheduler_stats is not None:
+            numbers["vllm:num_requests_running"] = scheduler_stats.num_running_reqs
+            numbers["vllm:num_requests_waiting"] = scheduler_stats.num_waiting_reqs
+            numbers["vllm:kv_cache_usage_perc"] = scheduler_stats.kv_cache_usage
+            numbers["vllm:prefix_cache_queries_total"] += scheduler_stats.prefix_cache_stats.queries
+            numbers["vllm:prefix_cache_hits_total"] += scheduler_stats.prefix_cache_stats.hits
+        if iteration_stats is not None:
+            numbers["vllm:num_preemptions_total"] += iteration_stats.num_preempted_reqs

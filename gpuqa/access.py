@@ -1,0 +1,88 @@
+"""Who may call: bearer keys, several at a time so that one can be replaced without a gap. Without keys, everybody may."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from gpuqa.config import UserError
+
+SHORTEST = 16  # characters
+DENIED = json.dumps({"detail": "this service needs a key: Authorization: Bearer KEY"}).encode()
+
+
+class Keys:
+    """The keys that are accepted. Only their digests are kept, so that no dump or log can show one."""
+
+    def __init__(self, keys: Sequence[str]) -> None:
+        self._digests = [digest(key) for key in keys]
+
+    def __len__(self) -> int:
+        return len(self._digests)
+
+    def accepts(self, given: str) -> bool:
+        """Whether it is one of the keys; takes as long for any wrong one, and looks at all of them."""
+        return sum(hmac.compare_digest(digest(given), known) for known in self._digests) > 0
+
+
+def digest(key: str) -> bytes:
+    """Equal in length for all keys, which is what a constant time needs."""
+    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
+
+
+def read_keys(file: str | None, variable: str) -> Keys | None:
+    """The keys in a file and in an environment variable, one a line or between commas; None where neither is set.
+
+    The variable is taken out of the environment, so that no child process and no dump of it holds a key.
+
+    Raises:
+        UserError: the file cannot be read, is empty, or a key is too short; no message quotes a key.
+    """
+    told = os.environ.pop(variable, None)
+    sources = {} if told is None else {f"environment variable {variable}": told}
+    if file is not None:
+        try:
+            sources["http.keys_file"] = Path(file).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(
+                f"http.keys_file: {file!r} cannot be read: {type(error).__name__}; it holds one key a line"
+            ) from error
+    keys: list[str] = []
+    for source, text in sources.items():
+        found = [key.strip() for key in text.replace(",", "\n").splitlines() if key.strip()]
+        if not found or min(map(len, found)) < SHORTEST or not all(key.isascii() and key.isprintable() for key in found):
+            allowed = f"one key or more, each of at least {SHORTEST} printable ASCII characters, one a line or between commas"
+            raise UserError(f"{source}: holds {len(found)} keys, allowed is {allowed}; `openssl rand -hex 32` makes one")
+        keys += found
+    return Keys(keys) if keys else None
+
+
+class RequireKey:
+    """ASGI middleware: 401 for everything but the paths in `free`, the same for a wrong key and for none."""
+
+    def __init__(self, app: Any, keys: Keys, free: Sequence[str]) -> None:
+        self.app, self.keys, self.free = app, keys, free
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http" or self._is_free(scope["path"]) or self.keys.accepts(bearer(scope["headers"])):
+            await self.app(scope, receive, send)
+            return
+        headers = [(b"content-type", b"application/json"), (b"www-authenticate", b"Bearer")]
+        headers.append((b"content-length", str(len(DENIED)).encode()))
+        await send({"type": "http.response.start", "status": 401, "headers": headers})
+        await send({"type": "http.response.body", "body": DENIED})
+
+    def _is_free(self, path: str) -> bool:
+        return path in self.free or any(path.startswith(f"{one}/") for one in self.free if one != "/")
+
+
+def bearer(headers: Sequence[tuple[bytes, bytes]]) -> str:
+    """The token of `Authorization: Bearer TOKEN`; empty where there is none."""
+    value = next((value for name, value in headers if name == b"authorization"), b"").decode("latin-1")
+    scheme, _, token = value.partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else ""

@@ -1,0 +1,61 @@
+"""The HTTP side of `serve`, under `http` in its config; free to change without touching what was frozen."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+from enum import Enum
+
+from gpuqa.config import check
+
+
+class Status(Enum):
+    """What `GET /` says once the service is ready; it tells the evaluator how to send its questions."""
+
+    batch = "batch"
+    ok = "ok"
+
+
+class Logs(Enum):
+    """How log lines look: one JSON object each, or text for people."""
+
+    json = "json"
+    text = "text"
+
+
+@dataclass
+class HttpConfig:
+    """Address, shape of the answers, limits, and what happens when the engine dies."""
+
+    host: str = "0.0.0.0"
+    port: int = 8000
+    status: Status = Status.batch
+    batch_str_as_list: bool = True  # in batch mode a str prompt is answered by a list of one
+    logs: Logs = Logs.json
+
+    max_waiting_questions: int = 4096  # in the house, over all requests; beyond: 429. At most deadline_s x answers a second
+    max_questions_per_request: int = 4096  # beyond: 422
+    max_question_chars: int = 100_000  # of a longer question the middle is taken out
+    max_body_bytes: int = 64 * 2**20  # beyond: 413
+    deadline_s: float = 330.0  # then the answers that are done are returned, the others empty
+    shutdown_timeout_s: float = 330.0  # after the first signal; then the same
+
+    keys_file: str | None = None  # bearer keys, one a line; without keys everybody may ask
+    keys_variable: str = "GPUQA_KEYS"  # an environment variable that may hold keys, too
+
+    warmup_batch: int | None = None  # questions of the warm-up's batch; None: as many as the engine answers at once
+    warmup_must_succeed: bool = True  # else a service whose warm-up fails becomes ready with a warning
+    restart_engine: bool = True  # a dead engine is started again; else the process ends with exit code 1
+    restart_attempts: int = 5  # in a row, without an hour of health between them
+    restart_backoff_s: float = 1.0  # before the first attempt; doubles, a minute at most
+
+    def __post_init__(self) -> None:
+        check(0 <= self.port <= 65535, "http.port", self.port, "an integer from 0 (any free port) to 65535")
+        for one in fields(self):
+            value = getattr(self, one.name)
+            if one.name.startswith("max_") or one.name == "warmup_batch":
+                check(value is None or value >= 1, f"http.{one.name}", value, "an integer of at least 1")
+            if one.name.endswith("_s"):
+                check(0 < value < math.inf, f"http.{one.name}", value, "a number of seconds above 0")
+        check(self.restart_attempts >= 1, "http.restart_attempts", self.restart_attempts, "an integer of at least 1")
+        check(bool(self.keys_variable), "http.keys_variable", self.keys_variable, "the name of an environment variable")

@@ -91,5 +91,5 @@ def replaced(trial: Trial, fresh: Trial | None) -> Trial:
 
 
 def answers_of(trials: Sequence[Trial], journal: Journal) -> Answers:
-    """The answers of all trials that have some."""
-    return {one.key: journal.answers(one.key) for one in trials if one.measurement}
+    """The answers of all trials that have some; a cell that a race dropped may be another's baseline."""
+    return {one.key: journal.answers(one.key) for one in trials if one.measurement or one.dropped}

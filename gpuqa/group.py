@@ -22,11 +22,10 @@ from gpuqa.journal import Journal
 from gpuqa.ladder import above, lowest_first, rate_of, skip
 from gpuqa.pipeline import Pipeline, start_engine
 from gpuqa.prompts import load_tokenizer
-from gpuqa.records import Answer, Pass, Question, Trial
-from gpuqa.trial import Cell, Ready, Turn, measure_pass, score_trial, warm_up
+from gpuqa.records import Pass, Question, Trial
+from gpuqa.trial import Cell, Ended, Ready, Turn, measure_pass, score_trial, warm_up
 
 MOST_FAILURES = 3  # of cells in a row on one engine key; then the rest of its group is not tried
-Ended = tuple[Trial, list[Answer]]
 
 
 class Observer(Protocol):
@@ -58,7 +57,7 @@ class Group:
         self.desk, self.tokenizer = desk, load_tokenizer(cells[0].config.model)
         self.cells = sorted(cells, key=rate_of)
         self.waiting = list(cells)  # have passes to be measured
-        self.passes = {cell.key: desk.journal.read_passes(cell.key) for cell in cells}
+        self.passes = {cell.key: [one for one in desk.journal.read_passes(cell.key) if one.slice is None] for cell in cells}
         self.scoring: list[asyncio.Task[Ended]] = []
         self.engine: Engine | None = None
         self.ready: dict[str, Ready] = {}  # on the engine that runs now
@@ -142,7 +141,7 @@ class Group:
         measured = await measure_pass(turn, self.ready[cell.key], filled=self.cached == (cell.key, turn.questions))
         self.cached = cell.key, turn.questions
         self.desk.journal.write_pass(cell.key, measured)
-        self.passes[cell.key].append(measured)
+        self.keep(cell, measured)
         self.failures = 0
         self.desk.observer.pass_done(cell, measured)
         self.end_if_complete(cell)
@@ -155,6 +154,10 @@ class Group:
         rungs = above(cell, self.waiting)
         self.waiting = [one for one in self.waiting if one not in rungs]
         return [(skip(one, cell), []) for one in rungs]
+
+    def keep(self, cell: Cell, measured: Pass) -> None:
+        """Remember a pass that is in the journal."""
+        self.passes[cell.key].append(measured)
 
     def end_if_complete(self, cell: Cell) -> None:
         """Have the answers of a cell that needs no more passes scored, while others are measured."""

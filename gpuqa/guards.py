@@ -16,13 +16,24 @@ ROUNDING = 1e-12
 def objections(trial: Trial, trials: Sequence[Trial], rule: SelectionConfig, answers: Answers) -> tuple[str, ...]:
     """Every reason why a trial may not win; none if it may."""
     found = trial.measurement
+    if trial.dropped is not None:
+        return (f"dropped: {trial.dropped.reason}",)
     if found is None:
         return (f"skipped: {trial.skipped}" if trial.skipped else f"failed: {trial.error}",)
-    best = max((one.measurement.rouge_l_f1 or 0.0 for one in trials if one.measurement), default=0.0)
+    best = max((best_of(one, found.questions) for one in trials), default=0.0)
     against = limits(found, best, rule)
     if (baseline := baseline_of(trial, trials, rule)) is not None:
         against += guards(trial, baseline, rule, answers)
     return tuple(against)
+
+
+def best_of(trial: Trial, questions: int) -> float:
+    """The rouge_l_f1 that the study's best must at least be; of a slice, what its interval is sure of."""
+    seen = seen_of(trial)
+    if seen is None or seen.rouge_l_f1 is None:
+        return 0.0
+    interval = seen.rouge_l_f1_interval
+    return seen.rouge_l_f1 if seen.questions == questions else interval.low if interval else 0.0
 
 
 def limits(found: Measurement, best: float, rule: SelectionConfig) -> list[str]:
@@ -52,7 +63,7 @@ def limits(found: Measurement, best: float, rule: SelectionConfig) -> list[str]:
 
 def guards(trial: Trial, baseline: Trial, rule: SelectionConfig, answers: Answers) -> list[str]:
     """Whether quality and length were kept; by the means where the answers of one of the two are not at hand."""
-    found, theirs = trial.measurement, baseline.measurement
+    found, theirs = trial.measurement, seen_of(baseline)
     assert found is not None
     assert theirs is not None
     pairs = paired(answers.get(trial.key, ()), answers.get(baseline.key, ()))
@@ -104,12 +115,20 @@ def unguarded(trials: Sequence[Trial], rule: SelectionConfig) -> list[Trial]:
 
 
 def baseline_of(trial: Trial, trials: Sequence[Trial], rule: SelectionConfig) -> Trial | None:
-    """The measured trial that differs in quantization only; None if the study has none, or for the baseline itself."""
+    """The trial that differs in quantization only and was asked all questions, if only once before a race dropped it.
+
+    None if the study has none, or for the baseline itself.
+    """
     if name_of(trial) == rule.baseline_quantization:
         return None
-    wanted = without_quantization(trial)
+    wanted, all_questions = without_quantization(trial), trial.measurement.questions if trial.measurement else 0
     same = (one for one in trials if name_of(one) == rule.baseline_quantization and without_quantization(one) == wanted)
-    return next((one for one in same if one.measurement is not None), None)
+    return next((one for one in same if (seen := seen_of(one)) and seen.questions == all_questions), None)
+
+
+def seen_of(trial: Trial) -> Measurement | None:
+    """A trial's numbers, those of a dropped one too."""
+    return trial.dropped.seen if trial.dropped else trial.measurement
 
 
 def name_of(trial: Trial) -> str:

@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 
 from gpuqa.config import UserError
-from gpuqa.records import Answer, Answered, Completion, Conditions, Interval, Measurement, Pass, Trial
+from gpuqa.records import Answer, Answered, Completion, Conditions, Dropped, Interval, Measurement, Pass, Trial
 
 
 class Journal:
@@ -58,8 +58,12 @@ class Journal:
         lines = self.file.read_bytes().split(b"\n") if self.file.exists() else []
         return {trial.key: trial for line in lines if (trial := to_trial(line)) is not None}
 
-    def write(self, trial: Trial, answers: Sequence[Answer]) -> None:
-        """Keep a trial for good: its answers first, then the line that makes it count, both on the disk on return."""
+    def write(self, trial: Trial, answers: Sequence[Answer], keep_passes: bool = False) -> None:
+        """Keep a trial for good: its answers first, then the line that makes it count, both on the disk on return.
+
+        Args:
+            keep_passes: a race decides by those of all cells, again when it goes on; `forget_passes` comes when it has ended.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         if answers:
             lines = [json.dumps(asdict(answer), ensure_ascii=False) + "\n" for answer in answers]
@@ -70,7 +74,7 @@ class Journal:
                 os.fsync(stream.fileno())
             unfinished.replace(self.answers_file(trial.key))
         append(self.file, asdict(trial))
-        if trial.error is None:  # else the passes stay: the next run goes on with those that are missing
+        if trial.error is None and not keep_passes:  # else the passes stay: the next run goes on with those that are missing
             self.forget_passes(trial.key)
 
     def write_pass(self, key: str, measured: Pass) -> None:
@@ -161,11 +165,17 @@ def to_trial(line: bytes) -> Trial | None:
     """A trial from its line; None if the line was never finished or is another version's, so that it is measured again."""
     try:
         row = json.loads(line)
-        measurement = row.pop("measurement")
-        if measurement is not None:
-            intervals = {key: Interval(**value) for key, value in measurement.items() if key.endswith("_interval") and value}
-            conditions = [Conditions(**one) for one in measurement["conditions"]]
-            measurement = Measurement(**{**measurement, **intervals, "conditions": conditions})
-        return Trial(**row, measurement=measurement)
+        if (dropped := row.pop("dropped", None)) is not None:
+            row["dropped"] = Dropped(**{**dropped, "seen": to_measurement(dropped["seen"])})
+        return Trial(**{**row, "measurement": to_measurement(row["measurement"])})
     except (ValueError, TypeError, KeyError, AttributeError):
         return None
+
+
+def to_measurement(row: dict[str, Any] | None) -> Measurement | None:
+    """A measurement from its plain values, None from None."""
+    if row is None:
+        return None
+    intervals = {key: Interval(**value) for key, value in row.items() if key.endswith("_interval") and value}
+    conditions = [Conditions(**one) for one in row["conditions"]]
+    return Measurement(**{**row, **intervals, "conditions": conditions})

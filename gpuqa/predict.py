@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import fmean
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -20,27 +19,24 @@ from rich.table import Table
 from rich.text import Text
 
 from gpuqa import dataset
-from gpuqa.config import Backend, check
+from gpuqa.bounds import L2_BYTES, load
+from gpuqa.config import check
 from gpuqa.door import enter
 from gpuqa.pipeline import encoder_for
 from gpuqa.places import conf_folder, find
 from gpuqa.prompts import load_tokenizer
 from gpuqa.roofline import (
     Bound,
-    Load,
     Roof,
     Shape,
-    block_of,
     bound_of,
     read_shape,
     roof_of,
     sequences_that_fit,
     slots_of,
-    width_of,
 )
 from gpuqa.roots import PredictConfig, axes_of, resolve
 
-L2_BYTES = 100e6  # the largest L2 cache of the cards in conf/gpu is the RTX 5090's, 96 MB
 TITLE = "Bounds, not promises"
 HEADINGS = (
     "prompt\nshared+own",
@@ -101,14 +97,7 @@ def predicted(config: PredictConfig, axes: dict[str, str], tokenizer: Any, shape
     """The bounds of one cell; its prompts are tokenised as the pipeline would."""
     encoder = encoder_for(tokenizer, config)
     prompts = [encoder.encode(question.text).token_ids for question in dataset.load(config.dataset)]
-    prefix = shared_tokens(prompts, config)
-    load = Load(
-        questions=len(prompts),
-        width=width_of(config, len(prompts)),
-        prompt=fmean(map(len, prompts)),
-        prefix=prefix,
-        answer=config.answer_tokens or config.sampling.max_tokens,
-    )
+    asked = load(prompts, config, config.answer_tokens or config.sampling.max_tokens)
     roof = roof_of(shape, config)
     longest = max(map(len, prompts)) + config.sampling.max_tokens
     return Prediction(
@@ -116,23 +105,10 @@ def predicted(config: PredictConfig, axes: dict[str, str], tokenizer: Any, shape
         axes,
         shape,
         roof,
-        bound_of(roof, load),
-        fit_here=sequences_that_fit(roof, config, longest, prefix),
-        fit_full=sequences_that_fit(roof, config, config.engine.max_model_len, prefix),
+        bound_of(roof, asked),
+        fit_here=sequences_that_fit(roof, config, longest, int(asked.prefix)),
+        fit_full=sequences_that_fit(roof, config, config.engine.max_model_len, int(asked.prefix)),
     )
-
-
-def shared_tokens(prompts: Sequence[list[int]], config: PredictConfig) -> int:
-    """Tokens that all prompts begin with and the cache keeps once: whole blocks, where the engine caches prefixes.
-
-    vLLM does unless it is told not to; a single prompt shares with nobody.
-    """
-    caching = config.engine.backend is Backend.vllm and config.engine_args().get("enable_prefix_caching") is not False
-    if not caching or len(prompts) < 2:
-        return 0
-    same = [one == other for one, other in zip(min(prompts), max(prompts), strict=False)]  # what these share, all share
-    block = block_of(config)
-    return [*same, False].index(False) // block * block
 
 
 def print_table(predictions: Sequence[Prediction], console: Console) -> None:

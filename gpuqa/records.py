@@ -119,6 +119,7 @@ class Pass:
     peak_memory_gib: float  # right after the pass
     warm: bool = False  # the same questions had just been answered, and the prefix cache was not reset
     conditions: list[Conditions] = field(default_factory=list)  # right before and right after; none without NVML
+    slice: int | None = None  # of a race (`gpuqa.racing`), instead of all questions; `repeat` is 0 then
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,8 +209,17 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
+class Dropped:
+    """Why a race took a cell out, and the numbers of what it was asked until then, which are not those of a whole trial."""
+
+    reason: str
+    seen: Measurement | None  # over all questions if it came so far, else over its last slice; None if it was never asked
+    race: str = ""  # digest of the cells and the rule of the race: under another one the cell would have to be asked again
+
+
+@dataclass(frozen=True, slots=True)
 class Trial:
-    """One cell of a study after it was run; a failure is a trial too."""
+    """One cell of a study after it was run; a failure is a trial too, and a cell that a race dropped."""
 
     key: str
     axes: dict[str, str]  # override key -> value: how the user would name this cell
@@ -219,6 +229,7 @@ class Trial:
     error: str | None = None
     setting: dict[str, Any] = field(default_factory=dict)  # dataset, workload and gpu as they were configured
     skipped: str | None = None  # why it was not measured, and will not be as long as that holds; no failure
+    dropped: Dropped | None = None  # then there is no measurement: such a trial can neither win nor be ranked
 
     @property
     def name(self) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpuqa.comparison import Comparison
+from gpuqa.guards import seen_of
 from gpuqa.records import Measurement, Trial
 from gpuqa.selection import Standing, Verdict
 from gpuqa.statistics import questions_needed
@@ -46,9 +47,9 @@ def leaderboard(verdict: Verdict) -> list[dict[str, Any]]:
     leads, rows = {id(one.other): lead_of(one) for one in verdict.comparisons}, []
     for rank, standing in enumerate(verdict.standings, 1):
         trial = standing.trial
-        numbers = flat(trial.measurement) if trial.measurement else {}
+        numbers = flat(seen) if (seen := seen_of(trial)) else {}
         eligible = {"rank": rank, "eligible": not standing.objections, "objections": "; ".join(standing.objections)}
-        eligible |= {"pareto": standing.on_front, **leads.get(id(trial), NO_LEAD)}
+        eligible |= {"dropped": trial.dropped is not None, "pareto": standing.on_front, **leads.get(id(trial), NO_LEAD)}
         rows.append({**eligible, **trial.axes, **numbers, "trial": trial.key[:16]})
     return rows
 
@@ -113,10 +114,12 @@ def to_table(verdict: Verdict, title: str) -> Table:
 
 
 def cells(trial: Trial, keys: Sequence[str] = tuple(SHOWN)) -> list[str]:
-    """The shown numbers of a trial as text."""
-    if trial.measurement is None:
-        return ["skipped" if trial.skipped else "failed", *[""] * (len(keys) - 1)]
-    return [shown(trial.measurement, key) for key in keys]
+    """The shown numbers of a trial as text; of a dropped one in brackets: not of all its questions, or not of all repeats."""
+    seen = seen_of(trial)
+    if seen is None:
+        why = "dropped" if trial.dropped else "skipped" if trial.skipped else "failed"
+        return [why, *[""] * (len(keys) - 1)]
+    return [f"({shown(seen, key)})" if trial.dropped else shown(seen, key) for key in keys]
 
 
 def shown(measurement: Measurement, key: str) -> str:

@@ -25,9 +25,18 @@ class StudyConfig:
     name: str = MISSING
     root: str = "experiments"
     finalists: int = 3  # of the first round, measured again in a fresh engine before the verdict; 0: the first round decides
+    racing: bool = False  # ask all cells a slice first and drop those that cannot win; see `gpuqa.racing`
+    racing_first_slice: int = 16  # questions
+    racing_growth: int = 4  # each slice is so many times as large as the one before
+    racing_confidence: float = 0.9  # that the winner of the full grid is not dropped
+    racing_seed: int = 0  # which questions are in the slices
 
     def __post_init__(self) -> None:
         check(self.finalists >= 0, "study.finalists", self.finalists, "an integer of at least 0")
+        check(self.racing_first_slice >= 2, "study.racing_first_slice", self.racing_first_slice, "an integer of at least 2")
+        check(self.racing_growth >= 1, "study.racing_growth", self.racing_growth, "an integer of at least 1")
+        sure = self.racing_confidence
+        check(0.5 <= sure < 1, "study.racing_confidence", sure, "a number from 0.5 to below 1")
         plain = self.name not in ("", ".", "..") and "/" not in self.name and "\\" not in self.name
         check(plain, "study.name", self.name, "a plain folder name")
 

@@ -52,7 +52,7 @@ class Verdict:
 
 
 def decide(trials: Sequence[Trial], rule: SelectionConfig, answers: Answers | None = None) -> Verdict:
-    """The winner first, then the eligible by the rule, the objected by speed, failures last.
+    """The winner first, then the eligible by the rule, the objected by speed, the dropped, failures last.
 
     Args:
         answers: of each trial by its key; guards and quality are tested where they are at hand, else means decide.
@@ -63,7 +63,7 @@ def decide(trials: Sequence[Trial], rule: SelectionConfig, answers: Answers | No
     ranked = sorted(rank([one.trial for one in standings if not one.objections], rule), key=lambda one: not is_finalist(one))
     place = {id(one): number for number, one in enumerate(ranked)}
     standings.sort(
-        key=lambda one: (place.get(id(one.trial), len(place)), one.trial.measurement is None, -speed(one.trial)),
+        key=lambda one: (place.get(id(one.trial), len(place)), one.trial.error is not None, -speed(one.trial)),
     )
     drift = drift_of(trials)
     if not ranked:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,13 +11,14 @@ from gpuqa.config import UserError
 from gpuqa.engines import backend_class
 from gpuqa.executors import EXECUTORS
 from gpuqa.group import Desk, Group, Observer
+from gpuqa.heat import digest_of, run_race
 from gpuqa.journal import Journal
 from gpuqa.pipeline import encoder_for, stop_token_ids, warmup_questions
 from gpuqa.places import find
 from gpuqa.prompts import load_tokenizer
 from gpuqa.records import Trial
 from gpuqa.roots import CellConfig
-from gpuqa.trial import Cell, start_scorers
+from gpuqa.trial import Cell, Ended, start_scorers
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,25 +58,59 @@ def prepare(configs: Sequence[tuple[CellConfig, dict[str, str]]]) -> list[Cell]:
 
 async def run(cells: Sequence[Cell], journal: Journal, observer: Observer) -> Outcome:
     """Run every cell that the journal does not hold yet; failed ones are tried again."""
-    known = journal.read()
-    measured = [cell for cell in cells if cell.key in known and known[cell.key].measurement is not None]
-    done = {cell.key: replace(known[cell.key], axes=cell.axes) for cell in measured}
+    racing = cells[0].config.study.racing and not cells[0].again
+    done = kept_trials(cells, journal, racing)
     for trial in done.values():
-        journal.forget_passes(trial.key)  # a kill may have come between the trial and that
         observer.trial_done(trial, kept=True)
     kept, counted = len(done), Counted(observer)
     for trial in ladder.skipped_by(cells, done):
         journal.write(trial, [])
         done[trial.key] = trial
         observer.trial_done(trial, kept=True)
-    groups = group_by_engine([cell for cell in cells if cell.key not in done])
     with start_scorers() as scorers:
         desk = Desk(journal, scorers, counted)
-        async for trial, answers in EXECUTORS[cells[0].config.executor.kind](groups, lambda group: Group(group, desk).run()):
-            journal.write(trial, answers)
+        async for trial, answers in race(cells, done, desk) if racing else full_grid(cells, done, desk):
+            journal.write(trial, answers, keep_passes=racing)
             done[trial.key] = trial
             observer.trial_done(trial, kept=False)
+    for trial in done.values():
+        if trial.error is None:
+            journal.forget_passes(trial.key)
     return Outcome([done[cell.key] for cell in cells], counted.starts, kept)
+
+
+def kept_trials(cells: Sequence[Cell], journal: Journal, racing: bool) -> dict[str, Trial]:
+    """The trials of an earlier run that count in this one.
+
+    While a race is under way its passes decide, also those of trials that are complete. A dropped cell is one of the race
+    that dropped it only.
+    """
+    known, race_digest = journal.read(), digest_of(cells)
+    found = {cell.key: replace(known[cell.key], axes=cell.axes) for cell in cells if cell.key in known}
+    if racing:
+        settled = {key: one for key, one in found.items() if ends(one, race_digest)}
+        under_way = len(settled) < len(cells)
+        return {key: one for key, one in settled.items() if not (under_way and journal.read_passes(key))}
+    complete = {key: one for key, one in found.items() if one.measurement is not None}
+    for key in complete:
+        journal.forget_passes(key)  # a kill may have come between the trial and that
+    return complete
+
+
+def ends(trial: Trial, race: str) -> bool:
+    """Whether a trial needs no more measuring in that race."""
+    return trial.measurement is not None or (trial.dropped is not None and trial.dropped.race == race)
+
+
+def full_grid(cells: Sequence[Cell], done: Mapping[str, Trial], desk: Desk) -> AsyncIterator[Ended]:
+    """Every cell in full."""
+    groups = group_by_engine([cell for cell in cells if cell.key not in done])
+    return EXECUTORS[cells[0].config.executor.kind](groups, lambda group: Group(group, desk).run())
+
+
+def race(cells: Sequence[Cell], done: Mapping[str, Trial], desk: Desk) -> AsyncIterator[Ended]:
+    """A slice first; see `gpuqa.racing`."""
+    return run_race(group_by_engine(cells), dict(done), desk)
 
 
 class Counted:

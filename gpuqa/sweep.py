@@ -105,12 +105,14 @@ def setting(cells: Sequence[Cell]) -> str:
 
 
 def summary(outcome: study.Outcome, seconds: float) -> str:
-    """What the study cost, and what sharing engines saved."""
+    """What the study cost, and what sharing engines and racing saved."""
     skipped = sum(trial.skipped is not None for trial in outcome.trials)
     measured = len(outcome.trials) - outcome.kept - skipped
     saved = max(0, measured - outcome.engine_starts)
+    dropped = sum(trial.dropped is not None for trial in outcome.trials)
     kept = f", {outcome.kept} kept from an earlier run" if outcome.kept else ""
     kept += f", {skipped} skipped" if skipped else ""
+    kept += f", {dropped} dropped before their end" if dropped else ""
     return f"{measured} trials measured{kept}; {outcome.engine_starts} engine starts, {saved} saved by sharing; {seconds:.0f} s"
 
 
@@ -144,7 +146,10 @@ class Watch:
         self.progress.update(self.bar, description=f"starting {cell.config.engine.name} ({cell.config.quantization.name})")
 
     def pass_done(self, cell: Cell, measured: Pass) -> None:
-        """Count the pass."""
+        """Count the pass, unless a race adds it."""
+        if measured.slice is not None:
+            self.progress.update(self.bar, description=f"slice {measured.slice + 1}")
+            return
         self.passes[cell.key] = self.passes.get(cell.key, 0) + 1
         told = "warm repeats" if measured.warm else f"repeat {measured.repeat + 1} of {cell.config.workload.repeats}"
         self.progress.update(self.bar, completed=sum(self.passes.values()), description=told)
@@ -158,6 +163,7 @@ class Watch:
         self.progress.update(self.bar, completed=sum(self.passes.values()), best=best)
         told = f"failed: {trial.error}" if trial.error else f"{speed(trial):,.0f} chars/s"
         told = f"skipped: {trial.skipped}" if trial.skipped else told
+        told = f"dropped: {trial.dropped.reason}" if trial.dropped else told
         line = f"  {trial.name}: {told}{' (kept)' if kept else ''}"
         self.progress.console.print(line, markup=False, highlight=False)
 

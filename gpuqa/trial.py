@@ -21,6 +21,8 @@ from gpuqa.records import Answer, Measurement, Pass, Question, Trial
 from gpuqa.roots import CellConfig
 from gpuqa.workload import issue
 
+Ended = tuple[Trial, list[Answer]]
+
 
 @dataclass(frozen=True, slots=True)
 class Cell:
@@ -75,6 +77,7 @@ class Turn:
     repeat: int
     questions: list[Question]
     warm: bool = False
+    slice: int | None = None  # see `Pass`
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,14 +128,20 @@ async def measure_pass(turn: Turn, ready: Ready, filled: bool = False) -> Pass:
         peak_memory_gib=hardware.peak_memory_gib(),
         warm=turn.warm,
         conditions=[*before, *after],
+        slice=turn.slice,
     )
 
 
-async def score_trial(cell: Cell, passes: Sequence[Pass], scorers: ProcessPoolExecutor) -> tuple[Trial, list[Answer]]:
-    """The trial of a cell whose passes are complete; another process scores the first one's answers while engines measure."""
+async def score_trial(cell: Cell, passes: Sequence[Pass], scorers: ProcessPoolExecutor) -> Ended:
+    """The trial of a cell by its passes, with the first one's answers; made in another process while engines measure."""
+    return await asyncio.get_running_loop().run_in_executor(scorers, trial_of, cell, list(passes))
+
+
+def trial_of(cell: Cell, passes: Sequence[Pass]) -> Ended:
+    """The same in this process, which it keeps busy for long enough to disturb a clock."""
     warm, passes = [one.answered for one in passes if one.warm], [one for one in passes if not one.warm]
     answered = [one.answered for one in passes]
-    answers = await asyncio.get_running_loop().run_in_executor(scorers, score_answers, cell.questions, answered[0])
+    answers = score_answers(cell.questions, answered[0])
     overhead = Overhead(
         passes[0].engine_start_s,
         passes[0].warmup_s,

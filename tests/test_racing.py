@@ -1,0 +1,343 @@
+"""Who is dropped from a race and why, what is asked next, and how often a race ends as the full grid does.
+
+The replays run the same `Race` that a study runs, on studies recorded on the CPU engine (tests/traces, made by
+experiments/racing/record.py) and on generated ones; run this file with `-s` to see the rates that the README states.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from race_replay import Replay, numbers
+
+from gpuqa.config import UserError
+from gpuqa.criteria import Issue, Rule, SelectionConfig
+from gpuqa.evidence import Glimpse, Runner, mean_of, speed_of, spread
+from gpuqa.racing import Ask, Race, slices_of
+from gpuqa.records import Answer, Question, Trial
+from gpuqa.roots import StudyConfig
+from gpuqa.selection import decide
+from gpuqa.statistics import t_quantile
+
+RULE = SelectionConfig(name="fastest_above_floor", min_rouge_l_f1_judge=0.35)
+QUESTIONS = 80
+REPLAYS = 200
+
+
+def answers_of(score: float, count: int = QUESTIONS, judge: float | None = None, first: int = 0, seed: int = 0) -> list[Answer]:
+    """Answers whose scores lie around a mean, the same noise for all cells with one seed."""
+    noise = np.random.default_rng([seed, first]).normal(0, 0.08, count)
+    noise -= noise.mean()
+    judges = np.clip((score if judge is None else judge) + noise, 0, 1)
+    return [
+        Answer(
+            str(first + place),
+            "问",
+            "",
+            "字" * 100,
+            float(judges[place]),
+            float(np.clip(score + noise[place], 0, 1)),
+            "stop",
+            50,
+            0.1,
+        )
+        for place in range(count)
+    ]
+
+
+def trial(name: str, quantization: str = "none") -> Trial:
+    pipeline = {
+        "prompt": {"name": name, "system": name, "user": "{question}", "examples": []},
+        "quantization": {"name": quantization},
+        "engine": {"args": {"max_num_seqs": 64}},
+        "sampling": {"max_tokens": 256},
+    }
+    return Trial(f"{name}-{quantization}", {"prompt": name, "quantization": quantization}, pipeline, {})
+
+
+def race_of(*names: str, rule: SelectionConfig = RULE, repeats: int = 3, slices: int = 1) -> Race:
+    """A race of unquantized cells on engine "none" and of quantized ones ("name:fp8") on engine "fp8"."""
+    split = [(name.partition(":")[0], name.partition(":")[2] or "none") for name in names]
+    runners = {(one := trial(*pair)).key: Runner(one, pair[1], QUESTIONS) for pair in split}
+    return Race(runners, rule, 0.9, [[]] * slices, repeats)
+
+
+def see(race: Race, key: str, speed: float, score: float = 0.5, judge: float | None = None) -> None:
+    """A slice of 16 questions."""
+    answers = answers_of(score, 16, judge)
+    race.saw(key, Glimpse(numbers([(1.0, round(speed))], answers), answers))
+
+
+def finish(race: Race, key: str, speeds: list[float], score: float = 0.5, judge: float | None = None) -> None:
+    """All questions, as often as there are speeds."""
+    answers = answers_of(score, judge=judge)
+    race.measured(
+        replace(race.runners[key].trial, measurement=numbers([(1.0, round(one)) for one in speeds], answers)), answers
+    )
+
+
+# What is asked
+
+
+def study(**settings: Any) -> StudyConfig:
+    return StudyConfig(name="mine", **settings)
+
+
+def questions(count: int) -> list[Question]:
+    return [Question(str(number), f"问题 {number}") for number in range(count)]
+
+
+def test_slices_are_seeded_disjoint_and_grow_to_at_most_a_quarter_of_the_questions():
+    slices = slices_of(questions(400), study(), Issue.closed)
+    assert [len(one) for one in slices] == [16, 64]
+    assert len({one.id for part in slices for one in part}) == 80
+    assert slices == slices_of(questions(400), study(), Issue.closed)
+    assert slices != slices_of(questions(400), study(racing_seed=1), Issue.closed)
+    assert [one.id for one in slices[0]] != [str(number) for number in range(16)]
+
+
+@pytest.mark.parametrize(
+    ("count", "issue", "sizes"), [(400, Issue.batch, [16]), (80, Issue.batch, [16]), (63, Issue.serial, [])]
+)
+def test_a_batch_has_one_slice_and_a_small_dataset_none(count, issue, sizes):
+    assert [len(one) for one in slices_of(questions(count), study(), issue)] == sizes
+
+
+def test_an_engine_is_asked_the_slice_then_its_best_in_full_then_the_others_then_the_repeats():
+    race = race_of("a", "b", "c")
+    assert race.next_round("none") == [Ask(f"{name}-none", slice=0) for name in "abc"]
+    for name, speed in zip("abc", (1000, 1300, 1200), strict=True):
+        see(race, f"{name}-none", speed)
+    assert race.next_round("none") == [Ask("b-none", repeat=0)]
+    finish(race, "b-none", [2600])
+    assert race.next_round("none") == [Ask("a-none", repeat=0), Ask("c-none", repeat=0)]
+    finish(race, "a-none", [2590])
+    finish(race, "c-none", [2610])
+    assert race.next_round("none") == [Ask(f"{name}-none", repeat=1) for name in "abc"]
+    for name in "abc":
+        finish(race, f"{name}-none", [2600, 2600, 2600])
+    assert race.next_round("none") == []
+    assert race.dropped == {}
+
+
+def test_a_cell_that_was_measured_before_is_asked_nothing():
+    race = race_of("a", "b")
+    finish(race, "a-none", [1000, 1000, 1000])
+    assert race.next_round("none") == [Ask("b-none", slice=0)]
+
+
+def test_a_cell_that_failed_runs_no_more():
+    race = race_of("a", "b")
+    race.measured(replace(race.runners["a-none"].trial, error="out_of_memory"), [])
+    assert race.next_round("none") == [Ask("b-none", slice=0)]
+
+
+def test_engines_with_baselines_come_first_and_then_those_with_the_highest_bound():
+    race = race_of("a:fp8", "b:fp8_kv", "a", "b")
+    assert race.engines(lambda key, tokens: {"a-fp8": 1.0, "b-fp8_kv": 2.0}.get(key)) == ["none", "fp8_kv", "fp8"]
+    race = race_of("a:fp8", "b:fp8_kv")
+    assert race.engines(lambda key, tokens: None) == ["fp8", "fp8_kv"], "else in the order of their appearance"
+
+
+# Who is dropped
+
+
+def test_a_cell_that_cannot_reach_the_floor_even_at_the_upper_bound_is_dropped_after_its_slice():
+    race = race_of("good", "poor")
+    see(race, "good-none", 1000)
+    see(race, "poor-none", 5000, judge=0.1)
+    race.next_round("none")
+    assert list(race.dropped) == ["poor-none"]
+    assert race.dropped["poor-none"].startswith("rouge_l_f1_judge is at most 0.1")
+    assert "by 16 questions, below the floor 0.35" in race.dropped["poor-none"]
+
+
+def test_a_cell_just_below_the_floor_is_not_dropped_by_a_slice():
+    race = race_of("good", "near")
+    see(race, "good-none", 1000)
+    see(race, "near-none", 1000, judge=0.34)
+    race.next_round("none")
+    assert race.dropped == {}
+
+
+def slow_and_fast(rule: SelectionConfig, score: float) -> Race:
+    """A cell that was measured in full, and one half as fast on the same slice, with that score."""
+    race = race_of("fast", "slow", rule=rule)
+    see(race, "fast-none", 2000)
+    see(race, "slow-none", 500, score=score)
+    finish(race, "fast-none", [4000, 4020, 3980])
+    race.next_round("none")
+    return race
+
+
+DOMINATED = {
+    Rule.fastest: ([0.4, 0.5, 0.6], "slower than"),
+    Rule.best_quality: ([0.38], "worse than"),
+    Rule.knee: ([0.38], "slower and worse than"),
+    Rule.weighted: ([0.4, 0.5, 0.6], "behind by weight than"),
+}
+
+
+@pytest.mark.parametrize("rule", Rule, ids=lambda rule: rule.name)
+@pytest.mark.parametrize("score", [0.38, 0.4, 0.5, 0.6])
+def test_dominated_is_behind_in_what_the_rule_ranks_by(rule, score):
+    scores, told = DOMINATED[rule]
+    race = slow_and_fast(replace(RULE, rule=rule, min_rouge_l_f1_of_best=0), score)
+    if score in scores or (rule is Rule.weighted):
+        assert told in race.dropped["slow-none"]
+        assert "by 16 questions" in race.dropped["slow-none"]
+    elif score >= 0.5 and rule is not Rule.fastest:
+        assert race.dropped == {}
+
+
+def test_a_slice_is_not_compared_with_another_engines_speed_before_that_engine_has_measured_somebody_in_full():
+    race = race_of("a", "a:fp8", "b:fp8")
+    see(race, "a-none", 2000)
+    finish(race, "a-none", [4000, 4000, 4000])
+    see(race, "a-fp8", 500)
+    see(race, "b-fp8", 400)
+    assert race.next_round("fp8") == [Ask("a-fp8", repeat=0)]
+    assert race.dropped == {}
+    finish(race, "a-fp8", [6000])  # this engine gains twelve times from a slice to all, the other twice
+    assert race.next_round("fp8") == [Ask("b-fp8", repeat=0)]
+    assert race.dropped == {"a-none": race.dropped["a-none"]} if race.dropped else True
+
+
+def test_a_fast_cell_that_something_speaks_against_drops_nobody():
+    race = race_of("good", "nonsense")
+    for key, speed in (("good-none", 1000), ("nonsense-none", 5000)):
+        see(race, key, speed, score=0.5 if key == "good-none" else 0.33, judge=0.5)
+    finish(race, "nonsense-none", [9000, 9000, 9000], score=0.3, judge=0.3)
+    race.next_round("none")
+    assert "good-none" not in race.dropped
+    assert "below the floor" in race.dropped["nonsense-none"]
+
+
+def test_a_quantized_cell_leads_only_once_its_baseline_was_asked_everything():
+    race = race_of("a", "b", "a:fp8")
+    for key, speed in (("a-none", 1000), ("b-none", 1000), ("a-fp8", 4000)):
+        see(race, key, speed)
+    finish(race, "a-fp8", [8000, 8000, 8000])
+    race.next_round("none")
+    assert race.dropped == {}
+    finish(race, "a-none", [2000, 2000, 2000])
+    race.next_round("none")
+    assert "slower than prompt=a quantization=fp8" in race.dropped["b-none"]
+
+
+def test_a_dropped_baseline_of_a_cell_that_stays_is_asked_everything_once_and_guards_it():
+    race = race_of("fast", "slow", "slow:fp8")
+    for key, speed in (("fast-none", 2000), ("slow-none", 400)):
+        see(race, key, speed)
+    finish(race, "fast-none", [4000, 4000, 4000])
+    assert race.next_round("none") == []
+    assert list(race.dropped) == ["slow-none"]
+    see(race, "slow-fp8", 2000)
+    finish(race, "slow-fp8", [4500, 4500, 4500], score=0.45)
+    assert race.next_round("fp8") == []
+    assert race.recall() == ["none"]
+    assert race.next_round("none") == [Ask("slow-none", repeat=0)]
+    finish(race, "slow-none", [800])
+    assert race.next_round("none") == []
+    assert race.recall() == []
+    ended = {one.key: one for one in race.trials()}
+    assert ended["slow-none"].dropped.seen.questions == QUESTIONS
+    verdict = decide(race.trials(), RULE, {key: race.runners[key].known for key in ended})
+    assert verdict.winner is ended["fast-none"], "the guard refuses the quantized one, which lost a tenth"
+    assert "99% of the unquantized" in ended["slow-fp8"].dropped.reason
+
+
+def test_if_all_would_be_dropped_the_best_stays():
+    race = race_of("a", "b")
+    see(race, "a-none", 1000, judge=0.05)
+    see(race, "b-none", 2000, judge=0.05)
+    assert race.next_round("none") == [Ask("b-none", repeat=0)]
+    assert list(race.dropped) == ["a-none"]
+
+
+def test_cells_that_cannot_win_even_at_the_bound_of_their_card_are_skipped_with_the_reason():
+    race = race_of("a", "a:fp8", "b:fp8")
+    finish(race, "a-none", [4000, 4000, 4000])
+    measured = race.runners["a-none"].trial
+    measurement = replace(measured.measurement, output_tokens=QUESTIONS * 3 * 50)  # two characters a token
+    race.measured(replace(measured, measurement=measurement), race.runners["a-none"].answers)
+    bounds = {"a-fp8": 1500.0, "b-fp8": 2500.0}
+    race.skip_hopeless("fp8", lambda key, tokens: bounds[key] if tokens == 50 else None)
+    assert list(race.dropped) == ["a-fp8"]
+    assert race.dropped["a-fp8"].startswith("not even the bound of its card, 3,000 chars/s (1,500 tokens of at most 2.00 char")
+    race.skip_hopeless("fp8", lambda key, tokens: None)
+    assert list(race.dropped) == ["a-fp8"]
+
+
+def test_dropped_cells_stay_in_the_table_with_their_reason_and_never_win():
+    race = slow_and_fast(RULE, 0.9)
+    trials = race.trials()
+    slow = next(one for one in trials if one.dropped)
+    assert slow.measurement is None
+    assert slow.dropped.seen.questions == 16
+    verdict = decide(trials, RULE)
+    assert [one.trial.key for one in verdict.standings] == ["fast-none", "slow-none"]
+    assert verdict.standings[1].objections == (f"dropped: {slow.dropped.reason}",)
+    assert not verdict.standings[1].on_front
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"racing_first_slice": 1}, "study.racing_first_slice: got 1, "),
+        ({"racing_growth": 0}, "study.racing_growth: got 0, "),
+        ({"racing_confidence": 1.0}, "study.racing_confidence: got 1.0, "),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(settings, told):
+    with pytest.raises(UserError, match=told):
+        study(**settings)
+
+
+# What a few passes show
+
+
+def test_few_values_borrow_their_spread_and_many_know_their_own():
+    assert spread([[1.0]], 0.1).sd == pytest.approx(0.1)
+    many = np.random.default_rng(0).normal(0, 0.3, 4000).tolist()
+    assert spread([many], 0.1).sd == pytest.approx(0.3, rel=0.05)
+
+
+def test_the_mean_of_a_slice_is_known_the_better_the_more_of_all_questions_it_holds():
+    values = [0.2, 0.4, 0.6] * 8
+    assert mean_of(values, 24).error == 0
+    assert mean_of(values, 48).error == pytest.approx(mean_of(values).error / 2**0.5)
+
+
+@pytest.mark.parametrize("sd", [0.02, 0.15])
+def test_a_forecast_from_a_slice_misses_the_whole_as_seldom_as_it_says(sd):
+    generator, missed, count = np.random.default_rng(1), 0, 400
+    for _ in range(count):
+        speeds, gains = generator.normal(8, 0.3, 8), generator.normal(1, sd, 8)
+        race = race_of(*"abcdefgh")
+        for name, speed, gain in zip("abcdefgh", speeds, gains, strict=True):
+            race.saw(
+                f"{name}-none",
+                Glimpse(numbers([(1.0, round(float(np.exp(speed)) * 1000))], answers_of(0.5, 16)), answers_of(0.5, 16)),
+            )
+            if name != "h":
+                finish(race, f"{name}-none", [float(np.exp(speed + gain)) * 1000])
+        found = speed_of(race.runners["h-none"], list(race.runners.values()))
+        bound = found.difference + t_quantile(0.9, found.freedom) * found.error
+        missed += speeds[-1] + gains[-1] + np.log(1000) > bound
+    assert missed / count <= 0.05 + 0.02
+
+
+# How often a race ends as the full grid does
+
+
+def report(name: str, replays: list[Replay]) -> tuple[float, float]:
+    """Print and return: the share of replays with the full grid's winner, the share of engine time saved."""
+    same = sum(one.grid_winner == one.race_winner for one in replays) / len(replays)
+    saved = 1 - sum(one.race_s for one in replays) / sum(one.grid_s for one in replays)
+    starts = np.mean([one.starts for one in replays])
+    print(f"{name}: same winner {same:.1%} of {len(replays)}, engine time saved {saved:.1%}, {starts:.2f} engine starts")
+    return same, saved

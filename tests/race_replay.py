@@ -14,7 +14,7 @@ import json
 import math
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -147,7 +147,8 @@ def numbers(passes: Sequence[tuple[float, int]], answers: Sequence[Answer]) -> M
     """A measurement of what a verdict reads; the rest is 1."""
     speeds = [chars / seconds for seconds, chars in passes]
     middle, mad = median_and_mad(speeds)
-    same: dict[str, Any] = dict.fromkeys(Measurement.__dataclass_fields__, 1.0)
+    needed = [one.name for one in fields(Measurement) if one.default is MISSING and one.default_factory is MISSING]
+    same: dict[str, Any] = dict.fromkeys(needed, 1.0)
     same |= {"questions": len(answers), "repeats": len(passes), "chars_per_s": middle, "chars_per_s_mad": mad}
     same |= {"chars_per_s_repeats": speeds, "chars_per_s_interval": None}
     same |= {"rouge_l_f1_judge": mean([one.rouge_l_f1_judge for one in answers]), "rouge_l_f1_judge_interval": None}

@@ -23,7 +23,7 @@ class Ours(Contestant):
         from gpuqa.http_config import HttpConfig
         from gpuqa.pipeline import Pipeline, checked_tokenizer, start_engine
         from gpuqa.server import create_app
-        from gpuqa.service import Service
+        from gpuqa.service import Service, State
         from gpuqa.telemetry import Telemetry
 
         configs = {prefix: our_config(self.task, system) for prefix, system in self.task.systems.items()}
@@ -36,6 +36,8 @@ class Ours(Contestant):
             service = Service(lambda one=pipeline: immediately(one), ["Warm?"], http, telemetry, fail)  # type: ignore[misc]
             app = create_app(service)
             self.addresses[prefix] = (await listen(app), "/predict")
+            while service.look() is not State.ready:
+                await asyncio.sleep(0.02)
         scheduler = getattr(first.engine, "scheduler", None)
         return {"engine_args": first.engine_args(), "scheduler": scheduler.name if scheduler else "default"}
 

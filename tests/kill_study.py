@@ -17,15 +17,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
-
 from gpuqa import study
-from gpuqa.door import vllm_on_this_machine
+from gpuqa.door import compose_cell
 from gpuqa.journal import Journal
-from gpuqa.places import conf_folder
 from gpuqa.records import Pass
-from gpuqa.roots import CellConfig, register_schemas, resolve
 from gpuqa.trial import Cell
 
 FIXED = [
@@ -116,12 +111,8 @@ def passes_in(journal: Journal, cells: list[Cell]) -> dict[str, float]:
 
 def all_cells() -> list[Cell]:
     """Sixteen cells of one engine."""
-    register_schemas()
-    OmegaConf.register_new_resolver("vllm_on_this_machine", vllm_on_this_machine, replace=True)
     rows = [{"prompt": prompt, "sampling.max_tokens": str(4 + n)} for prompt in ("bare", "keywords") for n in range(8)]
-    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-        words = [[*FIXED, *(f"{key}={value}" for key, value in row.items())] for row in rows]
-        configs = [resolve(compose("sweep", overrides=one), CellConfig) for one in words]
+    configs = [compose_cell(*FIXED, *(f"{key}={value}" for key, value in row.items())) for row in rows]
     return study.prepare(list(zip(configs, rows, strict=True)))
 
 

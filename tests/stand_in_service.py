@@ -14,19 +14,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import uvicorn
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 from prometheus_client import CollectorRegistry
 
 from gpuqa.access import Keys
 from gpuqa.config import SamplingConfig
-from gpuqa.door import vllm_on_this_machine
+from gpuqa.door import compose_cell
 from gpuqa.http_config import HttpConfig
 from gpuqa.pipeline import BUILTIN_WARMUP, Pipeline
-from gpuqa.places import conf_folder
 from gpuqa.prompts import load_tokenizer
 from gpuqa.records import Generation, GenerationDelta
-from gpuqa.roots import CellConfig, register_schemas, resolve
+from gpuqa.roots import CellConfig
 from gpuqa.server import create_app
 from gpuqa.service import Service
 from gpuqa.telemetry import Telemetry
@@ -39,11 +36,8 @@ Reply = tuple[int, Any]
 
 def composed(*overrides: str) -> CellConfig:
     """One cell on the transformers backend; in float32 an answer does not depend on what else is in its batch."""
-    register_schemas()
-    OmegaConf.register_new_resolver("vllm_on_this_machine", vllm_on_this_machine, replace=True)
     fixed = ["experiment=none", "engine=transformers", "engine.args.dtype=float32", "prompt=bare", "sampling.max_tokens=24"]
-    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-        return resolve(compose("sweep", overrides=[*fixed, *overrides]), CellConfig)
+    return compose_cell(*fixed, *overrides)
 
 
 @dataclass

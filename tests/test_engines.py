@@ -23,18 +23,16 @@ from typing import Any
 
 import psutil
 import pytest
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 
 from gpuqa import dataset
 from gpuqa.config import SamplingConfig, UserError
-from gpuqa.door import vllm_on_this_machine
+from gpuqa.door import compose_cell, vllm_on_this_machine
 from gpuqa.engine_log import captured, root_cause
 from gpuqa.engines import EngineFailed
 from gpuqa.pipeline import Pipeline
-from gpuqa.places import conf_folder, find
+from gpuqa.places import find
 from gpuqa.records import Completion, Generation, GenerationDelta
-from gpuqa.roots import CellConfig, register_schemas, resolve
+from gpuqa.roots import CellConfig
 
 pytestmark = pytest.mark.engine
 
@@ -71,10 +69,7 @@ asyncio.run(start())
 
 def composed(*overrides: str) -> CellConfig:
     """One cell, composed from conf/ as the sweep does it."""
-    register_schemas()
-    OmegaConf.register_new_resolver("vllm_on_this_machine", vllm_on_this_machine, replace=True)
-    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-        return resolve(compose("sweep", overrides=["experiment=none", "prompt=bare", *overrides]), CellConfig)
+    return compose_cell("experiment=none", "prompt=bare", *overrides)
 
 
 def processes() -> set[psutil.Process]:

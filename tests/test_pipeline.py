@@ -13,31 +13,25 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hydra import compose, initialize_config_dir
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from omegaconf import OmegaConf
 
 from gpuqa import dataset
 from gpuqa.config import CleanupConfig, ModelConfig, SamplingConfig, UserError
-from gpuqa.door import vllm_on_this_machine
+from gpuqa.door import compose_cell
 from gpuqa.engines import EngineFailed
 from gpuqa.pipeline import BUILTIN_WARMUP, Pipeline, stop_token_ids, warmup_questions
-from gpuqa.places import conf_folder, find
+from gpuqa.places import find
 from gpuqa.prompts import load_tokenizer
 from gpuqa.records import CompletionDelta, Generation, GenerationDelta
-from gpuqa.roots import CellConfig, register_schemas, resolve
+from gpuqa.roots import CellConfig
 
 pytestmark = pytest.mark.engine
 
 
 def composed(*overrides: str) -> CellConfig:
     """One cell on the transformers backend, which starts in a second."""
-    register_schemas()
-    OmegaConf.register_new_resolver("vllm_on_this_machine", vllm_on_this_machine, replace=True)
-    fixed = ["experiment=none", "engine=transformers", "prompt=bare"]
-    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-        return resolve(compose("sweep", overrides=[*fixed, *overrides]), CellConfig)
+    return compose_cell("experiment=none", "engine=transformers", "prompt=bare", *overrides)
 
 
 class ScriptedEngine:

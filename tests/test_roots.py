@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from gpuqa.config import Backend, Hub, ModelConfig, PipelineConfig, SamplingConfig, UserError
 from gpuqa.criteria import DatasetConfig
-from gpuqa.door import vllm_on_this_machine
+from gpuqa.door import introduce_to_hydra
 from gpuqa.http_config import HttpConfig, Status
 from gpuqa.places import conf_folder, find
 from gpuqa.roots import (
@@ -25,7 +25,6 @@ from gpuqa.roots import (
     ServeConfig,
     StudyConfig,
     from_plain,
-    register_schemas,
     resolve,
 )
 
@@ -37,8 +36,7 @@ EXPERIMENTS = [option.name for option in OPTIONS if option.parent.name == "exper
 @pytest.fixture(scope="module", autouse=True)
 def registered():
     """What gpuqa.door registers before Hydra composes."""
-    register_schemas()
-    OmegaConf.register_new_resolver("vllm_on_this_machine", vllm_on_this_machine, replace=True)
+    introduce_to_hydra()
 
 
 def composed(root: str, *overrides: str, with_hydra: bool = False) -> DictConfig:

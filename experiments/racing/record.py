@@ -20,19 +20,14 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
-
 from gpuqa import hardware, study
-from gpuqa.door import vllm_on_this_machine
+from gpuqa.door import compose_cell
 from gpuqa.engines import Engine, EngineFailed
 from gpuqa.group import start_quietly
 from gpuqa.metrics import chars, score_answers
 from gpuqa.pipeline import Pipeline
-from gpuqa.places import conf_folder
 from gpuqa.prompts import load_tokenizer
 from gpuqa.records import Answered
-from gpuqa.roots import CellConfig, register_schemas, resolve
 from gpuqa.trial import Cell, repeated
 from gpuqa.workload import issue
 
@@ -65,11 +60,7 @@ def main() -> None:
 
 def composed(rows: list[dict[str, str]]) -> list[Cell]:
     """The cells of a sweep with these axes."""
-    register_schemas()
-    OmegaConf.register_new_resolver("vllm_on_this_machine", vllm_on_this_machine, replace=True)
-    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-        words = [[*FIXED, *(f"{key}={value}" for key, value in row.items())] for row in rows]
-        configs = [resolve(compose("sweep", overrides=one), CellConfig) for one in words]
+    configs = [compose_cell(*FIXED, *(f"{key}={value}" for key, value in row.items())) for row in rows]
     return study.prepare(list(zip(configs, rows, strict=True)))
 
 

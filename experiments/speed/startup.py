@@ -24,16 +24,12 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 from yardstick import pair, write_model
 
 from gpuqa import frozen, identity, metrics, study
-from gpuqa.door import vllm_on_this_machine
+from gpuqa.door import compose_cell
 from gpuqa.metrics import Overhead
-from gpuqa.places import conf_folder
 from gpuqa.records import Answered, Completion
-from gpuqa.roots import CellConfig, register_schemas, resolve
 
 PATIENCE_S = 300.0
 CACHES = ("VLLM_CACHE_ROOT", "TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR")
@@ -68,15 +64,11 @@ def main() -> None:
 
 def freeze(model: Path, overrides: list[str], out: Path) -> Path:
     """A frozen file of one cell; its measurement is of nothing."""
-    register_schemas()
-    OmegaConf.register_new_resolver("vllm_on_this_machine", vllm_on_this_machine, replace=True)
     fixed = [f"model.path={model}", "prompt=structured_short", "experiment=none"]
-    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-        composed = compose("sweep", [*fixed, *overrides])
-    [cell] = study.prepare([(resolve(composed, CellConfig), {})])
+    [prepared] = study.prepare([(compose_cell(*fixed, *overrides), {})])
     nothing = Answered([Completion("-", "stop", 1, 1, 0, False, 1.0, 1.0)], 1.0, [1.0])
-    numbers = metrics.measure([nothing], metrics.score_answers(cell.questions[:1], nothing), Overhead(0.0, 0.0, 0.0))
-    frozen.freeze(cell.trial(numbers), cell.config.selection, "made to measure a start", out / "frozen.yaml")
+    numbers = metrics.measure([nothing], metrics.score_answers(prepared.questions[:1], nothing), Overhead(0.0, 0.0, 0.0))
+    frozen.freeze(prepared.trial(numbers), prepared.config.selection, "made to measure a start", out / "frozen.yaml")
     return out / "frozen.yaml"
 
 

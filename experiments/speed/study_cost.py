@@ -21,11 +21,9 @@ from pathlib import Path
 from statistics import fmean
 
 from gpuqa import study
-from gpuqa.door import vllm_on_this_machine
+from gpuqa.door import compose_cell
 from gpuqa.journal import Journal
-from gpuqa.places import conf_folder
 from gpuqa.records import Pass, Trial
-from gpuqa.roots import CellConfig, register_schemas, resolve
 from gpuqa.trial import Cell
 
 AXES = {
@@ -85,13 +83,7 @@ def overrides(arguments: argparse.Namespace, row: dict[str, str]) -> list[str]:
 
 async def run_study(arguments: argparse.Namespace, rows: list[dict[str, str]], timed: Timed) -> int:
     """All cells in this process, as a sweep runs them -> engine starts."""
-    from hydra import compose, initialize_config_dir
-    from omegaconf import OmegaConf
-
-    register_schemas()
-    OmegaConf.register_new_resolver("vllm_on_this_machine", vllm_on_this_machine, replace=True)
-    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-        configs = [resolve(compose("sweep", overrides=overrides(arguments, row)), CellConfig) for row in rows]
+    configs = [compose_cell(*overrides(arguments, row)) for row in rows]
     cells = study.prepare(list(zip(configs, rows, strict=True)))
     journal = Journal(arguments.out / "study")
     journal.write_study([(cell.key, cell.axes) for cell in cells])

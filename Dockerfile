@@ -1,18 +1,32 @@
 # Serve a frozen winner on a GPU:
-#   docker build -t gpuqa . && docker run --gpus all -p 8000:8000 -v "$PWD/local-model:/app/local-model:ro" gpuqa
+#   docker build -t gpuqa --build-arg FROZEN=experiments/gpu_pro/frozen.yaml .
+#   docker run --gpus all -p 8000:8000 -v gpuqa-cache:/cache -v "$PWD/local-model:/app/local-model:ro" gpuqa
 # vLLM, PyTorch and CUDA come from the base image and stay as they are; only what it lacks is added, without dependencies.
 ARG VLLM_VERSION=v0.32.0
 FROM vllm/vllm-openai:${VLLM_VERSION}
 
 WORKDIR /app
-RUN pip install --no-cache-dir --no-deps \
-    absl-py==2.5.1 antlr4-python3-runtime==4.9.3 hydra-core==1.3.8 jieba==0.42.1 joblib==1.6.0 nltk==3.10.4 \
-    omegaconf==2.3.1 pandas==3.1.1 python-dateutil==4.0.0 rapidfuzz==3.14.6 rouge-score==0.1.2 tzdata==2026.6
+COPY requirements/image.txt requirements/image.txt
+RUN python3 -m pip install --no-cache-dir --no-deps -r requirements/image.txt
 COPY conf conf
-COPY gpuqa gpuqa
 COPY hydra_plugins hydra_plugins
-COPY experiments experiments
+COPY gpuqa gpuqa
 
-ENV HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 VLLM_NO_USAGE_STATS=1
+# What is compiled for the GPU (vLLM, Triton, CUDA) goes to /cache: a volume there, and a second start compiles nothing.
+RUN useradd --uid 10001 --no-log-init --create-home --home-dir /cache gpuqa
+ENV HOME=/cache VLLM_CACHE_ROOT=/cache/vllm TRITON_CACHE_DIR=/cache/triton FLASHINFER_WORKSPACE_BASE=/cache \
+    PYTHONDONTWRITEBYTECODE=1 HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 VLLM_NO_USAGE_STATS=1
+VOLUME /cache
+
+# Weights are mounted at /app/local-model, or baked: --build-arg MODEL=qwen3_0_6b_gpu_pro fetches those of conf/model.
+ARG MODEL=
+RUN if [ -n "${MODEL}" ]; then python3 -m gpuqa.download "model=${MODEL}"; fi
+ARG FROZEN=experiments/embedded/frozen.yaml
+COPY ${FROZEN} frozen.yaml
+
+USER 10001
 EXPOSE 8000
+HEALTHCHECK --interval=10s --timeout=5s --start-period=420s --retries=3 \
+    CMD ["python3", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/readyz', timeout=4)"]
 ENTRYPOINT ["python3", "-m", "gpuqa.serve"]
+CMD ["frozen=frozen.yaml"]

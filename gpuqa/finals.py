@@ -24,6 +24,7 @@ class Choice:
 
     finalists: list[Trial]
     left_out: int
+    verdict: Verdict  # of the first round
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +47,10 @@ def finalists(trials: Sequence[Trial], rule: SelectionConfig, answers: Answers, 
     """
     verdict = decide(trials, rule, answers)
     if verdict.first is None or not verdict.comparisons or most == 0:
-        return Choice([], 0)
+        return Choice([], 0, verdict)
     tied = [one.other for one in verdict.comparisons if not one.shown(rule.confidence)]
     near = [verdict.first, *(tied or [verdict.comparisons[0].other])]
-    return Choice(near[:most], len(near[most:]))
+    return Choice(near[:most], len(near[most:]), verdict)
 
 
 def judge(trials: Sequence[Trial], rule: SelectionConfig, journal: Journal) -> Judged:
@@ -60,18 +61,23 @@ def judge(trials: Sequence[Trial], rule: SelectionConfig, journal: Journal) -> J
     """
     first, known, most = answers_of(trials, journal), journal.read(), journal.finalists()
     choice = finalists(trials, rule, first, most)
-    fresh = {one.key: known.get(identity.again(one.key)) for one in choice.finalists}
-    if not all(fresh.values()):
+    fresh = {one.key: known[key] for one in choice.finalists if (key := identity.again(one.key)) in known}
+    if not choice.finalists:
+        return Judged(choice.verdict, first)
+    if len(fresh) < len(choice.finalists):
         told = "Its finalists were not measured again, so its lead may be luck; a sweep with this rule measures them."
-        verdict = decide(trials, rule, first)
-        return Judged(replace(verdict, reason=f"{verdict.reason} {told}"), first)
-    settled = [replaced(one, fresh.get(one.key)) for one in trials]
-    answers = answers_of(settled, journal)
-    verdict = decide(settled, rule, answers)
+        return Judged(with_more(choice.verdict, told), first)
+    answers = {**first, **answers_of(list(fresh.values()), journal)}
+    verdict = decide([replaced(one, fresh.get(one.key)) for one in trials], rule, answers)
     if choice.left_out:
         told = f"{choice.left_out} more may be as good by the first round and were not measured again (study.finalists={most})."
-        verdict = replace(verdict, reason=f"{verdict.reason} {told}")
+        verdict = with_more(verdict, told)
     return Judged(verdict, answers)
+
+
+def with_more(verdict: Verdict, told: str) -> Verdict:
+    """The verdict with one more sentence."""
+    return replace(verdict, reason=f"{verdict.reason} {told}")
 
 
 def replaced(trial: Trial, fresh: Trial | None) -> Trial:

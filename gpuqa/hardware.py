@@ -7,6 +7,7 @@ import functools
 import os
 import platform
 import signal
+import socket
 import subprocess
 import threading
 import time
@@ -120,8 +121,20 @@ def end_with_parent(parent: int | None = None) -> None:
 
 @functools.cache
 def tie_forked_children() -> None:
-    """Every process that is forked from now on ends with this one. vLLM's engine does not: it would keep the GPU's memory."""
+    """Every process that is forked from now on ends with this one, which vLLM's engine does not do by itself: it would keep
+    the GPU's memory. It also gets none of this one's connections, as a spawned one would not."""
     os.register_at_fork(after_in_child=end_with_parent)
+    os.register_at_fork(after_in_child=let_go_of_connections)
+
+
+def let_go_of_connections() -> None:
+    """In a child: give up the TCP sockets that were open at the fork. A server's clients would not see the end of a
+    connection, nor its port become free, as long as a copy of the socket lives here."""
+    with contextlib.suppress(OSError), open(os.devnull) as nothing:
+        for name in os.listdir("/proc/self/fd"):
+            with contextlib.suppress(OSError), socket.fromfd(int(name), socket.AF_INET, socket.SOCK_STREAM) as copy:
+                if copy.getsockopt(socket.SOL_SOCKET, socket.SO_DOMAIN) in (socket.AF_INET, socket.AF_INET6):
+                    os.dup2(nothing.fileno(), int(name))  # not closed: whoever owns the number will close it once
 
 
 def high_water_bytes(pid: int) -> int:

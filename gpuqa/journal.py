@@ -177,4 +177,5 @@ def to_measurement(row: dict[str, Any] | None) -> Measurement | None:
     if row is None:
         return None
     intervals = {key: Interval(**value) for key, value in row.items() if key.endswith("_interval") and value}
-    return Measurement(**{**row, **intervals})
+    conditions = [Conditions(**one) for one in row["conditions"]]
+    return Measurement(**{**row, **intervals, "conditions": conditions})

@@ -101,6 +101,7 @@ def measure(passes: Sequence[Answered], answers: Sequence[Answer], overhead: Ove
         peak_memory_gib=overhead.peak_memory_gib,
         saturated=any(one.saturated for one in passes),
         repeats_began_at=overhead.repeats_began_at,
+        conditions=readings,
         sm_clock_mhz_min=min((one.sm_clock_mhz for one in busy), default=None),
         temperature_c_max=max((one.temperature_c for one in readings), default=None),
         throttle_reasons=sorted({name for one in readings for name in one.throttle_reasons} - {IDLE}) if readings else None,

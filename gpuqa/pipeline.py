@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import Callable, Collection, Sequence
+import time
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
+from contextlib import aclosing
 from typing import Any, Self, TypeVar
 
-from gpuqa.cleanup import clean
+from gpuqa.cleanup import Cleaner, clean
 from gpuqa.config import ModelConfig, PipelineConfig, SamplingConfig, UserError
 from gpuqa.dataset import read_questions
 from gpuqa.engines import Engine, EngineFailed, backend_class
 from gpuqa.places import find
-from gpuqa.prompts import PromptEncoder, decode_all, load_tokenizer
-from gpuqa.records import Completion, EncodedPrompt, Generation
+from gpuqa.prompts import PromptEncoder, TextStream, decode_all, load_tokenizer
+from gpuqa.records import Completion, CompletionDelta, EncodedPrompt, Generation
 
 WORTH_A_THREAD = 2_000  # characters or tokens; below, the tokenizer needs less than a millisecond
 Item = TypeVar("Item")
@@ -84,21 +86,39 @@ class Pipeline:
     async def _complete(self, prompts: Sequence[EncodedPrompt], generations: Sequence[Generation]) -> list[Completion]:
         """The text of each generation, beside what it took."""
         texts = await self._tokenize(self._decode, generations, sum(len(one.token_ids) for one in generations))
-        return [
-            Completion(
-                text=text,
-                finish_reason=generation.finish_reason,
-                prompt_tokens=len(prompt.token_ids),
-                output_tokens=len(generation.token_ids),
-                cached_tokens=generation.cached_tokens,
-                question_was_cut=prompt.question_was_cut,
-                first_token_s=generation.first_token_s,
-                last_token_s=generation.last_token_s,
-                queue_s=generation.queue_s,
-                error=generation.error,
-            )
-            for prompt, generation, text in zip(prompts, generations, texts, strict=True)
-        ]
+        return [completion_of(*one) for one in zip(prompts, generations, texts, strict=True)]
+
+    async def stream(self, question: str) -> AsyncGenerator[CompletionDelta]:
+        """The answer to one question as it comes: the deltas' texts add up to the text that `answer` gives.
+
+        Every delta but the last has some text; the last one has the completion. Closing the generator ends the request.
+        A question that fails is a completion with an error.
+
+        Raises:
+            EngineFailed: the whole engine is gone.
+        """
+        called, first, last = time.perf_counter(), None, None
+        [prompt] = await self._tokenize(self._encode, [question], len(question))
+        characters, cleaner = TextStream(self.tokenizer), Cleaner(self.config.prompt.cleanup, self.encoder.in_thought)
+        token_ids, text = list[int](), ""
+        async with aclosing(self.engine.stream(prompt.token_ids, self.config.sampling, self.stop)) as deltas:
+            async for delta in deltas:
+                if delta.token_ids:
+                    last = time.perf_counter() - called
+                    first = first or last
+                token_ids += delta.token_ids
+                async with self._tokenizing:
+                    piece = cleaner.feed(characters.feed(delta.token_ids))
+                    if delta.finish_reason is not None:
+                        piece += cleaner.feed(characters.finish()) + cleaner.finish()
+                text += piece
+                if delta.finish_reason is not None:
+                    break
+                if piece:
+                    yield CompletionDelta(piece)
+        reason = delta.finish_reason or "error"
+        generation = Generation(token_ids, reason, delta.cached_tokens, first, last, error=delta.error)
+        yield CompletionDelta(piece, completion_of(prompt, generation, text))
 
     async def close(self) -> None:
         """Release the engine."""
@@ -107,14 +127,37 @@ class Pipeline:
     async def _tokenize(self, function: Callable[[Sequence[Item]], list[Made]], items: Sequence[Item], size: int) -> list[Made]:
         """Call the tokenizer; off the event loop where `size` (characters or tokens) makes it slower than a thread."""
         async with self._tokenizing:
-            return function(items) if size < WORTH_A_THREAD else await asyncio.to_thread(function, items)
+            if size < WORTH_A_THREAD:
+                return function(items)
+            working = asyncio.ensure_future(asyncio.to_thread(function, items))
+            try:
+                return await asyncio.shield(working)
+            except asyncio.CancelledError:
+                await asyncio.wait((working,))  # a thread cannot be cancelled, and nobody may enter the tokenizer meanwhile
+                raise
 
     def _encode(self, questions: Sequence[str]) -> list[EncodedPrompt]:
         return self.encoder.encode_all(questions)
 
     def _decode(self, generations: Sequence[Generation]) -> list[str]:
         texts = decode_all(self.tokenizer, [generation.token_ids for generation in generations])
-        return [clean(text, self.config.prompt.cleanup) for text in texts]
+        return [clean(text, self.config.prompt.cleanup, self.encoder.in_thought) for text in texts]
+
+
+def completion_of(prompt: EncodedPrompt, generation: Generation, text: str) -> Completion:
+    """The answer `text` with what it took."""
+    return Completion(
+        text=text,
+        finish_reason=generation.finish_reason,
+        prompt_tokens=len(prompt.token_ids),
+        output_tokens=len(generation.token_ids),
+        cached_tokens=generation.cached_tokens,
+        question_was_cut=prompt.question_was_cut,
+        first_token_s=generation.first_token_s,
+        last_token_s=generation.last_token_s,
+        queue_s=generation.queue_s,
+        error=generation.error,
+    )
 
 
 async def warm_up(pipeline: Pipeline, questions: Sequence[str], batch: int | None) -> int:

@@ -48,6 +48,31 @@ def decode_all(tokenizer: Any, token_ids: Sequence[list[int]]) -> list[str]:
     return [tokenizer.decode(one, skip_special_tokens=True) for one in token_ids]
 
 
+class TextStream:
+    """Text of one answer whose tokens come in pieces: whole characters only, which add up to what `decode_all` makes of all
+    tokens. A character may be spread over several tokens; it is handed on with the last of them."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+        self.steady = tokenizer.is_fast and not tokenizer.clean_up_tokenization_spaces  # else later tokens change earlier text
+        self.context: list[int] = []  # tokens of what was handed on last: some tokenizers look back at them
+        self.pending: list[int] = []  # tokens whose characters are not whole yet
+
+    def feed(self, token_ids: Sequence[int]) -> str:
+        """The characters that these tokens complete."""
+        self.pending += token_ids
+        text = self.finish() if self.steady else ""
+        if not text or text.endswith("\ufffd"):
+            return ""
+        self.context, self.pending = self.pending, []
+        return text
+
+    def finish(self) -> str:
+        """The rest, broken characters and all."""
+        before, all_of_it = decode_all(self.tokenizer, [self.context, [*self.context, *self.pending]])
+        return all_of_it[len(before) :]
+
+
 def messages(prompt: PromptConfig, user_text: str) -> list[dict[str, str]]:
     """The chat of one question: system text, worked examples, the user's turn."""
     chat = [{"role": "system", "content": prompt.system}] if prompt.system else []
@@ -74,6 +99,7 @@ class PromptEncoder:
         assert marker, "the chat template dropped the user's turn"
         self.before: list[int] = tokenizer.encode(before, add_special_tokens=False)
         self.after: list[int] = tokenizer.encode(after, add_special_tokens=False)
+        self.in_thought = after.rfind("<think>") > after.rfind("</think>")  # the answer begins within a thought
         needed = len(self.before) + len(self._user(GAP)) + len(self.after)
         if needed > room:
             raise UserError(

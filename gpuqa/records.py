@@ -49,6 +49,16 @@ class Generation:
 
 
 @dataclass(frozen=True, slots=True)
+class GenerationDelta:
+    """The tokens of a generation that came since the last delta. Only the last one has a reason, as in `Generation`."""
+
+    token_ids: list[int] = field(default_factory=list)
+    finish_reason: str | None = None
+    cached_tokens: int = 0
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Completion:
     """One answer, cleaned up, with what it took."""
 
@@ -62,6 +72,14 @@ class Completion:
     last_token_s: float | None
     queue_s: float | None = None
     error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CompletionDelta:
+    """The text of an answer that became certain since the last delta, "" where none did. The last one has the whole answer."""
+
+    text: str
+    completion: Completion | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +180,7 @@ class Measurement:
     saturated: bool = False  # in any pass, questions came faster than answers: `workload.rate_per_s` is too high
     repeats_began_at: list[float] = field(default_factory=list)  # of every repeat, seconds since the epoch
     first_round_chars_per_s: float | None = None  # of a finalist, whose other numbers are from measuring it again
+    conditions: list[Conditions] = field(default_factory=list)  # before and after every repeat; none without NVML
     sm_clock_mhz_min: int | None = None  # of all readings of all passes but those of an idle GPU; None without NVML
     temperature_c_max: int | None = None
     throttle_reasons: list[str] | None = None  # that were given in any pass, "gpu_idle" apart; None without NVML

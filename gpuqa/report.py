@@ -70,9 +70,11 @@ def lead_of(found: Comparison) -> dict[str, float | None]:
 
 
 def flat(measurement: Measurement) -> dict[str, Any]:
-    """Numbers by name, intervals as two columns, several repeats in one."""
+    """Numbers by name, intervals as two columns, several repeats in one; a GPU's single readings stay in the journal."""
     numbers: dict[str, Any] = {}
     for key, value in asdict(measurement).items():
+        if key == "conditions":
+            continue
         if key.endswith("_interval"):
             numbers |= {f"{key}_{end}": value and value[end] for end in ("low", "high")}
         else:

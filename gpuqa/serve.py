@@ -19,7 +19,7 @@ from types import FrameType
 from typing import Any
 
 import uvicorn
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, disable_created_metrics
 
 from gpuqa import frozen, identity
 from gpuqa.access import read_keys
@@ -36,6 +36,7 @@ from gpuqa.telemetry import JsonLines, Telemetry
 
 log = logging.getLogger("gpuqa.serve")
 FAILED = 1
+KEEP_ALIVE_S = 75  # longer than load balancers keep an idle connection: who closes first must not be the one that is asked
 LAST_BYTES_S = 5  # for answers that are on their way to slow clients when everything else has ended
 NOWHERE = ("192.0.2.1", 9)  # RFC 5737: an address for documentation; a UDP connect sends nothing
 
@@ -65,6 +66,7 @@ def serve(composed: Any) -> int:
         failures.append(reason)
         server.should_exit = True
 
+    disable_created_metrics()  # type: ignore[no-untyped-call]  # a time beside every counter, which nobody reads
     telemetry = Telemetry(CollectorRegistry())
     telemetry.introduce(labels(content, here))
     service = Service(lambda: Pipeline.start(pipeline), warmup, config.http, telemetry, give_up)
@@ -78,8 +80,8 @@ class Server(uvicorn.Server):
 
     def __init__(self, app: Any, service: Service) -> None:
         http = service.http
-        options: dict[str, Any] = {"log_config": None, "access_log": False, "timeout_graceful_shutdown": LAST_BYTES_S}
-        super().__init__(uvicorn.Config(app, host=http.host, port=http.port, **options))
+        times: dict[str, Any] = {"timeout_graceful_shutdown": LAST_BYTES_S, "timeout_keep_alive": KEEP_ALIVE_S}
+        super().__init__(uvicorn.Config(app, host=http.host, port=http.port, log_config=None, access_log=False, **times))
         self.service = service
         self._signalled = False
         self._draining: asyncio.Task[None] | None = None

@@ -16,7 +16,7 @@ from gpuqa.access import Keys, RequireKey
 from gpuqa.admission import Refused
 from gpuqa.connection import Connection
 from gpuqa.engines import EngineFailed
-from gpuqa.routes import contract, health, info
+from gpuqa.routes import contract, health, info, openai, page
 from gpuqa.service import NotReady, Service
 from gpuqa.telemetry import RequestTelemetry
 
@@ -40,6 +40,8 @@ def create_app(service: Service, facts: dict[str, Any] | None = None, keys: Keys
     app.include_router(contract.router(service, service.http))
     app.include_router(health.router(service))
     app.include_router(info.router(service, facts or {}))
+    app.include_router(openai.router(service, (facts or {}).get("frozen", {}).get("digest")))
+    app.include_router(page.router())
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(NotReady, not_ready)
     app.add_exception_handler(Refused, refused)
@@ -47,7 +49,7 @@ def create_app(service: Service, facts: dict[str, Any] | None = None, keys: Keys
     app.add_middleware(Connection, max_body_bytes=service.http.max_body_bytes)  # the innermost; the last is the outermost
     if keys is not None:
         app.add_middleware(RequireKey, keys=keys, free=FREE)
-    app.add_middleware(RequestTelemetry, telemetry=service.telemetry, quiet=POLLED)
+    app.add_middleware(RequestTelemetry, telemetry=service.telemetry, polled=POLLED)
     return app
 
 

@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
 from enum import Enum
 
 from gpuqa.admission import Admission, Refused
 from gpuqa.engines import EngineFailed
 from gpuqa.http_config import HttpConfig
-from gpuqa.pipeline import Pipeline, warm_up
+from gpuqa.pipeline import Pipeline, completion_of, warm_up
 from gpuqa.prompts import GAP
-from gpuqa.records import Completion
+from gpuqa.records import Completion, CompletionDelta, EncodedPrompt, Generation
 from gpuqa.telemetry import Telemetry, note
 
 log = logging.getLogger("gpuqa.serve")
@@ -68,6 +69,7 @@ class Service:
         self.pipeline: Pipeline | None = None
         self.admission = Admission(http.max_waiting_questions)
         self._clocks: set[asyncio.Timeout] = set()  # of the answers that are being made
+        self._drained_by = math.inf  # on the event loop's clock
         self._died = asyncio.Event()
         telemetry.limit.set(http.max_waiting_questions)
         telemetry.inside.set_function(lambda: self.admission.inside)
@@ -85,10 +87,11 @@ class Service:
 
     # ---------------------------------------------------------------- what routes call
 
-    @property
-    def ready(self) -> bool:
-        """Whether a question that comes now would be answered."""
-        return self.state is State.ready and self.pipeline is not None and self.pipeline.engine.alive()
+    def look(self) -> State:
+        """The state at this moment: the engine is asked whether it lives."""
+        if self.state is State.ready and (self.pipeline is None or not self.pipeline.engine.alive()):
+            self._enter(State.restarting if self.http.restart_engine else State.failed)
+        return self.state
 
     async def answer(self, questions: Sequence[str], deadline_s: float | None = None) -> list[Completion]:
         """One completion for each question, in their order. What failed, or was not done in time (`http.deadline_s` unless
@@ -106,11 +109,31 @@ class Service:
                 completions = await pipeline.answer_in_time([self.cut(question) for question in questions], clock)
             finally:
                 self._clocks.discard(clock)
-        self.telemetry.count(completions)
-        failed = [completion.error for completion in completions if completion.error]
-        if failed:
-            log.warning("%d of %d questions failed, the first with %s", len(failed), len(completions), failed[0])
+        self._count(completions)
         return completions
+
+    async def stream(self, question: str) -> AsyncGenerator[CompletionDelta]:
+        """The answer to one question as it comes; see `Pipeline.stream`. What was not done in time ends with an error.
+
+        Raises:
+            NotReady, Refused, EngineFailed: see `answer`; the first two before the first delta.
+        """
+        text, now = "", asyncio.get_running_loop().time
+        end = now() + self.http.deadline_s
+        with self.admitted([question]) as pipeline:
+            async with aclosing(pipeline.stream(self.cut(question))) as deltas:
+                while True:
+                    try:  # no timeout around it all: another task may ask for the next delta
+                        delta = await asyncio.wait_for(anext(deltas), min(end, self._drained_by) - now())
+                    except TimeoutError:
+                        late = Generation(finish_reason="late", error="the deadline came before the end of the answer")
+                        delta = CompletionDelta("", completion_of(EncodedPrompt([], False), late, text))
+                    if delta.completion is not None:
+                        break
+                    text += delta.text
+                    yield delta
+        self._count([delta.completion])
+        yield delta
 
     @contextmanager
     def admitted(self, questions: Sequence[str]) -> Iterator[Pipeline]:
@@ -121,8 +144,8 @@ class Service:
         """
         count = len(questions)
         note(questions=count)
-        if self.pipeline is None or self.state is not State.ready:
-            raise NotReady(REASONS.get(self.state, REASONS[State.failed]))
+        if self.look() is not State.ready or self.pipeline is None:
+            raise NotReady(REASONS[self.state])
         try:
             self.admission.enter(count, time.monotonic())
         except Refused:
@@ -152,13 +175,19 @@ class Service:
         if self.state is State.ready:
             log.info("draining: %d questions are being answered", self.admission.inside)
         self._enter(State.draining)
-        end = asyncio.get_running_loop().time() + self.http.shutdown_timeout_s
+        end = self._drained_by = asyncio.get_running_loop().time() + self.http.shutdown_timeout_s
         for clock in list(self._clocks):
             if (when := clock.when()) is not None and when > end:
                 with suppress(RuntimeError):  # it has run out meanwhile
                     clock.reschedule(end)
         while self.admission.inside and asyncio.get_running_loop().time() < end + 1:
             await asyncio.sleep(0.05)
+
+    def _count(self, completions: Sequence[Completion]) -> None:
+        self.telemetry.count(completions)
+        failed = [completion.error for completion in completions if completion.error]
+        if failed:
+            log.warning("%d of %d questions failed, the first with %s", len(failed), len(completions), failed[0])
 
     # ---------------------------------------------------------------- the engine's life
 
@@ -194,7 +223,8 @@ class Service:
         self.pipeline = await self.start()
         started = time.perf_counter()
         try:
-            answered = await warm_up(self.pipeline, self.warmup, self.http.warmup_batch)
+            async with asyncio.timeout(self.http.deadline_s):
+                answered = await warm_up(self.pipeline, self.warmup, self.http.warmup_batch)
         except EngineFailed as error:
             if self.http.warmup_must_succeed or not self.pipeline.engine.alive():
                 raise
@@ -213,8 +243,7 @@ class Service:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._died.wait(), LOOK_EVERY_S)
         self.telemetry.deaths.inc()
-        if self.state is State.ready:
-            self._enter(State.restarting if self.http.restart_engine else State.failed)
+        self.look()
         return "the engine died"
 
     async def _close(self) -> None:

@@ -77,7 +77,8 @@ def interrupted(cells: Sequence[Cell], journal: Journal, console: Console) -> in
     """Show what there is; nothing is frozen, because the rest may win."""
     trials = journal.read_study()
     ended = {trial.key for trial in trials if trial.error is None}
-    passes = sum(len(journal.read_passes(cell.key)) for cell in cells if cell.key not in ended)
+    keys = [one.key for cell in cells for one in (cell, replace(cell, again=True)) if one.key not in ended]
+    passes = sum(len(journal.read_passes(key)) for key in keys)
     told = f"Interrupted: {len(trials)} of {len(cells)} trials and {passes} passes of others are kept; "
     told += "the same command goes on from here"
     console.print(report.to_table(decide(trials, cells[0].config.selection), told))

@@ -2,7 +2,7 @@
 
 gpuqa_requests_total{route,outcome}      outcome: ok, invalid (4xx), unauthorized (401), refused (429), unavailable
                                          (503), failed (other 5xx), gone (the client went away); route: its template
-gpuqa_request_seconds{route}             histogram: a request's head to its last byte, of those with outcome ok
+gpuqa_request_seconds{route}             histogram: a request's head to its last byte; outcome ok, health and metrics left out
 gpuqa_questions_total{outcome}           answered, failed (the engine refused it), late (deadline), lost (the engine
                                          died), refused (429), gone (the client went away)
 gpuqa_questions_cut_total                questions whose middle was taken out because they were too long
@@ -128,9 +128,9 @@ class EngineNumbers(Collector):
 class RequestTelemetry:
     """ASGI middleware: an id, a clock, an outcome and one log line for every request."""
 
-    def __init__(self, app: Any, telemetry: Telemetry, quiet: Sequence[str]) -> None:
-        """Requests for paths in `quiet` are polled by machines: counted, and logged at DEBUG."""
-        self.app, self.telemetry, self.quiet = app, telemetry, quiet
+    def __init__(self, app: Any, telemetry: Telemetry, polled: Sequence[str]) -> None:
+        """Requests for paths in `polled` come from machines, often: they are counted, not timed, and logged at DEBUG."""
+        self.app, self.telemetry, self.polled = app, telemetry, polled
         self.log = logging.getLogger("gpuqa.requests")
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -161,9 +161,10 @@ class RequestTelemetry:
         route = getattr(scope.get("route"), "path", "none")
         outcome = "gone" if about.get("gone") or not status else outcome_of(status)
         self.telemetry.requests.labels(route, outcome).inc()
-        if outcome == "ok":
+        polled = scope["path"] in self.polled
+        if outcome == "ok" and not polled:
             self.telemetry.request_s.labels(route).observe(seconds)
-        level = logging.DEBUG if scope["path"] in self.quiet else logging.INFO
+        level = logging.DEBUG if polled else logging.INFO
         if self.log.isEnabledFor(level):
             fields = {"status": status, "outcome": outcome, "seconds": round(seconds, 4)}
             self.log.log(level, "%s %s", scope["method"], scope["path"], extra={"fields": fields})

@@ -1,27 +1,31 @@
 """What the end-to-end tests share: doors run as a user runs them, one small study, and its winner served.
 
-A door is a subprocess with its own session, so that whatever it leaves behind is found, reported and ended. The study
-and the two services are session-scoped: each starts once, however many files ask for it.
+A door is a process with its own session, so that whatever it leaves behind is found, reported and ended. It is forked from
+a Python that is warm (`warm_python.py`), unless a test gives it an environment. The study and the two services are
+session-scoped: each starts once, however many files ask for it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import httpx
 import psutil
 import pytest
+from warm_python import WarmProcess, WarmPython
 
 # A door imports vLLM: seconds where its bytecode is kept, twice as long where an image has this set and nothing is.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -59,7 +63,7 @@ class Study:
 class Service:
     """A running `gpuqa.serve`, and how it behaved while it started."""
 
-    process: subprocess.Popen[bytes]
+    process: subprocess.Popen[bytes] | WarmProcess
     log_file: Path
     url: str = ""
     start_replies: list[tuple[int, str]] = field(default_factory=list)  # of GET /, up to the first 200
@@ -108,31 +112,57 @@ def end_session(session: int, grace_s: float = 10.0) -> list[str]:
     return ended
 
 
-def run_door(
-    name: str, *overrides: str, cwd: Path, env: dict[str, str] | None = None, timeout_s: float = PATIENCE_S
+@functools.cache
+def warm_python() -> WarmPython:
+    """Started by the first who asks; it ends with this process."""
+    return WarmPython(child_environment())
+
+
+def start_python(
+    *words: str, cwd: Path, env: dict[str, str] | None, stdout: IO[bytes], stderr: IO[bytes]
+) -> subprocess.Popen[bytes] | WarmProcess:
+    """`python WORDS` in a folder and a session of its own: a fork of the warm one, or a fresh one where `env` is given."""
+    if env is None:
+        return warm_python().start(list(words), cwd, child_environment(), stdout.fileno(), stderr.fileno())
+    return subprocess.Popen(
+        [sys.executable, *words],
+        cwd=cwd,
+        env=child_environment(env),
+        stdin=subprocess.DEVNULL,
+        stdout=stdout,
+        stderr=stderr,
+        start_new_session=True,
+    )
+
+
+def run_python(
+    *words: str, cwd: Path, env: dict[str, str] | None = None, timeout_s: float = PATIENCE_S
 ) -> subprocess.CompletedProcess[str]:
-    """`python -m gpuqa.NAME OVERRIDES` in a folder, to its end; it may leave no process behind."""
-    command = [sys.executable, "-m", f"gpuqa.{name}", *overrides]
-    pipes: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    process = subprocess.Popen(command, cwd=cwd, env=child_environment(env), text=True, start_new_session=True, **pipes)
-    try:
-        out, err = process.communicate(timeout=timeout_s)
-    except BaseException:
-        end_session(process.pid, grace_s=0)
-        raise
-    assert not (survivors := end_session(process.pid)), f"{command} left behind: {survivors}"
-    return subprocess.CompletedProcess(command, process.returncode, out, err)
+    """`python WORDS` in a folder, to its end; it may leave no process behind."""
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        process = start_python(*words, cwd=cwd, env=env, stdout=out, stderr=err)
+        try:
+            code = process.wait(timeout_s)
+        except BaseException:
+            end_session(process.pid, grace_s=0)
+            raise
+        assert not (survivors := end_session(process.pid)), f"{words} left behind: {survivors}"
+        said = [(file.seek(0), file.read().decode())[1] for file in (out, err)]
+        return subprocess.CompletedProcess(words, code, *said)
+
+
+def run_door(name: str, *overrides: str, **how: Any) -> subprocess.CompletedProcess[str]:
+    """`python -m gpuqa.NAME OVERRIDES`, as `run_python` runs it."""
+    return run_python("-m", f"gpuqa.{name}", *overrides, **how)
 
 
 @contextlib.contextmanager
 def starting_service(frozen: Path, *overrides: str, cwd: Path, env: dict[str, str] | None = None) -> Iterator[Service]:
     """A `gpuqa.serve` process on any free port of the loopback; ended with the context, whatever happened."""
     log_file = cwd / f"serve-{time.monotonic_ns()}.log"
-    command = [sys.executable, "-m", "gpuqa.serve", f"frozen={frozen}", "http.host=127.0.0.1", "http.port=0", *overrides]
+    words = ("-m", "gpuqa.serve", f"frozen={frozen}", "http.host=127.0.0.1", "http.port=0", *overrides)
     with log_file.open("wb") as log:
-        process = subprocess.Popen(
-            command, cwd=cwd, env=child_environment(env), stdout=log, stderr=subprocess.STDOUT, start_new_session=True
-        )
+        process = start_python(*words, cwd=cwd, env=env, stdout=log, stderr=log)
     try:
         yield Service(process, log_file)
     finally:

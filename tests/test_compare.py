@@ -25,7 +25,7 @@ def written(study: Path, key: str, speeds: tuple[float, ...] = QUIET, better: fl
     """A trial in a study, with an answer to each of forty questions."""
     numbers: dict[str, Any] = {field.name: 1.0 for field in fields(Measurement)}
     numbers |= {name: Interval(0.0, 1.0) for name in numbers if name.endswith("_interval")}
-    numbers |= {"chars_per_s": sorted(speeds)[len(speeds) // 2], "chars_per_s_repeats": list(speeds)}
+    numbers |= {"chars_per_s": sorted(speeds)[len(speeds) // 2], "chars_per_s_repeats": list(speeds), "conditions": []}
     trial = Trial(key.ljust(64, "0"), {"prompt": key}, {}, {}, Measurement(**numbers))
     answers = [
         Answer(f"q{place}", f"{questions} {place}", "参考", f"{key} 答", 0.4, score + better, "stop", 9, 0.1)

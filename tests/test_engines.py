@@ -14,9 +14,9 @@ import sys
 import tempfile
 import time
 import weakref
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ from gpuqa.engine_log import captured, root_cause
 from gpuqa.engines import EngineFailed
 from gpuqa.pipeline import Pipeline
 from gpuqa.places import conf_folder, find
-from gpuqa.records import Completion, Generation
+from gpuqa.records import Completion, Generation, GenerationDelta
 from gpuqa.roots import CellConfig, register_schemas, resolve
 
 pytestmark = pytest.mark.engine
@@ -43,7 +43,7 @@ VLLM = f"engine={vllm_on_this_machine()}"
 ENGINES = {
     "vllm": (VLLM, "engine.scheduler=default", f"engine.args.max_num_seqs={AT_ONCE}"),
     "vllm_burst": (VLLM, "engine.scheduler=burst", f"engine.args.max_num_seqs={AT_ONCE}"),
-    "transformers": ("engine=transformers", f"engine.args.batch_size={AT_ONCE}"),
+    "transformers": ("engine=transformers", "engine.env.OMP_NUM_THREADS='1'", f"engine.args.batch_size={AT_ONCE}"),
 }
 needs_cpu = pytest.mark.skipif(vllm_on_this_machine() != "vllm_cpu", reason="a GPU runs fp8, so that start does not fail")
 
@@ -110,6 +110,20 @@ class Running:
     ) -> Coroutine[Any, Any, list[Generation]]:
         changed: SamplingConfig = replace(self.pipeline.config.sampling, **sampling)
         return self.pipeline.engine.generate(prompts, changed, self.pipeline.stop if stop is None else stop)
+
+    def stream(self, prompts: Sequence[list[int]], **sampling: Any) -> list[list[GenerationDelta]]:
+        """All streams at once, each to its end."""
+
+        async def one(prompt: list[int]) -> list[GenerationDelta]:
+            return [delta async for delta in self.streaming(prompt, **sampling)]
+
+        async def all_of_them() -> list[list[GenerationDelta]]:
+            return list(await asyncio.gather(*map(one, prompts)))
+
+        return self.runner.run(all_of_them())
+
+    def streaming(self, prompt: list[int], **sampling: Any) -> AsyncGenerator[GenerationDelta, None]:
+        return self.pipeline.engine.stream(prompt, replace(self.pipeline.config.sampling, **sampling), self.pipeline.stop)
 
     def prompts(self, questions: Sequence[str]) -> list[list[int]]:
         return [self.pipeline.encoder.encode(question).token_ids for question in questions]
@@ -239,6 +253,68 @@ class TestEveryEngine:
         limit = len(whole.token_ids) + 8
         [got] = engine.generate(prompts, max_tokens=limit, ignore_eos=True)
         assert (got.finish_reason, len(got.token_ids)) == ("length", limit)
+
+    @pytest.mark.parametrize("drawn", [{}, {"temperature": 1.0, "seed": 3}, {"max_tokens": 5}], ids=["greedy", "drawn", "cut"])
+    def test_a_stream_adds_up_to_what_generate_gives(self, engine: Running, name: str, drawn: dict[str, Any]) -> None:
+        prompts = engine.prompts(engine.questions[: 1 if name == "transformers" and drawn else AT_ONCE])
+        streams = engine.stream(prompts, **drawn)  # (transformers draws from one generator that all its threads share)
+        whole = [engine.generate([prompt], **drawn)[0] for prompt in prompts]
+        for deltas, generation in zip(streams, whole, strict=True):
+            assert [token for delta in deltas for token in delta.token_ids] == generation.token_ids
+            assert [delta.finish_reason for delta in deltas] == [None] * (len(deltas) - 1) + [generation.finish_reason]
+            assert len(deltas) > len(generation.token_ids) / 2, "they come one by one, or nearly so"
+
+    def test_a_prompt_that_cannot_be_answered_is_a_stream_of_one_error(self, engine: Running) -> None:
+        context = engine.pipeline.config.engine.max_model_len
+        for deltas in engine.stream([[], [5] * context]):
+            [delta] = deltas
+            assert delta.error
+            assert delta == GenerationDelta(finish_reason="error", error=delta.error)
+
+    def test_a_closed_or_cancelled_stream_gives_its_place_to_others(self, engine: Running) -> None:
+        prompts, endless = engine.prompts(engine.questions[:AT_ONCE]), {"max_tokens": 400, "ignore_eos": True}
+
+        async def until_the_first_token(prompt: list[int]) -> None:
+            async with aclosing(engine.streaming(prompt, **endless)) as deltas:
+                await anext(deltas)
+
+        async def until_cancelled(prompt: list[int]) -> None:
+            async for _ in engine.streaming(prompt, **endless):
+                pass
+
+        async def timed() -> list[float]:
+            times = [time.perf_counter()]
+            await engine.generating(prompts, **endless)
+            times.append(time.perf_counter())
+            await asyncio.gather(*map(until_the_first_token, prompts))
+            await engine.generating(prompts, max_tokens=1)
+            times.append(time.perf_counter())
+            tasks = [asyncio.create_task(until_cancelled(prompt)) for prompt in prompts]
+            await asyncio.sleep((times[1] - times[0]) / 10)
+            assert not any(task.done() for task in tasks)
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+            await engine.generating(prompts, max_tokens=1)
+            return [*times, time.perf_counter()]
+
+        began, whole, closed, cancelled = engine.runner.run(timed())
+        assert closed - whole < (whole - began) / 2
+        assert cancelled - closed < (whole - began) / 2
+
+    def test_streams_and_whole_answers_run_side_by_side(self, engine: Running) -> None:
+        streamed, batch = engine.prompts(engine.questions[:2]), engine.prompts(engine.questions[2:])
+        alone = [engine.generate([prompt], max_tokens=48)[0].token_ids for prompt in (*streamed, *batch)]
+
+        async def tokens(prompt: list[int]) -> list[int]:
+            return [token async for delta in engine.streaming(prompt, max_tokens=48) for token in delta.token_ids]
+
+        async def both() -> list[list[int]]:
+            *streams, whole = await asyncio.gather(*map(tokens, streamed), engine.generating(batch, max_tokens=48))
+            return [*streams, *(one.token_ids for one in whole)]
+
+        got = engine.runner.run(both())
+        assert sum(one == other for one, other in zip(got, alone, strict=True)) >= len(got) - 1  # bfloat16: batches round
 
     def test_times_run_from_the_call_over_the_first_token_to_the_last(self, engine: Running) -> None:
         began = time.perf_counter()

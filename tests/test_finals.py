@@ -113,7 +113,8 @@ def test_those_who_were_left_out_are_counted(journal: Journal) -> None:
 def test_finalists_are_measured_again_in_a_fresh_engine_once_and_frozen_so(tmp_path: Path, engines: list[str]) -> None:  # noqa: F811
     cells, journal = prepared(*ROWS), Journal(tmp_path / "mine")
     console = Console(file=StringIO(), width=200)
-    rule = replace(cells[0].config.selection, min_rouge_l_f1_judge=0.0)
+    anything = dict.fromkeys(("max_truncated_fraction", "max_empty_fraction"), 1.0)
+    rule = replace(cells[0].config.selection, min_rouge_l_f1_judge=0.0, min_rouge_l_f1_of_best=0.0, **anything)
     cells = [replace(one, config=replace(one.config, selection=rule)) for one in cells]
     journal.write_study([(one.key, one.axes) for one in cells], finalists=2)
     outcome, _ = run(cells, journal.study_file.parent)

@@ -13,12 +13,16 @@ from hypothesis import strategies as st
 from gpuqa.journal import Journal
 from gpuqa.records import Answer, Answered, Completion, Conditions, Interval, Measurement, Pass, Trial
 
+READINGS = [Conditions(1980, 3201, 61, 412.5, ["sw_power_cap"]), Conditions(345, 2600, 40, 80.0, ["gpu_idle"])]
+
 
 def measurement() -> Measurement:
     """A different number in every field, so that a swap shows; None where the records allow it."""
     numbers = {field.name: place + 0.125 for place, field in enumerate(fields(Measurement))}
     intervals = {key: Interval(value - 0.1, value + 0.1) for key, value in numbers.items() if key.endswith("_interval")}
-    return Measurement(**{**numbers, **intervals, "questions": 24, "ttft_ms_p95": None, "roofline_fraction": None})
+    return Measurement(
+        **{**numbers, **intervals, "questions": 24, "ttft_ms_p95": None, "roofline_fraction": None, "conditions": READINGS}
+    )
 
 
 def trial(key: str, error: str | None = None, **axes: str) -> Trial:
@@ -167,9 +171,8 @@ def test_axes_stay_the_text_that_the_user_typed(tmp_path, value):
 
 def one_pass(repeat: int, text: str = "warp 是 32 个线程。") -> Pass:
     said = Completion(text, "stop", 20, 9, 16, False, 0.1, 0.5)
-    conditions = [Conditions(1980, 3201, 61, 412.5, ["sw_power_cap"])]
     answered = Answered([said, replace(said, error="E: 太长", first_token_s=None)], 0.5, [0.4, 0.5], saturated=True)
-    return Pass(answered, repeat, ["a", "b"], 1.25e9, 14.5, 0.25, 1.5, warm=repeat == 2, conditions=conditions)
+    return Pass(answered, repeat, ["a", "b"], 1.25e9, 14.5, 0.25, 1.5, warm=repeat == 2, conditions=READINGS)
 
 
 def test_passes_come_back_as_they_were_written_and_go_with_their_trial(tmp_path):

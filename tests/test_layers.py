@@ -55,6 +55,7 @@ ROOMS = [  # from the ground up; a room is a module of gpuqa or one of its folde
     "telemetry",
     "connection",
     "service",
+    "openai_request",
     "routes",
     "server",
     "door",

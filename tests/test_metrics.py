@@ -180,6 +180,7 @@ def test_the_state_of_the_gpu_is_summarised_over_all_readings(answers: list[Answ
     hot = measure([FIRST, SECOND], answers, replace(OVERHEAD, conditions=readings))
     assert (hot.sm_clock_mhz_min, hot.temperature_c_max) == (1200, 71)
     assert hot.throttle_reasons == ["hw_thermal_slowdown", "sw_power_cap"]
+    assert hot.conditions == readings
     assert measure([FIRST], answers, replace(OVERHEAD, conditions=readings[2:3])).throttle_reasons == []
 
 

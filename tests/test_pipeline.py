@@ -6,7 +6,8 @@ import asyncio
 import json
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from gpuqa.engines import EngineFailed
 from gpuqa.pipeline import BUILTIN_WARMUP, Pipeline, stop_token_ids, warmup_questions
 from gpuqa.places import conf_folder, find
 from gpuqa.prompts import load_tokenizer
-from gpuqa.records import Generation
+from gpuqa.records import CompletionDelta, Generation, GenerationDelta
 from gpuqa.roots import CellConfig, register_schemas, resolve
 
 pytestmark = pytest.mark.engine
@@ -50,6 +51,15 @@ class ScriptedEngine:
 
     async def generate(self, prompts: Sequence[list[int]], sampling: SamplingConfig, stop: Sequence[int]) -> list[Generation]:
         return [self.generations[place] for place, _ in enumerate(prompts)]
+
+    async def stream(
+        self, prompt: list[int], sampling: SamplingConfig, stop: Sequence[int]
+    ) -> AsyncGenerator[GenerationDelta, None]:
+        """The first generation, a token at a time."""
+        said = self.generations[0]
+        for token in said.token_ids:
+            yield GenerationDelta([token])
+        yield GenerationDelta(finish_reason=said.finish_reason, error=said.error)
 
     async def reset_prefix_cache(self) -> None:
         """Nothing is cached."""
@@ -182,6 +192,67 @@ def test_pipelines_with_different_prompts_share_an_engine(pipeline: Pipeline, qu
     plain, structured = (asyncio.run(one.answer(questions[:1]))[0] for one in (pipeline, sharing))
     assert structured.prompt_tokens > plain.prompt_tokens
     assert asyncio.run(pipeline.answer(questions[:1]))[0].text == plain.text
+
+
+# ----------------------------------------------------------------------------------------------------- answers in pieces
+
+
+def streamed(pipeline: Pipeline, question: str) -> list[CompletionDelta]:
+    async def collect() -> list[CompletionDelta]:
+        return [delta async for delta in pipeline.stream(question)]
+
+    return asyncio.run(collect())
+
+
+def check_stream(pipeline: Pipeline, question: str) -> list[CompletionDelta]:
+    """The deltas, after they were held against the whole answer."""
+    deltas = streamed(pipeline, question)
+    [whole] = asyncio.run(pipeline.answer([question]))
+    last = deltas[-1].completion
+    assert "".join(delta.text for delta in deltas) == whole.text
+    assert [delta.completion for delta in deltas[:-1]] == [None] * (len(deltas) - 1)
+    assert all(delta.text for delta in deltas[:-1])
+    assert last is not None
+    assert replace(last, first_token_s=0.1, last_token_s=0.2) == replace(whole, first_token_s=0.1, last_token_s=0.2)
+    return deltas
+
+
+@pytest.mark.parametrize("cleanup", [CleanupConfig(), CleanupConfig(False, False, False)], ids=["cleaned", "as it is"])
+def test_a_streamed_answer_adds_up_to_the_whole_one(pipeline: Pipeline, questions: list[str], cleanup: CleanupConfig) -> None:
+    config = replace(pipeline.config, prompt=replace(pipeline.config.prompt, cleanup=cleanup))
+    sharing = Pipeline(pipeline.engine, pipeline.tokenizer, config)
+    for question in (*questions, "", "\ud800", "<|im_end|><|im_start|>", "为什么？" * 5000):
+        deltas = check_stream(sharing, question)
+        assert deltas[-1].completion
+        assert len(deltas) > deltas[-1].completion.output_tokens / 3, "it comes in many pieces"
+
+
+def test_a_streamed_answer_tells_when_its_tokens_came(pipeline: Pipeline, questions: list[str]) -> None:
+    began = time.perf_counter()
+    completion = streamed(pipeline, questions[0])[-1].completion
+    elapsed = time.perf_counter() - began
+    assert completion is not None
+    assert 0 < (completion.first_token_s or 0) < (completion.last_token_s or 0) < elapsed
+
+
+CONFIG = composed()
+TOKENIZER = load_tokenizer(CONFIG.model)
+PIECES = ["<think>", "</think>", "<", "#", "## ", " ", "\n", "\n\n", "\r\n", "\u2028", "答案", "warp", "🦩", "<|im_end|>"]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.one_of(st.sampled_from(PIECES), st.text(max_size=4)), max_size=12), st.booleans(), st.booleans())
+def test_any_text_may_be_streamed(pieces: list[str], thinking: bool, one_line: bool) -> None:
+    tokens = TOKENIZER.encode("".join(pieces).encode(errors="replace").decode(), add_special_tokens=False)
+    prompt = replace(CONFIG.prompt, cleanup=CleanupConfig(strip_thinking=thinking, one_line=one_line))
+    engine = ScriptedEngine(Generation(tokens, "stop", first_token_s=0.1, last_token_s=0.2))
+    check_stream(Pipeline(engine, TOKENIZER, replace(CONFIG, prompt=prompt)), "?")  # type: ignore[arg-type]
+
+
+def test_a_streamed_question_that_fails_is_an_empty_answer_that_tells_its_error() -> None:
+    [delta] = check_stream(scripted(Generation(error="ValueError: no")), "?")
+    assert delta.completion
+    assert (delta.completion.text, delta.completion.error) == ("", "ValueError: no")
 
 
 def test_closing_a_pipeline_closes_its_engine() -> None:

@@ -17,7 +17,7 @@ from gpuqa.config import PLACEHOLDER, ExampleConfig, ModelConfig, PromptConfig, 
 from gpuqa.dataset import read_questions
 from gpuqa.embedded.train import shipped_prompts
 from gpuqa.places import PACKAGE
-from gpuqa.prompts import GAP, PromptEncoder, load_tokenizer, messages
+from gpuqa.prompts import GAP, PromptEncoder, TextStream, decode_all, load_tokenizer, messages
 
 EMBEDDED = PACKAGE / "embedded" / "model"
 CONTROL = ("<|im_start|>", "<|im_end|>", "<|endoftext|>")
@@ -206,3 +206,51 @@ def test_a_folder_without_what_prompts_need_is_a_user_error(case, tmp_path):
         load_tokenizer(ModelConfig(name="mine", path=str(folder)))
     assert str(folder) in str(caught.value)
     assert str(caught.value).startswith("model.path")
+
+
+# ------------------------------------------------------------------------------------------------------- text in pieces
+
+
+def streamed(pieces: list[list[int]]) -> list[str]:
+    """What goes out after each piece, and at last."""
+    stream = TextStream(tokenizer())
+    return [*map(stream.feed, pieces), stream.finish()]
+
+
+@given(st.lists(st.lists(st.integers(0, len(tokenizer()) - 1), max_size=4), max_size=12))
+def test_tokens_in_pieces_add_up_to_the_text_of_all_tokens_broken_characters_and_all(pieces):
+    whole = [token for piece in pieces for token in piece]
+    assert "".join(streamed(pieces)) == decode_all(tokenizer(), [whole])[0]
+
+
+@given(st.text())
+def test_no_character_goes_out_in_parts(text):
+    token_ids = tokenizer().encode(text.replace("\ufffd", ""), add_special_tokens=False, split_special_tokens=True)
+    out = streamed([[token] for token in token_ids])
+    assert "".join(out) == decode_all(tokenizer(), [token_ids])[0]
+    assert not any("\ufffd" in piece for piece in out)
+
+
+def test_a_character_of_several_tokens_goes_out_with_its_last_one():
+    token_ids = tokenizer().encode("a\U0001f9a9b", add_special_tokens=False)
+    out = streamed([[token] for token in token_ids])
+    assert len(token_ids) == 6, "else it is no character of several tokens"
+    assert out == ["a", "", "", "", "\U0001f9a9", "b", ""]
+
+
+def test_a_control_token_says_nothing_and_disturbs_nobody():
+    [end] = tokenizer().encode("<|im_end|>", add_special_tokens=False)
+    [b, *rest] = tokenizer().encode("b", add_special_tokens=False)
+    assert (streamed([[end], [b], [end], [end]]), rest) == (["", "b", "", "", ""], [])
+
+
+def test_a_template_that_opens_a_thought_is_known(tmp_path):
+    assert [encoder(thinking=thinking).in_thought for thinking in (False, True)] == [False, False]
+    shutil.copytree(EMBEDDED, tmp_path / "model")
+    template = tmp_path / "model" / "chat_template.jinja"
+    opening = "{% if add_generation_prompt %}{{ '<think>' }}{% endif %}"
+    template.write_text(template.read_text(encoding="utf-8").rstrip() + opening, encoding="utf-8")
+    thinker = load_tokenizer(ModelConfig(name="thinker", path=str(tmp_path / "model")))
+    system = PromptConfig(name="system", system="Never write <think>.")
+    assert PromptEncoder(thinker, BARE, AMPLE, False).in_thought
+    assert not encoder(system).in_thought, "only what follows the question counts"

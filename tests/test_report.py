@@ -36,6 +36,7 @@ def measurement(**numbers: Any) -> Measurement:
         "repeats_began_at": [1763990000.25, 1763990042.5],
         "throttle_reasons": ["sw_power_cap"],
         "first_round_chars_per_s": None,
+        "conditions": [],
     }
     return Measurement(**{**base, "rouge_l_f1_judge": 0.4, "rouge_l_f1": 0.5, **numbers})
 
@@ -116,7 +117,7 @@ def test_the_leaderboard_has_a_row_a_trial_with_axes_rule_and_every_number(tmp_p
     rows = rows_of(decide([failed, low, fast], RULE), tmp_path)
     lists = {"chars_per_s_repeats", "repeats_began_at", "throttle_reasons"}
     ranged = ("chars_per_s", "rouge_l_f1_judge", "rouge_l_f1")
-    numbers = {field.name for field in fields(Measurement)} - {f"{key}_interval" for key in ranged} - lists
+    numbers = {field.name for field in fields(Measurement)} - {f"{key}_interval" for key in ranged} - lists - {"conditions"}
     intervals = {f"{key}_interval_{end}" for key in ranged for end in ("low", "high")} | lists
     leads = {"first_leads_by", "first_leads_low", "first_leads_high", "p_holm", "pareto"}
     named = {"rank", "eligible", "objections", "prompt", "engine.args.max_num_seqs", "trial"}

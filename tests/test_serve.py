@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 import yaml
 from conftest import PATIENCE_S, ROOT, left_behind, starting_service, wait_for_address
@@ -63,6 +64,43 @@ def edit_frozen(file: Path, edit: Callable[[dict[str, Any]], Any]) -> None:
     content = yaml.safe_load(file.read_text(encoding="utf-8"))
     edit(content)
     file.write_text(yaml.safe_dump(content, allow_unicode=True, sort_keys=False), encoding="utf-8")
+
+
+def log_lines(service: Any) -> list[dict[str, Any]]:
+    """The lines that the server logged, without what libraries print past its log."""
+    return [json.loads(line) for line in service.log.splitlines() if line.startswith("{")]
+
+
+def metric(service: Any, name: str) -> float:
+    """The value of one sample, named as /metrics shows it, labels and all."""
+    lines = httpx.get(f"{service.url}/metrics", timeout=60, trust_env=False).text.splitlines()
+    return next(float(line.rpartition(" ")[2]) for line in lines if line.rpartition(" ")[0] == name)
+
+
+def until(holds: Callable[[], bool], patience_s: float = PATIENCE_S) -> float:
+    """Seconds until it held."""
+    began = time.monotonic()
+    while not holds():
+        assert time.monotonic() < began + patience_s, "it never happened"
+        time.sleep(0.02)
+    return time.monotonic() - began
+
+
+def predict_later(service: Any, questions: list[str]) -> tuple[threading.Thread, list[httpx.Response]]:
+    """A POST /predict in a thread of its own."""
+    replies: list[httpx.Response] = []
+    body, url = {"prompt": questions}, f"{service.url}/predict"
+    asking = threading.Thread(
+        target=lambda: replies.append(httpx.post(url, json=body, timeout=PATIENCE_S, trust_env=False)), daemon=True
+    )
+    asking.start()
+    return asking, replies
+
+
+def engine_of(service: Any) -> psutil.Process:
+    """The process that holds the model."""
+    [engine] = [one for one in psutil.Process(service.process.pid).children(recursive=True) if "EngineCore" in one.name()]
+    return engine
 
 
 def refused(run: subprocess.CompletedProcess[str]) -> str:
@@ -168,9 +206,70 @@ def test_an_edited_frozen_file_is_refused(
 
 
 def test_allow_mismatch_serves_other_weights_and_warns(other_weights: Any) -> None:
-    assert "WARNING gpuqa.serve: allow_mismatch=true: sha256 of the weights differs" in other_weights.log
+    said = [
+        line for line in log_lines(other_weights) if "allow_mismatch=true: sha256 of the weights differs" in line["message"]
+    ]
+    assert [(line["level"], line["logger"]) for line in said] == [("WARNING", "gpuqa.serve")]
     [answer] = other_weights.predict(QUESTIONS[:1])
     assert answer
+
+
+RUNNING, INSIDE = 'vllm:num_requests_running{model_name="embedded"}', "gpuqa_questions_inside"
+
+
+def test_metrics_and_info_tell_what_is_served_and_log_lines_are_json(other_weights: Any, study_folder: Path) -> None:
+    content = yaml.safe_load((study_folder / "frozen.yaml").read_text(encoding="utf-8"))
+    shown = httpx.get(f"{other_weights.url}/info", timeout=60, trust_env=False).json()
+    assert shown["frozen"]["digest"] == content["digest"]
+    assert shown["frozen"]["measurement"] == content["measurement"]
+    assert shown["here"]["allow_mismatch"] is True
+    assert "env" not in shown["frozen"]["pipeline"]["engine"]
+    [build] = [
+        line
+        for line in httpx.get(f"{other_weights.url}/metrics", timeout=60, trust_env=False).text.splitlines()
+        if line.startswith("gpuqa_build_info{")
+    ]
+    assert all(f'{name}="{value}"' in build for name, value in (("frozen_digest", content["digest"]), ("model", "embedded")))
+    queries = 'vllm:prefix_cache_queries_total{model_name="embedded"}'
+    before = metric(other_weights, queries)
+    reply = httpx.post(f"{other_weights.url}/predict", json={"prompt": QUESTIONS[:2]}, headers={"X-Request-ID": "abc-1"},
+                       timeout=PATIENCE_S, trust_env=False)  # fmt: skip
+    assert reply.headers["x-request-id"] == "abc-1"
+    assert metric(other_weights, queries) > before
+    until(lambda: any(line.get("request_id") == "abc-1" for line in log_lines(other_weights)))
+    [line] = [line for line in log_lines(other_weights) if line.get("request_id") == "abc-1"]
+    assert (line["message"], line["status"], line["questions"]) == ("POST /predict", 200, 2)
+    assert "vllm.v1.engine.core" in {line["logger"] for line in log_lines(other_weights)}
+
+
+def test_a_client_that_leaves_frees_its_slots_of_the_engine(other_weights: Any) -> None:
+    body = json.dumps({"prompt": [f"{number} {question}" for number in range(4) for question in QUESTIONS]}).encode()
+    head = f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    host, _, port = other_weights.url.removeprefix("http://").partition(":")
+    with socket.create_connection((host, int(port))) as connection:
+        connection.sendall(head.encode() + body)
+        until(lambda: metric(other_weights, RUNNING) > 0)
+        assert metric(other_weights, INSIDE) == 4 * len(QUESTIONS)
+    until(lambda: metric(other_weights, INSIDE) == 0 == metric(other_weights, RUNNING), 20)
+    assert metric(other_weights, 'gpuqa_questions_total{outcome="gone"}') == 4 * len(QUESTIONS)
+
+
+def test_an_engine_that_is_killed_under_load_is_told_at_once_and_comes_back(other_weights: Any) -> None:
+    asking, replies = predict_later(other_weights, [f"{number} {question}" for number in range(4) for question in QUESTIONS])
+    until(lambda: metric(other_weights, RUNNING) > 0)
+    engine = engine_of(other_weights)
+    engine.kill()
+    unready = until(lambda: httpx.get(f"{other_weights.url}/readyz", timeout=60, trust_env=False).status_code == 503)
+    assert unready < 2
+    asking.join(20)
+    assert replies[0].status_code == 503 or (replies[0].status_code == 200 and "" in replies[0].json()["response"])
+    assert httpx.get(f"{other_weights.url}/livez", timeout=60, trust_env=False).status_code == 200
+    until(lambda: httpx.get(f"{other_weights.url}/readyz", timeout=60, trust_env=False).status_code == 200)
+    assert engine_of(other_weights).pid != engine.pid
+    assert all(other_weights.predict(QUESTIONS[:3]))
+    port = int(other_weights.url.rpartition(":")[2])
+    held = [one.laddr.port for one in engine_of(other_weights).net_connections("tcp")]
+    assert port not in held, "the engine must not hold the server's connections"
 
 
 def test_sigterm_lets_a_running_request_finish_and_health_checks_are_answered_meanwhile(other_weights: Any) -> None:
@@ -185,14 +284,35 @@ def test_sigterm_lets_a_running_request_finish_and_health_checks_are_answered_me
     assert asking.is_alive(), "else there was nothing to finish"
     other_weights.process.send_signal(signal.SIGTERM)
     terminated = time.monotonic()
+    until(lambda: httpx.get(f"{other_weights.url}/readyz", timeout=30, trust_env=False).json() == {"status": "draining"}, 2)
+    assert asking.is_alive(), "else nothing was running any more"
     asking.join(PATIENCE_S)
     assert waited < time.monotonic() - terminated, "a health check must not wait for the answers"
     assert other_weights.process.wait(60) == 0
     assert not left_behind(other_weights.process.pid)
-    assert "Traceback" not in other_weights.log
     [texts] = answers
     assert len(texts) == len(questions)
     assert all(texts)
+
+
+def test_a_second_signal_ends_everything_at_once(study_folder: Path, serve: Any, tmp_path: Path) -> None:
+    with serve(study_folder / "frozen.yaml", cwd=tmp_path) as running:
+        predict_later(running, [f"{number} {question}" for number in range(8) for question in QUESTIONS])
+        until(lambda: metric(running, INSIDE) > 0)
+        running.process.send_signal(signal.SIGTERM)
+        until(lambda: httpx.get(f"{running.url}/readyz", timeout=60, trust_env=False).status_code == 503)
+        running.process.send_signal(signal.SIGTERM)
+        assert running.process.wait(10) == 128 + signal.SIGTERM
+        until(lambda: not left_behind(running.process.pid), 10)
+
+
+def test_an_engine_that_dies_ends_the_process_where_the_orchestrator_shall_restart_it(
+    study_folder: Path, serve: Any, tmp_path: Path
+) -> None:
+    with serve(study_folder / "frozen.yaml", "http.restart_engine=false", cwd=tmp_path) as running:
+        engine_of(running).kill()
+        assert running.process.wait(60) == 1, running.log
+        assert not left_behind(running.process.pid)
 
 
 def test_weights_that_cannot_be_loaded_end_the_server_with_1_and_a_reason(
@@ -216,6 +336,8 @@ def test_weights_that_cannot_be_loaded_end_the_server_with_1_and_a_reason(
         (["frozen=experiments/embedded/study.yaml"], ["frozen", "experiments/embedded/study.yaml", "not a frozen winner"]),
         (["frozen=experiments/embedded"], ["frozen", "experiments/embedded"]),
         (["http.port=99999"], ["http.port: got 99999"]),
+        (["http.keys_file=no/such/keys"], ["http.keys_file", "'no/such/keys'"]),
+        (["http.deadline_s=0"], ["http.deadline_s: got 0"]),
         (["http.status=fast"], ["http.status", "'fast'", "batch", "ok"]),
         (["engine.args.max_num_seqs=512"], ["engine"]),
         (["prompt=bare"], ["prompt"]),

@@ -4,168 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import http.client
 import json
 import shutil
-import socket
 import threading
 import time
 import weakref
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
-import uvicorn
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
-from prometheus_client import CollectorRegistry
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from stand_in_service import PATIENCE_S, STARTING, Reply, ScriptedEngine, Served, composed, real, scripted, serving, until
 
 from gpuqa import dataset
-from gpuqa.config import SamplingConfig
-from gpuqa.door import vllm_on_this_machine
+from gpuqa.access import Keys
 from gpuqa.engines import EngineFailed
 from gpuqa.http_config import HttpConfig, Status
-from gpuqa.pipeline import BUILTIN_WARMUP, Pipeline
-from gpuqa.places import conf_folder, find
-from gpuqa.prompts import load_tokenizer
+from gpuqa.pipeline import Pipeline
+from gpuqa.places import find
 from gpuqa.records import Generation
-from gpuqa.roots import CellConfig, register_schemas, resolve
-from gpuqa.server import create_app
-from gpuqa.service import Service
-from gpuqa.telemetry import Telemetry
 
 pytestmark = pytest.mark.engine
-
-PATIENCE_S = 120.0
-STARTING = (503, {"status": "starting"})
-Start = Callable[[], Awaitable[Pipeline]]
-Reply = tuple[int, Any]
-
-
-def composed(*overrides: str) -> CellConfig:
-    """One cell on the transformers backend; in float32 an answer does not depend on what else is in its batch."""
-    register_schemas()
-    OmegaConf.register_new_resolver("vllm_on_this_machine", vllm_on_this_machine, replace=True)
-    fixed = ["experiment=none", "engine=transformers", "engine.args.dtype=float32", "prompt=bare", "sampling.max_tokens=24"]
-    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-        return resolve(compose("sweep", overrides=[*fixed, *overrides]), CellConfig)
-
-
-@dataclass
-class Served:
-    """An application behind a port of the loopback, until its context ends."""
-
-    port: int
-    gave_up: list[str] = field(default_factory=list)
-
-    def call(self, method: str, path: str, body: bytes | None = None) -> Reply:
-        """Status and JSON of one request on a connection of its own."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_S)
-        try:
-            headers = {"Connection": "close"} | ({} if body is None else {"Content-Type": "application/json"})
-            connection.request(method, path, body, headers)
-            reply = connection.getresponse()
-            return reply.status, json.loads(reply.read().decode("utf-8"))
-        finally:
-            connection.close()
-
-    def status(self) -> Reply:
-        return self.call("GET", "/")
-
-    def predict(self, prompt: Any) -> Reply:
-        return self.call("POST", "/predict", json.dumps({"prompt": prompt}).encode())
-
-    def wait_for(self, reply: Reply) -> None:
-        until(lambda: self.status() == reply)
-
-
-def until(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not holds():
-        assert time.monotonic() < deadline, "it never happened"
-        time.sleep(0.02)
-
-
-@contextmanager
-def serving(start: Start, config: HttpConfig | None = None, warmup: Sequence[str] = BUILTIN_WARMUP[:2]) -> Iterator[Served]:
-    """uvicorn in a thread, on a free port. Its end is a clean shutdown, or the test fails."""
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        served = Served(listening.getsockname()[1])
-        telemetry = Telemetry(CollectorRegistry())
-        app = create_app(Service(start, warmup, config or HttpConfig(), telemetry, served.gave_up.append))
-        server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="on"))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
-        thread.start()
-        try:
-            until(lambda: server.started)
-            yield served
-        finally:
-            server.should_exit = True
-            thread.join(PATIENCE_S)
-            assert not thread.is_alive()
-
-
-class ScriptedEngine:
-    """A fake, because the real engine neither fails nor waits on demand: it answers a prompt with the prompt, or as `script`
-    says, and not before `open` is set."""
-
-    start_s = 0.0
-
-    def __init__(self, script: Callable[[int], Generation] | None = None) -> None:
-        self.script = script
-        self.open = threading.Event()
-        self.asked: list[int] = []  # prompts of each call
-        self.held: set[int] = set()  # places in a call that are never answered
-        self.cancelled = self.closed = 0
-        self.dead = False
-
-    async def generate(
-        self,
-        prompts: Sequence[list[int]],
-        sampling: SamplingConfig,
-        stop: Sequence[int],
-        finished: dict[int, Generation] | None = None,
-    ) -> list[Generation]:
-        self.asked.append(len(prompts))
-        done = {} if finished is None else finished
-        try:
-            for place, prompt in enumerate(prompts):
-                while not self.open.is_set() or place in self.held:
-                    await asyncio.sleep(0.01)
-                done[place] = self.script(place) if self.script else Generation(prompt, "stop")
-            return [done[place] for place in range(len(prompts))]
-        except asyncio.CancelledError:
-            self.cancelled += 1
-            raise
-
-    def alive(self) -> bool:
-        return not self.dead
-
-    def numbers(self) -> dict[str, float]:
-        return {"vllm:num_requests_running": 7.0}
-
-    async def reset_prefix_cache(self) -> None:
-        """Nothing is cached."""
-
-    async def close(self) -> None:
-        self.closed += 1
-
-
-def scripted(engine: ScriptedEngine) -> Start:
-    async def start() -> Pipeline:
-        config = composed()
-        return Pipeline(engine, load_tokenizer(config.model), config)  # type: ignore[arg-type]
-
-    return start
-
-
-def real() -> Awaitable[Pipeline]:
-    return Pipeline.start(composed())
+KEY = "a-key-of-the-tests"
 
 
 @pytest.fixture(scope="module")
@@ -337,7 +200,7 @@ def test_a_failed_question_is_an_empty_answer_and_never_an_error_text() -> None:
 
 def test_an_engine_that_died_is_an_honest_503_without_its_reason() -> None:
     def dies(_: int) -> Generation:
-        if engine.asked[1:]:
+        if engine.asked[2:]:
             raise EngineFailed("secret")
         return Generation([7], "stop")
 
@@ -380,6 +243,128 @@ def test_unknown_fields_beside_the_prompt_do_no_harm(ok: Served, expected: dict[
     question, answer = next(iter(expected.items()))
     body = json.dumps({"id": 7, "prompt": question, "temperature": 2}).encode()
     assert ok.call("POST", "/predict", body) == (200, {"response": answer})
+
+
+@pytest.fixture(scope="module")
+def echo() -> Iterator[Served]:
+    """A stand-in pipeline, because only HTTP is looked at: the answer to a question is its prompt."""
+    engine = ScriptedEngine()
+    engine.open.set()
+    limits = HttpConfig(max_questions_per_request=2_000, max_question_chars=10_000, max_body_bytes=80_000_000)
+    with serving(scripted(engine), limits) as served:
+        served.wait_for((200, {"status": "batch"}))
+        yield served
+
+
+def test_2000_questions_of_odd_lengths_are_2000_answers_in_their_order(echo: Served) -> None:
+    questions = [f"<{number}>" + "长" * (10_000 if number % 400 == 0 else number % 7) for number in range(2_000)]
+    status, body = echo.predict(questions)
+    assert status == 200
+    assert [answer.count(f"<{number}>") for number, answer in enumerate(body["response"])] == [1] * 2_000
+
+
+def test_one_question_more_than_allowed_is_refused_with_the_limit(echo: Served) -> None:
+    status, body = echo.predict(["?"] * 2_001)
+    assert status == 422
+    assert "2001 questions, allowed are 2000 a request (http.max_questions_per_request)" in json.dumps(body)
+
+
+def test_of_a_question_with_too_many_characters_the_middle_is_taken_out(echo: Served) -> None:
+    engine = ScriptedEngine()
+    engine.open.set()
+    with serving(scripted(engine), HttpConfig(max_question_chars=10)) as served:
+        served.wait_for((200, {"status": "batch"}))
+        whole, cut = served.predict(["0123456789", "abcdefghijk"])[1]["response"]
+    assert "0123456789" in whole
+    assert "abcde…ghijk" in cut
+
+
+def test_a_body_that_is_too_large_is_413_announced_or_in_chunks() -> None:
+    engine = ScriptedEngine()
+    engine.open.set()
+    body = json.dumps({"prompt": "x" * 980}).encode()
+    with serving(scripted(engine), HttpConfig(max_body_bytes=1_000)) as served:
+        served.wait_for((200, {"status": "batch"}))
+        assert len(body) <= 1_000
+        assert served.call("POST", "/predict", body)[0] == 200
+        larger = body + b" " * (1_001 - len(body))
+        status, said = served.call("POST", "/predict", larger)
+        assert (status, "http.max_body_bytes=1000" in said["detail"]) == (413, True)
+        chunks = (larger[place : place + 100] for place in range(0, len(larger), 100))
+        assert served.ask("POST", "/predict", chunks)[0] == 413  # http.client sends an iterator in chunks
+
+
+ANY_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8) | st.just("prompt"), inner, max_size=3),
+    max_leaves=12,
+)
+SURROGATES = st.text(st.characters(codec=None), max_size=30)  # json.dumps writes halves of pairs as escapes
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(body=st.one_of(st.binary(max_size=200), ANY_JSON, st.builds(lambda prompt: {"prompt": prompt}, ANY_JSON)))
+def test_no_body_is_answered_by_a_5xx_or_by_something_that_is_no_json(echo: Served, body: Any) -> None:
+    raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+    status, said = echo.call("POST", "/predict", raw)
+    assert status in (200, 400, 422), said
+    assert ("response" in said) is (status == 200)
+
+
+@settings(max_examples=75, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(questions=st.lists(SURROGATES, max_size=8))
+def test_any_questions_get_as_many_answers(echo: Served, questions: list[str]) -> None:
+    status, said = echo.predict(questions)
+    assert status == 200
+    assert len(said["response"]) == len(questions)
+    assert all(isinstance(answer, str) for answer in said["response"])
+
+
+# ------------------------------------------------------------------------------------------------- who asks, and who looks
+
+
+def test_a_request_id_is_returned_the_clients_own_or_a_new_one(echo: Served) -> None:
+    assert echo.ask("GET", "/livez", **{"X-Request-ID": "mine-1"})[1]["x-request-id"] == "mine-1"
+    made = [echo.ask("POST", "/predict", b"{", **{"X-Request-ID": 'no "good" one'})[1]["x-request-id"] for _ in range(2)]
+    assert len(set(made)) == 2
+    assert all(len(one) == 32 for one in made)
+
+
+def test_requests_and_questions_are_counted_by_outcome_and_route(echo: Served) -> None:
+    names = [f'gpuqa_requests_total{{outcome="{outcome}",route="/predict"}}' for outcome in ("ok", "invalid")]
+    names += ['gpuqa_questions_total{outcome="answered"}']
+    echo.predict(["?"]), echo.predict(7)  # so that all have been seen
+    before = [echo.metric(name) for name in names]
+    assert echo.predict(["一", "二", "三"])[0] == 200
+    assert echo.predict(None)[0] == 422
+    assert [echo.metric(name) for name in names] == [before[0] + 1, before[1] + 1, before[2] + 3]
+    echo.call("GET", "/no/such/path")
+    assert echo.metric('gpuqa_requests_total{outcome="invalid",route="none"}') >= 1
+    assert echo.metric('vllm:num_requests_running{model_name="embedded"}') == 7
+    assert echo.metric('gpuqa_engine_state{state="ready"}') == 1
+
+
+def test_info_shows_the_facts_and_the_state(echo: Served) -> None:
+    assert echo.call("GET", "/info") == (200, {"state": "ready", "a": "fact"})
+
+
+def test_with_keys_questions_need_one_and_health_does_not() -> None:
+    engine = ScriptedEngine()
+    engine.open.set()
+    with serving(scripted(engine), keys=Keys(["another-key-0123456789", KEY])) as served:
+        served.wait_for((200, {"status": "batch"}))
+        for path in ("/livez", "/readyz", "/metrics"):
+            assert served.ask("GET", path)[0] == 200
+        body = json.dumps({"prompt": "?"}).encode()
+        wrong = ({}, {"Authorization": "Bearer wrong"}, {"Authorization": KEY}, {"Authorization": f"Basic {KEY}"})
+        refused = [served.ask("POST", "/predict", body, **header) for header in wrong]
+        assert {status for status, _, _ in refused} == {401}
+        assert len({text for _, _, text in refused}) == 1
+        assert refused[0][1]["www-authenticate"] == "Bearer"
+        for path in ("/info", "/openapi.json", "/no/such/path", "/ui/../info"):
+            assert served.ask("GET", path)[0] == 401 or path.startswith("/ui/")
+        assert served.ask("POST", "/predict", body, Authorization=f"Bearer {KEY}")[0] == 200
+        assert served.metric('gpuqa_requests_total{outcome="unauthorized",route="none"}') >= len(wrong)
 
 
 # --------------------------------------------------------------------------------------------------------- under load

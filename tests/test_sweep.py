@@ -17,6 +17,8 @@ import pytest
 import yaml
 from conftest import ROOT, child_environment, end_session
 
+from gpuqa.journal import Journal
+
 pytestmark = pytest.mark.engine
 
 
@@ -135,9 +137,9 @@ def test_one_wrong_cell_stops_the_study_before_anything_starts(door: Any, tmp_pa
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_a_study_that_is_cut_off_goes_on_where_it_was(number: signal.Signals, door: Any, tmp_path: Path) -> None:
     overrides = ["experiment=none", "engine=transformers", "prompt=bare,structured,keywords", "dataset.limit=2"]
-    overrides += ["workload.repeats=1", "workload.warmup_questions=1", "selection.min_rouge_l_f1_judge=0"]
+    overrides += ["workload.repeats=3", "study.finalists=0", "workload.warmup_questions=1", "selection.min_rouge_l_f1_judge=0"]
     overrides += ["sampling.max_tokens=96"]
-    journal = tmp_path / "experiments" / "adhoc" / "trials" / "trials.jsonl"
+    journal = Journal(tmp_path / "experiments" / "adhoc")
     process = subprocess.Popen(
         [sys.executable, "-m", "gpuqa.sweep", *overrides],
         cwd=tmp_path,
@@ -149,7 +151,7 @@ def test_a_study_that_is_cut_off_goes_on_where_it_was(number: signal.Signals, do
     )
     try:
         deadline = time.monotonic() + 120
-        while not (journal.exists() and journal.read_bytes().endswith(b"\n")):
+        while not any(file.read_bytes().endswith(b"\n") for file in journal.folder.glob("*.passes.jsonl")):
             assert process.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.01)
@@ -160,6 +162,11 @@ def test_a_study_that_is_cut_off_goes_on_where_it_was(number: signal.Signals, do
     assert process.returncode == (130 if number is signal.SIGINT else -signal.SIGKILL)
     assert "Traceback" not in err
     assert not (tmp_path / "experiments" / "adhoc" / "frozen.yaml").exists()
+    files = journal.folder.glob("*.passes.jsonl")
+    kept = {json.loads(line)["began_at"] for file in files for line in file.read_text(encoding="utf-8").splitlines(True)[:-1]}
     again = door("sweep", *overrides, cwd=tmp_path)
     assert again.returncode == 0, again.stdout + again.stderr
-    assert re.search("[12] trials measured, [12] kept from an earlier run; 1 engine starts", said(again))
+    assert re.search("[123] trials measured(, [12] kept from an earlier run)?; [01] engine starts", said(again))
+    began = [moment for trial in journal.read_study() for moment in trial.measurement.repeats_began_at]  # type: ignore[union-attr]
+    assert len(began) == 9
+    assert kept <= set(began), "no repeat was measured twice"

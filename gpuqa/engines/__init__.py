@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol, Self
 
 from gpuqa.config import Backend, EngineConfig, SamplingConfig, UserError
-from gpuqa.records import Generation
+from gpuqa.records import Generation, GenerationDelta
 
 
 class EngineFailed(Exception):
@@ -47,6 +47,16 @@ class Engine(Protocol):
 
         Each is also put into `finished`, by its prompt's place, as soon as it ends: a caller that gives up has those. A
         call that is cancelled frees what it holds of the engine.
+
+        Raises:
+            EngineFailed: the whole engine is gone.
+        """
+
+    def stream(self, prompt: list[int], sampling: SamplingConfig, stop: Sequence[int]) -> AsyncGenerator[GenerationDelta]:
+        """The generation of one prompt as it comes: the deltas' token ids add up to those that `generate` gives.
+
+        Closing the generator, or cancelling who waits for it, ends the request in the engine too. A prompt that fails is one
+        delta with an error.
 
         Raises:
             EngineFailed: the whole engine is gone.

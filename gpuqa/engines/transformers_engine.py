@@ -6,20 +6,36 @@ import asyncio
 import gc
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
 from gpuqa.config import EngineConfig, SamplingConfig
 from gpuqa.engines import EngineFailed, refuse_unknown
-from gpuqa.records import Generation
+from gpuqa.records import Generation, GenerationDelta
 
 ARGUMENTS = ("dtype", "max_model_len", "batch_size", "attn_implementation", "device")
 
 
 class GivenUp(Exception):
     """Nobody waits for these answers any more."""
+
+
+class Streamer:
+    """What `generate` of transformers tells each token of its one sequence."""
+
+    def __init__(self, tell: Callable[[int], Any]) -> None:
+        self.tell = tell
+        self.prompt_is_over = False  # it begins with the prompt
+
+    def put(self, token_ids: Any) -> None:
+        if self.prompt_is_over:
+            self.tell(int(token_ids))
+        self.prompt_is_over = True
+
+    def end(self) -> None:
+        """The generation itself says so."""
 
 
 @dataclass
@@ -29,6 +45,7 @@ class Call:
     sampling: SamplingConfig
     stop: list[int]
     finished: dict[int, Generation]
+    streamer: Streamer | None = None
     given_up: threading.Event = field(default_factory=threading.Event)
     began: float = field(default_factory=time.perf_counter)
 
@@ -60,14 +77,32 @@ class TransformersEngine:
         stop: Sequence[int],
         finished: dict[int, Generation] | None = None,
     ) -> list[Generation]:
-        own = self.model.generation_config.eos_token_id  # ends an answer too, as in vLLM
-        ends = [*stop, *(own if isinstance(own, list) else [] if own is None else [own])]
-        call = Call(sampling, [] if sampling.ignore_eos else ends, {} if finished is None else finished)
+        call = Call(sampling, self._ends(sampling, stop), {} if finished is None else finished)
         try:
             await asyncio.to_thread(self._generate, prompts, call)
         finally:
             call.given_up.set()  # a thread cannot be cancelled: it looks
         return [call.finished[place] for place in range(len(prompts))]
+
+    async def stream(self, prompt: list[int], sampling: SamplingConfig, stop: Sequence[int]) -> AsyncGenerator[GenerationDelta]:
+        loop = asyncio.get_running_loop()
+        deltas: asyncio.Queue[GenerationDelta] = asyncio.Queue()
+        streamer = Streamer(lambda token: loop.call_soon_threadsafe(deltas.put_nowait, GenerationDelta([token])))
+        call = Call(sampling, self._ends(sampling, stop), {}, streamer)
+        generating = asyncio.create_task(asyncio.to_thread(self._generate_alone, prompt, call))
+        generating.add_done_callback(lambda task: deltas.put_nowait(last_delta(task.result())))
+        try:
+            while (delta := await deltas.get()).finish_reason is None:
+                yield delta
+            yield delta
+        finally:
+            call.given_up.set()
+            await asyncio.wait([generating])
+
+    def _ends(self, sampling: SamplingConfig, stop: Sequence[int]) -> list[int]:
+        """The tokens that end an answer: the configured ones and, as in vLLM, the model's own."""
+        own = self.model.generation_config.eos_token_id
+        return [] if sampling.ignore_eos else [*stop, *(own if isinstance(own, list) else [] if own is None else [own])]
 
     def alive(self) -> bool:
         return True  # it lives in this process
@@ -119,6 +154,7 @@ class TransformersEngine:
                 eos_token_id=stop or None,
                 pad_token_id=pad,
                 logits_processor=[note_step],
+                streamer=call.streamer,
                 **drawing(sampling),
             )
         rows = output[:, longest:].tolist()
@@ -135,6 +171,11 @@ class TransformersEngine:
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+
+def last_delta(generation: Generation) -> GenerationDelta:
+    """How a generation ended whose tokens are known."""
+    return GenerationDelta(finish_reason=generation.finish_reason, error=generation.error)
 
 
 def load(folder: Path, trust_remote_code: bool, args: dict[str, Any], env: dict[str, str]) -> Any:

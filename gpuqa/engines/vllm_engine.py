@@ -1,4 +1,4 @@
-"""vLLM through AsyncLLM, which serves the sweep and the server alike. Final outputs only; text is made elsewhere."""
+"""vLLM through AsyncLLM, which serves the sweep and the server alike. Token ids only; text is made elsewhere."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 from pathlib import Path
@@ -21,7 +21,7 @@ from typing import Any, Self
 from gpuqa.config import EngineConfig, SamplingConfig, Scheduler, UserError
 from gpuqa.engines import EngineFailed, refuse_unknown
 from gpuqa.hardware import children, kill_children, tie_forked_children
-from gpuqa.records import Generation
+from gpuqa.records import Generation, GenerationDelta
 
 log = logging.getLogger("gpuqa.engines")
 BURST_VERSIONS = ("0.26.", "0.32.")
@@ -72,21 +72,7 @@ class VllmEngine:
         stop: Sequence[int],
         finished: dict[int, Generation] | None = None,
     ) -> list[Generation]:
-        from vllm import SamplingParams
-        from vllm.sampling_params import RequestOutputKind
-
-        params = SamplingParams(
-            temperature=sampling.temperature,
-            top_p=sampling.top_p,
-            top_k=sampling.top_k,
-            seed=None if sampling.temperature == 0 else sampling.seed,
-            max_tokens=sampling.max_tokens,
-            stop_token_ids=[] if sampling.ignore_eos else list(stop),
-            ignore_eos=sampling.ignore_eos,
-            detokenize=False,
-            output_kind=RequestOutputKind.FINAL_ONLY,
-            skip_clone=True,  # every request of this call gets the same values, so a shallow copy each is enough
-        )
+        params = sampling_params(sampling, stop, "FINAL_ONLY")
         done = {} if finished is None else finished
         one_each = (self._generate_one(prompt, params, time.time(), done, place) for place, prompt in enumerate(prompts))
         return await asyncio.gather(*one_each)
@@ -98,15 +84,20 @@ class VllmEngine:
         numbers: dict[str, float] = self.llm.logger_manager.numbers
         return numbers
 
+    def _request(self, prompt: list[int], params: Any) -> AsyncGenerator[Any]:
+        """vLLM's outputs for one prompt; closing it aborts the request."""
+        outputs: AsyncGenerator[Any] = self.llm.generate(
+            {"type": "token", "prompt_token_ids": prompt}, params, f"{id(self)}-{next(self._ids)}"
+        )
+        return outputs
+
     async def _generate_one(
         self, prompt: list[int], params: Any, called: float, done: dict[int, Generation], place: int
     ) -> Generation:
         from vllm.v1.engine.exceptions import EngineDeadError
 
         try:
-            async for output in self.llm.generate(
-                {"type": "token", "prompt_token_ids": prompt}, params, f"{id(self)}-{next(self._ids)}"
-            ):
+            async for output in self._request(prompt, params):
                 answer, metrics = output.outputs[0], output.metrics
         except EngineDeadError as error:
             raise EngineFailed(f"vLLM's engine process died: {error}") from error
@@ -124,6 +115,20 @@ class VllmEngine:
         )
         return done[place]
 
+    async def stream(self, prompt: list[int], sampling: SamplingConfig, stop: Sequence[int]) -> AsyncGenerator[GenerationDelta]:
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        outputs = self._request(prompt, sampling_params(sampling, stop, "DELTA"))
+        try:
+            async with contextlib.aclosing(outputs):
+                async for output in outputs:
+                    answer = output.outputs[0]
+                    yield GenerationDelta(list(answer.token_ids), answer.finish_reason, output.num_cached_tokens or 0)
+        except EngineDeadError as error:
+            raise EngineFailed(f"vLLM's engine process died: {error}") from error
+        except Exception as error:  # a refused prompt is a failed answer, as in `generate`
+            yield GenerationDelta(finish_reason="error", error=f"{type(error).__name__}: {error}")
+
     async def reset_prefix_cache(self) -> None:
         from vllm.v1.engine.exceptions import EngineDeadError
 
@@ -140,6 +145,25 @@ class VllmEngine:
         await asyncio.to_thread(self.llm.shutdown)
         shutil.rmtree(self._sockets, ignore_errors=True)
         gc.unfreeze()  # a server that starts another engine shall not keep this one
+
+
+def sampling_params(sampling: SamplingConfig, stop: Sequence[int], output_kind: str) -> Any:
+    """vLLM's form of how tokens are drawn and handed out; `output_kind` is a name of its RequestOutputKind."""
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    return SamplingParams(
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        top_k=sampling.top_k,
+        seed=None if sampling.temperature == 0 else sampling.seed,
+        max_tokens=sampling.max_tokens,
+        stop_token_ids=[] if sampling.ignore_eos else list(stop),
+        ignore_eos=sampling.ignore_eos,
+        detokenize=False,
+        output_kind=RequestOutputKind[output_kind],
+        skip_clone=True,  # every request of one call gets the same values, so a shallow copy each is enough
+    )
 
 
 async def in_new_thread(function: Callable[..., Any], *args: Any) -> Any:
@@ -172,9 +196,12 @@ def scheduler_args(scheduler: Scheduler) -> dict[str, str]:
 
 def build(folder: Path, trust_remote_code: bool, args: dict[str, Any], env: dict[str, str]) -> Any:
     """Construct the engine; blocks for as long as loading, compiling and capturing take."""
+    import torch
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.v1.engine.async_llm import AsyncLLM
 
+    if "OMP_NUM_THREADS" in env:  # too late for the environment: PyTorch is loaded, and a forked engine inherits its setting
+        torch.set_num_threads(int(env["OMP_NUM_THREADS"]))
     # Per-request metrics come with log_stats; vLLM prints them only where somebody asks it to.
     # It needs no tokenizer: prompts and answers are token ids, and the end tokens are in generation_config.json.
     ours = {"trust_remote_code": trust_remote_code, "disable_log_stats": False, "skip_tokenizer_init": True}

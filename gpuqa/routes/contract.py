@@ -6,12 +6,14 @@ POST /predict  {"prompt": str | [str, ...]} -> {"response": ...}, same count, sa
 
 from __future__ import annotations
 
+from typing import Any
+
 from fastapi import APIRouter, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict
 
 from gpuqa.http_config import HttpConfig, Status
-from gpuqa.service import Service
+from gpuqa.service import Service, State
 
 
 class PredictRequest(BaseModel):
@@ -33,19 +35,34 @@ class StatusResponse(BaseModel):
     status: str
 
 
+class Refusal(BaseModel):
+    """Why there is no answer."""
+
+    detail: str
+
+
+REFUSALS: dict[int | str, dict[str, Any]] = {
+    400: {"model": Refusal, "description": "the body cannot be read"},
+    413: {"model": Refusal, "description": "the body is too large"},
+    429: {"model": Refusal, "description": "the house is full; Retry-After says when to come back"},
+    503: {"model": Refusal, "description": "not ready, draining, or the engine died"},
+}
+
+
 def router(service: Service, http: HttpConfig) -> APIRouter:
     """GET / and POST /predict."""
     routes = APIRouter()
 
-    @routes.get("/", response_model=StatusResponse)
+    @routes.get("/", response_model=StatusResponse, responses={503: {"model": StatusResponse}})
     async def status(response: Response) -> StatusResponse:
         """Whether the service is ready, and how it wants its questions."""
-        if not service.ready:
+        state = service.look()
+        if state is not State.ready:
             response.status_code = 503
-            return StatusResponse(status=service.state.name)
+            return StatusResponse(status=state.name)
         return StatusResponse(status=http.status.name)
 
-    @routes.post("/predict", response_model=PredictResponse)
+    @routes.post("/predict", response_model=PredictResponse, responses=REFUSALS)
     async def predict(request: PredictRequest) -> PredictResponse:
         """Answer one question or many."""
         if len(request.prompt) > http.max_questions_per_request and isinstance(request.prompt, list):

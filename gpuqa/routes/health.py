@@ -9,7 +9,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Response
 from pydantic import BaseModel
 
-from gpuqa.service import Service
+from gpuqa.service import Service, State
 
 
 class HealthResponse(BaseModel):
@@ -27,11 +27,11 @@ def router(service: Service) -> APIRouter:
         """The process runs and its event loop turns."""
         return HealthResponse(status="alive")
 
-    @routes.get("/readyz", response_model=HealthResponse)
+    @routes.get("/readyz", response_model=HealthResponse, responses={503: {"model": HealthResponse}})
     async def readyz(response: Response) -> HealthResponse:
         """Whether a question that is sent now would be answered."""
-        if not service.ready:
-            response.status_code = 503
-        return HealthResponse(status=service.state.name)
+        state = service.look()
+        response.status_code = 200 if state is State.ready else 503
+        return HealthResponse(status=state.name)
 
     return routes

@@ -21,7 +21,7 @@ def router(service: Service, facts: dict[str, Any]) -> APIRouter:
     @routes.get("/info")
     async def info() -> dict[str, Any]:
         """The frozen winner, the machine, and the state of the engine."""
-        return {"state": service.state.name, **facts}
+        return {"state": service.look().name, **facts}
 
     @routes.get("/metrics", response_class=Response)
     async def metrics() -> Response:

@@ -100,5 +100,5 @@ def test_a_dropped_cell_is_measured_in_full_where_nobody_races(tmp_path: Path) -
 
 
 def test_a_race_of_cells_with_different_repeats_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="workload.repeats: got"):
+    with pytest.raises(UserError, match=r"workload\.repeats: got"):
         run(prepared(ENDS, {**CUT, "workload__repeats": 3}), tmp_path)

@@ -18,6 +18,7 @@ from gpuqa.config import check, plain
 from gpuqa.elimination import NAMES
 from gpuqa.evidence import Glimpse, Runner
 from gpuqa.group import Desk, Group, in_order
+from gpuqa.guards import seen_of
 from gpuqa.journal import Journal
 from gpuqa.racing import Ask, Race, slices_of
 from gpuqa.records import Pass, Trial
@@ -38,8 +39,9 @@ async def run_race(groups: Sequence[Sequence[Cell]], kept: Mapping[str, Trial], 
     by_engine = {group[0].engine_key: group for group in groups}
     for engine in race.engines(bound):
         race.skip_hopeless(engine, bound)
-        async for ended in Heat(by_engine[engine], race, desk).run():
-            yield ended
+        if unmeasured := [cell for cell in by_engine[engine] if cell.key not in kept]:
+            async for ended in Heat(unmeasured, race, desk).run():
+                yield ended
     for engine in race.recall():
         async for ended in Heat(by_engine[engine], race, desk).run():
             yield ended
@@ -61,8 +63,9 @@ def race_of(cells: Sequence[Cell], kept: Mapping[str, Trial], journal: Journal) 
     for key, trial in kept.items():
         if trial.dropped:
             race.dropped[key] = trial.dropped.reason
-        else:
-            race.measured(trial, journal.answers(key))
+        seen = seen_of(trial)
+        if seen is None or seen.questions == runners[key].questions:
+            race.measured(replace(trial, measurement=seen, dropped=None), journal.answers(key))
     return race
 
 

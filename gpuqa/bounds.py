@@ -6,11 +6,12 @@ import functools
 from collections.abc import Callable, Sequence
 from statistics import fmean
 
+from gpuqa.checkpoint import read_shape
 from gpuqa.config import Backend, UserError
 from gpuqa.pipeline import encoder_for
 from gpuqa.places import find
 from gpuqa.prompts import load_tokenizer
-from gpuqa.roofline import Load, block_of, most_tokens_per_s, read_shape, roof_of, width_of
+from gpuqa.roofline import Load, block_of, most_tokens_per_s, roof_of, width_of
 from gpuqa.roots import CellConfig
 from gpuqa.trial import Cell
 

@@ -20,6 +20,7 @@ from rich.text import Text
 
 from gpuqa import dataset
 from gpuqa.bounds import L2_BYTES, load
+from gpuqa.checkpoint import Shape, read_shape
 from gpuqa.config import check
 from gpuqa.door import enter
 from gpuqa.pipeline import encoder_for
@@ -28,9 +29,7 @@ from gpuqa.prompts import load_tokenizer
 from gpuqa.roofline import (
     Bound,
     Roof,
-    Shape,
     bound_of,
-    read_shape,
     roof_of,
     sequences_that_fit,
     slots_of,

@@ -23,6 +23,7 @@ ROOMS = [  # from the ground up; a room is a module of gpuqa or one of its folde
     "dataset",
     "rouge",
     "statistics",
+    "checkpoint",
     "roofline",
     "guards",
     "comparison",

@@ -9,17 +9,15 @@ from typing import Any
 
 import pytest
 
+from gpuqa.checkpoint import Layers, Shape, read_shape
 from gpuqa.config import Backend, EngineConfig, ModelConfig, PromptConfig, QuantizationConfig, SamplingConfig, UserError
 from gpuqa.criteria import DatasetConfig, Executor, ExecutorConfig, GpuConfig, Issue, SelectionConfig, WorkloadConfig
 from gpuqa.records import Interval, Measurement
 from gpuqa.roofline import (
-    Layers,
     Load,
     Roof,
-    Shape,
     bound_of,
     most_tokens_per_s,
-    read_shape,
     roof_of,
     sequences_that_fit,
     with_fraction,

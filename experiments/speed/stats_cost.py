@@ -2,8 +2,8 @@
 
     PYTHONPATH=. python experiments/speed/stats_cost.py --questions 358 --tokens 32 --repeats 7
 
-Seconds of the clock, and seconds of CPU in this process, where the numbers are kept: on a machine that others use, too, only
-the second can tell a difference of a few milliseconds.
+Seconds of the clock, of CPU in this process, where the numbers are kept, and of CPU in the engine's: on a machine that others
+use, too, only the latter two can tell a difference of a few milliseconds.
 
 `without` hands vLLM no statistics logger at all, `with` the one of `gpuqa.engines.vllm_engine`. vLLM 0.32 reads the logger
 from a list for every step, so that it can be exchanged between two batches.
@@ -18,6 +18,8 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -25,33 +27,30 @@ async def measure(questions: int, tokens: int, repeats: int) -> dict[str, dict[s
     """Seconds of each batch by the clock and of CPU, by whether the numbers were kept."""
     from dataclasses import replace
 
-    from hydra import compose, initialize_config_dir
-    from omegaconf import OmegaConf
-
-    from gpuqa.door import vllm_on_this_machine
+    from gpuqa.door import compose_cell
     from gpuqa.pipeline import Pipeline
-    from gpuqa.places import conf_folder
-    from gpuqa.roots import CellConfig, register_schemas, resolve
 
-    register_schemas()
-    OmegaConf.register_new_resolver("vllm_on_this_machine", vllm_on_this_machine, replace=True)
-    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-        config = resolve(compose("sweep", overrides=["experiment=none", "prompt=bare"]), CellConfig)
+    config = compose_cell("experiment=none", "prompt=bare")
     config = replace(config, sampling=replace(config.sampling, max_tokens=tokens, ignore_eos=True))
     known = [row["instruction"] for row in json.loads((ROOT / "gpuqa/embedded/questions/test.json").read_text("utf-8"))]
     pipeline = await Pipeline.start(config)
     await pipeline.answer(known)  # vLLM begins to listen to its engine with the first request
     llm = pipeline.engine.llm  # type: ignore[attr-defined]
     loggers = {"without": None, "with": llm.logger_manager}
-    seconds: dict[str, dict[str, list[float]]] = {kind: {name: [] for name in loggers} for kind in ("clock", "cpu")}
+    seconds: dict[str, dict[str, list[float]]] = {
+        kind: {name: [] for name in loggers} for kind in ("clock", "cpu", "engine_cpu")
+    }
+    [engine] = [one for one in psutil.Process().children(recursive=True) if "EngineCore" in one.name()]
     for repeat in range(repeats):
-        for name in sorted(loggers, reverse=bool(repeat % 2)):
+        for turn, name in enumerate(sorted(loggers, reverse=bool(repeat % 2))):
             llm._logger_ref[0] = loggers[name]
-            texts = [f"{repeat} {name} {place} {known[place % len(known)]}" for place in range(questions)]
-            began, cpu = time.perf_counter(), time.process_time()
+            # equal in length and in what they share, whoever's turn it is: else the prompts themselves would differ
+            texts = [f"{repeat:02}{turn}{place:03} {known[place % len(known)]}" for place in range(questions)]
+            began, cpu, engine_cpu = time.perf_counter(), time.process_time(), sum(engine.cpu_times()[:2])
             await pipeline.answer(texts)
             seconds["clock"][name].append(time.perf_counter() - began)
             seconds["cpu"][name].append(time.process_time() - cpu)
+            seconds["engine_cpu"][name].append(sum(engine.cpu_times()[:2]) - engine_cpu)
     await pipeline.close()
     return seconds
 

@@ -191,7 +191,8 @@ class Group:
         self.ready.clear()
         self.cached = None
         if engine is not None:
-            await engine.close()
+            with captured(self.desk.journal.engine_log):
+                await engine.close()
 
 
 def in_order(cells: Sequence[Cell], repeat: int) -> list[Cell]:

@@ -157,8 +157,18 @@ def nvidia_smi(query: str) -> list[str]:
 
 def processor() -> str:
     """The CPU's model name where the kernel tells it."""
+    return cpuinfo("model name") or platform.processor() or platform.machine()
+
+
+def processor_flags() -> set[str]:
+    """What the CPU can do, in the kernel's words such as `avx512f` and `amx_int8`; empty where it does not tell."""
+    return set(cpuinfo("flags").split())
+
+
+def cpuinfo(field: str) -> str:
+    """A field of the first processor; empty where there is none."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
-        return platform.processor()
-    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
+        return ""
+    return next((line.partition(": ")[2] for line in lines if line.startswith(field)), "")

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from race_replay import Replay, numbers
+from race_replay import Replay, Shape, draw, generated, load, numbers, replayed
 
 from gpuqa.config import UserError
 from gpuqa.criteria import Issue, Rule, SelectionConfig
@@ -334,10 +334,29 @@ def test_a_forecast_from_a_slice_misses_the_whole_as_seldom_as_it_says(sd):
 # How often a race ends as the full grid does
 
 
-def report(name: str, replays: list[Replay]) -> tuple[float, float]:
+def rates(name: str, replays: list[Replay]) -> tuple[float, float]:
     """Print and return: the share of replays with the full grid's winner, the share of engine time saved."""
     same = sum(one.grid_winner == one.race_winner for one in replays) / len(replays)
     saved = 1 - sum(one.race_s for one in replays) / sum(one.grid_s for one in replays)
-    starts = np.mean([one.starts for one in replays])
-    print(f"{name}: same winner {same:.1%} of {len(replays)}, engine time saved {saved:.1%}, {starts:.2f} engine starts")
+    print(f"{name}: same winner {same:.1%} of {len(replays)}, engine time saved {saved:.1%}")
     return same, saved
+
+
+def test_on_a_recorded_study_a_race_has_the_winner_of_the_full_grid_for_less_engine_time():
+    trace, rule = load("wide"), replace(RULE, min_rouge_l_f1_judge=0.15)
+    starts_s = [one["start_s"] for one in trace["engines"]]
+    replays = [replayed(draw(trace, 3, 16, seed), starts_s, rule, 0.9) for seed in range(REPLAYS)]
+    same, saved = rates("recorded, 36 cells on 3 engines", replays)
+    assert same >= 0.95
+    assert saved >= 0.25
+    assert all(one.starts == len(trace["engines"]) for one in replays), "nobody is called back where nothing is quantized"
+
+
+def test_on_generated_studies_of_a_gpu_a_race_saves_two_fifths():
+    shape, replays = Shape(noise=0.01), []
+    for seed in range(30):  # 100 and more: `experiments/LOG.md`
+        trace = generated(shape, seed)
+        replays.append(replayed(draw(trace, 3, 16, seed), [shape.start_s] * len(trace["engines"]), RULE, 0.9))
+    same, saved = rates("generated, 48 cells on 8 engines, MAD 1 %", replays)
+    assert same >= 0.95
+    assert saved >= 0.40

@@ -22,6 +22,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import setproctitle  # vLLM's
+
 LIBRARIES = (
     *("numpy", "hydra", "omegaconf", "httpx", "rich.console", "rich.table", "rich.progress", "jinja2", "fastapi", "uvicorn"),
     *("torch", "torch._dynamo", "torch._inductor.standalone_compile", "torch._inductor.lowering", "torch.export"),
@@ -81,6 +83,7 @@ def main() -> None:
     """Import, then fork for every command until nobody can send one any more."""
     for name in LIBRARIES:
         importlib.import_module(name)
+    setproctitle.getproctitle()  # it looks for the title's memory once, and finds it while the environment is the first one
     gc.collect()
     gc.freeze()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the go-betweens

@@ -17,6 +17,7 @@ from rich.console import Console
 from gpuqa import report
 from gpuqa.conclusion import conclude
 from gpuqa.criteria import Rule, SelectionConfig
+from gpuqa.door import introduce_to_hydra
 from gpuqa.journal import Journal
 from gpuqa.places import conf_folder
 from gpuqa.records import Answer, Interval, Measurement, Trial
@@ -120,7 +121,7 @@ def test_the_leaderboard_has_a_row_a_trial_with_axes_rule_and_every_number(tmp_p
     numbers = {field.name for field in fields(Measurement)} - {f"{key}_interval" for key in ranged} - lists - {"conditions"}
     intervals = {f"{key}_interval_{end}" for key in ranged for end in ("low", "high")} | lists
     leads = {"first_leads_by", "first_leads_low", "first_leads_high", "p_holm", "pareto"}
-    named = {"rank", "eligible", "objections", "prompt", "engine.args.max_num_seqs", "trial"}
+    named = {"rank", "eligible", "objections", "dropped", "prompt", "engine.args.max_num_seqs", "trial"}
     assert set(rows[0]) == named | numbers | intervals | leads
     assert [row["pareto"] for row in rows] == ["False", "True", "False"]
     assert rows[0]["chars_per_s_repeats"] == "1.5 2.5"
@@ -142,6 +143,7 @@ def test_the_leaderboard_has_a_row_a_trial_with_axes_rule_and_every_number(tmp_p
 
 
 def default_axes() -> dict[str, list[str]]:
+    introduce_to_hydra()  # it names what follows the machine
     params = OmegaConf.load(conf_folder() / "experiment" / "embedded.yaml").hydra.sweeper.params
     return {key: value.split(",") for key, value in params.items()}
 

@@ -129,16 +129,6 @@ class Journal:
         except (OSError, ValueError, TypeError):
             return []
 
-    def first_answers(self) -> dict[str, str]:
-        """The first question and its answer for each trial by key, for readers of a report."""
-        first = {}
-        for key, trial in self.read().items():
-            if trial.error is None and (file := self.answers_file(key)).exists():
-                with file.open(encoding="utf-8") as stream:
-                    row = json.loads(stream.readline())
-                first[key] = f"{row['question']}\n{row['answer']}"
-        return first
-
 
 def append(file: Path, row: dict[str, Any]) -> None:
     """Add one line of JSON, on the disk on return; behind a line that was torn off it begins a new one."""

@@ -64,7 +64,6 @@ def test_an_empty_folder_holds_no_trials(tmp_path):
     journal = Journal(tmp_path / "never written")
     assert journal.read() == {}
     assert journal.read_study() == []
-    assert journal.first_answers() == {}
 
 
 def test_the_last_of_several_trials_with_one_key_counts(tmp_path):
@@ -125,20 +124,14 @@ def test_answers_of_another_measurement_of_the_same_trial_replace_the_earlier_on
     assert [row["answer"] for row in lines(journal.answers_file("k"))] == ["新"]
 
 
-def test_the_first_answer_of_each_trial_is_what_a_report_shows(tmp_path):
-    journal = Journal(tmp_path)
-    journal.write(trial("one"), [answer(1, "甲"), answer(2, "乙")])
-    journal.write(trial("none", error="died"), [])
-    assert journal.first_answers() == {"one": "问题 1\n甲"}
-
-
 def test_answers_that_a_killed_run_left_half_written_do_not_stop_a_report(tmp_path):
     journal = Journal(tmp_path)
     journal.write(trial("good"), [answer(1, "甲")])
     for key, left in {"empty": "", "torn": '{"id": "1", "que'}.items():  # tried again after a failure, and then killed
         journal.write(trial(key, error="died"), [])
         journal.answers_file(key).write_text(left)
-    assert journal.first_answers() == {"good": "问题 1\n甲"}
+    assert [one.answer for one in journal.answers("good")] == ["甲"]
+    assert journal.answers("empty") == journal.answers("torn") == []
 
 
 def test_a_study_is_read_in_its_own_order_with_its_own_axes(tmp_path):

@@ -110,7 +110,8 @@ class VllmEngine:
             finish_reason=answer.finish_reason,
             cached_tokens=output.num_cached_tokens or 0,
             first_token_s=first,
-            last_token_s=first + metrics.last_token_ts - metrics.first_token_ts,
+            # two clocks: a first token that was noticed late must not put the last one later than now
+            last_token_s=min(first + metrics.last_token_ts - metrics.first_token_ts, time.time() - called),
             queue_s=metrics.scheduled_ts - metrics.queued_ts,
         )
         return done[place]

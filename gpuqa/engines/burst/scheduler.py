@@ -18,7 +18,7 @@ from gpuqa.engines.burst.requests import Burst, HandedOut, Step, only_decodes, r
 
 log = init_logger(__name__)
 
-LOOKAHEAD = 64  # tokens of KV cache that a burst takes for each request beforehand, at most
+LOOKAHEAD = 64  # tokens of KV cache that a burst takes for each request beforehand where blocks are scarce
 FEWEST = 4  # running requests below which a burst saves nothing
 
 
@@ -82,15 +82,22 @@ class BurstScheduler(AsyncScheduler):  # type: ignore[misc]  # vLLM's modules ar
         return self.usable and running >= FEWEST and no_news and self.pause_state == PauseState.UNPAUSED
 
     def _begin(self) -> Burst | None:
-        """A burst over all running requests, its blocks taken; None where one of them does not allow it."""
-        steps = LOOKAHEAD
+        """A burst over all running requests, its blocks taken; None where one of them does not allow it.
+
+        Its end costs some 10 ms for 358 requests on an H200, so it lasts until the first request must end, unless that took
+        more than half of the free blocks.
+        """
+        steps = self.max_model_len
         for request in self.running:
             if request.request_id not in self.handed_out or not only_decodes(request):
                 return None
             if not self.use_v2_model_runner and request.request_id not in self.prev_step_scheduled_req_ids:
                 return None  # the first model runner would need the request's tokens again
             steps = min(steps, steps_left(request, self.max_model_len))
-        if steps <= 0 or self._blocks_needed(steps) > self.kv_cache_manager.block_pool.get_num_free_blocks():
+        free = self.kv_cache_manager.block_pool.get_num_free_blocks()
+        if self._blocks_needed(steps) > free // 2:
+            steps = min(steps, LOOKAHEAD)
+        if steps <= 0 or self._blocks_needed(steps) > free:
             return None
         new_blocks = []
         for request in self.running:

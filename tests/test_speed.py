@@ -82,6 +82,7 @@ def test_kernel_seconds_count_overlapping_kernels_once():
     found = profile_kernels.kernels({"traceEvents": events})
     figures = profile_kernels.figures(found, [40e-6, 100e-6, 50e-6])
     assert figures["kernel_s"] == pytest.approx(20e-6)
+    assert sum(profile_kernels.idle_s(found, 50e-6).values()) == pytest.approx(30e-6)
     assert figures["kernel_fraction"] == pytest.approx(0.4)
     assert [(one["name"], one["calls"]) for one in figures["kernels"]] == [("gemm", 2), ("copy", 1)]
 

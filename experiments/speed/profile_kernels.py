@@ -85,7 +85,8 @@ def profiled(row: Row, arguments: argparse.Namespace) -> Iterable[dict[str, Any]
             found = [one for file in set(traces.glob("*.json*")) - known for one in kernels(read_trace(file))]
             if not found:
                 raise PeerFailed(f"the profiler wrote no kernels to {traces}")
-            yield {"row": row.key, "what": row.what, "prefix": prefix, "profiled_wall_s": seconds, **figures(found, walls)}
+            known_s = {"profiled_wall_s": seconds, "idle_s": idle_s(found, seconds)}
+            yield {"row": row.key, "what": row.what, "prefix": prefix, **known_s, **figures(found, walls)}
     finally:
         peer.kill()
 
@@ -140,12 +141,26 @@ def busy_s(found: Iterable[Interval]) -> float:
     return busy / 1e6
 
 
+def idle_s(found: Iterable[Interval], wall_s: float) -> dict[str, float]:
+    """Seconds of a profiled batch without a kernel: before the first and after the last, and between two by their gap."""
+    ordered = sorted(found)
+    idle = {"outside": wall_s, "over 1 ms": 0.0, "0.1 to 1 ms": 0.0, "under 0.1 ms": 0.0}
+    end = ordered[0][0]
+    for begin, duration, _ in ordered:
+        gap_ms = max(0.0, begin - end) / 1e3
+        idle["over 1 ms" if gap_ms > 1 else "0.1 to 1 ms" if gap_ms > 0.1 else "under 0.1 ms"] += gap_ms / 1e3
+        end = max(end, begin + duration)
+    idle["outside"] -= (end - ordered[0][0]) / 1e6
+    return idle
+
+
 def shown(result: dict[str, Any]) -> str:
     """One contestant at one prefix, for a terminal."""
     head = (
         f"{result['row']} ({result['what']}), prefix {result['prefix']}: kernels {result['kernel_s']:.3f} s of "
         f"{result['wall_s']:.3f} s wall without the profiler = {result['kernel_fraction']:.0%} "
-        f"(wall under the profiler {result['profiled_wall_s']:.3f} s)"
+        f"(wall under the profiler {result['profiled_wall_s']:.3f} s, of it idle: "
+        f"{', '.join(f'{seconds:.3f} s {where}' for where, seconds in result['idle_s'].items())})"
     )
     lines = [f"  {one['seconds']:7.3f} s {one['calls']:7d} x {one['name'][:110]}" for one in result["kernels"]]
     return "\n".join([head, *lines])

@@ -35,6 +35,13 @@ class Scheduler(Enum):
     burst = "burst"
 
 
+class Attention(Enum):
+    """vLLM's own attention, or `gpuqa.engines.shared_prefix`."""
+
+    default = "default"
+    shared_prefix = "shared_prefix"
+
+
 class Hub(Enum):
     """Where `gpuqa.download` fetches weights from."""
 
@@ -123,6 +130,7 @@ class EngineConfig:
     args: dict[str, Any] = field(default_factory=dict)
     env: dict[str, str] = field(default_factory=dict)
     scheduler: Scheduler = Scheduler.default
+    attention: Attention = Attention.default
     start_timeout_s: float = 600.0
 
     def __post_init__(self) -> None:
@@ -130,6 +138,9 @@ class EngineConfig:
         known = isinstance(length, int) and length >= 16
         check(known, "engine.args.max_model_len", length, "an integer of at least 16 tokens (prompt and answer together)")
         check(0 < self.start_timeout_s < math.inf, "engine.start_timeout_s", self.start_timeout_s, "a number above 0")
+        backend = (self.args.get("attention_config") or {}).get("backend")
+        chosen_once = backend is None or self.attention is Attention.default
+        check(chosen_once, "engine.args.attention_config.backend", backend, "none beside engine.attention=shared_prefix")
 
     @property
     def max_model_len(self) -> int:

@@ -140,8 +140,8 @@ def simplicity(rule: SelectionConfig) -> Any:
         settings = {**engine["args"], "max_tokens": trial.pipeline["sampling"]["max_tokens"]}
         sizes = [(name, value) for name, value in sorted(settings.items()) if isinstance(value, int | float)]
         prompt_chars = len(prompt["system"] or "") + len(prompt["user"]) + examples
-        plain_scheduler = engine.get("scheduler", "default") == "default"
-        return (name_of(trial) != rule.baseline_quantization, prompt_chars, not plain_scheduler, sizes, -speed(trial))
+        own_parts = sum(engine.get(part, "default") != "default" for part in ("scheduler", "attention"))
+        return (name_of(trial) != rule.baseline_quantization, prompt_chars, own_parts, sizes, -speed(trial))
 
     return key
 

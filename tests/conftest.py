@@ -30,6 +30,8 @@ from warm_python import WarmProcess, WarmPython
 # A door imports vLLM: seconds where its bytecode is kept, twice as long where an image has this set and nothing is.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
+if not shutil.which("nvidia-smi"):
+    os.environ["TRITON_INTERPRET"] = "1"  # kernels run on the CPU; Triton reads it when it is imported, by whomever
 
 ROOT = Path(__file__).resolve().parent.parent
 PATIENCE_S = 300.0

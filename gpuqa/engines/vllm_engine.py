@@ -18,13 +18,13 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, Self
 
-from gpuqa.config import EngineConfig, SamplingConfig, Scheduler, UserError
-from gpuqa.engines import EngineFailed, refuse_unknown
+from gpuqa.config import Attention, EngineConfig, SamplingConfig, Scheduler, UserError
+from gpuqa.engines import EngineFailed, refuse_unknown, shared_prefix
 from gpuqa.hardware import children, kill_children, tie_forked_children
 from gpuqa.records import Generation, GenerationDelta
 
 log = logging.getLogger("gpuqa.engines")
-BURST_VERSIONS = ("0.26.", "0.32.")
+KNOWN_VERSIONS = ("0.26.", "0.32.")  # of vLLM, to the burst scheduler and the shared prefix attention
 
 
 class VllmEngine:
@@ -52,7 +52,8 @@ class VllmEngine:
         os.environ["VLLM_RPC_BASE_PATH"] = str(sockets)  # vLLM leaves its sockets behind; `close` clears them away
         begin, before = time.perf_counter(), children()
         try:
-            building = in_new_thread(build, folder, trust_remote_code, {**args, **scheduler_args(config.scheduler)}, config.env)
+            ours = {**scheduler_args(config.scheduler), **attention_args(config)}
+            building = in_new_thread(build, folder, trust_remote_code, {**args, **ours}, config.env)
             llm = await asyncio.wait_for(building, config.start_timeout_s)
         except TimeoutError as error:
             kill_children(before)
@@ -184,15 +185,38 @@ def version() -> str:
     return "not installed"
 
 
-def scheduler_args(scheduler: Scheduler) -> dict[str, str]:
-    """The engine argument that chooses the scheduler; a vLLM that the burst scheduler was not written for keeps its own."""
-    if scheduler is Scheduler.default:
-        return {}
-    if not version().startswith(BURST_VERSIONS):
-        known = ", ".join(f"{one}*" for one in BURST_VERSIONS)
-        log.warning("engine.scheduler=burst is off: this is vLLM %s, it knows %s", version(), known)
+def scheduler_args(scheduler: Scheduler) -> dict[str, Any]:
+    """The engine argument that chooses the scheduler."""
+    if scheduler is Scheduler.default or not knows_vllm("engine.scheduler=burst"):
         return {}
     return {"scheduler_cls": "gpuqa.engines.burst.scheduler.BurstScheduler"}
+
+
+def attention_args(config: EngineConfig) -> dict[str, Any]:
+    """The engine argument that chooses the attention, beside what else the config says about it.
+
+    vLLM finds the backend in a table, which the engine's process has from this one when it is forked from it.
+    """
+    if config.attention is Attention.default or not knows_vllm("engine.attention=shared_prefix"):
+        return {}
+    from vllm.platforms import current_platform
+
+    obstacle = None if current_platform.is_cuda() else "there is no CUDA device"
+    if config.env.get("VLLM_WORKER_MULTIPROC_METHOD") != "fork":
+        obstacle = "it needs engine.env.VLLM_WORKER_MULTIPROC_METHOD=fork"
+    if obstacle:
+        log.warning("engine.attention=shared_prefix is off: %s", obstacle)
+        return {}
+    shared_prefix.register()
+    return {"attention_config": {**config.args.get("attention_config", {}), "backend": "CUSTOM"}}
+
+
+def knows_vllm(what: str) -> bool:
+    """Whether what replaces a part of vLLM was written for the installed one, which keeps its own part otherwise."""
+    known = version().startswith(KNOWN_VERSIONS)
+    if not known:
+        log.warning("%s is off: this is vLLM %s, it knows %s", what, version(), ", ".join(f"{one}*" for one in KNOWN_VERSIONS))
+    return known
 
 
 def build(folder: Path, trust_remote_code: bool, args: dict[str, Any], env: dict[str, str]) -> Any:

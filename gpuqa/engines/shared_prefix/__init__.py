@@ -1,0 +1,19 @@
+"""Attention for many answers behind one system prompt: `engine.attention=shared_prefix`.
+
+Every request of this project starts with the same tokens, and prefix caching keeps their keys and values in the same blocks.
+While answers are decoded, vLLM's attention reads them once for every sequence all the same: with 358 sequences behind 500
+tokens that is most of a step's time on an H200 (experiments/LOG.md). Here the shared part is read once for a tile of sequences
+and multiplied as a matrix, and the rest of each sequence goes on from where that ended, as in Hydragen (Juravsky et al., 2024).
+How many tokens are shared is found on the GPU, from the block tables of the step, so that the whole step stays in one CUDA
+graph and a batch that shares nothing is answered as well.
+
+`backend.py` is what vLLM loads as its CUSTOM attention backend: decoding steps of many plain sequences go to `kernels.py`,
+everything else to the FlashAttention that it extends. `kernels.py` needs Triton and knows nothing of vLLM.
+"""
+
+
+def register() -> None:
+    """Make vLLM's attention backend CUSTOM ours, in this process and in those forked from it."""
+    from vllm.v1.attention.backends.registry import AttentionBackendEnum, register_backend
+
+    register_backend(AttentionBackendEnum.CUSTOM, "gpuqa.engines.shared_prefix.backend.SharedPrefixBackend")

@@ -1,0 +1,267 @@
+"""Attention that reads a shared prefix once, against the formula; without a GPU Triton's interpreter runs the kernels."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from gpuqa.config import Attention, Backend, EngineConfig, UserError
+from gpuqa.engines import shared_prefix
+from gpuqa.engines.vllm_engine import attention_args
+
+torch = pytest.importorskip("torch")
+ON_GPU = torch.cuda.is_available()
+
+
+@pytest.fixture(scope="module")
+def kernels() -> ModuleType:
+    """The kernels, interpreted where there is no GPU (see conftest.py)."""
+    pytest.importorskip("triton")
+    from gpuqa.engines.shared_prefix import kernels
+
+    return kernels
+
+
+@dataclass(frozen=True)
+class Step:
+    """One decoding step: queries, a cache of [blocks, tokens, key heads, 2 * size] and who has which blocks of it."""
+
+    query: Any
+    cache: Any
+    table: Any
+    lengths: Any
+
+    @property
+    def keys_and_values(self) -> Any:
+        return self.cache.split(self.query.shape[-1], dim=-1)
+
+
+def make_step(own: list[int], shared_blocks: int, heads: tuple[int, int] = (4, 2), block: int = 16, **how: Any) -> Step:
+    """A sequence for each of `own`: so many tokens after the shared blocks; 0 makes a row of padding."""
+    size, dtype, seed = how.get("size", 16), how.get("dtype", torch.float32), how.get("seed", 0)
+    random = torch.Generator().manual_seed(seed)
+    count, longest = len(own), shared_blocks + -(-max(own) // block)
+    blocks = torch.randperm(count * longest + 1, generator=random).int()
+    table = blocks[: count * longest].reshape(count, longest)
+    table[:, :shared_blocks] = table[0, :shared_blocks].clone()
+    lengths = torch.tensor([tokens and tokens + shared_blocks * block for tokens in own], dtype=torch.int32)
+    table[lengths == 0] = 0
+    query = torch.randn(count, heads[0], size, generator=random).to(dtype)
+    cache = torch.randn(len(blocks), block, heads[1], 2 * size, generator=random).to(dtype)
+    device = "cuda" if ON_GPU else "cpu"
+    return Step(*(one.to(device) for one in (query, cache, table, lengths)))
+
+
+def by_the_formula(step: Step) -> Any:
+    """softmax(q k / sqrt(size)) v for every sequence by itself, in float64."""
+    group = step.query.shape[1] // step.cache.shape[2]
+    out = torch.zeros(step.query.shape, dtype=torch.float64, device=step.query.device)
+    for row, length in enumerate(step.lengths.tolist()):
+        tokens = step.cache[step.table[row].long()].flatten(0, 1)[:length].double().repeat_interleave(group, dim=1)
+        keys, values = tokens.chunk(2, dim=-1)
+        scores = torch.einsum("hd,thd->ht", step.query[row].double(), keys) / step.query.shape[-1] ** 0.5
+        out[row] = torch.einsum("ht,thd->hd", scores.softmax(-1), values)
+    return out
+
+
+@pytest.mark.parametrize(
+    ("own", "blocks", "shared"),
+    [
+        ([1, 5, 40], 3, 48),
+        ([3, 17, 64, 65], 0, 0),
+        ([16, 33], 2, 32),
+        ([5, 0, 9, 0], 2, 32),  # padding, whose blocks say nothing
+        ([7], 2, 32),  # alone: all but its last block
+    ],
+    ids=["shared", "nothing_shared", "whole_blocks", "padding", "one_sequence"],
+)
+def test_as_many_tokens_are_shared_as_lie_in_the_same_blocks(
+    kernels: ModuleType, own: list[int], blocks: int, shared: int
+) -> None:
+    step = make_step(own, blocks)
+    assert kernels.shared_tokens(step.table, step.lengths, 16).tolist() == [shared]
+
+
+def test_every_sequence_keeps_a_token_of_its_own(kernels: ModuleType) -> None:
+    step = make_step([16, 16], 0)
+    same = step.table[:1].expand(2, -1).contiguous()
+    assert kernels.shared_tokens(same, step.lengths, 16).tolist() == [0]
+
+
+CASES: dict[str, dict[str, Any]] = {
+    "long_prefix": {"own": [1, 12, 33, 90] * 6, "shared_blocks": 9},  # more than one tile of queries
+    "prefix_shorter_than_a_split": {"own": [4, 70], "shared_blocks": 1},
+    "nothing_shared": {"own": [1, 31, 32, 33, 100], "shared_blocks": 0},
+    "padding": {"own": [20, 0, 3, 0], "shared_blocks": 5},
+    "one_query_for_each_key": {"own": [9, 2, 50], "shared_blocks": 3, "heads": (3, 3)},
+    "eight_queries_for_each_key": {"own": [9, 2], "shared_blocks": 3, "heads": (8, 1), "block": 32},
+    "wide_heads": {"own": [9, 40], "shared_blocks": 3, "size": 128},
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_attention_is_that_of_the_formula(kernels: ModuleType, case: str) -> None:
+    step = make_step(**CASES[case])
+    close_to_the_formula(step, attended(kernels, step), 1e-2 if ON_GPU else 1e-5)  # a GPU multiplies float32 in TF32
+
+
+def test_half_precision_loses_no_more_than_its_rounding(kernels: ModuleType) -> None:
+    step = make_step([5, 40, 77] * 4, 6, dtype=torch.bfloat16 if ON_GPU else torch.float16)  # the interpreter has no bfloat16
+    close_to_the_formula(step, attended(kernels, step), 2e-2)
+
+
+def test_the_cut_of_the_work_does_not_change_the_answer(kernels: ModuleType) -> None:
+    step = make_step([5, 40, 77] * 4, 6)
+    one, other = kernels.Tuning(splits=1, rest_tokens=64), kernels.Tuning(splits=8, prefix_rows=16, prefix_tokens=16)
+    torch.testing.assert_close(attended(kernels, step, one), attended(kernels, step, other), atol=1e-5, rtol=0)
+
+
+def attended(kernels: ModuleType, step: Step, tuning: Any = None) -> Any:
+    """What the kernels make of a step."""
+    out, block = torch.full_like(step.query, float("nan")), step.cache.shape[1]
+    shared = kernels.shared_tokens(step.table, step.lengths, block)
+    scale = step.query.shape[-1] ** -0.5
+    kernels.attend(step.query, *step.keys_and_values, step.table, step.lengths, shared, scale, out, tuning or kernels.TUNING)
+    return out
+
+
+def close_to_the_formula(step: Step, out: Any, tolerance: float) -> None:
+    real = step.lengths > 0
+    torch.testing.assert_close(out[real].double(), by_the_formula(step)[real], atol=tolerance, rtol=0)
+    assert not out.isnan().any(), "a row of padding may hold anything but NaN, which spreads"
+
+
+# ---------------------------------------------------------------- inside vLLM
+
+
+@pytest.fixture(scope="module")
+def backend(kernels: ModuleType) -> ModuleType:
+    """Ours on top of the installed vLLM's FlashAttention, whose own kernels a CPU build lacks."""
+    pytest.importorskip("vllm")
+    from gpuqa.engines.shared_prefix import backend
+
+    return backend
+
+
+def layer_of(backend: ModuleType, monkeypatch: pytest.MonkeyPatch, **model: Any) -> tuple[Any, list[str]]:
+    """One layer's attention, and a list that FlashAttention's own way writes to when it is taken."""
+    plain: list[str] = []
+    monkeypatch.setattr(backend.FlashAttentionImpl, "forward", lambda *_, **__: plain.append("FlashAttention"))
+    settings = {"alibi_slopes": None, "sliding_window": None, "kv_cache_dtype": "auto", **model}
+    return backend.SharedPrefixImpl(num_heads=4, head_size=16, scale=0.25, num_kv_heads=2, **settings), plain
+
+
+def metadata(backend: ModuleType, step: Step, **changes: Any) -> Any:
+    """What vLLM's own builder says of a decoding step."""
+    count = len(step.lengths)
+    said = {
+        "num_actual_tokens": count,
+        "max_query_len": 1,
+        "query_start_loc": torch.arange(count + 1, dtype=torch.int32),
+        "max_seq_len": int(step.lengths.max()),
+        "seq_lens": step.lengths,
+        "block_table": step.table,
+        "slot_mapping": torch.zeros(count, dtype=torch.int64),
+    }
+    cascade = ("use_cascade", "common_prefix_len", "cu_prefix_query_lens", "prefix_kv_lens", "suffix_kv_lens")
+    known = backend.FlashAttentionMetadata.__dataclass_fields__
+    return backend.FlashAttentionMetadata(**{**said, **{name: None for name in cascade if name in known}, **changes})
+
+
+def forward(attention: Any, layer: object, step: Step, about: Any) -> Any:
+    """The call that vLLM makes; its cache has the heads before the tokens of a block."""
+    out = torch.zeros_like(step.query)
+    attention.forward(layer, step.query, step.query, step.query, step.cache.transpose(1, 2), about, output=out)
+    return out
+
+
+def test_a_step_of_many_goes_to_the_kernels_and_a_step_run_again_sees_its_own_blocks(
+    backend: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A CUDA graph is captured after a warm-up with the same metadata: what is shared must be computed in it, too."""
+    attention, plain = layer_of(backend, monkeypatch)
+    first, second = object(), object()
+    step = make_step([7, 20, 3, 31] * 12, 4)
+    about = metadata(backend, step)
+    for layer in (first, second):
+        close_to_the_formula(step, forward(attention, layer, step, about), 1e-2 if ON_GPU else 1e-5)
+    other = make_step([7, 20, 3, 31] * 12, 4, seed=1)
+    about.block_table.copy_(torch.arange(other.table.numel()).reshape(other.table.shape))  # now nothing is shared
+    again = Step(other.query, other.cache, about.block_table, step.lengths)
+    for layer in (first, second):
+        close_to_the_formula(again, forward(attention, layer, again, about), 1e-2 if ON_GPU else 1e-5)
+    assert plain == []
+
+
+@pytest.mark.parametrize(
+    ("rows", "model", "changes"),
+    [
+        (47, {}, {}),
+        (48, {}, {"max_query_len": 2}),
+        (48, {}, {"causal": False}),
+        (48, {"sliding_window": 64}, {}),
+        (48, {"alibi_slopes": [0.5] * 4}, {}),
+        (48, {"logits_soft_cap": 30.0}, {}),
+    ],
+    ids=["few", "prefill", "not_causal", "window", "alibi", "soft_cap"],
+)
+def test_what_the_kernels_do_not_know_takes_flash_attentions_own_way(
+    backend: ModuleType, monkeypatch: pytest.MonkeyPatch, rows: int, model: dict[str, Any], changes: dict[str, Any]
+) -> None:
+    attention, plain = layer_of(backend, monkeypatch, **model)
+    step = make_step([3] * rows, 2)
+    forward(attention, object(), step, metadata(backend, step, **changes))
+    assert plain == ["FlashAttention"]
+
+
+def test_vllm_finds_it_under_the_name_that_the_engine_asks_for(backend: ModuleType) -> None:
+    from vllm.v1.attention.backends.registry import AttentionBackendEnum
+
+    shared_prefix.register()
+    assert AttentionBackendEnum.CUSTOM.get_class() is backend.SharedPrefixBackend
+    assert backend.SharedPrefixBackend.get_impl_cls() is backend.SharedPrefixImpl
+    assert backend.SharedPrefixBackend.get_builder_cls() is backend.SharedPrefixBuilder
+
+
+# ---------------------------------------------------------------- the setting
+
+
+def engine_config(**changes: Any) -> EngineConfig:
+    args = {"max_model_len": 1024, **changes.pop("args", {})}
+    fork = {"VLLM_WORKER_MULTIPROC_METHOD": "fork"}
+    return EngineConfig(name="x", backend=Backend.vllm, args=args, **{"env": fork, **changes})
+
+
+def test_two_attentions_at_once_are_refused() -> None:
+    with pytest.raises(UserError, match=r"engine.args.attention_config.backend: got 'FLASH_ATTN'.*attention=shared_prefix"):
+        engine_config(args={"attention_config": {"backend": "FLASH_ATTN"}}, attention=Attention.shared_prefix)
+
+
+@pytest.mark.parametrize(
+    ("cuda", "env", "told"),
+    [
+        (False, {"VLLM_WORKER_MULTIPROC_METHOD": "fork"}, "there is no CUDA device"),
+        (True, {}, "it needs engine.env.VLLM_WORKER_MULTIPROC_METHOD=fork"),
+    ],
+)
+def test_an_engine_that_cannot_have_it_keeps_vllms_attention_and_says_so(
+    cuda: bool, env: dict[str, str], told: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    platforms = pytest.importorskip("vllm.platforms")
+    monkeypatch.setattr(type(platforms.current_platform), "is_cuda", lambda _: cuda)
+    with caplog.at_level(logging.WARNING, "gpuqa.engines"):
+        assert attention_args(engine_config(attention=Attention.shared_prefix, env=env)) == {}
+    assert caplog.messages == [f"engine.attention=shared_prefix is off: {told}"]
+
+
+def test_the_engine_argument_keeps_what_else_is_said_about_attention(monkeypatch: pytest.MonkeyPatch) -> None:
+    platforms = pytest.importorskip("vllm.platforms")
+    monkeypatch.setattr(type(platforms.current_platform), "is_cuda", lambda _: True)
+    splits = {"flash_attn_max_num_splits_for_cuda_graph": 1}
+    config = engine_config(args={"attention_config": splits}, attention=Attention.shared_prefix)
+    assert attention_args(config) == {"attention_config": {**splits, "backend": "CUSTOM"}}
+    assert attention_args(engine_config()) == {}

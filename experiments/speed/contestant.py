@@ -26,8 +26,9 @@ class Task:
     systems: dict[str, str]
     tokens: int
     engine_args: dict[str, Any]  # the same for every contestant that has a vLLM
-    engine_config: str  # ours: the shipped YAML, below the arguments above
-    scheduler: str | None = None  # ours: engine.scheduler; None is burst, where the gpuqa here has it
+    engine: str  # ours: the option of conf/engine, below the arguments above
+    scheduler: str | None = None  # ours: engine.scheduler and engine.attention; None is what the option says
+    attention: str | None = None
     extra_args: dict[str, Any] | None = None  # for this contestant alone, above all others
     batch_size: int = 64  # transformers
 

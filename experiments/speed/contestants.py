@@ -19,7 +19,7 @@ from typing import Any
 
 import uvicorn
 from contestant import HOST, Batch, Contestant, Reply, Task, listen, obey
-from ours import Ours, OursDefault
+from ours import Ours, OursDefault, OursOwnAttention
 from processes import take_stdout
 
 
@@ -184,6 +184,7 @@ CONTESTANTS: dict[str, type[Contestant]] = {
     "seed": Seed,
     "transformers": Transformers,
     "ours_default": OursDefault,
+    "ours_own_attention": OursOwnAttention,
 }
 
 

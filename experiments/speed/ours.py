@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from dataclasses import fields, replace
-from pathlib import Path
-from typing import Any, get_type_hints
+from dataclasses import replace
+from typing import Any
 
 from contestant import HOST, Batch, Contestant, Reply, Task, listen
 
@@ -38,8 +37,8 @@ class Ours(Contestant):
             self.addresses[prefix] = (await listen(app), "/predict")
             while service.look() is not State.ready:
                 await asyncio.sleep(0.02)
-        scheduler = getattr(first.engine, "scheduler", None)
-        return {"engine_args": first.engine_args(), "scheduler": scheduler.name if scheduler else "default"}
+        chosen = {"scheduler": first.engine.scheduler.name, "attention": first.engine.attention.name}
+        return {"engine_args": first.engine_args(), **chosen}
 
     async def measure(self, batch: Batch) -> Reply:
         began = time.perf_counter()
@@ -56,37 +55,22 @@ class Ours(Contestant):
 
 
 def our_config(task: Task, system: str) -> Any:
-    """A pipeline's config: the shipped engine file, with the arguments that all contestants share put over it.
+    """A pipeline's config: the shipped engine file, with the arguments that all contestants share put over it."""
+    from gpuqa.config import Attention, ModelConfig, PipelineConfig, PromptConfig, QuantizationConfig, SamplingConfig, Scheduler
+    from gpuqa.door import compose_cell
 
-    Raises:
-        UserError: `task.scheduler` is wanted and the installed gpuqa has no such setting.
-    """
-    import yaml
-
-    from gpuqa.config import (
-        Backend,
-        EngineConfig,
-        ModelConfig,
-        PipelineConfig,
-        PromptConfig,
-        QuantizationConfig,
-        SamplingConfig,
-        UserError,
+    shipped = compose_cell("experiment=none", f"engine={task.engine}").engine
+    engine = replace(
+        shipped,
+        args={**shipped.args, **task.args},
+        scheduler=Scheduler[task.scheduler] if task.scheduler else shipped.scheduler,
+        attention=Attention[task.attention] if task.attention else shipped.attention,
     )
-
-    shipped = yaml.safe_load(Path(task.engine_config).read_text())
-    shipped["args"] = {**shipped["args"], **task.args}
-    known = {field.name for field in fields(EngineConfig)}
-    if "scheduler" in known:
-        shipped["scheduler"] = get_type_hints(EngineConfig)["scheduler"][task.scheduler or "burst"]
-    elif task.scheduler:
-        raise UserError("this gpuqa has no engine.scheduler")
-    shipped = {key: value for key, value in shipped.items() if key in known} | {"backend": Backend[shipped["backend"]]}
     return PipelineConfig(
         model=ModelConfig(name="speed", path=task.model),
         prompt=PromptConfig(name="speed", system=system),
         quantization=QuantizationConfig(name="none"),
-        engine=EngineConfig(**shipped),
+        engine=engine,
         sampling=SamplingConfig(name="speed", **task.sampling),
     )
 
@@ -101,8 +85,15 @@ def fail(reason: str) -> None:
     print(f"warm-up failed: {reason}", file=sys.stderr)
 
 
-class OursDefault(Ours):
-    """Ours with vLLM's own scheduler."""
+class OursOwnAttention(Ours):
+    """Ours with vLLM's own attention."""
 
     def __init__(self, task: Task) -> None:
-        super().__init__(replace(task, scheduler="default"))
+        super().__init__(replace(task, attention="default"))
+
+
+class OursDefault(Ours):
+    """Ours with vLLM's own scheduler and attention."""
+
+    def __init__(self, task: Task) -> None:
+        super().__init__(replace(task, scheduler="default", attention="default"))

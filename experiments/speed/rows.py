@@ -42,9 +42,12 @@ ROWS = (
     Row("f.batch", "seed", "post", "the seed's server, one POST"),
     Row("f.64", "seed", "clients", "the seed's server (one repeat, few questions: it answers one at a time)", 1, 20),
     Row("g", "transformers", "text", "transformers, batch 64 (one repeat of one batch)", 1, 64),
-    Row("h.direct", "ours_default", "direct", "ours with scheduler=default, Pipeline.answer"),
-    Row("h.batch", "ours_default", "post", "ours with scheduler=default, one POST"),
-    Row("h.64", "ours_default", "clients", "ours with scheduler=default, POST /predict"),
+    Row("h.direct", "ours_default", "direct", "ours with scheduler and attention=default, Pipeline.answer"),
+    Row("h.batch", "ours_default", "post", "ours with scheduler and attention=default, one POST"),
+    Row("h.64", "ours_default", "clients", "ours with scheduler and attention=default, POST /predict"),
+    Row("i.direct", "ours_own_attention", "direct", "ours with attention=default, Pipeline.answer"),
+    Row("i.batch", "ours_own_attention", "post", "ours with attention=default, one POST"),
+    Row("i.64", "ours_own_attention", "clients", "ours with attention=default, POST /predict"),
 )
 
 

@@ -31,14 +31,13 @@ CPU_ENV = {"OMP_NUM_THREADS": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "HF_HU
 
 def task_of(name: str, arguments: argparse.Namespace, systems: dict[int, str]) -> dict[str, Any]:
     """The fields of `contestant.Task` for one contestant."""
-    extra = {"ours": arguments.ours_args, "ours_default": arguments.ours_args, "seed": arguments.seed_args}
-    shipped = arguments.engine_config or ROOT / "conf" / "engine" / ("vllm_cpu.yaml" if arguments.tiny else "vllm.yaml")
+    extra = dict.fromkeys(("ours", "ours_default", "ours_own_attention"), arguments.ours_args) | {"seed": arguments.seed_args}
     return {
         "model": str(arguments.model),
         "systems": {str(prefix): text for prefix, text in systems.items()},
         "tokens": arguments.tokens,
         "engine_args": engine_args(arguments),
-        "engine_config": str(shipped),
+        "engine": arguments.engine or ("vllm_cpu" if arguments.tiny else "vllm"),
         "extra_args": dict(extra.get(name, [])),
     }
 

@@ -55,7 +55,7 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--budget", type=float, default=480.0, help="seconds for everything")
     parser.add_argument("--start-timeout", type=float, default=240.0, help="seconds; who needs more is out")
     parser.add_argument("--tiny", action="store_true", help="a two-layer model and a CPU's settings")
-    parser.add_argument("--engine-config", type=Path, help="ours: the shipped engine; conf/engine/vllm*.yaml by default")
+    parser.add_argument("--engine", help="ours: the option of conf/engine; vllm, or vllm_cpu with --tiny, by default")
     for name in ("engine", "ours", "seed"):
         help_text = f"k=v for {'every vLLM' if name == 'engine' else name}; values are read as JSON where they are"
         parser.add_argument(f"--{name}-args", type=pair, nargs="+", action="extend", default=[], metavar="K=V", help=help_text)

@@ -29,6 +29,7 @@ from gpuqa.http_config import HttpConfig, Status
 from gpuqa.pipeline import Pipeline
 from gpuqa.places import find
 from gpuqa.records import Generation
+from gpuqa.server import FREE
 
 pytestmark = pytest.mark.engine
 KEY = "a-key-of-the-tests"
@@ -363,10 +364,14 @@ def test_with_keys_questions_need_one_and_health_does_not() -> None:
         refused = [served.ask("POST", "/predict", body, **header) for header in wrong]
         assert {status for status, _, _ in refused} == {401}
         assert len({text for _, _, text in refused}) == 1
+        assert list(json.loads(refused[0][2])) == ["detail"]
         assert refused[0][1]["www-authenticate"] == "Bearer"
         for path in ("/info", "/openapi.json", "/no/such/path", "/ui/../info"):
             assert served.ask("GET", path)[0] == 401 or path.startswith("/ui/")
         assert served.ask("POST", "/predict", body, Authorization=f"Bearer {KEY}")[0] == 200
+        document = json.loads(served.ask("GET", "/openapi.json", Authorization=f"Bearer {KEY}")[2])
+        told = {path for path, ways in document["paths"].items() for way in ways.values() if "401" in way["responses"]}
+        assert told == {"/predict", "/info", "/v1/models", "/v1/chat/completions"} == {*document["paths"]} - {*FREE}
         assert served.metric('gpuqa_requests_total{outcome="unauthorized",route="none"}') >= len(wrong)
 
 

@@ -6,6 +6,7 @@ import asyncio
 import ctypes
 import gc
 import json
+import logging
 import random
 import shutil
 import sys
@@ -428,7 +429,8 @@ def in_use() -> tuple[int, int]:
 
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="only glibc 2.33 and later tells")
-def test_a_server_keeps_nothing_of_the_questions_that_it_has_answered(echo: Served) -> None:
+def test_a_server_keeps_nothing_of_the_questions_that_it_has_answered(echo: Served, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING)  # pytest keeps log lines
     rng = random.Random(0)
     model = composed().model.name
 

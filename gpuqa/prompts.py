@@ -46,7 +46,7 @@ def bound_cache(tokenizer: Any) -> None:
     """Let the Rust tokenizer remember fewer words: it keeps the first 10,000 that it meets, for each thread that encodes, so
     that a server's memory grows for hours (experiments/LOG.md).
 
-    To it, Chinese without a space or a comma is one word, 4 KiB in the cache, and new in every question: what is kept is
+    To it, Chinese without a space or a comma is one word, some 3 KiB in the cache, and new in every question: what is kept is
     hardly ever asked for again. Models without a cache have no such method.
     """
     if tokenizer.is_fast and hasattr(tokenizer.backend_tokenizer.model, "_resize_cache"):

@@ -4,16 +4,28 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from gpuqa.config import UserError
 
 SHORTEST = 16  # characters
-DENIED = json.dumps({"detail": "this service needs a key: Authorization: Bearer KEY"}).encode()
+
+
+class Refusal(BaseModel):
+    """Why there is no answer."""
+
+    detail: str
+
+
+DENIED = Refusal(detail="this service needs a key: Authorization: Bearer KEY").model_dump_json().encode()
+UNAUTHORIZED: dict[int | str, dict[str, Any]] = {  # for the OpenAPI document
+    401: {"model": Refusal, "description": "keys are set, and the request came with none of them"}
+}
 
 
 class Keys:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import datetime
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -85,10 +86,19 @@ def pipeline_config(content: dict[str, Any], path: Path) -> PipelineConfig:
     return from_plain(content["pipeline"], PipelineConfig, str(path))
 
 
-def mismatches(content: dict[str, Any], pipeline: PipelineConfig, model_folder: Path) -> list[str]:
-    """What differs between the file and what is here: the file itself, weights, tokenizer, prompt text."""
+def mismatches(content: dict[str, Any], pipeline: PipelineConfig, model_folder: Path, **also: str) -> list[str]:
+    """What differs between the file and what is here: the file itself, weights, tokenizer, prompt text.
+
+    `also`: more of the file's digests by their names, as they are here.
+    """
     unsigned = {key: value for key, value in content.items() if key != "digest"}
-    here = {**identity.sha256_of_model(model_folder), "prompt": identity.sha256_of_prompt(pipeline.prompt)}
+    here = {**identity.sha256_of_model(model_folder), "prompt": identity.sha256_of_prompt(pipeline.prompt), **also}
     pairs = [("digest of the file itself", content["digest"], identity.sha256_of(unsigned))]
     pairs += [(f"sha256 of the {key}", content["digests"].get(key), digest) for key, digest in here.items()]
     return [f"{what} differs: frozen {frozen!s:.16}, here {found:.16}" for what, frozen, found in pairs if frozen != found]
+
+
+def refuse(path: str, differences: Sequence[str], way_out: str) -> None:
+    """Raise a UserError that lists the `mismatches` and says what to do, if there are any."""
+    if differences:
+        raise UserError(f"{path}: what is here is not what was measured: {'; '.join(differences)}. {way_out}")

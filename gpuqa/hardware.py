@@ -11,6 +11,7 @@ import socket
 import subprocess
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -48,37 +49,58 @@ def peak_memory_gib() -> float:
     """
     me = psutil.Process()
     host = sum(high_water_bytes(process.pid) for process in [me, *me.children(recursive=True)])
-    gpu = sum(int(line) for line in nvidia_smi("memory.used") if line.isdigit()) * 2**20
-    return (host + gpu) / GIB
+    return (host + gpu_memory_bytes()) / GIB
+
+
+def gpu_memory_bytes() -> int:
+    """Memory in use on all GPUs together: NVML says so within milliseconds, nvidia-smi where NVML cannot be asked."""
+    with nvml() as asked:
+        if asked is not None:
+            with contextlib.suppress(asked.NVMLError):  # one that does not tell: nvidia-smi has the others
+                gpus = [asked.nvmlDeviceGetHandleByIndex(index) for index in range(asked.nvmlDeviceGetCount())]
+                return sum(int(asked.nvmlDeviceGetMemoryInfo(gpu, version=asked.nvmlMemory_v2).used) for gpu in gpus)
+    return sum(int(line) for line in nvidia_smi("memory.used") if line.isdigit()) * 2**20
 
 
 def conditions() -> list[Conditions]:
     """Clocks, temperature, power and throttle reasons of the GPU that an engine takes, now; empty without one or without NVML.
 
-    Needs nvidia-ml-py (`gpuqa[gpu]`). It is opened and closed here: an engine that is forked must not inherit it. With an
-    engine's context alive that takes milliseconds.
+    With an engine's context alive that takes milliseconds.
     """
+    with nvml() as asked:
+        if asked is None:
+            return []
+        try:
+            gpu = first_visible_gpu(asked)
+            reasons = asked.nvmlDeviceGetCurrentClocksThrottleReasons(gpu)
+            found = Conditions(
+                sm_clock_mhz=asked.nvmlDeviceGetClockInfo(gpu, asked.NVML_CLOCK_SM),
+                memory_clock_mhz=asked.nvmlDeviceGetClockInfo(gpu, asked.NVML_CLOCK_MEM),
+                temperature_c=asked.nvmlDeviceGetTemperature(gpu, asked.NVML_TEMPERATURE_GPU),
+                power_w=asked.nvmlDeviceGetPowerUsage(gpu) / 1000,
+                throttle_reasons=[name for bit, name in THROTTLE_REASONS.items() if reasons & bit],
+            )
+        except asked.NVMLError:  # a card or a container that does not tell: the study goes on without
+            return []
+        return [found]
+
+
+@contextlib.contextmanager
+def nvml() -> Iterator[Any]:
+    """NVML, opened here and closed again: an engine that is forked must not inherit it. None without a driver or without
+    nvidia-ml-py (`gpuqa[gpu]`)."""
     try:
         import pynvml
-    except ImportError:
-        return []
-    try:
+
         pynvml.nvmlInit()
-    except pynvml.NVMLError:  # no driver
-        return []
+    except ImportError:
+        yield None
+        return
+    except pynvml.NVMLError:
+        yield None
+        return
     try:
-        gpu = first_visible_gpu(pynvml)
-        reasons = pynvml.nvmlDeviceGetCurrentClocksThrottleReasons(gpu)
-        found = Conditions(
-            sm_clock_mhz=pynvml.nvmlDeviceGetClockInfo(gpu, pynvml.NVML_CLOCK_SM),
-            memory_clock_mhz=pynvml.nvmlDeviceGetClockInfo(gpu, pynvml.NVML_CLOCK_MEM),
-            temperature_c=pynvml.nvmlDeviceGetTemperature(gpu, pynvml.NVML_TEMPERATURE_GPU),
-            power_w=pynvml.nvmlDeviceGetPowerUsage(gpu) / 1000,
-            throttle_reasons=[name for bit, name in THROTTLE_REASONS.items() if reasons & bit],
-        )
-        return [found]
-    except pynvml.NVMLError:  # a card or a container that does not tell: the study goes on without
-        return []
+        yield pynvml
     finally:
         pynvml.nvmlShutdown()
 

@@ -51,14 +51,16 @@ class Pipeline:
     async def answer(self, questions: Sequence[str]) -> list[Completion]:
         """One completion for each question, in their order. A question that fails is an empty answer with an error.
 
+        This is what is measured, and it goes the way of what is served: `answer_in_time`, with a clock that never runs out.
+
         Raises:
-            EngineFailed: the whole engine is gone.
+            EngineFailed: the whole engine is gone, whatever was done before.
         """
-        if not questions:
-            return []
-        prompts = await self._tokenize(self._encode, questions, sum(map(len, questions)))
-        generations = await self.engine.generate([prompt.token_ids for prompt in prompts], self.config.sampling, self.stop)
-        return await self._complete(prompts, generations)
+        completions = await self.answer_in_time(questions, asyncio.timeout(None))
+        lost = [one.error for one in completions if one.finish_reason == "lost"]
+        if lost:
+            raise EngineFailed(lost[0])
+        return completions
 
     async def answer_in_time(self, questions: Sequence[str], clock: asyncio.Timeout) -> list[Completion]:
         """As `answer`, but when the clock runs out or the engine dies, the answers that are done are returned and the
@@ -67,6 +69,8 @@ class Pipeline:
         Raises:
             EngineFailed: the whole engine is gone, and no answer was done.
         """
+        if not questions:
+            return []
         prompts: list[EncodedPrompt] = [EncodedPrompt([], False)] * len(questions)
         finished: dict[int, Generation] = {}
         missing = Generation(finish_reason="late", error="the deadline came before the answer")
@@ -81,10 +85,7 @@ class Pipeline:
             if not finished:
                 raise
             missing = Generation(finish_reason="lost", error=str(error))
-        return await self._complete(prompts, [finished.get(place, missing) for place in range(len(questions))])
-
-    async def _complete(self, prompts: Sequence[EncodedPrompt], generations: Sequence[Generation]) -> list[Completion]:
-        """The text of each generation, beside what it took."""
+        generations = [finished.get(place, missing) for place in range(len(questions))]
         texts = await self._tokenize(self._decode, generations, sum(len(one.token_ids) for one in generations))
         return [completion_of(*one) for one in zip(prompts, generations, texts, strict=True)]
 

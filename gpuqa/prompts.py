@@ -17,6 +17,7 @@ from gpuqa.records import EncodedPrompt
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 MARKER = "GPUQA-USER-TEXT"
 GAP = "…"  # stands where the middle of an over-long question was
+CACHED_WORDS = 256
 
 
 def load_tokenizer(model: ModelConfig) -> Any:
@@ -37,7 +38,19 @@ def load_tokenizer(model: ModelConfig) -> Any:
         raise UserError(f"model.path: {folder} holds no usable tokenizer (there is: {present}): {error}") from error
     if not tokenizer.chat_template:
         raise UserError(f"model.path: the tokenizer in {folder} has no chat template, so prompts cannot be built")
+    bound_cache(tokenizer)
     return tokenizer
+
+
+def bound_cache(tokenizer: Any) -> None:
+    """Let the Rust tokenizer remember fewer words: it keeps the first 10,000 that it meets, for each thread that encodes, so
+    that a server's memory grows for hours (experiments/LOG.md).
+
+    To it, Chinese without a space or a comma is one word, some 3 KiB in the cache, and new in every question: what is kept is
+    hardly ever asked for again. Models without a cache have no such method.
+    """
+    if tokenizer.is_fast and hasattr(tokenizer.backend_tokenizer.model, "_resize_cache"):
+        tokenizer.backend_tokenizer.model._resize_cache(CACHED_WORDS)
 
 
 def decode_all(tokenizer: Any, token_ids: Sequence[list[int]]) -> list[str]:

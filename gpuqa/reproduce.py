@@ -67,15 +67,11 @@ def cell_of(content: dict[str, Any], config: ReproduceConfig) -> Cell:
     if config.model_path is not None:
         cell_config = replace(cell_config, model=replace(cell_config.model, path=config.model_path))
     pipeline = frozen.pipeline_config(content, Path(config.frozen))
-    differences = frozen.mismatches(content, pipeline, find(cell_config.model.path, "model_path"))
+    folder = find(cell_config.model.path, "model_path")
     [cell] = study.prepare([(cell_config, content["axes"])])
     digests: Any = cell.identity["digests"]
-    if digests["dataset"] != content["digests"]["dataset"]:
-        differences.append(
-            f"sha256 of the dataset differs: frozen {content['digests']['dataset']:.16}, here {digests['dataset']:.16}"
-        )
-    if differences:
-        raise UserError(f"{config.frozen}: what is here is not what was measured: {'; '.join(differences)}")
+    differences = frozen.mismatches(content, pipeline, folder, dataset=digests["dataset"])
+    frozen.refuse(config.frozen, differences, "Put it back, or measure its study again")
     return cell
 
 

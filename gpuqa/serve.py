@@ -132,11 +132,8 @@ def verify(config: ServeConfig, content: dict[str, Any], pipeline: PipelineConfi
     differences = frozen.mismatches(
         content, pipeline, find(pipeline.model.path, "model_path" if config.model_path else "model.path")
     )
-    if differences and not config.allow_mismatch:
-        listed = "; ".join(differences)
-        raise UserError(
-            f"{config.frozen}: what is here is not what was measured: {listed}. Measure again, or set allow_mismatch=true"
-        )
+    if not config.allow_mismatch:
+        frozen.refuse(config.frozen, differences, "Measure again, or set allow_mismatch=true")
     for difference in differences:
         log.warning("allow_mismatch=true: %s", difference)
     for name, version in content["versions"].items():

@@ -117,11 +117,11 @@ def test_all_cells_are_warm_before_the_first_pass_and_on_a_new_engine_again(tmp_
     """A fake: the real engine, but it notes its calls and breaks in the second pass of one cell."""
     real, calls = TransformersEngine.generate, []
 
-    async def generate(self: TransformersEngine, prompts: Any, sampling: Any, stop: Any) -> Any:
+    async def generate(self: TransformersEngine, prompts: Any, sampling: Any, stop: Any, finished: Any) -> Any:
         calls.append((sampling.max_tokens, len(prompts)))
         if calls.count((5, 2)) == 2 and calls[-1] == (5, 2):
             raise EngineFailed("the engine process died")
-        return await real(self, prompts, sampling, stop)
+        return await real(self, prompts, sampling, stop, finished)
 
     monkeypatch.setattr(TransformersEngine, "generate", generate)  # one warm-up question, two measured ones
     rows = [{"sampling__max_tokens": tokens, "workload__repeats": 3} for tokens in (4, 5, 6)]
@@ -142,8 +142,8 @@ def test_cells_that_worked_are_measured_though_three_others_broke_the_engine_whi
     """A fake: the real engine, but it breaks on every cell with more than 4 tokens."""
     real = TransformersEngine.generate
 
-    async def generate(self: TransformersEngine, prompts: Any, sampling: Any, stop: Any) -> Any:
-        return die(0) if sampling.max_tokens > 4 else await real(self, prompts, sampling, stop)
+    async def generate(self: TransformersEngine, prompts: Any, sampling: Any, stop: Any, finished: Any) -> Any:
+        return die(0) if sampling.max_tokens > 4 else await real(self, prompts, sampling, stop, finished)
 
     monkeypatch.setattr(TransformersEngine, "generate", generate)
     outcome, _ = run(prepared(*({"sampling__max_tokens": 4 + number} for number in range(6))), tmp_path)
@@ -156,8 +156,8 @@ def test_three_cells_that_break_in_a_row_while_measuring_end_their_group(tmp_pat
     """A fake: the real engine, but it answers warm-ups only (one question; two are measured)."""
     real = TransformersEngine.generate
 
-    async def generate(self: TransformersEngine, prompts: Any, sampling: Any, stop: Any) -> Any:
-        return die(0) if len(prompts) > 1 else await real(self, prompts, sampling, stop)
+    async def generate(self: TransformersEngine, prompts: Any, sampling: Any, stop: Any, finished: Any) -> Any:
+        return die(0) if len(prompts) > 1 else await real(self, prompts, sampling, stop, finished)
 
     monkeypatch.setattr(TransformersEngine, "generate", generate)
     outcome, _ = run(prepared(*({"sampling__max_tokens": 4 + number} for number in range(5))), tmp_path)

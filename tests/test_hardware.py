@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import psutil
 import pytest
@@ -65,7 +65,8 @@ def test_a_failing_nvidia_smi_counts_as_no_gpu(smi, code):
     assert hardware.describe()["device"].endswith(" cores")
 
 
-def test_gpu_memory_in_use_is_added_and_what_is_not_a_number_is_not(smi):
+def test_gpu_memory_in_use_is_added_and_what_is_not_a_number_is_not(smi, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pynvml", None)  # as if it were not installed
     smi(used="")
     without = hardware.peak_memory_gib()
     smi(used="1024\\n2048\\n[N/A]\\n")
@@ -156,6 +157,7 @@ class StandInNvml(ModuleType):
     """A stand-in for nvidia-ml-py's `pynvml` with one GPU, because a test machine has neither; it counts what is left open."""
 
     NVML_CLOCK_SM, NVML_CLOCK_MEM, NVML_TEMPERATURE_GPU = 1, 2, 0
+    nvmlMemory_v2 = 0x02000028  # noqa: N815  # without what the driver keeps for itself, as nvidia-smi shows it
 
     class NVMLError(Exception): ...
 
@@ -192,6 +194,13 @@ class StandInNvml(ModuleType):
     def nvmlDeviceGetTemperature(self, _: str, sensor: int) -> int:  # noqa: N802
         return 61
 
+    def nvmlDeviceGetCount(self) -> int:  # noqa: N802
+        return 2
+
+    def nvmlDeviceGetMemoryInfo(self, gpu: str, version: int | None = None) -> object:  # noqa: N802
+        used = {"gpu 0": 2 * 2**30, "gpu 1": 2**30}[gpu] if version == self.nvmlMemory_v2 else 0
+        return self._answer("memory", SimpleNamespace(used=used))
+
     def nvmlDeviceGetPowerUsage(self, _: str) -> object:  # noqa: N802
         return self._answer("power", 412_500)
 
@@ -214,6 +223,17 @@ def test_a_gpu_that_does_not_tell_its_state_stops_nothing(monkeypatch, broken):
     nvml = StandInNvml(broken=broken)
     monkeypatch.setitem(sys.modules, "pynvml", nvml)
     assert hardware.conditions() == []
+    assert nvml.opened == 0
+
+
+@pytest.mark.parametrize(("broken", "expected"), [("", 3), ("memory", 1), ("init", 1)])
+def test_nvml_tells_the_memory_in_use_and_nvidia_smi_where_nvml_does_not(smi, monkeypatch, broken, expected):
+    smi(used="")
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    without = hardware.peak_memory_gib()
+    smi(used="1024\\n")
+    monkeypatch.setitem(sys.modules, "pynvml", nvml := StandInNvml(broken=broken))
+    assert hardware.peak_memory_gib() - without == pytest.approx(expected, abs=0.1)
     assert nvml.opened == 0
 
 

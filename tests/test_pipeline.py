@@ -43,8 +43,11 @@ class ScriptedEngine:
         self.generations = generations
         self.closed = False
 
-    async def generate(self, prompts: Sequence[list[int]], sampling: SamplingConfig, stop: Sequence[int]) -> list[Generation]:
-        return [self.generations[place] for place, _ in enumerate(prompts)]
+    async def generate(
+        self, prompts: Sequence[list[int]], sampling: SamplingConfig, stop: Sequence[int], finished: dict[int, Generation]
+    ) -> list[Generation]:
+        finished.update((place, self.generations[place]) for place, _ in enumerate(prompts))
+        return list(finished.values())
 
     async def stream(
         self, prompt: list[int], sampling: SamplingConfig, stop: Sequence[int]

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import gc
 import json
+import logging
+import random
 import shutil
+import sys
 import threading
 import time
 import weakref
@@ -26,6 +30,7 @@ from gpuqa.http_config import HttpConfig, Status
 from gpuqa.pipeline import Pipeline
 from gpuqa.places import find
 from gpuqa.records import Generation
+from gpuqa.server import FREE
 
 pytestmark = pytest.mark.engine
 KEY = "a-key-of-the-tests"
@@ -360,10 +365,14 @@ def test_with_keys_questions_need_one_and_health_does_not() -> None:
         refused = [served.ask("POST", "/predict", body, **header) for header in wrong]
         assert {status for status, _, _ in refused} == {401}
         assert len({text for _, _, text in refused}) == 1
+        assert list(json.loads(refused[0][2])) == ["detail"]
         assert refused[0][1]["www-authenticate"] == "Bearer"
         for path in ("/info", "/openapi.json", "/no/such/path", "/ui/../info"):
             assert served.ask("GET", path)[0] == 401 or path.startswith("/ui/")
         assert served.ask("POST", "/predict", body, Authorization=f"Bearer {KEY}")[0] == 200
+        document = json.loads(served.ask("GET", "/openapi.json", Authorization=f"Bearer {KEY}")[2])
+        told = {path for path, ways in document["paths"].items() for way in ways.values() if "401" in way["responses"]}
+        assert told == {"/predict", "/info", "/v1/models", "/v1/chat/completions"} == {*document["paths"]} - {*FREE}
         assert served.metric('gpuqa_requests_total{outcome="unauthorized",route="none"}') >= len(wrong)
 
 
@@ -397,6 +406,52 @@ def test_50_clients_at_once_get_their_own_answers(ok: Served, expected: dict[str
     with ThreadPoolExecutor(50) as clients:
         replies = list(clients.map(ask, expected))
     assert replies == [(200, {"response": answer}) for answer in expected.values()]
+
+
+# --------------------------------------------------------------------------------------------------------------- memory
+
+
+class HeapNumbers(ctypes.Structure):
+    """glibc's `struct mallinfo2`."""
+
+    _fields_ = [
+        (name, ctypes.c_size_t)
+        for name in ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost")
+    ]
+
+
+def in_use() -> tuple[int, int]:
+    """Bytes that malloc has handed out, and blocks of Python's own allocator; what is free in either does not count."""
+    gc.collect()
+    malloc = ctypes.CDLL(None).mallinfo2
+    malloc.restype = HeapNumbers
+    return malloc().uordblks, sys.getallocatedblocks()
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="only glibc 2.33 and later tells")
+def test_a_server_keeps_nothing_of_the_questions_that_it_has_answered(echo: Served, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING)  # pytest keeps log lines
+    rng = random.Random(0)
+    model = composed().model.name
+
+    def ask_all_kinds(times: int) -> None:
+        for place in range(times):
+            phrase = "".join(chr(rng.randint(0x4E00, 0x9FFF)) for _ in range(40))
+            text = f"{phrase}，{rng.random()}？"  # nobody asked it before
+            chat = {"model": model, "messages": [{"role": "user", "content": text}], "stream": True}
+            assert echo.predict(text)[0] == 200
+            if place % 10 == 0:
+                assert echo.ask("POST", "/v1/chat/completions", json.dumps(chat).encode())[0] == 200
+                assert echo.ask("POST", "/predict", b"{")[0] == 422
+                assert echo.ask("GET", f"/{rng.random()}")[0] == 404
+                assert echo.ask("GET", "/metrics")[0] == 200
+
+    ask_all_kinds(400)  # what is kept once and for all
+    before = in_use()
+    ask_all_kinds(400)
+    grown = [(now - then) / 400 for now, then in zip(in_use(), before, strict=True)]
+    assert grown[0] < 400, "bytes a question"
+    assert grown[1] < 1, "blocks a question"
 
 
 # ------------------------------------------------------------------------------------------------------------ the end

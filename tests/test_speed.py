@@ -11,6 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -85,6 +86,24 @@ def test_kernel_seconds_count_overlapping_kernels_once():
     assert sum(profile_kernels.idle_s(found, 50e-6).values()) == pytest.approx(30e-6)
     assert figures["kernel_fraction"] == pytest.approx(0.4)
     assert [(one["name"], one["calls"]) for one in figures["kernels"]] == [("gemm", 2), ("copy", 1)]
+
+
+@pytest.mark.parametrize(
+    ("an_hour", "settling", "noise", "verdict"),
+    [
+        (0, 0, 0.5, "steady"),
+        (0, 60, 0.5, "steady"),  # it grows at first and has settled half-way
+        (60, 0, 0.5, "growing"),
+        (0, 0, 20, "too short to tell"),
+    ],
+)
+def test_memory_is_judged_by_the_second_half_and_only_as_surely_as_it_can_be(an_hour, settling, noise, verdict):
+    seconds = np.arange(600.0)
+    drawn = np.random.default_rng(0).normal(scale=noise, size=600)
+    mib = 500 + an_hour * seconds / 3600 - settling * np.exp(-seconds / 30) + drawn
+    told = load("serve_soak").judge(seconds, mib, most=20.0)
+    assert told["verdict"] == verdict
+    assert told["interval"][0] <= told["slope_mib_per_h"] <= told["interval"][1]
 
 
 @pytest.fixture(scope="module")

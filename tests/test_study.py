@@ -299,8 +299,11 @@ def break_down(monkeypatch: pytest.MonkeyPatch, max_tokens: int, instead: Callab
     """A fake: the real engine, but it breaks on the cell with these `max_tokens`, since a real one does so too rarely."""
     real = TransformersEngine.generate
 
-    async def generate(self: TransformersEngine, prompts: Any, sampling: Any, stop: Any) -> list[Generation]:
-        return instead(len(prompts)) if sampling.max_tokens == max_tokens else await real(self, prompts, sampling, stop)
+    async def generate(self: TransformersEngine, prompts: Any, sampling: Any, stop: Any, finished: Any) -> list[Generation]:
+        if sampling.max_tokens != max_tokens:
+            return await real(self, prompts, sampling, stop, finished)
+        finished.update(enumerate(instead(len(prompts))))
+        return list(finished.values())
 
     monkeypatch.setattr(TransformersEngine, "generate", generate)
 

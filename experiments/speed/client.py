@@ -10,6 +10,7 @@ import asyncio
 import json
 import sys
 import time
+import urllib.request
 from typing import Any
 
 HEAD = "POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n"
@@ -84,6 +85,15 @@ def tally(replies: list[dict[str, Any]]) -> dict[str, Any]:
             response = reply["response"]
             answers += response if isinstance(response, list) else [response]
     return {"answers": len(answers), "empty": answers.count(""), "output_tokens": sum(tokens) if tokens else None}
+
+
+def answers(port: int, path: str) -> bool:
+    """Whether a server says 200 to a GET, which is how all of them say that they are ready."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as reply:
+            return bool(reply.status == 200)
+    except OSError:
+        return False
 
 
 if __name__ == "__main__":

@@ -14,10 +14,10 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from typing import Any
 
 import uvicorn
+from client import answers
 from contestant import HOST, Batch, Contestant, Reply, Task, listen, obey
 from ours import Ours, OursDefault, OursOwnAttention
 from processes import take_stdout
@@ -102,7 +102,7 @@ class OpenAiServer(Contestant):
         fixed = ["--host", HOST, "--port", str(port), "--served-model-name", "speed", "--disable-uvicorn-access-log"]
         command = [sys.executable, "-m", module, "--model", self.task.model, *fixed, *flags(self.task.args)]
         server = subprocess.Popen(command, stdin=subprocess.DEVNULL)
-        while not await asyncio.to_thread(healthy, port):
+        while not await asyncio.to_thread(answers, port, "/health"):
             if server.poll() is not None:
                 raise RuntimeError(f"vLLM's server ended with {server.returncode}; see the log")
             await asyncio.sleep(0.5)
@@ -120,15 +120,6 @@ def flags(args: dict[str, Any]) -> list[str]:
         else:
             said += [f"--{name}", json.dumps(value) if isinstance(value, dict) else str(value)]
     return said
-
-
-def healthy(port: int) -> bool:
-    """Whether the server says that it is ready."""
-    try:
-        with urllib.request.urlopen(f"http://{HOST}:{port}/health", timeout=5) as reply:
-            return bool(reply.status == 200)
-    except OSError:
-        return False
 
 
 class Seed(Contestant):

@@ -1,6 +1,6 @@
 """What does HTTP add to a batch, and what is it made of? CPU time, which a busy machine does not change much.
 
-    PYTHONPATH=.:tests python experiments/speed/http_cost.py
+    PYTHONPATH=. python experiments/speed/http_cost.py
 
 A stand-in engine that answers at once, so that nothing but the way to it is left: `Pipeline.answer` called directly, and one
 POST /predict over a socket with uvicorn and the client in this process (so the client's share is in it). Seconds of CPU a
@@ -11,14 +11,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 import time
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
-
-from stand_in_service import ScriptedEngine, scripted, serving
 
 from gpuqa.records import Generation
 from gpuqa.statistics import median_and_mad
+
+sys.path.append(str(Path(__file__).resolve().parents[2] / "tests"))
+from stand_in_service import ScriptedEngine, scripted, serving  # the tests' engine that answers at once
 
 QUESTIONS = [f"{place} 什么是 warp divergence？怎样避免它？" for place in range(358)]
 REPEATS = 30

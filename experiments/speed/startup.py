@@ -20,10 +20,10 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from pathlib import Path
 from typing import Any
 
+from client import answers
 from yardstick import pair, write_model
 
 from gpuqa import frozen, identity, metrics, study
@@ -81,7 +81,7 @@ def start(file: Path, env: dict[str, str], log: Path) -> dict[str, Any]:
         began = time.perf_counter()
         server = subprocess.Popen(command, stdout=stream, stderr=stream, env=env)
         try:
-            while not ready(port):
+            while not answers(port, "/"):
                 if server.poll() is not None or time.perf_counter() - began > PATIENCE_S:
                     raise SystemExit(f"the server was not ready: {log.read_text(errors='replace')[-3000:]}")
                 time.sleep(0.05)
@@ -91,15 +91,6 @@ def start(file: Path, env: dict[str, str], log: Path) -> dict[str, Any]:
             server.wait(60)
     engine_s, warmup_s = SAID.search(log.read_text(errors="replace")).groups()  # type: ignore[union-attr]
     return {"ready_s": round(seconds, 2), "engine_s": float(engine_s), "warmup_s": float(warmup_s)}
-
-
-def ready(port: int) -> bool:
-    """Whether `GET /` answers 200."""
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5) as reply:
-            return bool(reply.status == 200)
-    except OSError:
-        return False
 
 
 if __name__ == "__main__":

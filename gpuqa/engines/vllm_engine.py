@@ -12,7 +12,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 from pathlib import Path
@@ -95,13 +95,12 @@ class VllmEngine:
     async def _generate_one(
         self, prompt: list[int], params: Any, called: float, done: dict[int, Generation], place: int
     ) -> Generation:
-        from vllm.v1.engine.exceptions import EngineDeadError
-
         try:
-            async for output in self._request(prompt, params):
-                answer, metrics = output.outputs[0], output.metrics
-        except EngineDeadError as error:
-            raise EngineFailed(f"vLLM's engine process died: {error}") from error
+            with death_is_failure():
+                async for output in self._request(prompt, params):
+                    answer, metrics = output.outputs[0], output.metrics
+        except EngineFailed:
+            raise
         except Exception as error:  # one refused prompt must not fail the others of its batch
             done[place] = Generation(error=f"{type(error).__name__}: {error}")
             return done[place]
@@ -118,26 +117,21 @@ class VllmEngine:
         return done[place]
 
     async def stream(self, prompt: list[int], sampling: SamplingConfig, stop: Sequence[int]) -> AsyncGenerator[GenerationDelta]:
-        from vllm.v1.engine.exceptions import EngineDeadError
-
         outputs = self._request(prompt, sampling_params(sampling, stop, "DELTA"))
         try:
-            async with contextlib.aclosing(outputs):
-                async for output in outputs:
-                    answer = output.outputs[0]
-                    yield GenerationDelta(list(answer.token_ids), answer.finish_reason, output.num_cached_tokens or 0)
-        except EngineDeadError as error:
-            raise EngineFailed(f"vLLM's engine process died: {error}") from error
+            with death_is_failure():
+                async with contextlib.aclosing(outputs):
+                    async for output in outputs:
+                        answer = output.outputs[0]
+                        yield GenerationDelta(list(answer.token_ids), answer.finish_reason, output.num_cached_tokens or 0)
+        except EngineFailed:
+            raise
         except Exception as error:  # a refused prompt is a failed answer, as in `generate`
             yield GenerationDelta(finish_reason="error", error=f"{type(error).__name__}: {error}")
 
     async def reset_prefix_cache(self) -> None:
-        from vllm.v1.engine.exceptions import EngineDeadError
-
-        try:
+        with death_is_failure():
             done = await self.llm.reset_prefix_cache()
-        except EngineDeadError as error:
-            raise EngineFailed(f"vLLM's engine process died: {error}") from error
         if not done:
             raise EngineFailed("vLLM could not reset its prefix cache")
 
@@ -147,6 +141,17 @@ class VllmEngine:
         await asyncio.to_thread(self.llm.shutdown)
         shutil.rmtree(self._sockets, ignore_errors=True)
         gc.unfreeze()  # a server that starts another engine shall not keep this one
+
+
+@contextlib.contextmanager
+def death_is_failure() -> Iterator[None]:
+    """What vLLM raises when its engine's process has died leaves as EngineFailed."""
+    from vllm.v1.engine.exceptions import EngineDeadError
+
+    try:
+        yield
+    except EngineDeadError as error:
+        raise EngineFailed(f"vLLM's engine process died: {error}") from error
 
 
 def sampling_params(sampling: SamplingConfig, stop: Sequence[int], output_kind: str) -> Any:

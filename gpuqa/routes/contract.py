@@ -12,6 +12,7 @@ from fastapi import APIRouter, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict
 
+from gpuqa.access import UNAUTHORIZED, Refusal
 from gpuqa.http_config import HttpConfig, Status
 from gpuqa.service import Service, State
 
@@ -35,14 +36,9 @@ class StatusResponse(BaseModel):
     status: str
 
 
-class Refusal(BaseModel):
-    """Why there is no answer."""
-
-    detail: str
-
-
 REFUSALS: dict[int | str, dict[str, Any]] = {
     400: {"model": Refusal, "description": "the body cannot be read"},
+    **UNAUTHORIZED,
     413: {"model": Refusal, "description": "the body is too large"},
     429: {"model": Refusal, "description": "the house is full; Retry-After says when to come back"},
     503: {"model": Refusal, "description": "not ready, draining, or the engine died"},

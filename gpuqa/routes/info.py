@@ -11,6 +11,7 @@ from typing import Any
 from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from gpuqa.access import UNAUTHORIZED
 from gpuqa.service import Service
 
 
@@ -18,7 +19,7 @@ def router(service: Service, facts: dict[str, Any]) -> APIRouter:
     """GET /info and GET /metrics; `facts` are plain values that hold as long as the process lives."""
     routes = APIRouter()
 
-    @routes.get("/info")
+    @routes.get("/info", responses=UNAUTHORIZED)
     async def info() -> dict[str, Any]:
         """The frozen winner, the machine, and the state of the engine."""
         return {"state": service.look().name, **facts}

@@ -22,6 +22,7 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
+from gpuqa.access import UNAUTHORIZED
 from gpuqa.admission import Refused
 from gpuqa.config import PipelineConfig
 from gpuqa.engines import EngineFailed
@@ -48,7 +49,7 @@ class OpenAIRoute(APIRoute):
 
 def router(service: Service, fingerprint: str | None = None) -> APIRouter:
     """POST /v1/chat/completions and GET /v1/models; `fingerprint` names the configuration, as OpenAI's does."""
-    routes = APIRouter(prefix="/v1", route_class=OpenAIRoute)
+    routes = APIRouter(prefix="/v1", route_class=OpenAIRoute, responses=UNAUTHORIZED)
 
     @routes.get("/models")
     async def models() -> dict[str, Any]:

@@ -24,6 +24,7 @@ from gpuqa.evidence import (
     Runner,
     at_least,
     at_most,
+    chance_of,
     mean_of,
     merit_lag,
     quality_lag,
@@ -92,7 +93,11 @@ class Field:
 
     def missed(self, runner: Runner) -> str | None:
         """The floor or guard that a cell is shown to miss by the questions that it was asked."""
-        rule, asked = self.rule, len(runner.known)
+        rule, seen, asked = self.rule, [one.measurement for one in runner.glimpses], len(runner.known)
+        for what in ("empty", "truncated"):
+            most, found = getattr(rule, f"max_{what}_fraction"), sum(getattr(one, f"answers_{what}") for one in seen)
+            if chance_of(found, asked, math.floor(most * runner.questions), runner.questions) <= self.risk:
+                return f"{found} of {asked} answers are {what}, which shows that more than {most * 100:.4g}% of all would be"
         top = at_most(mean_of([one.rouge_l_f1_judge for one in runner.known], runner.questions), self.risk)
         if top < rule.min_rouge_l_f1_judge:
             return f"rouge_l_f1_judge is at most {top:.4f} by {asked} questions, below the floor {rule.min_rouge_l_f1_judge:g}"

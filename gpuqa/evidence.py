@@ -94,6 +94,12 @@ def mean_of(values: Sequence[float], population: float = math.inf) -> Estimate:
     return Estimate(fmean(values), found.sd * math.sqrt(unseen / len(values)), found.freedom)
 
 
+def chance_of(found: int, asked: int, most: int, population: int) -> float:
+    """How likely a sample of `asked` holds `found` or more of a kind of which the population has `most`: hypergeometric."""
+    ways = (math.comb(most, some) * math.comb(population - most, asked - some) for some in range(found, asked + 1))
+    return sum(ways) / math.comb(population, asked)
+
+
 def speed_of(runner: Runner, runners: Iterable[Runner]) -> Estimate | None:
     """Log of the speed over all questions, measured or forecast; None where nothing allows either."""
     if runner.logs:

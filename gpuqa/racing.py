@@ -6,8 +6,9 @@ is asked everything, then the others, then the repeats. After each round those a
 1 - `study.racing_confidence`, is spent in equal parts over the looks at a cell (Bonferroni).
 
 Engines whose cells are the unquantized baselines of others come first, because nobody quantized leads without them; among
-equals the one whose cells have the highest bound on the named GPU. A dropped baseline of a cell that stays is called back in
-the end, which costs an engine start. Nothing here measures: the same passes in the same order, the same decisions.
+equals the one whose cells have the highest bound on the named GPU, and then the one that takes the most sequences at once:
+the sooner a fast cell leads, the less the slow ones are asked. A dropped baseline of a cell that stays is called back in the
+end, which costs an engine start. Nothing here measures: the same passes in the same order, the same decisions.
 """
 
 from __future__ import annotations
@@ -66,11 +67,12 @@ class Race:
         """The engines in the order in which they are raced."""
         now = self.now()
         needed = {baseline.key for runner in self.runners.values() if (baseline := now.baseline(runner))}
-        places: dict[str, tuple[bool, float]] = {}
+        places: dict[str, tuple[bool, float, float]] = {}
         for runner in self.runners.values():
-            has_baseline, best = places.get(runner.engine, (False, 0.0))
+            has_baseline, best, width = places.get(runner.engine, (False, 0.0, 0.0))
             most = bound(runner.key, runner.trial.pipeline["sampling"]["max_tokens"]) or 0.0
-            places[runner.engine] = (has_baseline or runner.key in needed, max(best, most))
+            wide = runner.trial.pipeline["engine"]["args"].get("max_num_seqs", 0)
+            places[runner.engine] = (has_baseline or runner.key in needed, max(best, most), max(width, wide))
         return sorted(places, key=places.__getitem__, reverse=True)
 
     def next_round(self, engine: str) -> list[Ask]:

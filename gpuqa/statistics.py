@@ -56,6 +56,12 @@ def median_and_mad(values: Sequence[float]) -> tuple[float, float]:
 
 def bootstrap_interval(values: Sequence[float], confidence: float = 0.95, seed: int = 0) -> Interval:
     """Percentile bootstrap interval of the mean over questions (Efron and Tibshirani, 1993, chapter 13)."""
+    return interval_of_means(tuple(values), confidence, seed)
+
+
+@functools.lru_cache(maxsize=256)
+def interval_of_means(values: tuple[float, ...], confidence: float, seed: int) -> Interval:
+    """The same, once for each sample: a race asks its guards again after every round, while an engine waits."""
     means = resamples(len(values), seed) @ np.asarray(values, dtype=float) / len(values)
     low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
     return Interval(float(low), float(high))
@@ -63,10 +69,7 @@ def bootstrap_interval(values: Sequence[float], confidence: float = 0.95, seed: 
 
 @functools.lru_cache(maxsize=2)
 def resamples(count: int, seed: int) -> Any:
-    """How often each of `count` values is in each resample, (RESAMPLES, count): drawn once for all trials of a study.
-
-    Drawing costs more than all that is done with it, and a race asks its guards after every round while an engine waits.
-    """
+    """How often each of `count` values is in each resample, (RESAMPLES, count): drawn once for all trials of a study."""
     draws = np.random.default_rng(seed).integers(0, count, size=(RESAMPLES, count))
     draws += np.arange(RESAMPLES)[:, None] * count
     return np.bincount(draws.ravel(), minlength=RESAMPLES * count).reshape(RESAMPLES, count).astype(np.uint8)

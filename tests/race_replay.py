@@ -157,6 +157,7 @@ def numbers(passes: Sequence[tuple[float, int]], answers: Sequence[Answer]) -> M
     same |= {"answer_chars_mean": mean([len(one.answer) for one in answers])}
     same |= {"truncated_fraction": mean([one.finish_reason == "length" for one in answers])}
     same |= {"answers_empty": sum(not one.answer for one in answers)}
+    same |= {"answers_truncated": sum(one.finish_reason == "length" for one in answers)}
     return Measurement(**same)
 
 

@@ -98,8 +98,8 @@ class Field:
             most, found = getattr(rule, f"max_{what}_fraction"), sum(getattr(one, f"answers_{what}") for one in seen)
             if chance_of(found, asked, math.floor(most * runner.questions), runner.questions) <= self.risk:
                 return f"{found} of {asked} answers are {what}, which shows that more than {most * 100:.4g}% of all would be"
-        top = at_most(mean_of([one.rouge_l_f1_judge for one in runner.known], runner.questions), self.risk)
-        if top < rule.min_rouge_l_f1_judge:
+        scores = [score for one in runner.known if (score := one.rouge_l_f1_judge) is not None]
+        if scores and (top := at_most(mean_of(scores, runner.questions), self.risk)) < rule.min_rouge_l_f1_judge:
             return f"rouge_l_f1_judge is at most {top:.4f} by {asked} questions, below the floor {rule.min_rouge_l_f1_judge:g}"
         best = max((self.runners[one.key] for one in self.trials), key=lambda one: quality_of(one.trial), default=None)
         shares = (

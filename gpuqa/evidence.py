@@ -18,6 +18,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 
+from gpuqa.guards import scores_of
 from gpuqa.records import Answer, Measurement, Trial
 from gpuqa.statistics import Estimate, t_quantile
 
@@ -126,19 +127,19 @@ def speed_lag(runner: Runner, leader: Runner, runners: Iterable[Runner]) -> Esti
 
 def quality_lag(runner: Runner, leader: Runner, factor: float = 1.0) -> Estimate | None:
     """By how much the mean rouge_l_f1 of a cell, times a factor, is behind, over the questions that both were asked."""
-    pairs = pairs_of(runner.known, leader.known)
-    return mean_of([theirs.rouge_l_f1 - factor * ours.rouge_l_f1 for ours, theirs in pairs]) if len(pairs) > 1 else None
+    pairs = scores_of(pairs_of(runner.known, leader.known))
+    return mean_of([theirs - factor * ours for ours, theirs in pairs]) if len(pairs) > 1 else None
 
 
 def merit_lag(runner: Runner, leader: Runner, runners: Iterable[Runner], speed_weight: float) -> Estimate | None:
     """By how much a cell is behind in the weighted rule's logs; a ratio of means by its first-order error."""
-    fast, pairs = speed_lag(runner, leader, runners), pairs_of(runner.known, leader.known)
+    fast, pairs = speed_lag(runner, leader, runners), scores_of(pairs_of(runner.known, leader.known))
     if fast is None or len(pairs) < 2:
         return None
-    ours, theirs = fmean(one.rouge_l_f1 for one, _ in pairs), fmean(other.rouge_l_f1 for _, other in pairs)
+    ours, theirs = fmean(one for one, _ in pairs), fmean(other for _, other in pairs)
     if min(ours, theirs) <= 0:
         return None
-    good = mean_of([other.rouge_l_f1 / theirs - one.rouge_l_f1 / ours for one, other in pairs])
+    good = mean_of([other / theirs - one / ours for one, other in pairs])
     good = Estimate(math.log(theirs / ours), good.error, good.freedom)
     return added(times(fast, speed_weight), good, 1 - speed_weight)
 

@@ -164,7 +164,7 @@ class Race:
     def promise(self, runner: Runner) -> float:
         """How good a cell looks among those of its engine, by the rule's own figure."""
         speeds = [math.exp(log) for log in runner.logs] or [one.measurement.chars_per_s for one in runner.glimpses[-1:]]
-        quality = [one.rouge_l_f1 for one in runner.known]
+        quality = [score for one in runner.known if (score := one.rouge_l_f1) is not None]
         weights = {Rule.fastest: 1.0, Rule.best_quality: 0.0, Rule.knee: 0.5, Rule.weighted: self.rule.speed_weight}
         weight = weights[self.rule.rule]
         return float(fmean(speeds or [0.0]) ** weight * fmean(quality or [0.0]) ** (1 - weight))

@@ -126,7 +126,9 @@ class Field:
         if min(least) <= 0:
             return None
         by = "a pass over all questions" if runner.repeats else f"{len(runner.known)} questions"
-        return f"{NAMES[self.rule.rule]} than {leader.trial.name}, shown by {by}"
+        share = 1 - math.exp(-least[0]) / math.sqrt(self.rule.max_interval_ratio)
+        far = f"at least {share:.1%} " if self.rule.rule is Rule.fastest else ""
+        return f"{far}{NAMES[self.rule.rule]} than {leader.trial.name}, shown by {by}"
 
     def lags(self, runner: Runner, leader: Runner) -> list[Estimate | None]:
         """By how much a cell is behind a leader beyond a tie, in each quantity that the rule wants it to be behind in."""

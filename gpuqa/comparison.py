@@ -10,7 +10,7 @@ from statistics import stdev
 from gpuqa.criteria import Rule, SelectionConfig
 from gpuqa.guards import Answers, paired, scores_of
 from gpuqa.records import Interval, Trial
-from gpuqa.statistics import Estimate, holm, paired_interval, sign_flip_p_value, welch
+from gpuqa.statistics import Estimate, added, holm, paired_interval, sign_flip_p_value, times, welch
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ def by_quality(ours: Trial, theirs: Trial, rule: SelectionConfig, answers: Answe
 
 
 def by_both(ours: Trial, theirs: Trial, rule: SelectionConfig, answers: Answers) -> Comparison:
-    """The ratio of weighted geometric means; both variances added, degrees of freedom by Welch and Satterthwaite."""
+    """The ratio of weighted geometric means, in logs the sum of both weighted leads."""
     fast = speed_estimate(ours, theirs)
     pairs = scores_of(paired(answers.get(ours.key, ()), answers.get(theirs.key, ())))
     weight = rule.speed_weight
@@ -78,11 +78,8 @@ def by_both(ours: Trial, theirs: Trial, rule: SelectionConfig, answers: Answers)
         return without_a_test(ours, theirs, rule, answers)
     lead = math.log(quality(ours) / quality(theirs))
     spread = stdev(one / quality(ours) - other / quality(theirs) for one, other in pairs)
-    parts = weight * fast.error, (1 - weight) * spread / math.sqrt(len(pairs))
-    doubt = parts[0] ** 4 / fast.freedom + parts[1] ** 4 / (len(pairs) - 1)
-    error = math.hypot(*parts)
-    freedom = error**4 / doubt if doubt > 0 else fast.freedom
-    return of_logs(theirs, Estimate(weight * fast.difference + (1 - weight) * lead, error, freedom), rule)
+    good = Estimate(lead, spread / math.sqrt(len(pairs)), len(pairs) - 1)
+    return of_logs(theirs, added(times(fast, weight), good, 1 - weight), rule)
 
 
 def without_a_test(ours: Trial, theirs: Trial, rule: SelectionConfig, _: Answers) -> Comparison:

@@ -20,7 +20,7 @@ from statistics import fmean
 
 from gpuqa.guards import scores_of
 from gpuqa.records import Answer, Measurement, Trial
-from gpuqa.statistics import Estimate, t_quantile
+from gpuqa.statistics import Estimate, added, t_quantile, times
 
 PRIOR_FREEDOM = 4
 USUAL_REPEAT_SD = 0.05  # of log speed between repeats
@@ -148,20 +148,6 @@ def pairs_of(ours: Sequence[Answer], theirs: Sequence[Answer]) -> list[tuple[Ans
     """The answers of both to the questions that both were asked."""
     by_id = {one.id: one for one in theirs}
     return [(one, by_id[one.id]) for one in ours if one.id in by_id]
-
-
-def added(one: Estimate, other: Estimate, weight: float) -> Estimate:
-    """One estimate and `weight` times an independent other; degrees of freedom by Welch and Satterthwaite."""
-    parts = one.error, abs(weight) * other.error
-    error = math.hypot(*parts)
-    doubt = parts[0] ** 4 / one.freedom + parts[1] ** 4 / other.freedom
-    freedom = error**4 / doubt if doubt > 0 else min(one.freedom, other.freedom)
-    return Estimate(one.difference + weight * other.difference, error, freedom)
-
-
-def times(found: Estimate, factor: float) -> Estimate:
-    """An estimate of `factor` times the quantity."""
-    return Estimate(factor * found.difference, factor * found.error, found.freedom)
 
 
 def at_least(found: Estimate, risk: float) -> float:

@@ -107,10 +107,26 @@ def welch(ours: Sequence[float], theirs: Sequence[float]) -> Estimate | None:
     if min(len(ours), len(theirs)) < 2 or min(*ours, *theirs) <= 0:
         return None
     logs = np.log(ours), np.log(theirs)
-    first, second = (float(one.var(ddof=1)) / len(one) for one in logs)
-    spread = first**2 / (len(ours) - 1) + second**2 / (len(theirs) - 1)
-    freedom = (first + second) ** 2 / spread if spread > 0 else len(ours) + len(theirs) - 2
-    return Estimate(float(logs[0].mean() - logs[1].mean()), math.sqrt(first + second), freedom)
+    means = [Estimate(float(one.mean()), float(one.std(ddof=1)) / math.sqrt(len(one)), len(one) - 1) for one in logs]
+    return added(means[0], means[1], -1.0)
+
+
+def added(one: Estimate, other: Estimate, weight: float = 1.0) -> Estimate:
+    """One estimate and `weight` times an independent other.
+
+    Degrees of freedom by B. L. Welch and F. E. Satterthwaite (Biometrics Bulletin 2, 1946); where nothing is in doubt they do
+    not matter.
+    """
+    parts = one.error, abs(weight) * other.error
+    error = math.hypot(*parts)
+    doubt = parts[0] ** 4 / one.freedom + parts[1] ** 4 / other.freedom
+    freedom = error**4 / doubt if doubt > 0 else min(one.freedom, other.freedom)
+    return Estimate(one.difference + weight * other.difference, error, freedom)
+
+
+def times(found: Estimate, factor: float) -> Estimate:
+    """An estimate of `factor` times the quantity."""
+    return Estimate(factor * found.difference, abs(factor) * found.error, found.freedom)
 
 
 def t_tails(t: float, freedom: float) -> float:

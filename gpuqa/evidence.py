@@ -4,7 +4,8 @@ Scores of a slice are compared question by question with those of others. Speeds
 like. A batch of sixteen questions is not as fast as one of four hundred, and how much faster the whole is depends on the
 engine's settings; so the speed of a slice says nothing beside another engine's. What is compared is a forecast: the slice's
 speed times what cells on the same engine gained from that slice to all questions. The first cell of an engine that is asked
-everything gives that gain; how far gains differ between cells is learnt from all cells that were measured both ways.
+everything gives that gain (two on the first engine, or one pass that stalled would speak against everybody); how far gains
+differ between cells is learnt from all cells that were measured both ways.
 
 Bounds are one-sided t bounds. Few values know their own variance badly, so it is drawn towards what such values usually
 have, as heavily as `PRIOR_FREEDOM` further values would (G. K. Smyth, "Linear models and empirical Bayes methods",
@@ -24,7 +25,7 @@ from gpuqa.statistics import Estimate, added, t_quantile, times
 
 PRIOR_FREEDOM = 4
 USUAL_REPEAT_SD = 0.05  # of log speed between repeats
-USUAL_GAIN_SD = 0.10  # of the log of the gain from a slice to all questions, between cells of one engine
+USUAL_GAIN_SD = 0.18  # of the log of the gain from a slice to all questions, between cells of one engine (tests/traces/wide)
 USUAL_SCORE_SD = 0.15  # of an answer's score, and of the difference of two
 
 

@@ -1,9 +1,10 @@
 """The race: every cell of an engine on a small slice of the questions first, and only who may still win gets the rest.
 
 While an engine is up, its cells are asked in rounds: a slice, perhaps a larger one, then the cell that the slices put first
-is asked everything, then the others, then the repeats. After each round those are dropped that cannot win any more; see
-`gpuqa.elimination` for who that is. Looking several times would err more often than once, so the risk of an error,
-1 - `study.racing_confidence`, is spent in equal parts over the looks at a cell (Bonferroni).
+(two on the first engine, where nothing is known yet) is asked everything, then the others, then the repeats. After each round
+those are dropped that cannot win any more; see `gpuqa.racing.elimination` for who that is. Looking several times would err
+more often than once, so the risk of an error, 1 - `study.racing_confidence`, is spent in equal parts over the looks at a cell
+(Bonferroni).
 
 Engines whose cells are the unquantized baselines of others come first, because nobody quantized leads without them; among
 equals the one whose cells have the highest bound on the named GPU, and then the one that takes the most sequences at once:
@@ -89,7 +90,8 @@ class Race:
         fewest = min((one.repeats for one in waiting), default=0)
         waiting = [one for one in waiting if one.repeats == fewest]
         if waiting and not any(one.repeats for one in self.runners.values() if one.engine == engine):
-            waiting = [max(waiting, key=self.promise)]
+            known = any(one.repeats for one in self.runners.values())
+            waiting = sorted(waiting, key=self.promise, reverse=True)[: 1 if known else 2]
         return [Ask(one.key, repeat=fewest) for one in waiting]
 
     def saw(self, key: str, glimpse: Glimpse) -> None:

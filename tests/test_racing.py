@@ -107,20 +107,36 @@ def test_a_batch_has_one_slice_and_a_small_dataset_none(count, issue, sizes):
 
 
 def test_an_engine_is_asked_the_slice_then_its_best_in_full_then_the_others_then_the_repeats():
-    race = race_of("a", "b", "c")
+    race = race_of("a", "b", "c", "d:fp8", "e:fp8")
     assert race.next_round("none") == [Ask(f"{name}-none", slice=0) for name in "abc"]
     for name, speed in zip("abc", (1000, 1300, 1200), strict=True):
         see(race, f"{name}-none", speed)
-    assert race.next_round("none") == [Ask("b-none", repeat=0)]
+    assert race.next_round("none") == [Ask("b-none", repeat=0), Ask("c-none", repeat=0)], "two while nothing is known"
     finish(race, "b-none", [2600])
-    assert race.next_round("none") == [Ask("a-none", repeat=0), Ask("c-none", repeat=0)]
-    finish(race, "a-none", [2590])
     finish(race, "c-none", [2610])
+    assert race.next_round("none") == [Ask("a-none", repeat=0)]
+    finish(race, "a-none", [2590])
     assert race.next_round("none") == [Ask(f"{name}-none", repeat=1) for name in "abc"]
     for name in "abc":
         finish(race, f"{name}-none", [2600, 2600, 2600])
     assert race.next_round("none") == []
+    for name, speed in (("d", 1200), ("e", 1300)):
+        see(race, f"{name}-fp8", speed)
+    assert race.next_round("fp8") == [Ask("e-fp8", repeat=0)], "one on every other engine"
     assert race.dropped == {}
+
+
+def test_one_pass_that_stalled_drops_nobody_by_a_slice():
+    race = race_of("stalled", "b", "c", "d")
+    race.confidence = study().racing_confidence
+    for name, speed in (("stalled", 5000), ("b", 4800), ("c", 2000), ("d", 1900)):
+        see(race, f"{name}-none", speed)
+    assert race.next_round("none") == [Ask("stalled-none", repeat=0), Ask("b-none", repeat=0)]
+    finish(race, "stalled-none", [4900])  # as if a slice and all questions were equally fast
+    finish(race, "b-none", [20000])
+    race.next_round("none")
+    assert "c-none" not in race.dropped
+    assert "d-none" not in race.dropped
 
 
 def test_a_cell_that_was_measured_before_is_asked_nothing():

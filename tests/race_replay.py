@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 
 from gpuqa.criteria import SelectionConfig
-from gpuqa.evidence import Glimpse, Runner
-from gpuqa.racing import Ask, Race
+from gpuqa.racing.evidence import Glimpse, Runner
+from gpuqa.racing.race import Ask, Race
 from gpuqa.records import Answer, Measurement, Trial
 from gpuqa.selection import decide
 from gpuqa.statistics import median_and_mad

@@ -15,8 +15,8 @@ from race_replay import Replay, Shape, draw, generated, load, numbers, replayed
 
 from gpuqa.config import UserError
 from gpuqa.criteria import Issue, Rule, SelectionConfig
-from gpuqa.evidence import Glimpse, Runner, chance_of, mean_of, speed_of, spread
-from gpuqa.racing import Ask, Race, slices_of
+from gpuqa.racing.evidence import Glimpse, Runner, chance_of, mean_of, speed_of, spread
+from gpuqa.racing.race import Ask, Race, slices_of
 from gpuqa.records import Answer, Question, Trial
 from gpuqa.roots import StudyConfig
 from gpuqa.selection import decide

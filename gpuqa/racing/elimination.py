@@ -20,7 +20,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
 from gpuqa.criteria import Rule, SelectionConfig
-from gpuqa.evidence import (
+from gpuqa.guards import Answers, name_of, objections, without_quantization
+from gpuqa.racing.evidence import (
     Runner,
     at_least,
     at_most,
@@ -32,7 +33,6 @@ from gpuqa.evidence import (
     speed_lag,
     speed_of,
 )
-from gpuqa.guards import Answers, name_of, objections, without_quantization
 from gpuqa.records import Trial
 from gpuqa.selection import rank
 from gpuqa.statistics import Estimate

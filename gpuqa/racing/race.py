@@ -21,8 +21,8 @@ from dataclasses import dataclass, field, replace
 from statistics import fmean
 
 from gpuqa.criteria import Issue, Rule, SelectionConfig
-from gpuqa.elimination import Field
-from gpuqa.evidence import Glimpse, Runner
+from gpuqa.racing.elimination import Field
+from gpuqa.racing.evidence import Glimpse, Runner
 from gpuqa.records import Answer, Dropped, Question, Trial
 from gpuqa.roots import StudyConfig
 

@@ -22,7 +22,7 @@ from gpuqa import frozen
 from gpuqa.comparison import narrow, relative, relative_interval, speed_estimate
 from gpuqa.config import UserError
 from gpuqa.door import enter
-from gpuqa.guards import paired
+from gpuqa.guards import paired, scores_of
 from gpuqa.journal import Journal
 from gpuqa.records import Answer, Interval, Trial
 from gpuqa.roots import CompareConfig, resolve
@@ -65,10 +65,12 @@ def compare(composed: Any) -> int:
     pairs = paired(a.answers, b.answers)
     if not pairs:
         raise UserError(f"a, b: {config.a!r} and {config.b!r} did not answer the same questions; compare trials of one dataset")
-    rows = corrected([speed_row(a.trial, b.trial, config), *(score_row(key, pairs, config) for key in SCORES)])
+    scored = [(one, other) for one, other in pairs if scores_of([(one, other)])]
+    scores = [score_row(key, scored, config) for key in SCORES if scored]
+    rows = corrected([speed_row(a.trial, b.trial, config), *scores])
     code = verdict_of(rows, config)
     show(a, b, rows, Console())
-    show_flips(pairs, config, Console())
+    show_flips(scored, config, Console())
     print({BETTER_OR_EQUAL: "better or equal", WORSE: "worse", INCONCLUSIVE: "inconclusive"}[code] + f" (exit code {code})")
     return code
 
@@ -150,9 +152,9 @@ def show(a: Side, b: Side, rows: list[Row], console: Console) -> None:
 
 
 def show_flips(pairs: list[tuple[Answer, Answer]], config: CompareConfig, console: Console) -> None:
-    """The answers that changed most, the worst for A first."""
-    flipped = [(one.rouge_l_f1 - other.rouge_l_f1, one, other) for one, other in pairs]
-    flipped = sorted((row for row in flipped if abs(row[0]) > config.min_flip), key=lambda row: row[0])
+    """The answers that changed most, the worst for A first; all of `pairs` were scored."""
+    changes = ((ours - theirs, *pair) for pair, (ours, theirs) in zip(pairs, scores_of(pairs), strict=True))
+    flipped = sorted((row for row in changes if abs(row[0]) > config.min_flip), key=lambda row: row[0])
     better = sum(change > 0 for change, _, _ in flipped)
     told = f"{len(flipped)} of {len(pairs)} answers flipped (rouge_l_f1 by more than {config.min_flip:g})"
     console.print(f"{told}: {better} better, {len(flipped) - better} worse", highlight=False)

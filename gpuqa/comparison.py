@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from statistics import stdev
 
 from gpuqa.criteria import Rule, SelectionConfig
-from gpuqa.guards import Answers, paired
+from gpuqa.guards import Answers, paired, scores_of
 from gpuqa.records import Interval, Trial
-from gpuqa.statistics import Estimate, holm, paired_interval, sign_flip_p_value, welch
+from gpuqa.statistics import Estimate, added, holm, paired_interval, sign_flip_p_value, times, welch
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,29 +60,26 @@ def by_speed(ours: Trial, theirs: Trial, rule: SelectionConfig, _: Answers) -> C
 def by_quality(ours: Trial, theirs: Trial, rule: SelectionConfig, answers: Answers) -> Comparison:
     """The difference of rouge_l_f1 as a share of theirs: bootstrap interval and sign-flip test over the same questions."""
     mean = quality(theirs)
-    pairs = paired(answers.get(ours.key, ()), answers.get(theirs.key, ()))
+    pairs = scores_of(paired(answers.get(ours.key, ()), answers.get(theirs.key, ())))
     lead = quality(ours) / mean - 1 if mean else 0.0
     if not pairs or not mean:
         return Comparison(theirs, lead)
-    scores = [one.rouge_l_f1 for one, _ in pairs], [other.rouge_l_f1 for _, other in pairs]
+    scores = [one for one, _ in pairs], [other for _, other in pairs]
     found = paired_interval(*scores, rule.confidence)
     return Comparison(theirs, lead, Interval(found.low / mean, found.high / mean), sign_flip_p_value(*scores))
 
 
 def by_both(ours: Trial, theirs: Trial, rule: SelectionConfig, answers: Answers) -> Comparison:
-    """The ratio of weighted geometric means; both variances added, degrees of freedom by Welch and Satterthwaite."""
+    """The ratio of weighted geometric means, in logs the sum of both weighted leads."""
     fast = speed_estimate(ours, theirs)
-    pairs = paired(answers.get(ours.key, ()), answers.get(theirs.key, ()))
+    pairs = scores_of(paired(answers.get(ours.key, ()), answers.get(theirs.key, ())))
     weight = rule.speed_weight
     if fast is None or len(pairs) < 2 or min(quality(ours), quality(theirs)) <= 0:
         return without_a_test(ours, theirs, rule, answers)
     lead = math.log(quality(ours) / quality(theirs))
-    spread = stdev(one.rouge_l_f1 / quality(ours) - other.rouge_l_f1 / quality(theirs) for one, other in pairs)
-    parts = weight * fast.error, (1 - weight) * spread / math.sqrt(len(pairs))
-    doubt = parts[0] ** 4 / fast.freedom + parts[1] ** 4 / (len(pairs) - 1)
-    error = math.hypot(*parts)
-    freedom = error**4 / doubt if doubt > 0 else fast.freedom
-    return of_logs(theirs, Estimate(weight * fast.difference + (1 - weight) * lead, error, freedom), rule)
+    spread = stdev(one / quality(ours) - other / quality(theirs) for one, other in pairs)
+    good = Estimate(lead, spread / math.sqrt(len(pairs)), len(pairs) - 1)
+    return of_logs(theirs, added(times(fast, weight), good, 1 - weight), rule)
 
 
 def without_a_test(ours: Trial, theirs: Trial, rule: SelectionConfig, _: Answers) -> Comparison:

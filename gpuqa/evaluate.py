@@ -125,7 +125,8 @@ def completion(text: Any) -> Completion:
 def summarize(answered: Answered, answers: Sequence[Answer]) -> dict[str, Any]:
     """The judge's two numbers first, then ours."""
     characters = sum(len(answer.answer) for answer in answers)
-    judge, chinese = [answer.rouge_l_f1_judge for answer in answers], [answer.rouge_l_f1 for answer in answers]
+    judge = [score for answer in answers if (score := answer.rouge_l_f1_judge) is not None]
+    chinese = [score for answer in answers if (score := answer.rouge_l_f1) is not None]
     latencies_ms = [latency * 1000 for latency in answered.latencies_s]
     return {
         "questions": len(answers),

@@ -67,7 +67,7 @@ def guards(trial: Trial, baseline: Trial, rule: SelectionConfig, answers: Answer
     assert found is not None
     assert theirs is not None
     pairs = paired(answers.get(trial.key, ()), answers.get(baseline.key, ()))
-    quality = [(ours.rouge_l_f1, other.rouge_l_f1) for ours, other in pairs]
+    quality = scores_of(pairs)
     length = [(float(len(ours.answer)), float(len(other.answer))) for ours, other in pairs]
     return [
         *guarded("rouge_l_f1", (found, theirs), quality, rule.min_rouge_l_f1_ratio, rule),
@@ -106,6 +106,12 @@ def paired(ours: Sequence[Answer], theirs: Sequence[Answer]) -> list[tuple[Answe
     if [(one.id, one.question) for one in ours] != [(one.id, one.question) for one in theirs]:
         return []
     return list(zip(ours, theirs, strict=True))
+
+
+def scores_of(pairs: Sequence[tuple[Answer, Answer]]) -> list[tuple[float, float]]:
+    """rouge_l_f1 of both, where both were scored."""
+    both = ((ours.rouge_l_f1, theirs.rouge_l_f1) for ours, theirs in pairs)
+    return [(ours, theirs) for ours, theirs in both if ours is not None and theirs is not None]
 
 
 def unguarded(trials: Sequence[Trial], rule: SelectionConfig) -> list[Trial]:

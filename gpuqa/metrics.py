@@ -24,19 +24,23 @@ class Overhead:
     conditions: list[Conditions] = field(default_factory=list)
 
 
-def score_answers(questions: Sequence[Question], answered: Answered) -> list[Answer]:
-    """Every answer of one pass beside its question, with both scores."""
+def score_answers(questions: Sequence[Question], answered: Answered, scored: bool = True) -> list[Answer]:
+    """Every answer of one pass beside its question, with both scores.
+
+    `scored` is false where `sampling.ignore_eos` made every answer run to `max_tokens`: that measures speed, and a
+    score of such text would be taken for quality.
+    """
     answers = []
     for question, completion, latency in zip(questions, answered.completions, answered.latencies_s, strict=True):
-        scores = rouge.score(rouge.cut(question.reference), rouge.cut(completion.text))
+        scores = rouge.score(rouge.cut(question.reference), rouge.cut(completion.text)) if scored else None
         answers.append(
             Answer(
                 id=question.id,
                 question=question.text,
                 reference=question.reference,
                 answer=completion.text,
-                rouge_l_f1_judge=scores.judge,
-                rouge_l_f1=scores.chinese,
+                rouge_l_f1_judge=scores.judge if scores else None,
+                rouge_l_f1=scores.chinese if scores else None,
                 finish_reason=completion.finish_reason,
                 output_tokens=completion.output_tokens,
                 latency_s=latency,
@@ -46,12 +50,8 @@ def score_answers(questions: Sequence[Question], answered: Answered) -> list[Ans
     return answers
 
 
-def measure(passes: Sequence[Answered], answers: Sequence[Answer], overhead: Overhead, scored: bool = True) -> Measurement:
-    """The numbers of a trial: speeds and token sums over all passes, scores and answer counts over the first pass.
-
-    `scored` is false where `sampling.ignore_eos` made every answer run to `max_tokens`: that measures speed, and a
-    score of such text would be taken for quality.
-    """
+def measure(passes: Sequence[Answered], answers: Sequence[Answer], overhead: Overhead) -> Measurement:
+    """The numbers of a trial: speeds and token sums over all passes, scores and answer counts over the first pass."""
     speeds = [chars(one.completions) / one.seconds for one in passes]
     speed, speed_mad = median_and_mad(speeds)
     seconds, _ = median_and_mad([one.seconds for one in passes])
@@ -61,7 +61,8 @@ def measure(passes: Sequence[Answered], answers: Sequence[Answer], overhead: Ove
     gaps_ms = [gap for completion in completions if (gap := inter_token_ms(completion)) is not None]
     cached, asked = sum(c.cached_tokens for c in completions), sum(c.prompt_tokens for c in completions)
     first = passes[0].completions
-    judge, chinese = [answer.rouge_l_f1_judge for answer in answers], [answer.rouge_l_f1 for answer in answers]
+    judge = [score for answer in answers if (score := answer.rouge_l_f1_judge) is not None]
+    chinese = [score for answer in answers if (score := answer.rouge_l_f1) is not None]
     readings = overhead.conditions
     busy = [one for one in readings if IDLE not in one.throttle_reasons]
     truncated = sum(completion.finish_reason not in CLEAN_ENDS for completion in first)
@@ -85,10 +86,10 @@ def measure(passes: Sequence[Answered], answers: Sequence[Answer], overhead: Ove
         cached_tokens=cached,
         prompt_tokens=asked,
         output_tokens=sum(completion.output_tokens for completion in completions),
-        rouge_l_f1_judge=fmean(judge) if scored else None,
-        rouge_l_f1_judge_interval=bootstrap_interval(judge) if scored else None,
-        rouge_l_f1=fmean(chinese) if scored else None,
-        rouge_l_f1_interval=bootstrap_interval(chinese) if scored else None,
+        rouge_l_f1_judge=fmean(judge) if judge else None,
+        rouge_l_f1_judge_interval=bootstrap_interval(judge) if judge else None,
+        rouge_l_f1=fmean(chinese) if chinese else None,
+        rouge_l_f1_interval=bootstrap_interval(chinese) if chinese else None,
         answer_chars_mean=chars(first) / len(first),
         answers_truncated=truncated,
         truncated_fraction=truncated / len(first),

@@ -200,8 +200,8 @@ class Answer:
     question: str
     reference: str
     answer: str
-    rouge_l_f1_judge: float
-    rouge_l_f1: float
+    rouge_l_f1_judge: float | None  # None where `sampling.ignore_eos` made the answer run past its end: nobody scored it
+    rouge_l_f1: float | None
     finish_reason: str
     output_tokens: int
     latency_s: float

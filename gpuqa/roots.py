@@ -28,7 +28,7 @@ class StudyConfig:
     racing: bool = False  # ask all cells a slice first and drop those that cannot win; see `gpuqa.racing`
     racing_first_slice: int = 16  # questions
     racing_growth: int = 4  # each slice is so many times as large as the one before
-    racing_confidence: float = 0.9  # that the winner of the full grid is not dropped
+    racing_confidence: float = 0.95  # that the winner of the full grid is not dropped
     racing_seed: int = 0  # which questions are in the slices
 
     def __post_init__(self) -> None:

@@ -222,7 +222,13 @@ def warnings(trials: Sequence[Trial], rule: SelectionConfig, drift: Trend | None
 
 
 def drift_of(trials: Sequence[Trial]) -> Trend | None:
-    """The trend of all repeats of a study over its time."""
+    """The trend of all repeats of a study over its time.
+
+    It shows only while an engine is up, where all repeats of a cell lie: what happens between engines cannot be told from what
+    they differ in, since every cell, whose level is unknown, runs on one. So the test is the weaker the more engines there are.
+    Finalists are measured again in the end, but were chosen for being fast: their second number is lower without any drift.
+    Only a first engine that is started again in between would tell, and that costs a start each time.
+    """
     found = [one.measurement for one in trials if one.measurement]
     return trend([one.repeats_began_at for one in found], [one.chars_per_s_repeats for one in found])
 

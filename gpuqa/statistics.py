@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -55,10 +56,23 @@ def median_and_mad(values: Sequence[float]) -> tuple[float, float]:
 
 def bootstrap_interval(values: Sequence[float], confidence: float = 0.95, seed: int = 0) -> Interval:
     """Percentile bootstrap interval of the mean over questions (Efron and Tibshirani, 1993, chapter 13)."""
-    array = np.asarray(values, dtype=float)
-    draws = np.random.default_rng(seed).integers(0, len(array), size=(RESAMPLES, len(array)))
-    low, high = np.quantile(array[draws].mean(axis=1), [(1 - confidence) / 2, (1 + confidence) / 2])
+    return interval_of_means(tuple(values), confidence, seed)
+
+
+@functools.lru_cache(maxsize=256)
+def interval_of_means(values: tuple[float, ...], confidence: float, seed: int) -> Interval:
+    """The same, once for each sample: a race asks its guards again after every round, while an engine waits."""
+    means = resamples(len(values), seed) @ np.asarray(values, dtype=float) / len(values)
+    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
     return Interval(float(low), float(high))
+
+
+@functools.lru_cache(maxsize=2)
+def resamples(count: int, seed: int) -> Any:
+    """How often each of `count` values is in each resample, (RESAMPLES, count): drawn once for all trials of a study."""
+    draws = np.random.default_rng(seed).integers(0, count, size=(RESAMPLES, count))
+    draws += np.arange(RESAMPLES)[:, None] * count
+    return np.bincount(draws.ravel(), minlength=RESAMPLES * count).reshape(RESAMPLES, count).astype(np.uint8)
 
 
 def questions_needed(percent: int) -> int:
@@ -93,10 +107,26 @@ def welch(ours: Sequence[float], theirs: Sequence[float]) -> Estimate | None:
     if min(len(ours), len(theirs)) < 2 or min(*ours, *theirs) <= 0:
         return None
     logs = np.log(ours), np.log(theirs)
-    first, second = (float(one.var(ddof=1)) / len(one) for one in logs)
-    spread = first**2 / (len(ours) - 1) + second**2 / (len(theirs) - 1)
-    freedom = (first + second) ** 2 / spread if spread > 0 else len(ours) + len(theirs) - 2
-    return Estimate(float(logs[0].mean() - logs[1].mean()), math.sqrt(first + second), freedom)
+    means = [Estimate(float(one.mean()), float(one.std(ddof=1)) / math.sqrt(len(one)), len(one) - 1) for one in logs]
+    return added(means[0], means[1], -1.0)
+
+
+def added(one: Estimate, other: Estimate, weight: float = 1.0) -> Estimate:
+    """One estimate and `weight` times an independent other.
+
+    Degrees of freedom by B. L. Welch and F. E. Satterthwaite (Biometrics Bulletin 2, 1946); where nothing is in doubt they do
+    not matter.
+    """
+    parts = one.error, abs(weight) * other.error
+    error = math.hypot(*parts)
+    doubt = parts[0] ** 4 / one.freedom + parts[1] ** 4 / other.freedom
+    freedom = error**4 / doubt if doubt > 0 else min(one.freedom, other.freedom)
+    return Estimate(one.difference + weight * other.difference, error, freedom)
+
+
+def times(found: Estimate, factor: float) -> Estimate:
+    """An estimate of `factor` times the quantity."""
+    return Estimate(factor * found.difference, abs(factor) * found.error, found.freedom)
 
 
 def t_tails(t: float, freedom: float) -> float:

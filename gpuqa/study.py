@@ -11,11 +11,11 @@ from gpuqa.config import UserError
 from gpuqa.engines import backend_class
 from gpuqa.executors import EXECUTORS
 from gpuqa.group import Desk, Group, Observer
-from gpuqa.heat import digest_of, run_race
 from gpuqa.journal import Journal
 from gpuqa.pipeline import encoder_for, stop_token_ids, warmup_questions
 from gpuqa.places import find
 from gpuqa.prompts import load_tokenizer
+from gpuqa.racing.heat import digest_of, run_race
 from gpuqa.records import Trial
 from gpuqa.roots import CellConfig
 from gpuqa.trial import Cell, Ended, start_scorers

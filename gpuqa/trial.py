@@ -141,7 +141,7 @@ def trial_of(cell: Cell, passes: Sequence[Pass]) -> Ended:
     """The same in this process, which it keeps busy for long enough to disturb a clock."""
     warm, passes = [one.answered for one in passes if one.warm], [one for one in passes if not one.warm]
     answered = [one.answered for one in passes]
-    answers = score_answers(cell.questions, answered[0])
+    answers = score_answers(cell.questions, answered[0], not cell.config.sampling.ignore_eos)
     overhead = Overhead(
         passes[0].engine_start_s,
         passes[0].warmup_s,
@@ -149,7 +149,7 @@ def trial_of(cell: Cell, passes: Sequence[Pass]) -> Ended:
         [one.began_at for one in passes],
         [reading for one in passes for reading in one.conditions],
     )
-    measurement = measure(answered, answers, overhead, not cell.config.sampling.ignore_eos)
+    measurement = measure(answered, answers, overhead)
     measurement = replace(measurement, **measure_warm(warm))  # type: ignore[arg-type]
     return cell.trial(roofline.with_fraction(measurement, cell.config)), answers
 

@@ -1,8 +1,9 @@
 """Run a study in a forked process and kill it, again and again; then let it end. Prints a JSON summary.
 
-    python tests/kill_study.py FOLDER SEED KILLS
+    python tests/kill_study.py FOLDER SEED KILLS [race]
 
-One process imports vLLM once and forks for every run, so that twenty runs of the real engine take two minutes.
+With `race` half of its cells are dropped, and the same race is first run undisturbed in FOLDER/undisturbed. One process
+imports vLLM once and forks for every run, so that twenty runs of the real engine take two minutes.
 """
 
 from __future__ import annotations
@@ -25,12 +26,20 @@ from gpuqa.trial import Cell
 
 FIXED = [
     "experiment=none",
-    "experiment=none",
     "quantization=none",
     "engine.args.max_num_seqs=16",
-    "dataset.limit=3",
     "workload.repeats=2",
     "workload.warmup_questions=1",
+]
+GRID = ["dataset.limit=3"]
+RACE = [
+    "dataset.limit=16",
+    "study.racing=true",
+    "study.racing_first_slice=4",
+    "selection.min_rouge_l_f1_judge=0",
+    "selection.min_rouge_l_f1_of_best=0",
+    "selection.max_truncated_fraction=0.25",  # four of four that are cut show more
+    "selection.max_interval_ratio=1e9",  # no speed, which differs from run to run, is far enough behind
 ]
 
 
@@ -53,27 +62,29 @@ def main() -> None:
     import vllm.engine.arg_utils
     import vllm.v1.engine.async_llm  # noqa: F401  # once, before the first fork; not where the scoring process would import it too
 
-    folder, seed, kills = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-    cells = all_cells()
+    folder, seed, kills, racing = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), "race" in sys.argv[4:]
+    cells = all_cells(racing)
     journal, rng = Journal(folder), random.Random(seed)
     journal.write_study([(cell.key, cell.axes) for cell in cells])
+    undisturbed = Journal(folder / "undisturbed")
+    alone = run_to_the_end(cells, undisturbed) if racing else None
     kept: list[int] = []
     seen: dict[str, float] = {}
+    told = 0
     for _ in range(kills):
         child, letters = run_in_child(cells, journal)
         passes = rng.choice([0, 0, 1, 3, 5])  # so many before the kill; with none, it comes while the engine starts
         for _ in range(passes):
-            os.read(letters, 1)
+            told += len(os.read(letters, 1))
         time.sleep(rng.uniform(0.0, 0.2) if passes else rng.uniform(0.1, 3.0))
-        os.close(letters)
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
+        told += rest(letters)
         now = passes_in(journal, cells)
         assert all(now.get(name) == began for name, began in seen.items()), "a pass was lost or measured again"
         seen = now
         kept.append(len(now))
-    child, _ = run_in_child(cells, journal)
-    _, status = os.waitpid(child, 0)
+    status, last = run_to_the_end(cells, journal)
     final = passes_in(journal, cells)
     lines = [json.loads(line) for line in journal.file.read_bytes().split(b"\n") if complete(line)]
     measured = [line["key"] for line in lines if line["error"] is None]
@@ -81,13 +92,17 @@ def main() -> None:
         json.dumps(
             {
                 "kept_after_each_kill": kept,
-                "exit": os.waitstatus_to_exitcode(status),
+                "exit": status,
                 "cells": len(cells),
                 "measured": len(measured),
                 "distinct": len(set(measured)),
                 "passes": len(final),
                 "expected_passes": sum(cell.config.workload.repeats for cell in cells),
                 "kept_to_the_end": sum(final.get(name) == began for name, began in seen.items()),
+                "passes_told": told + last,
+                "undisturbed_passes": alone and alone[1],
+                "end": end_of(journal, cells),
+                "undisturbed_end": end_of(undisturbed, cells),
                 "left_over": [file.name for file in journal.folder.glob("*.passes.jsonl")],
                 "names": [trial.name for trial in journal.read_study()],
                 "expected_names": [cell.failed("").name for cell in cells],
@@ -97,23 +112,50 @@ def main() -> None:
 
 
 def passes_in(journal: Journal, cells: list[Cell]) -> dict[str, float]:
-    """When each pass that the journal holds began, by trial and number, of ended trials and of others."""
+    """When each pass that the journal holds began, by trial, slice and repeat, of ended trials and of others."""
     found = {}
     ended = {key: trial.measurement.repeats_began_at for key, trial in journal.read().items() if trial.measurement}
     for cell in cells:
         kept = journal.read_passes(cell.key)
-        numbers = [one.repeat for one in kept]
+        numbers = [(one.slice, one.repeat) for one in kept]
         assert len(numbers) == len(set(numbers)), f"a pass of {cell.axes} is there twice"
-        began = dict(enumerate(ended[cell.key])) if cell.key in ended else {one.repeat: one.began_at for one in kept}
-        found |= {f"{cell.key} {number}": moment for number, moment in began.items()}
+        began = {(None, repeat): moment for repeat, moment in enumerate(ended.get(cell.key, []))}
+        began |= dict(zip(numbers, (one.began_at for one in kept), strict=True))
+        found |= {f"{cell.key} {part} {repeat}": moment for (part, repeat), moment in began.items()}
     return found
 
 
-def all_cells() -> list[Cell]:
-    """Sixteen cells of one engine."""
-    rows = [{"prompt": prompt, "sampling.max_tokens": str(4 + n)} for prompt in ("bare", "keywords") for n in range(8)]
-    configs = [compose_cell(*FIXED, *(f"{key}={value}" for key, value in row.items())) for row in rows]
+def end_of(journal: Journal, cells: list[Cell]) -> list[list[Any]]:
+    """What became of every cell, without its speed: why it was dropped or failed, how often it was measured, its score."""
+    trials = journal.read()
+    found = [trials[cell.key] for cell in cells if cell.key in trials]
+    seen = [one.dropped.seen if one.dropped else one.measurement for one in found]
+    reasons = [one.dropped.reason if one.dropped else one.error for one in found]
+    return [
+        [reason, number and number.questions, number and number.repeats, number and number.rouge_l_f1]
+        for reason, number in zip(reasons, seen, strict=True)
+    ]
+
+
+def all_cells(racing: bool) -> list[Cell]:
+    """Cells of one engine: sixteen; in a race eight, of which half cut every answer."""
+    lengths, fixed = ([4, 8, 200, 256], RACE) if racing else (range(4, 12), GRID)
+    rows = [{"prompt": prompt, "sampling.max_tokens": str(most)} for prompt in ("bare", "keywords") for most in lengths]
+    configs = [compose_cell(*FIXED, *fixed, *(f"{key}={value}" for key, value in row.items())) for row in rows]
     return study.prepare(list(zip(configs, rows, strict=True)))
+
+
+def run_to_the_end(cells: list[Cell], journal: Journal) -> tuple[int, int]:
+    """Let a child run what is missing; its exit code, and how many passes it told of."""
+    child, letters = run_in_child(cells, journal)
+    _, status = os.waitpid(child, 0)
+    return os.waitstatus_to_exitcode(status), rest(letters)
+
+
+def rest(letters: int) -> int:
+    """The letters that nobody has read of a child that has ended."""
+    with os.fdopen(letters, "rb") as pipe:
+        return len(pipe.read())
 
 
 def run_in_child(cells: list[Cell], journal: Journal) -> tuple[int, int]:

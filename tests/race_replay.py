@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 
 from gpuqa.criteria import SelectionConfig
-from gpuqa.evidence import Glimpse, Runner
-from gpuqa.racing import Ask, Race
+from gpuqa.racing.evidence import Glimpse, Runner
+from gpuqa.racing.race import Ask, Race
 from gpuqa.records import Answer, Measurement, Trial
 from gpuqa.selection import decide
 from gpuqa.statistics import median_and_mad
@@ -157,6 +157,7 @@ def numbers(passes: Sequence[tuple[float, int]], answers: Sequence[Answer]) -> M
     same |= {"answer_chars_mean": mean([len(one.answer) for one in answers])}
     same |= {"truncated_fraction": mean([one.finish_reason == "length" for one in answers])}
     same |= {"answers_empty": sum(not one.answer for one in answers)}
+    same |= {"answers_truncated": sum(one.finish_reason == "length" for one in answers)}
     return Measurement(**same)
 
 

@@ -35,6 +35,14 @@ def written(study: Path, key: str, speeds: tuple[float, ...] = QUIET, better: fl
     return trial
 
 
+def without_scores(study: Path, *keys: str) -> None:
+    """Have no score in these trials, as if `sampling.ignore_eos` had been on."""
+    journal = Journal(study)
+    for trial in [one for one in journal.read().values() if one.axes["prompt"] in keys]:
+        answers = [replace(one, rouge_l_f1_judge=None, rouge_l_f1=None) for one in journal.answers(trial.key)]
+        journal.write(trial, answers)
+
+
 def compared(a: object, b: object, **options: Any) -> int:
     return compare(OmegaConf.merge(OmegaConf.structured(CompareConfig), {"a": str(a), "b": str(b), **options}))
 
@@ -122,3 +130,14 @@ def test_the_door_opens_and_refuses_in_the_house_style(tmp_path: Path, door: Any
     run = door("compare", "a=s:new", "b=nowhere", cwd=tmp_path)
     assert run.returncode == 2
     assert run.stderr.startswith("error: ")
+
+
+def test_trials_without_scores_are_compared_by_speed_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    written(tmp_path / "s", "new", speeds=(2000.0, 2001.0, 2002.0))
+    written(tmp_path / "s", "old", better=-0.2)
+    without_scores(tmp_path / "s", "new")
+    assert compared(f"{tmp_path}/s:new", f"{tmp_path}/s:old") == BETTER_OR_EQUAL
+    said = capsys.readouterr().out
+    assert "chars_per_s" in said
+    assert "rouge_l_f1_judge" not in said
+    assert "0 of 0 answers flipped" in said

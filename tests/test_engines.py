@@ -378,6 +378,17 @@ def test_bursts_change_no_token_and_no_reason(drawn: dict[str, Any], started: Ca
     assert len({tuple(one.token_ids) for one in ours}) > 10
 
 
+@needs_cpu
+def test_a_seeded_batch_of_more_prompt_tokens_than_a_step_takes_does_not_end_the_engine() -> None:
+    with running(VLLM, "engine.args.max_num_seqs=64", "+engine.args.max_num_batched_tokens=1024") as engine:
+        prompts = engine.prompts([f"{question} {number}" for number in range(6) for question in engine.questions])
+        assert sum(map(len, prompts)) > 1024
+        drawn = {"temperature": 0.7, "top_p": 0.8, "top_k": 20, "seed": 0, "max_tokens": 8}
+        first, again = ([one.token_ids for one in engine.generate(prompts, **drawn)] for _ in range(2))
+        assert all(first)
+        assert first == again
+
+
 def test_both_engines_let_the_models_own_end_token_end_an_answer_where_no_stop_is_configured(
     started: Callable[[str], Running],
 ) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from test_study import engines, one_thread, prepared, run  # noqa: F401
 
-from gpuqa import study
+from gpuqa import bounds, study
 from gpuqa.config import UserError
 from gpuqa.journal import Journal
 from gpuqa.records import Pass, Trial
@@ -98,6 +98,40 @@ def test_a_dropped_cell_is_measured_in_full_where_nobody_races(tmp_path: Path) -
     outcome, recorder = run(prepared({**ENDS, "study__racing": False}, {**CUT, "study__racing": False}), tmp_path)
     assert [one.measurement.repeats for one in outcome.trials] == [2, 2]
     assert {key for key, _ in recorder.passes} == {outcome.trials[1].key}
+
+
+def test_cells_that_are_not_scored_are_raced_by_speed_alone(tmp_path: Path) -> None:
+    speed_only = {**RACING, "sampling__ignore_eos": True, "selection__max_truncated_fraction": 1.0}
+    cells = prepared({**speed_only, "sampling__max_tokens": 16}, {**speed_only, "sampling__max_tokens": 17})
+    outcome, _ = run(cells, tmp_path)
+    assert [one.measurement.repeats for one in outcome.trials] == [2, 2]
+    assert {one.measurement.rouge_l_f1 for one in outcome.trials} == {None}
+    assert {one.rouge_l_f1_judge for cell in cells for one in Journal(tmp_path).answers(cell.key)} == {None}
+
+
+@pytest.mark.parametrize(("bandwidth_gb_per_s", "skipped"), [(1e-3, True), (1e6, False)])
+def test_an_engine_whose_cells_cannot_win_even_at_the_bound_of_their_card_is_not_started(
+    bandwidth_gb_per_s: float,
+    skipped: bool,
+    tmp_path: Path,
+    engines: list[str],  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(bounds, "L2_BYTES", 0.0)  # the embedded model would fit a card's cache, and then there is no bound
+    rows = [{**ENDS, "gpu__bandwidth_gb_per_s": bandwidth_gb_per_s, "engine__args__batch_size": size} for size in (4, 8)]
+    for row in rows:
+        row["selection__max_interval_ratio"] = 1.1
+    narrow, wide = prepared(*rows)
+    outcome, _ = run([narrow, wide], tmp_path)
+    assert engines == ["start", "close"] * (1 if skipped else 2)
+    by_key = {one.key: one for one in outcome.trials}
+    if skipped:
+        assert by_key[wide.key].measurement.repeats == 2, "the engine with the higher bound is raced first"
+        dropped = by_key[narrow.key].dropped
+        assert dropped.reason.startswith("not even the bound of its card, ")
+        assert dropped.seen is None
+        assert run([narrow, wide], tmp_path)[0].trials == outcome.trials, "the next run knows it"
+        assert engines == ["start", "close"]
 
 
 def test_a_race_of_cells_with_different_repeats_is_refused(tmp_path: Path) -> None:

@@ -78,6 +78,14 @@ def test_every_answer_stands_beside_its_question_with_both_scores(answers: list[
     ]
 
 
+def test_answers_that_ran_past_their_end_have_no_score_and_no_mean() -> None:
+    unscored = score_answers(QUESTIONS, FIRST, scored=False)
+    assert {(one.rouge_l_f1_judge, one.rouge_l_f1) for one in unscored} == {(None, None)}
+    found = measure([FIRST, SECOND, THIRD], unscored, OVERHEAD)
+    assert (found.rouge_l_f1_judge, found.rouge_l_f1, found.rouge_l_f1_interval) == (None, None, None)
+    assert found.chars_per_s > 0
+
+
 def test_a_pass_that_lost_an_answer_is_not_scored() -> None:
     short = Answered([CUDA, TWO_LINES], seconds=1.0, latencies_s=[0.1, 0.1])
     with pytest.raises(ValueError, match="shorter"):

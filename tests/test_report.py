@@ -20,7 +20,7 @@ from gpuqa.criteria import Rule, SelectionConfig
 from gpuqa.door import introduce_to_hydra
 from gpuqa.journal import Journal
 from gpuqa.places import conf_folder
-from gpuqa.records import Answer, Interval, Measurement, Trial
+from gpuqa.records import Answer, Dropped, Interval, Measurement, Trial
 from gpuqa.roots import StudyConfig
 from gpuqa.selection import Verdict, decide
 
@@ -245,7 +245,22 @@ def test_without_a_note_or_a_winner_the_page_shows_none(tmp_path):
 def test_the_page_of_failures_only_can_be_drawn(tmp_path):
     page = Page(page_of(decide([trial({"prompt": "bare"}, error="died")], RULE), tmp_path))
     assert "circle" not in page.tags
-    assert page.text["td.why"] == ["failed: died"]
+    assert page.text["p.why"] == ["failed: died"]
+
+
+def test_dropped_trials_are_in_brackets_with_their_reason_and_the_page_says_what_that_means(tmp_path):
+    good, slow = prompts(good=900.0, slow=100.0)
+    reason = "at least 12.0% slower than prompt=good, shown by 16 questions"
+    dropped = replace(slow, measurement=None, dropped=Dropped(reason, slow.measurement))
+    unseen = replace(trial({"prompt": "c"}), measurement=None, dropped=Dropped("not even the bound of its card", None))
+    page = Page(page_of(decide([good, dropped, unseen], RULE), tmp_path))
+    assert page.text["p.why"] == [f"dropped: {reason}", "dropped: not even the bound of its card"]
+    row = next(cells for cells in page.cells if "slow" in cells)
+    assert "(100)" in row
+    assert "dropped" in next(cells for cells in page.cells if "c" in cells)
+    assert any(told.startswith("In brackets: trials that the race dropped.") for told in page.text["p"])
+    without = Page(page_of(decide([good], RULE), tmp_path))
+    assert not any("In brackets" in told for told in without.text["p"])
 
 
 def test_text_from_models_users_and_errors_is_shown_and_never_run(tmp_path):
@@ -257,7 +272,7 @@ def test_text_from_models_users_and_errors_is_shown_and_never_run(tmp_path):
     assert page.text["h1"] == page.text["title"][:1] == [f"Study {NASTY}"]
     assert page.text["dd"] == [f"问题\n{NASTY}"]
     assert page.text["td.axis"] == [NASTY, "b"]
-    assert page.text["td.why"] == ["", f"failed: {NASTY}"]
+    assert page.text["p.why"] == [f"failed: {NASTY}"]
     assert text.isascii() is False  # Chinese stays readable in the source
 
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -19,6 +20,7 @@ from gpuqa.failures import Failure, explained, kind_of
 from gpuqa.journal import Journal
 
 KILLS = 20
+RACE_KILLS = 5
 SWEEP = [sys.executable, "-m", "gpuqa.sweep", "prompt=bare,structured", "quantization=none", "engine.args.max_num_seqs=16,64",
          "dataset.limit=16", "workload.repeats=2", "selection.min_rouge_l_f1_judge=0", "study.finalists=0"]  # fmt: skip
 
@@ -28,12 +30,18 @@ def environment(folder: Path) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": f"{ROOT}", "VLLM_CACHE_ROOT": str(folder / "c"), "OMP_NUM_THREADS": "1"}
 
 
+def killed(folder: Path, kills: int, *mode: str) -> dict[str, Any]:
+    """What `kill_study.py` found."""
+    script = [sys.executable, str(ROOT / "tests" / "kill_study.py"), str(folder / "s"), "1", str(kills), *mode]
+    done = subprocess.run(script, cwd=folder, env=environment(folder), capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
 @pytest.mark.engine
 def test_twenty_kills_lose_no_finished_pass_and_measure_none_twice(tmp_path: Path) -> None:
-    script = [sys.executable, str(ROOT / "tests" / "kill_study.py"), str(tmp_path / "s"), "1", str(KILLS)]
-    done = subprocess.run(script, cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr[-2000:]
-    found = json.loads(done.stdout.splitlines()[-1])
+    found = killed(tmp_path, KILLS)
     assert found["exit"] == 0
     assert found["measured"] == found["distinct"] == found["cells"], "every cell once"
     assert found["passes"] == found["expected_passes"] == 2 * found["cells"], "every pass once"
@@ -42,6 +50,21 @@ def test_twenty_kills_lose_no_finished_pass_and_measure_none_twice(tmp_path: Pat
     assert found["names"] == found["expected_names"], "the table of an undisturbed run"
     assert found["kept_after_each_kill"] == sorted(found["kept_after_each_kill"])
     assert len(set(found["kept_after_each_kill"])) > 3, "the kills fell between passes, not only before the first"
+
+
+@pytest.mark.engine
+def test_a_race_that_is_killed_again_and_again_ends_as_one_that_nobody_disturbed(tmp_path: Path) -> None:
+    found = killed(tmp_path, RACE_KILLS, "race")
+    assert found["exit"] == 0
+    assert found["end"] == found["undisturbed_end"], "the same cells dropped for the same reasons, the same scores"
+    assert len(found["end"]) == found["cells"] == 8
+    assert sum("answers are truncated" in (reason or "") for reason, *_ in found["end"]) == 4
+    assert found["undisturbed_passes"] == 8 + 2 * 4, "a slice of every cell, two repeats of those that stay"
+    lost = found["undisturbed_passes"] - found["passes_told"]
+    assert 0 <= lost <= RACE_KILLS, "no pass is measured twice; a kill may come after it is kept and before it is told"
+    assert found["kept_after_each_kill"] == sorted(found["kept_after_each_kill"])
+    assert len(set(found["kept_after_each_kill"])) > 2, "the kills fell between passes, not only before the first"
+    assert found["left_over"] == []
 
 
 @pytest.mark.engine

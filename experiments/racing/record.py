@@ -1,8 +1,8 @@
 """Record a study of which every cell was measured in full and on seeded slices, so that a race can be replayed on it.
 
-    python experiments/racing/record.py out=tests/traces/default.json.gz
-    python experiments/racing/record.py out=tests/traces/wide.json.gz --slices 3 --repeats 3 --sizes 16 \\
-        prompt=bare,expert,few_shot,keywords,structured,structured_short sampling=greedy,sampled
+    python experiments/racing/record.py out=tests/traces/wide.json.gz --sizes 16 --slices 2 --repeats 3 \\
+        prompt=bare,expert,few_shot,keywords,structured,structured_short quantization=none,fp8_kv \\
+        sampling.max_tokens=128,256 engine.args.max_num_seqs=16,64
 
 What a race would measure is measured: an engine's start, each cell's warm-up, passes over slices and over all questions,
 each from a cold prefix cache, those of one engine in a seeded order. Scores are taken when the last engine is closed.

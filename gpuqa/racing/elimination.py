@@ -20,10 +20,12 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
 from gpuqa.criteria import Rule, SelectionConfig
-from gpuqa.evidence import (
+from gpuqa.guards import Answers, name_of, objections, without_quantization
+from gpuqa.racing.evidence import (
     Runner,
     at_least,
     at_most,
+    chance_of,
     mean_of,
     merit_lag,
     quality_lag,
@@ -31,7 +33,6 @@ from gpuqa.evidence import (
     speed_lag,
     speed_of,
 )
-from gpuqa.guards import Answers, name_of, objections, without_quantization
 from gpuqa.records import Trial
 from gpuqa.selection import rank
 from gpuqa.statistics import Estimate
@@ -92,9 +93,13 @@ class Field:
 
     def missed(self, runner: Runner) -> str | None:
         """The floor or guard that a cell is shown to miss by the questions that it was asked."""
-        rule, asked = self.rule, len(runner.known)
-        top = at_most(mean_of([one.rouge_l_f1_judge for one in runner.known], runner.questions), self.risk)
-        if top < rule.min_rouge_l_f1_judge:
+        rule, seen, asked = self.rule, [one.measurement for one in runner.glimpses], len(runner.known)
+        for what in ("empty", "truncated"):
+            most, found = getattr(rule, f"max_{what}_fraction"), sum(getattr(one, f"answers_{what}") for one in seen)
+            if chance_of(found, asked, math.floor(most * runner.questions), runner.questions) <= self.risk:
+                return f"{found} of {asked} answers are {what}, which shows that more than {most * 100:.4g}% of all would be"
+        scores = [score for one in runner.known if (score := one.rouge_l_f1_judge) is not None]
+        if scores and (top := at_most(mean_of(scores, runner.questions), self.risk)) < rule.min_rouge_l_f1_judge:
             return f"rouge_l_f1_judge is at most {top:.4f} by {asked} questions, below the floor {rule.min_rouge_l_f1_judge:g}"
         best = max((self.runners[one.key] for one in self.trials), key=lambda one: quality_of(one.trial), default=None)
         shares = (
@@ -121,7 +126,9 @@ class Field:
         if min(least) <= 0:
             return None
         by = "a pass over all questions" if runner.repeats else f"{len(runner.known)} questions"
-        return f"{NAMES[self.rule.rule]} than {leader.trial.name}, shown by {by}"
+        share = 1 - math.exp(-least[0]) / math.sqrt(self.rule.max_interval_ratio)
+        far = f"at least {share:.1%} " if self.rule.rule is Rule.fastest else ""
+        return f"{far}{NAMES[self.rule.rule]} than {leader.trial.name}, shown by {by}"
 
     def lags(self, runner: Runner, leader: Runner) -> list[Estimate | None]:
         """By how much a cell is behind a leader beyond a tie, in each quantity that the rule wants it to be behind in."""

@@ -4,7 +4,8 @@ Scores of a slice are compared question by question with those of others. Speeds
 like. A batch of sixteen questions is not as fast as one of four hundred, and how much faster the whole is depends on the
 engine's settings; so the speed of a slice says nothing beside another engine's. What is compared is a forecast: the slice's
 speed times what cells on the same engine gained from that slice to all questions. The first cell of an engine that is asked
-everything gives that gain; how far gains differ between cells is learnt from all cells that were measured both ways.
+everything gives that gain (two on the first engine, or one pass that stalled would speak against everybody); how far gains
+differ between cells is learnt from all cells that were measured both ways.
 
 Bounds are one-sided t bounds. Few values know their own variance badly, so it is drawn towards what such values usually
 have, as heavily as `PRIOR_FREEDOM` further values would (G. K. Smyth, "Linear models and empirical Bayes methods",
@@ -18,12 +19,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 
+from gpuqa.guards import scores_of
 from gpuqa.records import Answer, Measurement, Trial
-from gpuqa.statistics import Estimate, t_quantile
+from gpuqa.statistics import Estimate, added, t_quantile, times
 
 PRIOR_FREEDOM = 4
 USUAL_REPEAT_SD = 0.05  # of log speed between repeats
-USUAL_GAIN_SD = 0.10  # of the log of the gain from a slice to all questions, between cells of one engine
+USUAL_GAIN_SD = 0.18  # of the log of the gain from a slice to all questions, between cells of one engine (tests/traces/wide)
 USUAL_SCORE_SD = 0.15  # of an answer's score, and of the difference of two
 
 
@@ -94,6 +96,12 @@ def mean_of(values: Sequence[float], population: float = math.inf) -> Estimate:
     return Estimate(fmean(values), found.sd * math.sqrt(unseen / len(values)), found.freedom)
 
 
+def chance_of(found: int, asked: int, most: int, population: int) -> float:
+    """How likely a sample of `asked` holds `found` or more of a kind of which the population has `most`: hypergeometric."""
+    ways = (math.comb(most, some) * math.comb(population - most, asked - some) for some in range(found, asked + 1))
+    return sum(ways) / math.comb(population, asked)
+
+
 def speed_of(runner: Runner, runners: Iterable[Runner]) -> Estimate | None:
     """Log of the speed over all questions, measured or forecast; None where nothing allows either."""
     if runner.logs:
@@ -120,19 +128,19 @@ def speed_lag(runner: Runner, leader: Runner, runners: Iterable[Runner]) -> Esti
 
 def quality_lag(runner: Runner, leader: Runner, factor: float = 1.0) -> Estimate | None:
     """By how much the mean rouge_l_f1 of a cell, times a factor, is behind, over the questions that both were asked."""
-    pairs = pairs_of(runner.known, leader.known)
-    return mean_of([theirs.rouge_l_f1 - factor * ours.rouge_l_f1 for ours, theirs in pairs]) if len(pairs) > 1 else None
+    pairs = scores_of(pairs_of(runner.known, leader.known))
+    return mean_of([theirs - factor * ours for ours, theirs in pairs]) if len(pairs) > 1 else None
 
 
 def merit_lag(runner: Runner, leader: Runner, runners: Iterable[Runner], speed_weight: float) -> Estimate | None:
     """By how much a cell is behind in the weighted rule's logs; a ratio of means by its first-order error."""
-    fast, pairs = speed_lag(runner, leader, runners), pairs_of(runner.known, leader.known)
+    fast, pairs = speed_lag(runner, leader, runners), scores_of(pairs_of(runner.known, leader.known))
     if fast is None or len(pairs) < 2:
         return None
-    ours, theirs = fmean(one.rouge_l_f1 for one, _ in pairs), fmean(other.rouge_l_f1 for _, other in pairs)
+    ours, theirs = fmean(one for one, _ in pairs), fmean(other for _, other in pairs)
     if min(ours, theirs) <= 0:
         return None
-    good = mean_of([other.rouge_l_f1 / theirs - one.rouge_l_f1 / ours for one, other in pairs])
+    good = mean_of([other / theirs - one / ours for one, other in pairs])
     good = Estimate(math.log(theirs / ours), good.error, good.freedom)
     return added(times(fast, speed_weight), good, 1 - speed_weight)
 
@@ -141,20 +149,6 @@ def pairs_of(ours: Sequence[Answer], theirs: Sequence[Answer]) -> list[tuple[Ans
     """The answers of both to the questions that both were asked."""
     by_id = {one.id: one for one in theirs}
     return [(one, by_id[one.id]) for one in ours if one.id in by_id]
-
-
-def added(one: Estimate, other: Estimate, weight: float) -> Estimate:
-    """One estimate and `weight` times an independent other; degrees of freedom by Welch and Satterthwaite."""
-    parts = one.error, abs(weight) * other.error
-    error = math.hypot(*parts)
-    doubt = parts[0] ** 4 / one.freedom + parts[1] ** 4 / other.freedom
-    freedom = error**4 / doubt if doubt > 0 else min(one.freedom, other.freedom)
-    return Estimate(one.difference + weight * other.difference, error, freedom)
-
-
-def times(found: Estimate, factor: float) -> Estimate:
-    """An estimate of `factor` times the quantity."""
-    return Estimate(factor * found.difference, factor * found.error, found.freedom)
 
 
 def at_least(found: Estimate, risk: float) -> float:

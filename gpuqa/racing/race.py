@@ -1,13 +1,15 @@
 """The race: every cell of an engine on a small slice of the questions first, and only who may still win gets the rest.
 
 While an engine is up, its cells are asked in rounds: a slice, perhaps a larger one, then the cell that the slices put first
-is asked everything, then the others, then the repeats. After each round those are dropped that cannot win any more; see
-`gpuqa.elimination` for who that is. Looking several times would err more often than once, so the risk of an error,
-1 - `study.racing_confidence`, is spent in equal parts over the looks at a cell (Bonferroni).
+(two on the first engine, where nothing is known yet) is asked everything, then the others, then the repeats. After each round
+those are dropped that cannot win any more; see `gpuqa.racing.elimination` for who that is. Looking several times would err
+more often than once, so the risk of an error, 1 - `study.racing_confidence`, is spent in equal parts over the looks at a cell
+(Bonferroni).
 
 Engines whose cells are the unquantized baselines of others come first, because nobody quantized leads without them; among
-equals the one whose cells have the highest bound on the named GPU. A dropped baseline of a cell that stays is called back in
-the end, which costs an engine start. Nothing here measures: the same passes in the same order, the same decisions.
+equals the one whose cells have the highest bound on the named GPU, and then the one that takes the most sequences at once:
+the sooner a fast cell leads, the less the slow ones are asked. A dropped baseline of a cell that stays is called back in the
+end, which costs an engine start. Nothing here measures: the same passes in the same order, the same decisions.
 """
 
 from __future__ import annotations
@@ -19,8 +21,8 @@ from dataclasses import dataclass, field, replace
 from statistics import fmean
 
 from gpuqa.criteria import Issue, Rule, SelectionConfig
-from gpuqa.elimination import Field
-from gpuqa.evidence import Glimpse, Runner
+from gpuqa.racing.elimination import Field
+from gpuqa.racing.evidence import Glimpse, Runner
 from gpuqa.records import Answer, Dropped, Question, Trial
 from gpuqa.roots import StudyConfig
 
@@ -66,11 +68,12 @@ class Race:
         """The engines in the order in which they are raced."""
         now = self.now()
         needed = {baseline.key for runner in self.runners.values() if (baseline := now.baseline(runner))}
-        places: dict[str, tuple[bool, float]] = {}
+        places: dict[str, tuple[bool, float, float]] = {}
         for runner in self.runners.values():
-            has_baseline, best = places.get(runner.engine, (False, 0.0))
+            has_baseline, best, width = places.get(runner.engine, (False, 0.0, 0.0))
             most = bound(runner.key, runner.trial.pipeline["sampling"]["max_tokens"]) or 0.0
-            places[runner.engine] = (has_baseline or runner.key in needed, max(best, most))
+            wide = runner.trial.pipeline["engine"]["args"].get("max_num_seqs", 0)
+            places[runner.engine] = (has_baseline or runner.key in needed, max(best, most), max(width, wide))
         return sorted(places, key=places.__getitem__, reverse=True)
 
     def next_round(self, engine: str) -> list[Ask]:
@@ -87,7 +90,8 @@ class Race:
         fewest = min((one.repeats for one in waiting), default=0)
         waiting = [one for one in waiting if one.repeats == fewest]
         if waiting and not any(one.repeats for one in self.runners.values() if one.engine == engine):
-            waiting = [max(waiting, key=self.promise)]
+            known = any(one.repeats for one in self.runners.values())
+            waiting = sorted(waiting, key=self.promise, reverse=True)[: 1 if known else 2]
         return [Ask(one.key, repeat=fewest) for one in waiting]
 
     def saw(self, key: str, glimpse: Glimpse) -> None:
@@ -162,7 +166,7 @@ class Race:
     def promise(self, runner: Runner) -> float:
         """How good a cell looks among those of its engine, by the rule's own figure."""
         speeds = [math.exp(log) for log in runner.logs] or [one.measurement.chars_per_s for one in runner.glimpses[-1:]]
-        quality = [one.rouge_l_f1 for one in runner.known]
+        quality = [score for one in runner.known if (score := one.rouge_l_f1) is not None]
         weights = {Rule.fastest: 1.0, Rule.best_quality: 0.0, Rule.knee: 0.5, Rule.weighted: self.rule.speed_weight}
         weight = weights[self.rule.rule]
         return float(fmean(speeds or [0.0]) ** weight * fmean(quality or [0.0]) ** (1 - weight))

@@ -15,12 +15,12 @@ from functools import partial
 from gpuqa import identity
 from gpuqa.bounds import bounds_of
 from gpuqa.config import check, plain
-from gpuqa.elimination import NAMES
-from gpuqa.evidence import Glimpse, Runner
 from gpuqa.group import Desk, Group, in_order
 from gpuqa.guards import seen_of
 from gpuqa.journal import Journal
-from gpuqa.racing import Ask, Race, slices_of
+from gpuqa.racing.elimination import NAMES
+from gpuqa.racing.evidence import Glimpse, Runner
+from gpuqa.racing.race import Ask, Race, slices_of
 from gpuqa.records import Pass, Trial
 from gpuqa.trial import Cell, Ended, Turn, score_trial
 

@@ -6,9 +6,9 @@ A decode step makes one token for every running sequence. It reads all weights a
     step_s    >= max(step_bytes / bandwidth, operations / FLOP/s)
 
 (Pope et al., "Efficiently Scaling Transformer Inference", 2022, section 2). With prefix caching the prompt's shared
-part, `prefix`, lies in memory once and may be read once a step: that is the physical bound. Attention kernels read it
-once for every sequence, `prefix + own_context` each, save what the L2 cache catches; a kernel that shares the read
-(cascade attention) beats that number, so `roofline_fraction` never divides by it.
+part, `prefix`, lies in memory once and may be read once a step: that is the physical bound. vLLM's attention reads it once
+for every sequence, `prefix + own_context` each, save what the L2 cache catches; `engine.attention=shared_prefix` shares the
+read and beats that number, so `roofline_fraction` never divides by it.
 
 Known limits: dense decoders with full attention on one card, without speculation. A model and cache that fit the card's
 L2 (tens of MB) can beat all of this, because then memory is not read at all.

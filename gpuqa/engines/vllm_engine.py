@@ -213,7 +213,7 @@ def attention_args(config: EngineConfig) -> dict[str, Any]:
         log.warning("engine.attention=shared_prefix is off: %s", obstacle)
         return {}
     shared_prefix.register()
-    return {"attention_config": {**config.args.get("attention_config", {}), "backend": "CUSTOM"}}
+    return {"attention_config": {**(config.args.get("attention_config") or {}), "backend": "CUSTOM"}}
 
 
 def knows_vllm(what: str) -> bool:

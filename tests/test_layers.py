@@ -61,7 +61,9 @@ ROOMS = [  # from the ground up; a room is a module of gpuqa or one of its folde
 STEPS = {"gpuqa.racing": ["evidence", "elimination", "race", "heat"]}  # a folder whose modules build on those before them
 DOORS = ["sweep", "predict", "freeze", "compare", "serve", "evaluate", "reproduce", "download", "embedded.train"]
 HEAVY = {"vllm", "torch", "transformers", "tokenizers", "safetensors", "pandas", "huggingface_hub", "modelscope", "pynvml"}
-INSIDE_VLLM = {"gpuqa.engines.burst.scheduler", "gpuqa.engines.burst.requests"}  # vLLM itself imports these
+INSIDE_VLLM = {  # vLLM itself imports these
+    f"gpuqa.engines.{name}" for name in ("burst.scheduler", "burst.requests", "shared_prefix.backend", "shared_prefix.kernels")
+}
 NAMELESS = {"util", "utils", "common", "helper", "helpers", "base", "manager", "misc"}
 MOST_LINES = 290
 TOP = len(ROOMS)

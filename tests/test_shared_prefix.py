@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from gpuqa.config import Attention, Backend, EngineConfig, UserError
-from gpuqa.engines import shared_prefix
 from gpuqa.engines.vllm_engine import attention_args
 
 torch = pytest.importorskip("torch")
@@ -218,15 +217,6 @@ def test_what_the_kernels_do_not_know_takes_flash_attentions_own_way(
     assert plain == ["FlashAttention"]
 
 
-def test_vllm_finds_it_under_the_name_that_the_engine_asks_for(backend: ModuleType) -> None:
-    from vllm.v1.attention.backends.registry import AttentionBackendEnum
-
-    shared_prefix.register()
-    assert AttentionBackendEnum.CUSTOM.get_class() is backend.SharedPrefixBackend
-    assert backend.SharedPrefixBackend.get_impl_cls() is backend.SharedPrefixImpl
-    assert backend.SharedPrefixBackend.get_builder_cls() is backend.SharedPrefixBuilder
-
-
 # ---------------------------------------------------------------- the setting
 
 
@@ -258,10 +248,17 @@ def test_an_engine_that_cannot_have_it_keeps_vllms_attention_and_says_so(
     assert caplog.messages == [f"engine.attention=shared_prefix is off: {told}"]
 
 
-def test_the_engine_argument_keeps_what_else_is_said_about_attention(monkeypatch: pytest.MonkeyPatch) -> None:
-    platforms = pytest.importorskip("vllm.platforms")
+def test_vllm_is_told_of_ours_and_what_else_is_said_about_attention_stays(
+    backend: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vllm import platforms
+    from vllm.v1.attention.backends.registry import AttentionBackendEnum
+
     monkeypatch.setattr(type(platforms.current_platform), "is_cuda", lambda _: True)
     splits = {"flash_attn_max_num_splits_for_cuda_graph": 1}
     config = engine_config(args={"attention_config": splits}, attention=Attention.shared_prefix)
     assert attention_args(config) == {"attention_config": {**splits, "backend": "CUSTOM"}}
+    assert AttentionBackendEnum.CUSTOM.get_class() is backend.SharedPrefixBackend
+    assert backend.SharedPrefixBackend.get_impl_cls() is backend.SharedPrefixImpl
+    assert backend.SharedPrefixBackend.get_builder_cls() is backend.SharedPrefixBuilder
     assert attention_args(engine_config()) == {}

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from gpuqa.config import Attention, EngineConfig, SamplingConfig, Scheduler, UserError
-from gpuqa.engines import EngineFailed, refuse_unknown, shared_prefix
+from gpuqa.engines import EngineFailed, refuse_unknown
 from gpuqa.hardware import children, kill_children, tie_forked_children
 from gpuqa.records import Generation, GenerationDelta
 
@@ -205,6 +205,7 @@ def attention_args(config: EngineConfig) -> dict[str, Any]:
     if config.attention is Attention.default or not knows_vllm("engine.attention=shared_prefix"):
         return {}
     from vllm.platforms import current_platform
+    from vllm.v1.attention.backends.registry import AttentionBackendEnum, register_backend
 
     obstacle = None if current_platform.is_cuda() else "there is no CUDA device"
     if config.env.get("VLLM_WORKER_MULTIPROC_METHOD") != "fork":
@@ -212,7 +213,7 @@ def attention_args(config: EngineConfig) -> dict[str, Any]:
     if obstacle:
         log.warning("engine.attention=shared_prefix is off: %s", obstacle)
         return {}
-    shared_prefix.register()
+    register_backend(AttentionBackendEnum.CUSTOM, "gpuqa.engines.shared_prefix.backend.SharedPrefixBackend")
     return {"attention_config": {**(config.args.get("attention_config") or {}), "backend": "CUSTOM"}}
 
 

@@ -10,10 +10,3 @@ graph and a batch that shares nothing is answered as well.
 `backend.py` is what vLLM loads as its CUSTOM attention backend: decoding steps of many plain sequences go to `kernels.py`,
 everything else to the FlashAttention that it extends. `kernels.py` needs Triton and knows nothing of vLLM.
 """
-
-
-def register() -> None:
-    """Make vLLM's attention backend CUSTOM ours, in this process and in those forked from it."""
-    from vllm.v1.attention.backends.registry import AttentionBackendEnum, register_backend
-
-    register_backend(AttentionBackendEnum.CUSTOM, "gpuqa.engines.shared_prefix.backend.SharedPrefixBackend")

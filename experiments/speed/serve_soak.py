@@ -115,7 +115,7 @@ def watch_memory(stop: float) -> Any:
         psutil.NoSuchProcess: one of them ended.
     """
     [server] = [one for one in psutil.Process().children() if "gpuqa.serve" in " ".join(one.cmdline())]
-    [engine] = [one for one in server.children(recursive=True) if "EngineCore" in one.name()]
+    engine = max(server.children(recursive=True), key=lambda one: one.memory_info().rss)  # vLLM cannot always give it a name
     begun, seen = time.monotonic(), []
     while time.monotonic() < stop:
         seen.append((time.monotonic() - begun, server.memory_info().rss / 2**20, engine.memory_info().rss / 2**20))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from gpuqa.criteria import Guard, SelectionConfig
@@ -125,11 +125,17 @@ def baseline_of(trial: Trial, trials: Sequence[Trial], rule: SelectionConfig) ->
 
     None if the study has none, or for the baseline itself.
     """
-    if name_of(trial) == rule.baseline_quantization:
-        return None
-    wanted, all_questions = without_quantization(trial), trial.measurement.questions if trial.measurement else 0
-    same = (one for one in trials if name_of(one) == rule.baseline_quantization and without_quantization(one) == wanted)
+    all_questions = trial.measurement.questions if trial.measurement else 0
+    same = unquantized(trial, trials, rule)
     return next((one for one in same if (seen := seen_of(one)) and seen.questions == all_questions), None)
+
+
+def unquantized(trial: Trial, trials: Sequence[Trial], rule: SelectionConfig) -> Iterator[Trial]:
+    """The trials that differ from a quantized one in that only, measured or not; none for an unquantized one."""
+    if name_of(trial) != rule.baseline_quantization:
+        wanted = without_quantization(trial)
+        plain = (one for one in trials if name_of(one) == rule.baseline_quantization)
+        yield from (one for one in plain if without_quantization(one) == wanted)
 
 
 def seen_of(trial: Trial) -> Measurement | None:

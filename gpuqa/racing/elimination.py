@@ -19,8 +19,9 @@ import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
+from gpuqa.comparison import quality
 from gpuqa.criteria import Rule, SelectionConfig
-from gpuqa.guards import Answers, name_of, objections, without_quantization
+from gpuqa.guards import Answers, objections, unquantized
 from gpuqa.racing.evidence import (
     Runner,
     at_least,
@@ -73,11 +74,8 @@ class Field:
 
     def baseline(self, runner: Runner) -> Runner | None:
         """The cell that differs in quantization only, measured or not."""
-        if name_of(runner.trial) == self.rule.baseline_quantization:
-            return None
-        wanted = without_quantization(runner.trial)
-        unquantized = (one for one in self.runners.values() if name_of(one.trial) == self.rule.baseline_quantization)
-        return next((one for one in unquantized if without_quantization(one.trial) == wanted), None)
+        trials = [one.trial for one in self.runners.values()]
+        return next((self.runners[one.key] for one in unquantized(runner.trial, trials, self.rule)), None)
 
     def why_out(self, runner: Runner, leaders: list[Runner]) -> str | None:
         """Why a cell cannot win; None while it can, or while nothing is known of it."""
@@ -101,7 +99,7 @@ class Field:
         scores = [score for one in runner.known if (score := one.rouge_l_f1_judge) is not None]
         if scores and (top := at_most(mean_of(scores, runner.questions), self.risk)) < rule.min_rouge_l_f1_judge:
             return f"rouge_l_f1_judge is at most {top:.4f} by {asked} questions, below the floor {rule.min_rouge_l_f1_judge:g}"
-        best = max((self.runners[one.key] for one in self.trials), key=lambda one: quality_of(one.trial), default=None)
+        best = max((self.runners[one.key] for one in self.trials), key=lambda one: quality(one.trial), default=None)
         shares = (
             (best, rule.min_rouge_l_f1_of_best, "the study's best"),
             (self.baseline(runner), rule.min_rouge_l_f1_ratio, "the unquantized"),
@@ -134,13 +132,8 @@ class Field:
         """By how much a cell is behind a leader beyond a tie, in each quantity that the rule wants it to be behind in."""
         tie = math.sqrt(self.rule.max_interval_ratio)
         speed = shifted(speed_lag(runner, leader, self.runners.values()), -math.log(tie))
-        quality = quality_lag(runner, leader, tie)
+        good = quality_lag(runner, leader, tie)
         if self.rule.rule is Rule.weighted:
             merit = merit_lag(runner, leader, self.runners.values(), self.rule.speed_weight)
             return [shifted(merit, -math.log(tie))]
-        return {Rule.fastest: [speed], Rule.best_quality: [quality], Rule.knee: [speed, quality]}[self.rule.rule]
-
-
-def quality_of(trial: Trial) -> float:
-    """The measured rouge_l_f1."""
-    return (trial.measurement.rouge_l_f1 or 0.0) if trial.measurement else 0.0
+        return {Rule.fastest: [speed], Rule.best_quality: [good], Rule.knee: [speed, good]}[self.rule.rule]

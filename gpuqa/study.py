@@ -75,7 +75,7 @@ async def run(cells: Sequence[Cell], journal: Journal, observer: Observer) -> Ou
             observer.trial_done(trial, kept=False)
     for trial in done.values():
         if trial.error is None:
-            journal.forget_passes(trial.key)
+            journal.forget_passes(trial.key)  # a race needed them until now, or a kill came between a trial and that
     return Outcome([done[cell.key] for cell in cells], counted.starts, kept)
 
 
@@ -91,10 +91,7 @@ def kept_trials(cells: Sequence[Cell], journal: Journal, racing: bool) -> dict[s
         settled = {key: one for key, one in found.items() if ends(one, race_digest)}
         under_way = len(settled) < len(cells)
         return {key: one for key, one in settled.items() if not (under_way and journal.read_passes(key))}
-    complete = {key: one for key, one in found.items() if one.measurement is not None}
-    for key in complete:
-        journal.forget_passes(key)  # a kill may have come between the trial and that
-    return complete
+    return {key: one for key, one in found.items() if one.measurement is not None}
 
 
 def ends(trial: Trial, race: str) -> bool:

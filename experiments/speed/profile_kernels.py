@@ -122,7 +122,8 @@ def figures(found: list[Interval], walls: list[float]) -> dict[str, Any]:
     for _, duration, name in found:
         total[name].append(duration)
     most = sorted(total.items(), key=lambda item: -sum(item[1]))[:MOST]
-    wall, busy = statistics.median(walls), busy_s(found)
+    span, gaps = span_and_gaps(found)
+    wall, busy = statistics.median(walls), span - sum(gaps)
     return {
         "wall_s": wall,
         "walls_s": walls,
@@ -132,26 +133,24 @@ def figures(found: list[Interval], walls: list[float]) -> dict[str, Any]:
     }
 
 
-def busy_s(found: Iterable[Interval]) -> float:
-    """Seconds in which at least one kernel ran."""
-    busy, end = 0.0, float("-inf")
-    for begin, duration, _ in sorted(found):
-        busy += max(0.0, begin + duration - max(begin, end))
-        end = max(end, begin + duration)
-    return busy / 1e6
-
-
 def idle_s(found: Iterable[Interval], wall_s: float) -> dict[str, float]:
     """Seconds of a profiled batch without a kernel: before the first and after the last, and between two by their gap."""
-    ordered = sorted(found)
-    idle = {"outside": wall_s, "over 1 ms": 0.0, "0.1 to 1 ms": 0.0, "under 0.1 ms": 0.0}
-    end = ordered[0][0]
-    for begin, duration, _ in ordered:
-        gap_ms = max(0.0, begin - end) / 1e3
-        idle["over 1 ms" if gap_ms > 1 else "0.1 to 1 ms" if gap_ms > 0.1 else "under 0.1 ms"] += gap_ms / 1e3
-        end = max(end, begin + duration)
-    idle["outside"] -= (end - ordered[0][0]) / 1e6
+    span, gaps = span_and_gaps(found)
+    idle = {"outside": wall_s - span, "over 1 ms": 0.0, "0.1 to 1 ms": 0.0, "under 0.1 ms": 0.0}
+    for gap in gaps:
+        idle["over 1 ms" if gap > 1e-3 else "0.1 to 1 ms" if gap > 1e-4 else "under 0.1 ms"] += gap
     return idle
+
+
+def span_and_gaps(found: Iterable[Interval]) -> tuple[float, list[float]]:
+    """Seconds from the first kernel's begin to the last one's end, and those of each gap in which none ran."""
+    ordered = sorted(found)
+    begun = end = ordered[0][0]
+    gaps = []
+    for begin, duration, _ in ordered:
+        gaps.append(max(0.0, begin - end) / 1e6)
+        end = max(end, begin + duration)
+    return (end - begun) / 1e6, gaps
 
 
 def shown(result: dict[str, Any]) -> str:

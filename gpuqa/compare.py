@@ -65,7 +65,7 @@ def compare(composed: Any) -> int:
     pairs = paired(a.answers, b.answers)
     if not pairs:
         raise UserError(f"a, b: {config.a!r} and {config.b!r} did not answer the same questions; compare trials of one dataset")
-    scored = [(one, other) for one, other in pairs if scores_of([(one, other)])]
+    scored = [pair for pair in pairs if scores_of([pair])]
     scores = [score_row(key, scored, config) for key in SCORES if scored]
     rows = corrected([speed_row(a.trial, b.trial, config), *scores])
     code = verdict_of(rows, config)

@@ -62,7 +62,7 @@ async def passes(overrides: list[str], questions: list[Question], count: int) ->
             found.append(answers)
         return found
     finally:
-        await pipeline.engine.close()
+        await pipeline.close()
 
 
 def report(name: str, pairs: list[tuple[dict[str, str], dict[str, str]]]) -> None:

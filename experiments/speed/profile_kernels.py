@@ -1,33 +1,33 @@
 """How much of a batch's wall time do the kernels themselves need? The rest is what the host makes the GPU wait.
 
-    python experiments/speed/profile_kernels.py out=/tmp/kernels model=/tmp/bench_model [--only a.text,c,h.direct]
+    python experiments/speed/profile_kernels.py out=/tmp/kernels model=/tmp/bench_model [--only a.text,c,d.64]
 
-For the offline `LLM` and for ours: the median wall seconds of three batches without the profiler, then one batch under
-vLLM's torch profiler, of whose trace only the kernels' own intervals count. Takes the yardstick's options; the table is
-printed and kernels.json written to `out`. Exit codes: 0 measured, 1 somebody failed, 2 there is no CUDA device.
+For the offline `LLM` and for ours, as a batch or under many clients: the median wall seconds of three times without the
+profiler, then once more under vLLM's torch profiler, of whose trace only the kernels' own intervals count. Takes the
+yardstick's options; the table is printed and kernels.json written to `out`. Exit codes: 0 measured, 1 somebody failed, 2
+there is no CUDA device.
 """
 
 from __future__ import annotations
 
 import argparse
 import gzip
+import itertools
 import json
 import statistics
 import sys
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from processes import Peer, PeerFailed
-from questions import question_texts, system_prompt
+from processes import PeerFailed
 from rows import Row, chosen
-from settings import child_env, task_of
+from run import Run
 from yardstick import parse, write_model
 
 from gpuqa import hardware
 
-HERE = Path(__file__).resolve().parent
 MOST = 12  # kernels that are listed
 BATCHES = 3
 PATIENCE_S = 600.0
@@ -44,51 +44,51 @@ def main() -> int:
     write_model(arguments)
     results: list[dict[str, Any]] = []
     failed = False
-    for row in chosen(arguments.only or "a.text,c"):
-        if row.over_http or row.contestant in ("async", "transformers"):
-            continue
+    for contestant, rows in by_contestant(chosen(arguments.only or "a.text,c,d.64")).items():
         try:
-            for result in profiled(row, arguments):
+            for result in profiled(contestant, rows, arguments):
                 results.append(result)
                 print(shown(result), flush=True)
                 (arguments.out / "kernels.json").write_text(json.dumps(results, indent=1) + "\n")
         except PeerFailed as error:
             failed = True
-            print(f"{row.key}: {error}", file=sys.stderr)
+            print(f"{contestant}: {error}", file=sys.stderr)
     return 1 if failed else 0
 
 
-def profiled(row: Row, arguments: argparse.Namespace) -> Iterable[dict[str, Any]]:
-    """Wall and kernel seconds of one contestant at every prefix."""
-    from tokenizers import Tokenizer
+def by_contestant(rows: Iterable[Row]) -> dict[str, list[Row]]:
+    """The rows of those contestants that switch vLLM's profiler on and off when they are told to."""
+    found: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        if row.contestant.startswith(("ours", "offline")):
+            found[row.contestant].append(row)
+    return found
 
-    tokenizer = Tokenizer.from_file(str(arguments.model / "tokenizer.json"))
-    traces = arguments.out / f"traces_{row.contestant}"
-    task = task_of(row.contestant, arguments, {prefix: system_prompt(tokenizer, prefix) for prefix in arguments.prefixes})
-    task["extra_args"]["profiler_config"] = profiler_config(traces)
-    log = arguments.out / f"kernels_{row.contestant}.log"
-    peer = Peer([str(HERE / "contestants.py"), row.contestant, json.dumps(task)], log, child_env(arguments))
 
-    def seconds_of(prefix: int, repeat: int) -> float:
-        texts = question_texts(tokenizer, row.key, prefix, repeat, arguments.questions)
-        batch = {"how": row.how, "prefix": str(prefix), "questions": texts}
-        return float(peer.ask({"measure": batch}, PATIENCE_S)["seconds"])
-
+def profiled(contestant: str, rows: list[Row], arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Wall and kernel seconds of one contestant's rows at every prefix."""
+    traces = arguments.out / f"traces_{contestant}"
+    profiler = ("profiler_config", profiler_config(traces))
+    run = Run(argparse.Namespace(**{**vars(arguments), "rows": rows, "engine_args": [*arguments.engine_args, profiler]}))
     try:
-        peer.reply(PATIENCE_S)
-        for prefix in arguments.prefixes:
-            _, *walls = (seconds_of(prefix, repeat) for repeat in range(1 + BATCHES))  # the first one warms up
+        run.start()
+        if contestant not in run.started:
+            raise PeerFailed(run.errors[contestant])
+        for row, prefix in itertools.product(rows, arguments.prefixes):
+            count = min(row.questions or arguments.questions, arguments.questions)
+            walls = [run.ask(row, prefix, repeat, count, run.client)["seconds"] for repeat in range(BATCHES)]
             known = set(traces.glob("*.json*"))
-            peer.ask({"profile": True}, PATIENCE_S)
-            seconds = seconds_of(prefix, 1 + BATCHES)
-            peer.ask({"profile": False}, PATIENCE_S)
+            run.peers[contestant].ask({"profile": True}, PATIENCE_S)
+            seconds = run.ask(row, prefix, BATCHES, count, run.client)["seconds"]
+            run.peers[contestant].ask({"profile": False}, PATIENCE_S)
             found = [one for file in set(traces.glob("*.json*")) - known for one in kernels(read_trace(file))]
             if not found:
                 raise PeerFailed(f"the profiler wrote no kernels to {traces}")
             known_s = {"profiled_wall_s": seconds, "idle_s": idle_s(found, seconds)}
             yield {"row": row.key, "what": row.what, "prefix": prefix, **known_s, **figures(found, walls)}
     finally:
-        peer.kill()
+        for peer in (run.client, *run.peers.values()):
+            peer.kill()
 
 
 def profiler_config(folder: Path) -> dict[str, Any]:

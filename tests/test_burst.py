@@ -143,6 +143,7 @@ PLAIN = {
     "logprobs": {"logprobs": 1},
     "stop strings": {"stop": ["x"], "detokenize": True},
     "min_tokens": {"min_tokens": 3},
+    "logits that depend on earlier tokens": {"repetition_penalty": 1.1},
 }
 
 

@@ -62,7 +62,8 @@ STEPS = {"gpuqa.racing": ["evidence", "elimination", "race", "heat"]}  # a folde
 DOORS = ["sweep", "predict", "freeze", "compare", "serve", "evaluate", "reproduce", "download", "embedded.train"]
 HEAVY = {"vllm", "torch", "transformers", "tokenizers", "safetensors", "pandas", "huggingface_hub", "modelscope", "pynvml"}
 INSIDE_VLLM = {  # vLLM itself imports these
-    f"gpuqa.engines.{name}" for name in ("burst.scheduler", "burst.requests", "shared_prefix.backend", "shared_prefix.kernels")
+    f"gpuqa.engines.{name}"
+    for name in ("burst.scheduler", "burst.requests", "burst.runner", "shared_prefix.backend", "shared_prefix.kernels")
 }
 NAMELESS = {"util", "utils", "common", "helper", "helpers", "base", "manager", "misc"}
 MOST_LINES = 290

@@ -25,6 +25,7 @@ from gpuqa.records import Generation, GenerationDelta
 
 log = logging.getLogger("gpuqa.engines")
 KNOWN_VERSIONS = ("0.26.", "0.32.")  # of vLLM, to the burst scheduler and the shared prefix attention
+REPEATS_STEPS = "gpuqa.engines.burst.runner.WorkerExtension"
 
 
 class VllmEngine:
@@ -52,9 +53,11 @@ class VllmEngine:
         os.environ["VLLM_RPC_BASE_PATH"] = str(sockets)  # vLLM leaves its sockets behind; `close` clears them away
         begin, before = time.perf_counter(), children()
         try:
-            ours = {**scheduler_args(config.scheduler), **attention_args(config)}
-            building = in_new_thread(build, folder, trust_remote_code, {**args, **ours}, config.env)
+            args = {**args, **scheduler_args(config), **attention_args(config)}
+            building = in_new_thread(build, folder, trust_remote_code, args, config.env)
             llm = await asyncio.wait_for(building, config.start_timeout_s)
+            if args.get("worker_extension_cls") == REPEATS_STEPS:
+                await llm.collective_rpc("repeat_steps")
         except TimeoutError as error:
             kill_children(before)
             reason = f"vLLM did not start within engine.start_timeout_s={config.start_timeout_s:g} s"
@@ -190,11 +193,12 @@ def version() -> str:
     return "not installed"
 
 
-def scheduler_args(scheduler: Scheduler) -> dict[str, Any]:
-    """The engine argument that chooses the scheduler."""
-    if scheduler is Scheduler.default or not knows_vllm("engine.scheduler=burst"):
+def scheduler_args(config: EngineConfig) -> dict[str, Any]:
+    """The engine arguments that choose the scheduler, and with it a model runner that may repeat a step."""
+    if config.scheduler is Scheduler.default or not knows_vllm("engine.scheduler=burst"):
         return {}
-    return {"scheduler_cls": "gpuqa.engines.burst.scheduler.BurstScheduler"}
+    extension = config.args.get("worker_extension_cls") or REPEATS_STEPS  # vLLM takes one
+    return {"scheduler_cls": "gpuqa.engines.burst.scheduler.BurstScheduler", "worker_extension_cls": extension}
 
 
 def attention_args(config: EngineConfig) -> dict[str, Any]:

@@ -225,6 +225,7 @@ def engine_obstacle(scheduler: BurstScheduler) -> str | None:
         "a KV cache that is zeroed or freed later": scheduler.needs_kv_cache_zeroing or scheduler.defer_block_free,
         "attention that is not full": len(groups) != 1 or not isinstance(groups[0].kv_cache_spec, FullAttentionSpec),
         "context parallelism": scheduler.dcp_world_size > 1,
+        "logits processors": bool(scheduler.vllm_config.model_config.logits_processors),
         "an encoder or a diffusion model": scheduler.is_encoder_decoder or scheduler.num_sampled_tokens_per_step != 1,
         "routed experts or sampling masks in the output": getattr(scheduler, "enable_return_routed_experts", False)
         or getattr(scheduler, "aux_output_connector", None) is not None

@@ -23,10 +23,16 @@ LINE_BREAKS = re.compile(r"\s*[\r\n\u2028\u2029\x0b\x0c\x85]+\s*")
 def clean(text: str, config: CleanupConfig, in_thought: bool = False) -> str:
     """The answer without thinking, heading marks and line breaks, as far as the config asks for it.
 
-    `in_thought`: the prompt ended within a thought, so the text begins in one.
+    `in_thought`: the prompt ended within a thought, so the text begins in one. A whole text needs the memory of the steps below
+    for its thoughts alone, and an answer on one line is seen to be one without a search.
     """
-    cleaner = Cleaner(config, in_thought)
-    return cleaner.feed(text) + cleaner.finish()
+    if config.strip_thinking and (in_thought or "think>" in text):
+        cleaner = Cleaner(config, in_thought)
+        return cleaner.feed(text) + cleaner.finish()
+    if config.strip_headings and "#" in text:
+        text = HEADING.sub("", text)
+    text = text.strip()
+    return LINE_BREAKS.sub(" ", text) if config.one_line and len(text.splitlines()) > 1 else text
 
 
 class Step(Protocol):

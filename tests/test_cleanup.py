@@ -129,6 +129,15 @@ def test_any_text_may_be_cut_in_two(text: str, config: CleanupConfig, data: st.D
     assert "".join(sent([text[:cut], text[cut:]], config)) == clean(text, config)
 
 
+ODD = [*PIECES, "\x1c", "\x85", "\x0b", "\u3000", "\u2029", "###### "]  # str.splitlines knows more line ends than we do
+
+
+@given(st.lists(st.sampled_from(ODD), max_size=12), CONFIGS, st.booleans())
+def test_a_whole_text_is_cleaned_as_a_stream_of_it_would_be(texts: list[str], config: CleanupConfig, in_thought: bool) -> None:
+    text = "".join(texts)
+    assert clean(text, config, in_thought) == "".join(sent([text], config, in_thought))
+
+
 def test_nothing_is_held_back_that_is_certain() -> None:
     pieces = ["<thi", "nk>想", "</think>", "\n#", "# 定", "义", "\n", "\n", "x<", "y", " ", "z ", "\n"]
     out = ["", "", "", "", "定", "义", "", "", " x", "<y", "", " z", "", ""]

@@ -34,6 +34,7 @@ class VllmEngine:
     def __init__(self, llm: Any, start_s: float, sockets: Path) -> None:
         self.llm, self.start_s, self._sockets = llm, start_s, sockets
         self._ids = itertools.count()
+        self._params: dict[str, tuple[tuple[SamplingConfig, list[int]], Any]] = {}  # by output kind: what was asked, and made
 
     @classmethod
     def check_args(cls, args: dict[str, Any]) -> None:
@@ -76,7 +77,7 @@ class VllmEngine:
         stop: Sequence[int],
         finished: dict[int, Generation] | None = None,
     ) -> list[Generation]:
-        params = sampling_params(sampling, stop, "FINAL_ONLY")
+        params = self._sampling_params(sampling, stop, "FINAL_ONLY")
         done = {} if finished is None else finished
         one_each = (self._generate_one(prompt, params, time.time(), done, place) for place, prompt in enumerate(prompts))
         return await asyncio.gather(*one_each)
@@ -87,6 +88,13 @@ class VllmEngine:
     def numbers(self) -> dict[str, float]:
         numbers: dict[str, float] = self.llm.logger_manager.numbers
         return numbers
+
+    def _sampling_params(self, sampling: SamplingConfig, stop: Sequence[int], output_kind: str) -> Any:
+        """`sampling_params`, made anew only when something else is asked for: every request gets a copy of vLLM's own."""
+        asked = (sampling, list(stop))
+        if output_kind not in self._params or self._params[output_kind][0] != asked:
+            self._params[output_kind] = asked, sampling_params(*asked, output_kind)
+        return self._params[output_kind][1]
 
     def _request(self, prompt: list[int], params: Any) -> AsyncGenerator[Any]:
         """vLLM's outputs for one prompt; closing it aborts the request."""
@@ -120,7 +128,7 @@ class VllmEngine:
         return done[place]
 
     async def stream(self, prompt: list[int], sampling: SamplingConfig, stop: Sequence[int]) -> AsyncGenerator[GenerationDelta]:
-        outputs = self._request(prompt, sampling_params(sampling, stop, "DELTA"))
+        outputs = self._request(prompt, self._sampling_params(sampling, stop, "DELTA"))
         try:
             with death_is_failure():
                 async with contextlib.aclosing(outputs):
@@ -172,7 +180,7 @@ def sampling_params(sampling: SamplingConfig, stop: Sequence[int], output_kind: 
         ignore_eos=sampling.ignore_eos,
         detokenize=False,
         output_kind=RequestOutputKind[output_kind],
-        skip_clone=True,  # every request of one call gets the same values, so a shallow copy each is enough
+        skip_clone=True,  # every request gets the same values, so a shallow copy each is enough
     )
 
 

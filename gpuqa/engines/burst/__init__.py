@@ -6,11 +6,13 @@ takes the KV blocks of the next `LOOKAHEAD` tokens at once and runs a burst: a s
 requests, and the requests' own fields are brought up to date when one of them may be done, or when the burst ends.
 Nothing is handed out between a request's first token and its last.
 
+`runner.py` does the same for what the model runner prepares for a step, where vLLM drives the device by its second one.
+
 Whatever is not plain decoding of whole answers goes through vLLM's own code, which this class only calls: admission,
 prefill, preemption, stopping (`check_stop`), freeing. Engines and requests that it does not know take that path from
 beginning to end, and a log line says so once.
 
 `scheduler.py` is imported by vLLM in the engine's process, by the name in `scheduler_cls`; it follows the scheduler of
 vLLM 0.26 and 0.32 (vllm/v1/core/sched/scheduler.py, async_scheduler.py). `tests/test_burst.py` holds it against
-vLLM's own token by token and block by block.
+vLLM's own token by token and block by block, `tests/test_burst_runner.py` the runner.
 """

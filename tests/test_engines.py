@@ -249,7 +249,7 @@ class TestEveryEngine:
         [got] = engine.generate(prompts, max_tokens=limit, ignore_eos=True)
         assert (got.finish_reason, len(got.token_ids)) == ("length", limit)
 
-    @pytest.mark.parametrize("drawn", [{}, {"temperature": 1.0, "seed": 3}, {"max_tokens": 5}], ids=["greedy", "drawn", "cut"])
+    @pytest.mark.parametrize("drawn", [{}, {"temperature": 1.0, "seed": 3}, {"max_tokens": 12}], ids=["greedy", "drawn", "cut"])
     def test_a_stream_adds_up_to_what_generate_gives(self, engine: Running, name: str, drawn: dict[str, Any]) -> None:
         prompts = engine.prompts(engine.questions[: 1 if name == "transformers" and drawn else AT_ONCE])
         streams = engine.stream(prompts, **drawn)  # (transformers draws from one generator that all its threads share)
@@ -257,7 +257,7 @@ class TestEveryEngine:
         for deltas, generation in zip(streams, whole, strict=True):
             assert [token for delta in deltas for token in delta.token_ids] == generation.token_ids
             assert [delta.finish_reason for delta in deltas] == [None] * (len(deltas) - 1) + [generation.finish_reason]
-            assert len(deltas) > 1, "they come one by one, or a few at once where nobody took them in time"
+        assert sum(map(len, streams)) > len(streams), "they come one by one, or a few at once where nobody took them in time"
 
     def test_a_prompt_that_cannot_be_answered_is_a_stream_of_one_error(self, engine: Running) -> None:
         context = engine.pipeline.config.engine.max_model_len

@@ -15,6 +15,7 @@ from gpuqa.config import CleanupConfig
 
 MARK = re.compile(r"(</?think>)")
 UNFINISHED_MARK = re.compile(r"(?:</?(?:t(?:h(?:i(?:nk?)?)?)?)?)?\Z")  # what may become a mark; "" where nothing may
+LONGEST_MARK = len("</think>")
 HEADING = re.compile(r"^[ \t]*#{1,6}[ \t]+", re.M)
 UNFINISHED_HEADING = re.compile(r"[ \t]*#{0,6}[ \t]*")
 LINE_BREAKS = re.compile(r"\s*[\r\n\u2028\u2029\x0b\x0c\x85]+\s*")
@@ -23,16 +24,10 @@ LINE_BREAKS = re.compile(r"\s*[\r\n\u2028\u2029\x0b\x0c\x85]+\s*")
 def clean(text: str, config: CleanupConfig, in_thought: bool = False) -> str:
     """The answer without thinking, heading marks and line breaks, as far as the config asks for it.
 
-    `in_thought`: the prompt ended within a thought, so the text begins in one. A whole text needs the memory of the steps below
-    for its thoughts alone, and an answer on one line is seen to be one without a search.
+    `in_thought`: the prompt ended within a thought, so the text begins in one.
     """
-    if config.strip_thinking and (in_thought or "think>" in text):
-        cleaner = Cleaner(config, in_thought)
-        return cleaner.feed(text) + cleaner.finish()
-    if config.strip_headings and "#" in text:
-        text = HEADING.sub("", text)
-    text = text.strip()
-    return LINE_BREAKS.sub(" ", text) if config.one_line and len(text.splitlines()) > 1 else text
+    cleaner = Cleaner(config, in_thought)
+    return cleaner.feed(text) + cleaner.finish()
 
 
 class Step(Protocol):
@@ -77,7 +72,7 @@ class Thoughts:
 
     def feed(self, text: str) -> str:
         text = self.held + text
-        unfinished = UNFINISHED_MARK.search(text)
+        unfinished = UNFINISHED_MARK.search(text, max(0, len(text) - LONGEST_MARK))
         assert unfinished, "it matches the empty end"
         self.held = unfinished[0]
         return "".join(map(self._part, MARK.split(text[: unfinished.start()])))
@@ -116,10 +111,10 @@ class Headings:
         lines, line_end, last = (self.held + text).rpartition("\n")
         self.held = last if UNFINISHED_HEADING.fullmatch(last) else ""
         self.in_line = not self.held and last != ""
-        return begun + HEADING.sub("", lines + line_end + (last if self.in_line else ""))
+        return begun + without_heading_marks(lines + line_end + (last if self.in_line else ""))
 
     def finish(self) -> str:
-        return HEADING.sub("", self.held)
+        return without_heading_marks(self.held)
 
 
 class Blanks:
@@ -137,7 +132,17 @@ class Blanks:
         if not self.begun:
             words = words.lstrip()
             self.begun = bool(words)
-        return LINE_BREAKS.sub(" ", words) if self.one_line else words
+        return in_one_line(words) if self.one_line else words
 
     def finish(self) -> str:
         return ""
+
+
+def without_heading_marks(text: str) -> str:
+    """Most answers have no mark, and to find that out takes no search of every place."""
+    return HEADING.sub("", text) if "#" in text else text
+
+
+def in_one_line(words: str) -> str:
+    """`words` end with none of the line breaks, all of which `splitlines` knows, too."""
+    return LINE_BREAKS.sub(" ", words) if len(words.splitlines()) > 1 else words

@@ -34,7 +34,7 @@ class VllmEngine:
     def __init__(self, llm: Any, start_s: float, sockets: Path) -> None:
         self.llm, self.start_s, self._sockets = llm, start_s, sockets
         self._ids = itertools.count()
-        self._params: dict[str, tuple[tuple[SamplingConfig, list[int]], Any]] = {}  # by output kind: what was asked, and made
+        self._params: tuple[Any, Any] = (None, None)  # what was asked of `sampling_params` last, and what it made
 
     @classmethod
     def check_args(cls, args: dict[str, Any]) -> None:
@@ -91,10 +91,9 @@ class VllmEngine:
 
     def _sampling_params(self, sampling: SamplingConfig, stop: Sequence[int], output_kind: str) -> Any:
         """`sampling_params`, made anew only when something else is asked for: every request gets a copy of vLLM's own."""
-        asked = (sampling, list(stop))
-        if output_kind not in self._params or self._params[output_kind][0] != asked:
-            self._params[output_kind] = asked, sampling_params(*asked, output_kind)
-        return self._params[output_kind][1]
+        if self._params[0] != (asked := (sampling, list(stop), output_kind)):
+            self._params = asked, sampling_params(*asked)
+        return self._params[1]
 
     def _request(self, prompt: list[int], params: Any) -> AsyncGenerator[Any]:
         """vLLM's outputs for one prompt; closing it aborts the request."""

@@ -14,6 +14,7 @@ import argparse
 import gzip
 import itertools
 import json
+import math
 import statistics
 import sys
 from collections import defaultdict
@@ -69,17 +70,17 @@ def profiled(contestant: str, rows: list[Row], arguments: argparse.Namespace) ->
     """Wall and kernel seconds of one contestant's rows at every prefix."""
     traces = arguments.out / f"traces_{contestant}"
     profiler = ("profiler_config", profiler_config(traces))
-    run = Run(argparse.Namespace(**{**vars(arguments), "rows": rows, "engine_args": [*arguments.engine_args, profiler]}))
+    mine = {"rows": rows, "engine_args": [*arguments.engine_args, profiler], "budget": math.inf}  # traces take minutes to write
+    run = Run(argparse.Namespace(**{**vars(arguments), **mine}))
     try:
         run.start()
         if contestant not in run.started:
             raise PeerFailed(run.errors[contestant])
         for row, prefix in itertools.product(rows, arguments.prefixes):
-            count = min(row.questions or arguments.questions, arguments.questions)
-            walls = [run.ask(row, prefix, repeat, count, run.client)["seconds"] for repeat in range(BATCHES)]
+            walls = [run.ask(row, prefix, repeat, run.count(row), run.client)["seconds"] for repeat in range(BATCHES)]
             known = set(traces.glob("*.json*"))
             run.peers[contestant].ask({"profile": True}, PATIENCE_S)
-            seconds = run.ask(row, prefix, BATCHES, count, run.client)["seconds"]
+            seconds = run.ask(row, prefix, BATCHES, run.count(row), run.client)["seconds"]
             run.peers[contestant].ask({"profile": False}, PATIENCE_S)
             found = [one for file in set(traces.glob("*.json*")) - known for one in kernels(read_trace(file))]
             if not found:
@@ -87,8 +88,7 @@ def profiled(contestant: str, rows: list[Row], arguments: argparse.Namespace) ->
             known_s = {"profiled_wall_s": seconds, "idle_s": idle_s(found, seconds)}
             yield {"row": row.key, "what": row.what, "prefix": prefix, **known_s, **figures(found, walls)}
     finally:
-        for peer in (run.client, *run.peers.values()):
-            peer.kill()
+        run.end()
 
 
 def profiler_config(folder: Path) -> dict[str, Any]:

@@ -90,9 +90,8 @@ class Run:
     def measure(self, row: Row, prefix: int, repeat: int) -> None:
         """One value of one row."""
         began = time.monotonic()
-        count = min(row.questions or self.arguments.questions, self.arguments.questions)
         try:
-            record = self.ask(row, prefix, repeat, count, self.client)
+            record = self.ask(row, prefix, repeat, self.count(row), self.client)
         except PeerFailed as error:
             if row.over_http and self.client.process.poll() is not None:
                 self.client = Peer([str(HERE / "client.py")], self.arguments.out / "client.log", child_env(self.arguments))
@@ -103,6 +102,10 @@ class Run:
         rate = record["output_tokens"] / record["seconds"]
         print(f"[{time.monotonic() - self.began:.0f} s] repeat {repeat + 1} prefix {prefix} {row.key}: "
               f"{record['seconds']:.3f} s, {rate:,.0f} output tokens/s", flush=True)  # fmt: skip
+
+    def count(self, row: Row) -> int:
+        """The questions of one value of a row."""
+        return min(row.questions or self.arguments.questions, self.arguments.questions)
 
     def ask(self, row: Row, prefix: int, repeat: int, count: int, client: Peer) -> dict[str, Any]:
         """Have fresh questions answered, and refuse an answer that is not whole."""
@@ -143,6 +146,11 @@ class Run:
         self.started.pop(name, None)
         self.peers[name].kill()
         print(f"[{time.monotonic() - self.began:.0f} s] {name} is out: {error}", flush=True)
+
+    def end(self) -> None:
+        """End every process that was started."""
+        for peer in (self.client, *self.peers.values()):
+            peer.kill()
 
     def save(self) -> str:
         """Write yardstick.json and table.md -> the table."""

@@ -35,8 +35,7 @@ def main() -> int:
         run.start()
         run.measure_all()
     finally:
-        for peer in [run.client, *run.peers.values()]:
-            peer.kill()
+        run.end()
         print(run.save())
     return 1 if run.errors else 0
 

@@ -15,7 +15,7 @@ from conftest import run_python
 
 from gpuqa.config import Backend, EngineConfig, Scheduler
 from gpuqa.engines.burst.runner import RepeatedSteps, WorkerExtension
-from gpuqa.engines.vllm_engine import REPEATS_STEPS, scheduler_args
+from gpuqa.engines.parts import REPEATS_STEPS, scheduler_args
 
 PROGRAM = Path(__file__).with_name("second_runner.py")
 SECOND_RUNNER = {"VLLM_USE_V2_MODEL_RUNNER": "1", "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}

@@ -58,7 +58,10 @@ ROOMS = [  # from the ground up; a room is a module of gpuqa or one of its folde
     "server",
     "door",
 ]
-STEPS = {"gpuqa.racing": ["evidence", "elimination", "race", "heat"]}  # a folder whose modules build on those before them
+STEPS = {  # folders whose modules build on those before them
+    "gpuqa.engines": ["parts", "burst", "shared_prefix", "transformers_engine", "vllm_engine"],
+    "gpuqa.racing": ["evidence", "elimination", "race", "heat"],
+}
 DOORS = ["sweep", "predict", "freeze", "compare", "serve", "evaluate", "reproduce", "download", "embedded.train"]
 HEAVY = {"vllm", "torch", "transformers", "tokenizers", "safetensors", "pandas", "huggingface_hub", "modelscope", "pynvml"}
 INSIDE_VLLM = {  # vLLM itself imports these

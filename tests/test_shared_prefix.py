@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from gpuqa.config import Attention, Backend, EngineConfig, UserError
-from gpuqa.engines.vllm_engine import attention_args
+from gpuqa.engines.parts import attention_args
 
 torch = pytest.importorskip("torch")
 ON_GPU = torch.cuda.is_available()

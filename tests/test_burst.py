@@ -15,6 +15,7 @@ from stand_in_runner import Engine, Runner, answer, make_config, make_request, m
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 
+from gpuqa.engines import FOLLOWED
 from gpuqa.engines.burst import scheduler as burst_scheduler
 from gpuqa.engines.burst.scheduler import BurstScheduler
 
@@ -35,6 +36,7 @@ def params(rng: random.Random, plain: float) -> SamplingParams:
         stop_token_ids=rng.sample(range(30), rng.choice([0, 1, 3])),
         detokenize=False,
         output_kind=RequestOutputKind.DELTA if rng.random() < plain else RequestOutputKind.FINAL_ONLY,
+        extra_args={FOLLOWED: 20} if rng.random() < 0.3 else None,
     )
     if rng.random() < 0.5:
         chosen._eos_token_id = rng.randrange(30)
@@ -73,6 +75,7 @@ def test_random_schedules_give_every_request_its_tokens_and_the_pool_its_blocks(
 ) -> None:
     """vLLM's own scheduler takes the same test, or the stand-in would prove nothing."""
     monkeypatch.setattr(burst_scheduler, "FEWEST", 1)
+    monkeypatch.setattr(burst_scheduler, "PATIENCE_S", 0.002)
     bursts = 0
     for seed in range(SCHEDULES):
         monkeypatch.setattr(burst_scheduler, "LOOKAHEAD", (1, 2, 5, 64)[seed % 4])
@@ -125,6 +128,49 @@ def test_a_batch_wider_than_the_engine_bursts_while_the_others_wait() -> None:
     run_dry(engine)
     assert len(engine.client.reasons) == 24
     assert engine.scheduler.steps["burst"] > 3 * engine.scheduler.steps["plain"]
+
+
+def test_answers_of_many_lengths_end_in_one_burst() -> None:
+    engine = filled([([1, 2, 3 + number], whole(max_tokens=10 + 5 * number)) for number in range(8)])
+    run_dry(engine)
+    for number in range(8):
+        prompt = [1, 2, 3 + number]
+        assert engine.client.tokens[str(number)] == answer(prompt, whole(max_tokens=10 + 5 * number), MAX_MODEL_LEN)[0]
+    assert engine.scheduler.steps["plain"] <= 6 < 40 < engine.scheduler.steps["burst"]
+
+
+def followed(**changes: Any) -> SamplingParams:
+    """Of a request that has another one of its batch right behind it."""
+    return whole(extra_args={FOLLOWED: 1}, **changes)
+
+
+def test_a_batch_is_let_in_when_its_last_request_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(burst_scheduler, "PATIENCE_S", 60.0)
+    engine = filled([([1, 2, 3 + number], followed()) for number in range(7)])
+    for _ in range(3):
+        engine.step([])
+        assert engine.scheduler.running == []
+    engine.scheduler.add_request(make_request("7", [7, 8, 9], whole(), priority=0))
+    engine.step([])
+    assert len(engine.scheduler.running) == 8
+    run_dry(engine)
+    assert len(engine.client.reasons) == 8
+    assert engine.scheduler.steps["burst"] > 20, "to be followed by another request keeps nobody from a burst"
+
+
+def test_a_batch_whose_last_request_never_comes_does_not_wait_for_ever() -> None:
+    engine = filled([([1, 2, 3 + number], followed()) for number in range(8)])
+    run_dry(engine)
+    assert len(engine.client.reasons) == 8
+
+
+def test_running_requests_do_not_wait_for_the_rest_of_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(burst_scheduler, "PATIENCE_S", 60.0)
+    engine = filled([([1, 2, 3 + number], whole()) for number in range(8)])
+    engine.step([])
+    engine.scheduler.add_request(make_request("99", [7, 8, 9], followed(), priority=0))
+    run_dry(engine)
+    assert engine.client.tokens["99"] == answer([7, 8, 9], whole(), MAX_MODEL_LEN)[0]
 
 
 def test_a_newcomer_is_let_in_with_the_next_step() -> None:

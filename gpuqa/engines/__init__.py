@@ -10,6 +10,8 @@ from typing import Any, Protocol, Self
 from gpuqa.config import Backend, EngineConfig, SamplingConfig, UserError
 from gpuqa.records import Generation, GenerationDelta
 
+FOLLOWED = "gpuqa_followed"  # among vLLM's `extra_args` of a request: how many more of its batch are right behind it
+
 
 class EngineFailed(Exception):
     """The engine did not start, or died; its trial fails, a server has to restart it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import gc
 import itertools
 import logging
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from gpuqa.config import EngineConfig, SamplingConfig, UserError
-from gpuqa.engines import EngineFailed, refuse_unknown
+from gpuqa.engines import FOLLOWED, EngineFailed, refuse_unknown
 from gpuqa.engines.parts import REPEATS_STEPS, attention_args, scheduler_args, version
 from gpuqa.hardware import children, kill_children, tie_forked_children
 from gpuqa.records import Generation, GenerationDelta
@@ -75,7 +76,10 @@ class VllmEngine:
     ) -> list[Generation]:
         params = self._sampling_params(sampling, stop, "FINAL_ONLY")
         done = {} if finished is None else finished
-        one_each = (self._generate_one(prompt, params, time.time(), done, place) for place, prompt in enumerate(prompts))
+        one_each = (
+            self._generate_one(prompt, followed_by(params, len(prompts) - 1 - place), time.time(), done, place)
+            for place, prompt in enumerate(prompts)
+        )
         return await asyncio.gather(*one_each)
 
     def alive(self) -> bool:
@@ -177,6 +181,14 @@ def sampling_params(sampling: SamplingConfig, stop: Sequence[int], output_kind: 
         output_kind=RequestOutputKind[output_kind],
         skip_clone=True,  # every request gets the same values, so a shallow copy each is enough
     )
+
+
+def followed_by(params: Any, more: int) -> Any:
+    """The parameters of a request that has `more` of its batch right behind it: our scheduler waits for them."""
+    if more:
+        params = copy.copy(params)
+        params.extra_args = {FOLLOWED: more}
+    return params
 
 
 async def in_new_thread(function: Callable[..., Any], *args: Any) -> Any:

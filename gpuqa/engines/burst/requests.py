@@ -10,6 +10,8 @@ from vllm.sampling_params import RequestOutputKind, SamplingParams
 from vllm.v1.core.sched.output import CachedRequestData, SchedulerOutput
 from vllm.v1.request import Request, RequestStatus
 
+from gpuqa.engines import FOLLOWED
+
 
 @dataclass(slots=True)
 class HandedOut:
@@ -36,33 +38,47 @@ class Step:
 
 
 class Burst:
-    """Requests that decode together; arrays have a row for each request the burst began with."""
+    """Requests that decode together; arrays have a row for each request the burst began with.
 
-    def __init__(self, running: list[Request], new_blocks: list[Any], steps: int, max_model_len: int) -> None:
+    `steps`: how many each of them may take in this burst. Who has taken them is left out of the next step, and stays in
+    the burst until its last token is there.
+    """
+
+    def __init__(self, running: list[Request], new_blocks: list[Any], steps: list[int], max_model_len: int) -> None:
         self.requests = list(running)
-        self.steps, self.scheduled, self.max_model_len = steps, 0, max_model_len
+        # whether nobody outlives it
+        self.lasts = all(steps_left(request, max_model_len) <= most for request, most in zip(running, steps, strict=True))
+        self.steps, self.scheduled, self.max_model_len = np.array(steps, dtype=np.int64), 0, max_model_len
         self.new_blocks: list[Any] | None = new_blocks  # told to the model runner once, with the first step
         self.computed = np.array([request.num_computed_tokens for request in running], dtype=np.int64)
         self.output = np.array(
             [request.num_output_tokens + request.num_output_placeholders for request in running], dtype=np.int64
         )
-        self.tokens = np.zeros((len(running), steps), dtype=np.int64)
+        self.tokens = np.zeros((len(running), max(steps)), dtype=np.int64)
         self.taken = np.zeros(len(running), dtype=np.int64)  # tokens that came and are not in the request yet
         self.settled = np.zeros(len(running), dtype=np.int64)  # scheduled steps that are in the request's own counters
         self.left: np.ndarray | None = None  # tokens until a limit ends the request, beyond those in the request
         self.alive = np.ones(len(running), dtype=bool)
         self.stops = np.array(sorted({stop for request in running for stop in stop_token_ids(request)}), dtype=np.int64)
-        self.rows = np.arange(len(running))
-        self._name_the_living()
+        self.choose_rows()
 
     @property
     def goes_on(self) -> bool:
         """Whether another step may be scheduled."""
-        return self.scheduled < self.steps and len(self.ids) > 0
+        return len(self.ids) > 0
 
-    def _name_the_living(self) -> None:
+    def choose_rows(self) -> None:
+        """Schedule, from now on, those who live and have steps left."""
+        self.rows = np.flatnonzero(self.alive & (self.steps > self.scheduled))
+        self.until = int(self.steps[self.rows].min(initial=self.steps.max()))  # the step at which the next one has none left
         self.ids = [self.requests[row].request_id for row in self.rows]
         self.one_token_each = dict.fromkeys(self.ids, 1)
+
+    def step_is_scheduled(self) -> None:
+        """Count a step of all `rows`."""
+        self.scheduled += 1
+        if self.scheduled >= self.until:
+            self.choose_rows()
 
     def request_data(self) -> CachedRequestData:
         """Where each living request stands before the next step."""
@@ -93,28 +109,33 @@ class Burst:
     def settle(self, row: int | np.intp) -> None:
         """Write what happened so far into the request's own fields."""
         request, taken = self.requests[row], int(self.taken[row])
-        scheduled = self.scheduled - int(self.settled[row])
+        steps = min(self.scheduled, int(self.steps[row]))
+        scheduled = steps - int(self.settled[row])
         request.num_computed_tokens += scheduled
         request.num_in_flight_tokens += scheduled - taken
         request.num_output_placeholders += scheduled - taken
-        self.settled[row] = self.scheduled
-        if taken:
-            request.append_output_token_ids(self.tokens[row, :taken].tolist())
+        self.settled[row] = steps
+        if taken:  # as `append_output_token_ids` does it, but for the hashes, which nobody needs at once
+            tokens = self.tokens[row, :taken].tolist()
+            request._output_token_ids.extend(tokens)
+            request._all_token_ids.extend(tokens)
             self.taken[row] = 0
             if self.left is not None:
                 self.left[row] -= taken
 
+    def settle_all(self) -> list[Request]:
+        """Write it into all who live, and return them."""
+        living = np.flatnonzero(self.alive)
+        for row in living:
+            self.settle(row)
+        return [self.requests[row] for row in living]
+
     def drop_finished(self) -> None:
         """Leave out requests that vLLM's own code has finished meanwhile."""
-        finished = [row for row in self.rows if self.requests[row].is_finished()]
+        finished = [row for row in np.flatnonzero(self.alive) if self.requests[row].is_finished()]
         if finished:
             self.alive[finished] = False
-            self.drop_the_dead()
-
-    def drop_the_dead(self) -> None:
-        """Schedule only the living from now on."""
-        self.rows = self.rows[self.alive[self.rows]]
-        self._name_the_living()
+            self.choose_rows()
 
 
 def request_obstacle(request: Request) -> str | None:
@@ -141,7 +162,13 @@ def changes_logits(params: SamplingParams) -> bool:
     penalties = params.frequency_penalty or params.presence_penalty or params.repetition_penalty != 1.0
     words = params.bad_words or params.logit_bias or params.allowed_token_ids
     budget = getattr(params, "thinking_token_budget", None) is not None
-    return bool(penalties or words or budget or params.extra_args)
+    return bool(penalties or words or budget or set(params.extra_args or ()) - {FOLLOWED})
+
+
+def followers(request: Request) -> int:
+    """How many more of the same batch are right behind it, as its client said."""
+    params = request.sampling_params
+    return int((params.extra_args or {}).get(FOLLOWED, 0)) if params is not None else 0
 
 
 def only_decodes(request: Request) -> bool:

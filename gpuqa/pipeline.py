@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import gc
 import time
-from collections.abc import AsyncGenerator, Callable, Collection, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Sequence
+from contextlib import aclosing, contextmanager
+from dataclasses import replace
 from typing import Any, Self, TypeVar
 
 from gpuqa.cleanup import Cleaner, clean
@@ -17,6 +18,7 @@ from gpuqa.places import find
 from gpuqa.prompts import PromptEncoder, TextStream, decode_all, load_tokenizer
 from gpuqa.records import Completion, CompletionDelta, EncodedPrompt, Generation
 
+WARMUP_TOKENS = 32
 WORTH_A_THREAD = 2_000  # characters or tokens; below, the tokenizer needs less than a millisecond
 Item = TypeVar("Item")
 Made = TypeVar("Made")
@@ -45,8 +47,9 @@ class Pipeline:
             UserError: something is wrong that the user can mend; no engine was started.
             EngineFailed: the engine did not start.
         """
-        tokenizer = await asyncio.to_thread(checked_tokenizer, config)  # off the event loop: a server answers meanwhile
-        return cls(await start_engine(config), tokenizer, config)
+        with collector_off():
+            tokenizer = await asyncio.to_thread(checked_tokenizer, config)  # off the event loop: a server answers meanwhile
+            return cls(await start_engine(config), tokenizer, config)
 
     async def answer(self, questions: Sequence[str]) -> list[Completion]:
         """One completion for each question, in their order. A question that fails is an empty answer with an error.
@@ -165,13 +168,17 @@ async def warm_up(pipeline: Pipeline, questions: Sequence[str], batch: int | Non
     """Answer at the shapes that will come: one question alone, then `batch` of them at once (None: as many as the engine
     takes at once; a few more questions than given are made by numbering them) -> answers made.
 
+    The answers are cut early: what the first steps did not compile, load or allocate, later ones do not either.
+
     Raises:
         EngineFailed: not one question was answered, or the engine is gone.
     """
     args = pipeline.config.engine.args
     size = batch or int(args.get("max_num_seqs") or args.get("batch_size") or len(questions))
     many = [f"{place // len(questions) or ''}{questions[place % len(questions)]}" for place in range(max(size, len(questions)))]
-    completions = [*await pipeline.answer(questions[:1]), *await pipeline.answer(many)]
+    sampling = replace(pipeline.config.sampling, max_tokens=min(pipeline.config.sampling.max_tokens, WARMUP_TOKENS))
+    short = Pipeline(pipeline.engine, pipeline.tokenizer, replace(pipeline.config, sampling=sampling))
+    completions = [*await short.answer(questions[:1]), *await short.answer(many)]
     failed = [completion.error for completion in completions if completion.error]
     if len(failed) == len(completions):
         raise EngineFailed(f"every warm-up question failed, the first with {failed[0]}")
@@ -194,12 +201,21 @@ async def start_engine(config: PipelineConfig) -> Engine:
     """The engine of a pipeline; pipelines with equal engine keys may share it."""
     args = config.engine_args()
     backend = backend_class(config.engine.backend)
-    gc.disable()  # importing and building make a million objects that stay: a tenth of the time would be looking for garbage
-    try:
+    with collector_off():
         await asyncio.to_thread(backend.check_args, args)  # its first call imports the backend: seconds
         return await backend.start(find(config.model.path, "model.path"), config.model.trust_remote_code, config.engine, args)
+
+
+@contextmanager
+def collector_off() -> Iterator[None]:
+    """Importing and building make a million objects that stay: a tenth of the time would be looking for garbage."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
     finally:
-        gc.enable()
+        if was_on:
+            gc.enable()
 
 
 def encoder_for(tokenizer: Any, config: PipelineConfig) -> PromptEncoder:

@@ -119,6 +119,7 @@ class ScriptedEngine:
         self.script = script
         self.open = threading.Event()
         self.asked: list[int] = []  # prompts of each call
+        self.most: list[int] = []  # tokens that an answer of each call may have
         self.held: set[int] = set()  # places in a call that are never answered
         self.cancelled = self.closed = 0
         self.dead = False
@@ -133,6 +134,7 @@ class ScriptedEngine:
         finished: dict[int, Generation] | None = None,
     ) -> list[Generation]:
         self.asked.append(len(prompts))
+        self.most.append(sampling.max_tokens)
         done = {} if finished is None else finished
         try:
             for place in sorted(range(len(prompts)), key=self.held.__contains__):

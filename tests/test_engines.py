@@ -444,13 +444,35 @@ def test_a_failing_start_names_the_root_cause_and_leaves_no_process_and_no_file(
     assert not [name for name in left if name.startswith("gpuqa-")], "ours; vLLM and PyTorch leave some of their own"
 
 
-def test_closing_vllm_ends_its_processes_and_removes_its_sockets(temporary: Path) -> None:
+def test_closing_vllm_ends_its_processes_removes_its_sockets_and_leaves_the_collector_as_it_was(temporary: Path) -> None:
     before, files = processes(), {path.name for path in temporary.iterdir()}
+    collector, frozen = gc.get_threshold(), gc.get_freeze_count()
     with running(*ENGINES["vllm"]) as engine:
         assert engine.answer(engine.questions[:1])[0].text
         assert processes() - before  # else the next lines prove nothing
+        assert gc.get_threshold() > collector
+        assert gc.get_freeze_count() > frozen
     assert gone(before)
     assert {path.name for path in temporary.iterdir()} - files <= {"cache"}
+
+
+def test_vllm_is_not_asked_about_a_model_of_its_own_in_another_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.model_executor.models import registry
+
+    from gpuqa.engines.vllm_engine import import_model
+
+    def refuse(_: object) -> None:
+        raise AssertionError("a process was started to look at the model")
+
+    name, folder = "Qwen3ForCausalLM", find(composed().model.path, "model.path")
+    unknown = registry._LazyRegisteredModel(f"{registry.__package__}.qwen3", name)
+    monkeypatch.setitem(registry.ModelRegistry.models, name, unknown)
+    monkeypatch.setattr(registry._LazyRegisteredModel, "_load_modelinfo_from_cache", lambda *_: None)
+    monkeypatch.setattr(registry, "_run_in_subprocess", refuse)
+    import_model(folder)
+    config = AsyncEngineArgs(model=str(folder), skip_tokenizer_init=True).create_engine_config()
+    assert config.model_config.architecture == name
 
 
 def test_closing_transformers_releases_the_weights() -> None:

@@ -27,8 +27,9 @@ from gpuqa import dataset
 from gpuqa.access import Keys
 from gpuqa.engines import EngineFailed
 from gpuqa.http_config import HttpConfig, Status
-from gpuqa.pipeline import Pipeline
+from gpuqa.pipeline import WARMUP_TOKENS, Pipeline
 from gpuqa.places import find
+from gpuqa.prompts import load_tokenizer
 from gpuqa.records import Generation
 from gpuqa.server import FREE
 
@@ -125,6 +126,21 @@ def test_a_warm_up_that_fails_throughout_is_given_up_and_its_engine_closed() -> 
     assert len(served.gave_up) == 1
     assert "ValueError: no 0" in served.gave_up[0]
     assert engine.closed == 1
+
+
+def test_a_warm_up_has_the_width_of_the_engine_and_short_answers() -> None:
+    engine, config = ScriptedEngine(), composed("sampling.max_tokens=100", "engine.args.batch_size=16")
+    engine.open.set()
+
+    async def start() -> Pipeline:
+        return Pipeline(engine, load_tokenizer(config.model), config)  # type: ignore[arg-type]
+
+    with serving(start) as served:
+        served.wait_for((200, {"status": "batch"}))
+        assert served.predict("一")[0] == 200
+    assert engine.asked == [1, 16, 1]
+    assert engine.most == [WARMUP_TOKENS, WARMUP_TOKENS, 100]
+    assert WARMUP_TOKENS < 100
 
 
 def test_a_warm_up_that_fails_in_part_is_good_enough() -> None:

@@ -7,6 +7,7 @@ import contextlib
 import copy
 import gc
 import itertools
+import json
 import logging
 import os
 import shutil
@@ -24,6 +25,8 @@ from gpuqa.engines.parts import REPEATS_STEPS, attention_args, scheduler_args, v
 from gpuqa.hardware import children, kill_children, tie_forked_children
 from gpuqa.records import Generation, GenerationDelta
 
+YOUNG_OBJECTS = 10_000  # that the collector lets come before it looks at them; with Python's 700 a tenth of a server's CPU time
+
 
 class VllmEngine:
     """One AsyncLLM."""
@@ -31,6 +34,8 @@ class VllmEngine:
     def __init__(self, llm: Any, start_s: float, sockets: Path) -> None:
         self.llm, self.start_s, self._sockets = llm, start_s, sockets
         self._ids = itertools.count()
+        self._collector = gc.get_threshold()
+        gc.set_threshold(YOUNG_OBJECTS)
         self._params: tuple[Any, Any] = (None, None)  # what was asked of `sampling_params` last, and what it made
 
     @classmethod
@@ -61,6 +66,7 @@ class VllmEngine:
             reason = f"vLLM did not start within engine.start_timeout_s={config.start_timeout_s:g} s"
             raise EngineFailed(reason) from error
         except Exception as error:  # whatever stops vLLM from starting is this engine's failure, not the study's
+            gc.unfreeze()
             shutil.rmtree(sockets, ignore_errors=True)
             raise EngineFailed(f"{type(error).__name__}: {' '.join(str(error).split())}") from error
         gc.collect()
@@ -151,6 +157,7 @@ class VllmEngine:
         await asyncio.to_thread(self.llm.shutdown)
         shutil.rmtree(self._sockets, ignore_errors=True)
         gc.unfreeze()  # a server that starts another engine shall not keep this one
+        gc.set_threshold(*self._collector)
 
 
 @contextlib.contextmanager
@@ -211,13 +218,26 @@ def build(folder: Path, trust_remote_code: bool, args: dict[str, Any], env: dict
     # Per-request metrics come with log_stats; vLLM prints them only where somebody asks it to.
     # It needs no tokenizer: prompts and answers are token ids, and the end tokens are in generation_config.json.
     ours = {"trust_remote_code": trust_remote_code, "disable_log_stats": False, "skip_tokenizer_init": True}
+    import_model(folder)
     engine_args = AsyncEngineArgs(model=str(folder), **{**ours, **args})
     vllm_config = engine_args.create_engine_config()
     os.environ.update(env)  # again: vLLM's CPU platform overwrites VLLM_WORKER_MULTIPROC_METHOD in the line above
+    gc.freeze()  # for a forked engine: vLLM collects garbage by hand as it starts, half a second each time over all imports
     llm = AsyncLLM.from_vllm_config(vllm_config)
     logging.getLogger("vllm.renderers.base").setLevel(logging.ERROR)  # it warns of the missing tokenizer, see above
     llm.logger_manager = SchedulerNumbers()
     return llm
+
+
+def import_model(folder: Path) -> None:
+    """Import vLLM's code of the model: asked about a model that no cache of its knows, it starts a process that imports vLLM
+    and PyTorch once more, only to answer. A model of somebody else's it is left to find by itself."""
+    from vllm import ModelRegistry
+
+    config = folder / "config.json"
+    for name in json.loads(config.read_text(encoding="utf-8")).get("architectures") or () if config.is_file() else ():
+        if (known := ModelRegistry.models.get(name)) is not None:
+            ModelRegistry.register_model(name, known.load_model_cls())
 
 
 class SchedulerNumbers:

@@ -19,7 +19,7 @@ from typing import Any
 import uvicorn
 from client import answers
 from contestant import HOST, Batch, Contestant, Reply, Task, listen, obey
-from ours import Ours, OursDefault, OursOwnAttention
+from ours import Ours, OursDefault, OursOwnAttention, OursPrepared
 from processes import take_stdout
 
 
@@ -176,6 +176,7 @@ CONTESTANTS: dict[str, type[Contestant]] = {
     "transformers": Transformers,
     "ours_default": OursDefault,
     "ours_own_attention": OursOwnAttention,
+    "ours_prepared": OursPrepared,
 }
 
 

@@ -92,6 +92,14 @@ class OursOwnAttention(Ours):
         super().__init__(replace(task, attention="default"))
 
 
+class OursPrepared(Ours):
+    """Ours with every step of a burst prepared anew, as vLLM's model runner does it."""
+
+    def __init__(self, task: Task) -> None:
+        nothing = {"worker_extension_cls": "builtins.object"}  # in the place of ours, which repeats steps
+        super().__init__(replace(task, extra_args={**(task.extra_args or {}), **nothing}))
+
+
 class OursDefault(Ours):
     """Ours with vLLM's own scheduler and attention."""
 

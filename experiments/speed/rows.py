@@ -48,6 +48,8 @@ ROWS = (
     Row("i.direct", "ours_own_attention", "direct", "ours with attention=default, Pipeline.answer"),
     Row("i.batch", "ours_own_attention", "post", "ours with attention=default, one POST"),
     Row("i.64", "ours_own_attention", "clients", "ours with attention=default, POST /predict"),
+    Row("j.batch", "ours_prepared", "post", "ours with every step prepared anew, one POST"),
+    Row("j.64", "ours_prepared", "clients", "ours with every step prepared anew, POST /predict"),
 )
 
 

@@ -31,7 +31,8 @@ CPU_ENV = {"OMP_NUM_THREADS": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "HF_HU
 
 def task_of(name: str, arguments: argparse.Namespace, systems: dict[int, str]) -> dict[str, Any]:
     """The fields of `contestant.Task` for one contestant."""
-    extra = dict.fromkeys(("ours", "ours_default", "ours_own_attention"), arguments.ours_args) | {"seed": arguments.seed_args}
+    ours = dict.fromkeys(("ours", "ours_default", "ours_own_attention", "ours_prepared"), arguments.ours_args)
+    extra = ours | {"seed": arguments.seed_args}
     return {
         "model": str(arguments.model),
         "systems": {str(prefix): text for prefix, text in systems.items()},

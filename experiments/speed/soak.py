@@ -21,7 +21,10 @@ from typing import Any
 
 os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # so that the scheduler can be looked into
 ROOT = Path(__file__).resolve().parents[2]
-BURST = "gpuqa.engines.burst.scheduler.BurstScheduler"
+BURST = {
+    "scheduler_cls": "gpuqa.engines.burst.scheduler.BurstScheduler",
+    "worker_extension_cls": "gpuqa.engines.burst.runner.WorkerExtension",
+}
 
 
 def main() -> int:
@@ -34,17 +37,21 @@ def main() -> int:
     arguments = parser.parse_args()
     rng = random.Random(arguments.seed)
     requests = make_requests(rng)
-    engine = start(arguments.gpu, None)
+    engine = start(arguments.gpu, {})
     expected = [alone(engine, place, *request) for place, request in enumerate(requests)]
     del engine
-    engine = start(arguments.gpu, None if arguments.control else BURST)
+    engine = start(arguments.gpu, {} if arguments.control else BURST)
+    if not arguments.control:
+        engine.collective_rpc("repeat_steps")
     counted = soak(engine, requests, expected, rng, arguments.minutes * 60)
     scheduler = engine.engine_core.engine_core.scheduler
+    while scheduler.has_requests():  # the last ones have been answered and still hold their blocks
+        engine.step()
     free, blocks = scheduler.kv_cache_manager.block_pool.get_num_free_blocks(), scheduler.kv_cache_config.num_blocks
     burst = {} if arguments.control else {"steps": scheduler.steps}
     left = len(scheduler.requests)
     if burst:
-        left += len(scheduler.handed_out) + len(scheduler.on_their_way)
+        left += len(scheduler.handed_out) + len(scheduler.on_their_way) + len(scheduler.leaving)
     print({**counted, **burst, "free_blocks": free, "blocks": blocks, "left_in_the_scheduler": left})
     return int(bool(counted["different"]) or free != blocks - 1 or bool(left))
 
@@ -63,7 +70,7 @@ def make_requests(rng: random.Random) -> list[tuple[list[int], dict[str, Any]]]:
     return [(prompt, {**rng.choice(ways), "max_tokens": rng.choice([1, 5, 40, 120, 240])}) for prompt in prompts]
 
 
-def start(gpu: bool, scheduler: str | None) -> Any:
+def start(gpu: bool, parts: dict[str, str]) -> Any:
     """An engine in this process."""
     from vllm.engine.arg_utils import EngineArgs
     from vllm.v1.engine.llm_engine import LLMEngine
@@ -71,7 +78,7 @@ def start(gpu: bool, scheduler: str | None) -> Any:
     size = (
         {"gpu_memory_utilization": 0.1, "kv_cache_memory_bytes": 16 * 2**20} if gpu else {"kv_cache_memory_bytes": 12 * 2**20}
     )
-    arguments: dict[str, Any] = {"scheduler_cls": scheduler, "block_size": 32, "enable_prefix_caching": True, **size}
+    arguments: dict[str, Any] = {**parts, "block_size": 32, "enable_prefix_caching": True, **size}
     return LLMEngine.from_engine_args(
         EngineArgs(
             model=str(ROOT / "gpuqa/embedded/model"),
@@ -105,7 +112,7 @@ def soak(engine: Any, requests: list[Any], expected: list[Any], rng: random.Rand
     import psutil
 
     counted = {"answers": 0, "different": 0, "aborted": 0}
-    memory = {"rss_mib_after_a_tenth": 0.0, "rss_mib_at_the_end": 0.0}
+    memory: dict[str, dict[str, float]] = {"mib_after_a_tenth": {}, "mib_at_the_end": {}}
     running: dict[str, int] = {}
     begun, number = time.monotonic(), 0
     while (spent := time.monotonic() - begun) < seconds or running:
@@ -124,10 +131,27 @@ def soak(engine: Any, requests: list[Any], expected: list[Any], rng: random.Rand
                 counted["answers"] += 1
                 got = (list(output.outputs[0].token_ids), output.outputs[0].finish_reason)
                 counted["different"] += got != expected[place]
-        key = "rss_mib_after_a_tenth" if spent < seconds / 10 else "rss_mib_at_the_end"
         if number % 50 == 0:
-            memory[key] = round(psutil.Process().memory_info().rss / 2**20, 1)
+            resident = psutil.Process().memory_info().rss
+            memory["mib_after_a_tenth" if spent < seconds / 10 else "mib_at_the_end"] = in_mib(
+                {"rss": resident, **on_the_gpu()}
+            )
     return {**counted, **memory, "seconds": round(time.monotonic() - begun)}
+
+
+def on_the_gpu() -> dict[str, int]:
+    """Bytes that the card has handed out, and those that PyTorch keeps, CUDA graphs' among them; nothing on a CPU."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return {}
+    free, total = torch.cuda.mem_get_info()
+    return {"gpu": total - free, "pytorch": torch.cuda.memory_reserved()}
+
+
+def in_mib(sizes: dict[str, int]) -> dict[str, float]:
+    """Bytes in MiB, a decimal each."""
+    return {name: round(size / 2**20, 1) for name, size in sizes.items()}
 
 
 if __name__ == "__main__":

@@ -34,8 +34,6 @@ class VllmEngine:
     def __init__(self, llm: Any, start_s: float, sockets: Path) -> None:
         self.llm, self.start_s, self._sockets = llm, start_s, sockets
         self._ids = itertools.count()
-        self._collector = gc.get_threshold()
-        gc.set_threshold(YOUNG_OBJECTS)
         self._params: tuple[Any, Any] = (None, None)  # what was asked of `sampling_params` last, and what it made
 
     @classmethod
@@ -71,6 +69,7 @@ class VllmEngine:
             raise EngineFailed(f"{type(error).__name__}: {' '.join(str(error).split())}") from error
         gc.collect()
         gc.freeze()  # else the collector walks over all of PyTorch and vLLM again and again while questions come in
+        gc.set_threshold(YOUNG_OBJECTS)  # for good: a process that had one engine will have others, and they may overlap
         return cls(llm, time.perf_counter() - begin, sockets)
 
     async def generate(
@@ -157,7 +156,6 @@ class VllmEngine:
         await asyncio.to_thread(self.llm.shutdown)
         shutil.rmtree(self._sockets, ignore_errors=True)
         gc.unfreeze()  # a server that starts another engine shall not keep this one
-        gc.set_threshold(*self._collector)
 
 
 @contextlib.contextmanager

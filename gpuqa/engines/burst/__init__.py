@@ -7,9 +7,9 @@ few array operations over all requests, and a request's own fields are brought u
 the burst ends. Nothing is handed out between a request's first token and its last, and its blocks are cached and freed when
 that has been handed out.
 
-Requests that come as a batch say how many more are behind them (`gpuqa.engines.FOLLOWED`), and while nothing runs the first ones
-wait for the rest: the thread that takes them in and the one that launches kernels share one interpreter, and a step of
-four requests took longer than taking in the other 354.
+Requests that come as a batch say how many more are behind them (`gpuqa.engines.FOLLOWED`), and while nothing runs the first
+ones wait for the rest: the thread that takes them in and the one that launches kernels share one interpreter, and a step
+of four requests took longer than taking in the other 354.
 
 `runner.py` does the same for what the model runner prepares for a step, where vLLM drives the device by its second one.
 

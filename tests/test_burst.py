@@ -139,9 +139,9 @@ def test_answers_of_many_lengths_end_in_one_burst() -> None:
     assert engine.scheduler.steps["plain"] <= 6 < 40 < engine.scheduler.steps["burst"]
 
 
-def followed(**changes: Any) -> SamplingParams:
+def followed() -> SamplingParams:
     """Of a request that has another one of its batch right behind it."""
-    return whole(extra_args={FOLLOWED: 1}, **changes)
+    return whole(extra_args={FOLLOWED: 1})
 
 
 def test_a_batch_is_let_in_when_its_last_request_is_there(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -144,7 +144,8 @@ def temporary(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     starting an engine changes, is put back."""
     folder = tmp_path_factory.mktemp("t")
     before = dict(os.environ)
-    os.environ.update(VLLM_CACHE_ROOT=str(folder / "cache"), VLLM_NO_USAGE_STATS="1", HF_HUB_OFFLINE="1")
+    caches = {"VLLM_CACHE_ROOT": str(folder / "cache"), "TORCHINDUCTOR_CACHE_DIR": str(folder / "cache" / "inductor")}
+    os.environ.update(caches, VLLM_NO_USAGE_STATS="1", HF_HUB_OFFLINE="1")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     usual, tempfile.tempdir = tempfile.tempdir, str(folder)
     yield folder
@@ -451,6 +452,7 @@ def test_closing_vllm_ends_its_processes_removes_its_sockets_and_gives_its_objec
         assert engine.answer(engine.questions[:1])[0].text
         assert processes() - before  # else the next lines prove nothing
         assert gc.get_freeze_count() > frozen
+    assert (gc.get_freeze_count(), gc.isenabled()) == (0, True)
     assert gone(before)
     assert {path.name for path in temporary.iterdir()} - files <= {"cache"}
 

@@ -31,15 +31,14 @@ CPU_ENV = {"OMP_NUM_THREADS": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "HF_HU
 
 def task_of(name: str, arguments: argparse.Namespace, systems: dict[int, str]) -> dict[str, Any]:
     """The fields of `contestant.Task` for one contestant."""
-    ours = dict.fromkeys(("ours", "ours_default", "ours_own_attention", "ours_prepared"), arguments.ours_args)
-    extra = ours | {"seed": arguments.seed_args}
+    extra = arguments.ours_args if name.startswith("ours") else arguments.seed_args if name == "seed" else []
     return {
         "model": str(arguments.model),
         "systems": {str(prefix): text for prefix, text in systems.items()},
         "tokens": arguments.tokens,
         "engine_args": engine_args(arguments),
         "engine": arguments.engine or ("vllm_cpu" if arguments.tiny else "vllm"),
-        "extra_args": dict(extra.get(name, [])),
+        "extra_args": dict(extra),
     }
 
 

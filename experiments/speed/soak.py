@@ -21,10 +21,6 @@ from typing import Any
 
 os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # so that the scheduler can be looked into
 ROOT = Path(__file__).resolve().parents[2]
-BURST = {
-    "scheduler_cls": "gpuqa.engines.burst.scheduler.BurstScheduler",
-    "worker_extension_cls": "gpuqa.engines.burst.runner.WorkerExtension",
-}
 
 
 def main() -> int:
@@ -40,7 +36,7 @@ def main() -> int:
     engine = start(arguments.gpu, {})
     expected = [alone(engine, place, *request) for place, request in enumerate(requests)]
     del engine
-    engine = start(arguments.gpu, {} if arguments.control else BURST)
+    engine = start(arguments.gpu, {} if arguments.control else burst_args())
     if not arguments.control:
         engine.collective_rpc("repeat_steps")
     counted = soak(engine, requests, expected, rng, arguments.minutes * 60)
@@ -70,7 +66,15 @@ def make_requests(rng: random.Random) -> list[tuple[list[int], dict[str, Any]]]:
     return [(prompt, {**rng.choice(ways), "max_tokens": rng.choice([1, 5, 40, 120, 240])}) for prompt in prompts]
 
 
-def start(gpu: bool, parts: dict[str, str]) -> Any:
+def burst_args() -> dict[str, Any]:
+    """The engine arguments behind `engine.scheduler=burst`."""
+    from gpuqa.door import compose_cell
+    from gpuqa.engines.parts import scheduler_args
+
+    return scheduler_args(compose_cell("experiment=none", "engine=vllm", "engine.scheduler=burst").engine)
+
+
+def start(gpu: bool, parts: dict[str, Any]) -> Any:
     """An engine in this process."""
     from vllm.engine.arg_utils import EngineArgs
     from vllm.v1.engine.llm_engine import LLMEngine
@@ -109,8 +113,6 @@ def alone(engine: Any, place: int, prompt: list[int], way: dict[str, Any]) -> tu
 
 def soak(engine: Any, requests: list[Any], expected: list[Any], rng: random.Random, seconds: float) -> dict[str, Any]:
     """Load until the time is up, then until nothing runs; what was counted."""
-    import psutil
-
     counted = {"answers": 0, "different": 0, "aborted": 0}
     memory: dict[str, dict[str, float]] = {"mib_after_a_tenth": {}, "mib_at_the_end": {}}
     running: dict[str, int] = {}
@@ -132,25 +134,19 @@ def soak(engine: Any, requests: list[Any], expected: list[Any], rng: random.Rand
                 got = (list(output.outputs[0].token_ids), output.outputs[0].finish_reason)
                 counted["different"] += got != expected[place]
         if number % 50 == 0:
-            resident = psutil.Process().memory_info().rss
-            memory["mib_after_a_tenth" if spent < seconds / 10 else "mib_at_the_end"] = in_mib(
-                {"rss": resident, **on_the_gpu()}
-            )
+            memory["mib_after_a_tenth" if spent < seconds / 10 else "mib_at_the_end"] = memory_mib()
     return {**counted, **memory, "seconds": round(time.monotonic() - begun)}
 
 
-def on_the_gpu() -> dict[str, int]:
-    """Bytes that the card has handed out, and those that PyTorch keeps, CUDA graphs' among them; nothing on a CPU."""
+def memory_mib() -> dict[str, float]:
+    """This process's resident set; on a GPU what the card has handed out, and what PyTorch keeps, CUDA graphs' included."""
+    import psutil
     import torch
 
-    if not torch.cuda.is_available():
-        return {}
-    free, total = torch.cuda.mem_get_info()
-    return {"gpu": total - free, "pytorch": torch.cuda.memory_reserved()}
-
-
-def in_mib(sizes: dict[str, int]) -> dict[str, float]:
-    """Bytes in MiB, a decimal each."""
+    sizes = {"rss": psutil.Process().memory_info().rss}
+    if torch.cuda.is_available():
+        free, total = torch.cuda.mem_get_info()
+        sizes |= {"gpu": total - free, "pytorch": torch.cuda.memory_reserved()}
     return {name: round(size / 2**20, 1) for name, size in sizes.items()}
 
 

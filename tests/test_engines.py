@@ -507,7 +507,7 @@ def test_a_killed_engine_process_fails_what_runs_and_what_follows(tmp_path: Path
     assert "died" in str(ends[0])
 
 
-def test_a_start_that_takes_too_long_fails_and_leaves_no_process(tmp_path: Path) -> None:
+def test_a_start_that_takes_too_long_fails_and_leaves_no_process_and_no_sockets(tmp_path: Path, temporary: Path) -> None:
     """In a process of its own: a start that takes too long ends every process below the one that started it."""
     config = composed(VLLM, "engine.start_timeout_s=0.2")
     config.model.path = str(find(config.model.path, "model.path").resolve())
@@ -519,11 +519,12 @@ def test_a_start_that_takes_too_long_fails_and_leaves_no_process(tmp_path: Path)
         text=True,
         timeout=120,
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": path},
+        env={**os.environ, "PYTHONPATH": path, "TMPDIR": str(temporary)},
         check=True,
     )
     assert "EngineFailed vLLM did not start within engine.start_timeout_s=0.2 s" in done.stdout
     assert "left behind: []" in done.stdout
+    assert not list(temporary.glob("gpuqa-*"))
 
 
 def test_vllm_starts_in_a_process_that_computed_with_transformers() -> None:

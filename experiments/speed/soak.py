@@ -114,7 +114,7 @@ def alone(engine: Any, place: int, prompt: list[int], way: dict[str, Any]) -> tu
 def soak(engine: Any, requests: list[Any], expected: list[Any], rng: random.Random, seconds: float) -> dict[str, Any]:
     """Load until the time is up, then until nothing runs; what was counted."""
     counted = {"answers": 0, "different": 0, "aborted": 0}
-    memory: dict[str, dict[str, float]] = {"mib_after_a_tenth": {}, "mib_at_the_end": {}}
+    memory: dict[str, dict[str, float]] = {"mib_after_a_tenth": {}, "mib_half_way": {}, "mib_at_the_end": {}}
     running: dict[str, int] = {}
     begun, number = time.monotonic(), 0
     while (spent := time.monotonic() - begun) < seconds or running:
@@ -134,7 +134,8 @@ def soak(engine: Any, requests: list[Any], expected: list[Any], rng: random.Rand
                 got = (list(output.outputs[0].token_ids), output.outputs[0].finish_reason)
                 counted["different"] += got != expected[place]
         if number % 50 == 0:
-            memory["mib_after_a_tenth" if spent < seconds / 10 else "mib_at_the_end"] = memory_mib()
+            part = "after_a_tenth" if spent < seconds / 10 else "half_way" if spent < seconds / 2 else "at_the_end"
+            memory[f"mib_{part}"] = memory_mib()
     return {**counted, **memory, "seconds": round(time.monotonic() - begun)}
 
 

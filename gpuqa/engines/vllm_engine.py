@@ -53,20 +53,22 @@ class VllmEngine:
         sockets = Path(tempfile.mkdtemp(prefix="gpuqa-"))
         os.environ["VLLM_RPC_BASE_PATH"] = str(sockets)  # vLLM leaves its sockets behind; `close` clears them away
         begin, before = time.perf_counter(), children()
-        try:
-            args = {**args, **scheduler_args(config), **attention_args(config)}
-            building = in_new_thread(build, folder, trust_remote_code, args, config.env)
-            llm = await asyncio.wait_for(building, config.start_timeout_s)
-            if args.get("worker_extension_cls") == REPEATS_STEPS:
-                await llm.collective_rpc("repeat_steps")
-        except TimeoutError as error:
-            kill_children(before)
-            reason = f"vLLM did not start within engine.start_timeout_s={config.start_timeout_s:g} s"
-            raise EngineFailed(reason) from error
-        except Exception as error:  # whatever stops vLLM from starting is this engine's failure, not the study's
-            gc.unfreeze()
-            shutil.rmtree(sockets, ignore_errors=True)
-            raise EngineFailed(f"{type(error).__name__}: {' '.join(str(error).split())}") from error
+        with contextlib.ExitStack() as undo:  # nothing of a start that failed, took too long or was cancelled stays
+            undo.callback(shutil.rmtree, sockets, ignore_errors=True)
+            undo.callback(gc.unfreeze)
+            try:
+                args = {**args, **scheduler_args(config), **attention_args(config)}
+                building = in_new_thread(build, folder, trust_remote_code, args, config.env)
+                llm = await asyncio.wait_for(building, config.start_timeout_s)
+                if args.get("worker_extension_cls") == REPEATS_STEPS:
+                    await llm.collective_rpc("repeat_steps")
+            except TimeoutError as error:
+                kill_children(before)
+                reason = f"vLLM did not start within engine.start_timeout_s={config.start_timeout_s:g} s"
+                raise EngineFailed(reason) from error
+            except Exception as error:  # whatever stops vLLM from starting is this engine's failure, not the study's
+                raise EngineFailed(f"{type(error).__name__}: {' '.join(str(error).split())}") from error
+            undo.pop_all()
         gc.collect()
         gc.freeze()  # else the collector walks over all of PyTorch and vLLM again and again while questions come in
         gc.set_threshold(YOUNG_OBJECTS)  # for good: a process that had one engine will have others, and they may overlap

@@ -139,6 +139,18 @@ def test_answers_of_many_lengths_end_in_one_burst() -> None:
     assert engine.scheduler.steps["plain"] <= 6 < 40 < engine.scheduler.steps["burst"]
 
 
+def test_a_batch_that_the_blocks_are_too_few_for_bursts_as_far_as_they_reach() -> None:
+    engine = filled([([1, 2, 3 + number], whole()) for number in range(8)], blocks=60)  # 73 would do
+    preempted = 0
+    while engine.busy:
+        engine.step([])
+        preempted += sum(request.num_preemptions > 0 for request in engine.scheduler.waiting)
+    assert preempted, "else there were blocks enough"
+    for number in range(8):
+        assert engine.client.tokens[str(number)] == answer([1, 2, 3 + number], whole(), MAX_MODEL_LEN)[0]
+    assert engine.scheduler.steps["burst"] > 2 * engine.scheduler.steps["plain"]
+
+
 def followed() -> SamplingParams:
     """Of a request that has another one of its batch right behind it."""
     return whole(extra_args={FOLLOWED: 1})

@@ -6,6 +6,7 @@ import time
 from collections import defaultdict, deque
 from typing import Any
 
+import numpy as np
 from vllm.logger import init_logger
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.interface import PauseState
@@ -111,11 +112,7 @@ class BurstScheduler(AsyncScheduler):  # type: ignore[misc]  # vLLM's modules ar
         return bool(self.followers) and not self.running and time.monotonic() < self.waits_until
 
     def _begin(self) -> Burst | None:
-        """A burst over all running requests, its blocks taken; None where one of them does not allow it, or they are few.
-
-        Its end costs some 10 ms for 358 requests on an H200, so it lasts until all of them must have ended, unless that took
-        more than half of the free blocks.
-        """
+        """A burst over all running requests, its blocks taken; None where one of them does not allow it, or they are few."""
         if len(self.running) < FEWEST:
             return None
         steps = []
@@ -125,21 +122,32 @@ class BurstScheduler(AsyncScheduler):  # type: ignore[misc]  # vLLM's modules ar
             if not self.use_v2_model_runner and request.request_id not in self.prev_step_scheduled_req_ids:
                 return None  # the first model runner would need the request's tokens again
             steps.append(max(0, steps_left(request, self.max_model_len)))
-        free = self.kv_cache_manager.block_pool.get_num_free_blocks()
-        if self._blocks_needed(steps) > free // 2:
-            steps = [min(one, LOOKAHEAD) for one in steps]
-        if not any(steps) or self._blocks_needed(steps) > free:
+        steps = self._affordable(steps)
+        if not any(steps):
             return None
         new_blocks = [self._take_blocks(*one) for one in zip(self.running, steps, strict=True)]
         return Burst(self.running, new_blocks, steps, self.max_model_len)
 
-    def _blocks_needed(self, steps: list[int]) -> int:
-        """KV blocks that the running requests lack for so many more tokens each."""
-        held = self.kv_cache_manager.get_blocks
-        return sum(
-            max(0, -(-(request.num_computed_tokens + more) // self.block_size) - len(held(request.request_id).blocks[0]))
-            for request, more in zip(self.running, steps, strict=True)
-        )
+    def _affordable(self, steps: list[int]) -> list[int]:
+        """As many of each running request's steps as a burst may take blocks for.
+
+        Its end costs some 10 ms for 358 requests on an H200, so it lasts until all of them must have ended, unless that took
+        more than half of the free blocks, or the most steps that there are blocks for at all: single steps cost 3 to 6 ms more.
+        """
+        held = [len(self.kv_cache_manager.get_blocks(request.request_id).blocks[0]) for request in self.running]
+        computed = np.array([request.num_computed_tokens for request in self.running])
+        free = self.kv_cache_manager.block_pool.get_num_free_blocks()
+
+        def needed(most: int) -> int:
+            blocks = -(-(computed + np.minimum(steps, most)) // self.block_size)
+            return int(np.maximum(0, blocks - held).sum())
+
+        most = max(steps)
+        if needed(most) > free // 2:
+            most = min(most, LOOKAHEAD)
+        while needed(most) > free:
+            most //= 2
+        return [min(one, most) for one in steps]
 
     def _take_blocks(self, request: Request, steps: int) -> tuple[list[int], ...] | None:
         """The ids of the blocks that the request lacked for so many more tokens; they are its own now."""

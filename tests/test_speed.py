@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from argparse import Namespace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,20 @@ def test_kernel_seconds_count_overlapping_kernels_once():
     assert sum(profile_kernels.idle_s(found, 50e-6).values()) == pytest.approx(30e-6)
     assert figures["kernel_fraction"] == pytest.approx(0.4)
     assert [(one["name"], one["calls"]) for one in figures["kernels"]] == [("gemm", 2), ("copy", 1)]
+
+
+@pytest.mark.parametrize(
+    ("answer", "steps"),
+    [
+        ([7, 8, 9], 3),  # nothing of it stood before
+        ([1, 2, 3, 4, 5], 3),  # "1" and "2" by the model, then "3 4" by the prompt and "5" by the model
+        ([1, 2, 3, 9], 3),  # of "3 4" only the first token fits
+        ([7, 8, 7, 8, 7, 8, 7], 5),  # the answer repeats itself
+    ],
+)
+def test_drafts_are_what_stood_behind_the_last_tokens_before(answer, steps):
+    arguments = Namespace(shortest=2, longest=4, drafts=2)
+    assert load("ngram_bound").steps_for(answer, [1, 2, 3, 4], arguments) == steps
 
 
 @pytest.mark.parametrize(

@@ -145,7 +145,7 @@ class BurstScheduler(AsyncScheduler):  # type: ignore[misc]  # vLLM's modules ar
         most = max(steps)
         if needed(most) > free // 2:
             most = min(most, LOOKAHEAD)
-        while needed(most) > free:
+        while most and needed(most) > free:
             most //= 2
         return [min(one, most) for one in steps]
 

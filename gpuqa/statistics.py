@@ -146,6 +146,7 @@ def quarter(freedom: float) -> float:
     return math.sqrt(math.pi) / 2 * math.exp(math.lgamma(freedom / 2) - math.lgamma((freedom + 1) / 2))
 
 
+@functools.lru_cache(4096)  # a race asks for the same ones again and again: a seventh of its replays' time
 def t_quantile(confidence: float, freedom: float) -> float:
     """The t between whose two signs lies that share of Student's distribution with one degree of freedom or more.
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -32,7 +34,8 @@ def answered(tmp_path: Path, scheduler: str) -> dict[str, Any]:
 
 def test_repeated_steps_change_no_token(tmp_path: Path) -> None:
     """Answers that end by themselves, newcomers in the middle of a burst, and requests that are given up."""
-    theirs, ours = answered(tmp_path, "default"), answered(tmp_path, "burst")
+    with ThreadPoolExecutor(2) as side_by_side:
+        theirs, ours = side_by_side.map(partial(answered, tmp_path), ("default", "burst"))
     assert theirs["repeated"] == 0
     assert ours["repeated"] > 20
     assert ours["answers"] == theirs["answers"]

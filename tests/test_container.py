@@ -58,7 +58,7 @@ run("mount", "-t", "tmpfs", "-o", f"mode=755,uid={told['user']}", "cache", told[
 
 who = ["setpriv", f"--reuid={told['user']}", f"--regid={told['user']}", "--clear-groups", "--no-new-privs"]
 ask = lambda command: subprocess.run([*who, *command], env=told["env"], cwd=told["workdir"], capture_output=True, text=True)
-again = "import os, subprocess, sys, vllm; subprocess.run([sys.executable, '-c', ''], check=True)"
+again = "import subprocess, sys; subprocess.run([sys.executable, '-c', ''], check=True)"
 if (tried := ask([told["command"][0], "-c", again])).returncode:
     sys.exit(f"user {told['user']} cannot run {told['command'][0]}: {tried.stderr}")
 found = {"write": ask(["touch", "here"]).stderr, "uid": ask(["id", "-u"]).stdout.strip()}

@@ -1,11 +1,11 @@
 """A vLLM scheduler for answers that are wanted whole: `engine.scheduler=burst`.
 
-vLLM's scheduler spends Python time on every request at every token; with a small model that costs more than the GPU
-needs for the token. While all running requests do nothing but decode, and nobody who waits could be let in, this one
-takes the KV blocks of all their tokens at once (of `LOOKAHEAD` each, where blocks are scarce) and runs a burst: a step is a
-few array operations over all requests, and a request's own fields are brought up to date when it may be done, or when
-the burst ends. Nothing is handed out between a request's first token and its last, and its blocks are cached and freed when
-that has been handed out.
+vLLM's scheduler spends Python time on every request at every token; with a small model that costs more than the GPU needs
+for the token. While all running requests do nothing but decode, and nobody who waits could be let in, this one takes the
+KV blocks of all their tokens at once (of `LOOKAHEAD` each or fewer, where blocks are scarce) and runs a burst: a step is
+a few array operations over all requests, and a request's own fields are brought up to date when it may be done, or when
+the burst ends. Nothing is handed out between a request's first token and its last, and its blocks are cached and freed
+when that has been handed out.
 
 Requests that come as a batch say how many more are behind them (`gpuqa.engines.FOLLOWED`), and while nothing runs the first
 ones wait for the rest: the thread that takes them in and the one that launches kernels share one interpreter, and a step

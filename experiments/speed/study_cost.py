@@ -3,16 +3,20 @@
     python experiments/speed/study_cost.py model=/tmp/bench_model out=/tmp/cost
     python experiments/speed/study_cost.py model=/tmp/tiny_model out=/tmp/cost --tiny   # on a CPU: 4 cells, 2 engines
 
-The processes are `python -m gpuqa.sweep` with one cell each, after the study and so with a warm compile cache; a few of them
-are measured and taken for all. The engine's idle share is the time between the first and the last measured second of an
-engine that belongs to no repeat.
+The study runs twice, first with empty compile caches. The processes are `python -m gpuqa.sweep` with one cell each, after
+that and so with full caches; a few of them are measured and taken for all. With empty caches they would compile what the study
+compiles, once for each engine, so what that took is added to theirs. The engine's idle share is the time between the first
+and the last measured second of an engine that belongs to no repeat.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import importlib
 import json
+import os
+import shutil
 import subprocess
 import sys
 import time
@@ -20,12 +24,16 @@ from itertools import product
 from pathlib import Path
 from statistics import fmean
 
+from startup import CACHES
+
 from gpuqa import study
 from gpuqa.door import compose_cell
 from gpuqa.journal import Journal
 from gpuqa.records import Pass, Trial
 from gpuqa.trial import Cell
 
+STATES = ("cold", "warm")  # of the compile caches
+ENGINE = "vllm.v1.engine.async_llm"
 AXES = {
     "prompt": ["structured_short", "few_shot"],
     "sampling.max_tokens": ["64", "128"],
@@ -40,20 +48,29 @@ def main() -> None:
     arguments = parse()
     axes = TINY_AXES if arguments.tiny else AXES
     rows = [dict(zip(axes, values, strict=True)) for values in product(*axes.values())]
-    begun = time.perf_counter()
-    timed = Timed()
-    engines = asyncio.run(run_study(arguments, rows, timed))
-    study_s = time.perf_counter() - begun + import_s()
+    for folder in (arguments.out / "caches", *(arguments.out / state for state in STATES), *arguments.out.glob("alone*")):
+        shutil.rmtree(folder, ignore_errors=True)  # a study would keep what an earlier run measured
+    os.environ.update({name: str(arguments.out / "caches" / name) for name in CACHES})
+    importlib.import_module(ENGINE)  # as `import_s` does
+    imports_s, timed = import_s(), {state: Timed() for state in STATES}
+    study_s, engines = {}, {}
+    for state in STATES:
+        begun = time.perf_counter()
+        engines[state] = asyncio.run(run_study(arguments, rows, timed[state], state))
+        study_s[state] = time.perf_counter() - begun + imports_s
     chosen = rows[:: max(1, len(rows) // arguments.alone)][: arguments.alone]
     alone_s = [alone(arguments, row, place) for place, row in enumerate(chosen)]
+    processes_s = {"warm": fmean(alone_s) * len(rows)}
+    processes_s["cold"] = processes_s["warm"] + study_s["cold"] - study_s["warm"]
     found = {
         "cells": len(rows),
         "engines": engines,
         "study_s": study_s,
+        "imports_s": imports_s,
         "one_cell_alone_s": alone_s,
-        "a_process_per_cell_s": fmean(alone_s) * len(rows),
-        "ratio": fmean(alone_s) * len(rows) / study_s,
-        "idle": timed.idle(),
+        "a_process_per_cell_s": processes_s,
+        "ratio": {state: processes_s[state] / study_s[state] for state in STATES},
+        "idle": {state: timed[state].idle() for state in STATES},
     }
     (arguments.out / "study_cost.json").write_text(json.dumps(found, indent=1))
     print(json.dumps(found, indent=1))
@@ -81,20 +98,20 @@ def overrides(arguments: argparse.Namespace, row: dict[str, str]) -> list[str]:
     return [*fixed, *speed, *arguments.set, *(f"{key}={value}" for key, value in row.items())]
 
 
-async def run_study(arguments: argparse.Namespace, rows: list[dict[str, str]], timed: Timed) -> int:
+async def run_study(arguments: argparse.Namespace, rows: list[dict[str, str]], timed: Timed, name: str) -> int:
     """All cells in this process, as a sweep runs them -> engine starts."""
     configs = [compose_cell(*overrides(arguments, row)) for row in rows]
     cells = study.prepare(list(zip(configs, rows, strict=True)))
-    journal = Journal(arguments.out / "study")
+    journal = Journal(arguments.out / name)
     journal.write_study([(cell.key, cell.axes) for cell in cells])
     outcome = await study.run(cells, journal, timed)
     return outcome.engine_starts
 
 
 def import_s() -> float:
-    """What a process pays before it can compose; the study's own was paid before its clock started."""
+    """What a process pays for its imports; the study's own are paid before its clock starts."""
     begun = time.perf_counter()
-    subprocess.run([sys.executable, "-c", "import gpuqa.sweep, vllm.v1.engine.async_llm"], check=True, capture_output=True)
+    subprocess.run([sys.executable, "-c", f"import gpuqa.sweep, {ENGINE}"], check=True, capture_output=True)
     return time.perf_counter() - begun
 
 

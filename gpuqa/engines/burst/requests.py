@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from vllm.sampling_params import RequestOutputKind, SamplingParams
 from vllm.v1.core.sched.output import CachedRequestData, SchedulerOutput
 from vllm.v1.request import Request, RequestStatus
 
@@ -136,33 +135,6 @@ class Burst:
         if finished:
             self.alive[finished] = False
             self.choose_rows()
-
-
-def request_obstacle(request: Request) -> str | None:
-    """Why this request needs vLLM's own scheduling; None if it is an answer that is wanted whole."""
-    params = request.sampling_params
-    if params is None:
-        return "pooling"
-    obstacles = {
-        "streaming": params.output_kind != RequestOutputKind.FINAL_ONLY or request.resumable,
-        "a grammar": request.structured_output_request is not None,
-        "logprobs": params.num_logprobs is not None or params.prompt_logprobs is not None,
-        "stop strings": bool(params.stop),
-        "min_tokens": params.min_tokens > 0,
-        "logits that depend on earlier tokens": changes_logits(params),
-        "repetition detection": params.repetition_detection is not None,
-        "LoRA": request.lora_request is not None,
-        "images or sound": bool(request.mm_features),
-    }
-    return next((name for name, present in obstacles.items() if present), None)
-
-
-def changes_logits(params: SamplingParams) -> bool:
-    """Whether something works on the logits beside temperature, top-k, top-p and min-p: what it does may differ by step."""
-    penalties = params.frequency_penalty or params.presence_penalty or params.repetition_penalty != 1.0
-    words = params.bad_words or params.logit_bias or params.allowed_token_ids
-    budget = getattr(params, "thinking_token_budget", None) is not None
-    return bool(penalties or words or budget or set(params.extra_args or ()) - {FOLLOWED})
 
 
 def followers(request: Request) -> int:

@@ -20,6 +20,8 @@ from typing import Any
 import torch
 from vllm.logger import init_logger
 
+from gpuqa.engines.burst.obstacles import runner_obstacle
+
 log = init_logger(__name__)
 
 
@@ -35,21 +37,6 @@ class WorkerExtension:
             return
         kind = type(self.model_runner)
         self.model_runner.__class__ = type(f"Repeating{kind.__name__}", (RepeatedSteps, kind), {})
-
-
-def runner_obstacle(runner: Any) -> str | None:
-    """Why this runner cannot repeat steps; what keeps an engine from bursts is not asked for again."""
-    from vllm.v1.worker.gpu.model_runner import GPUModelRunner
-    from vllm.v1.worker.gpu.sample.sampler import Sampler
-
-    if not isinstance(runner, GPUModelRunner):
-        return "the first model runner"
-    obstacles = {
-        "prefill context parallelism": getattr(runner, "pcp_manager", None) is not None,
-        "a sampler of another kind": type(runner.sampler) is not Sampler,
-        "a trace that is replayed": getattr(runner.sampler, "trace_replay_state", None) is not None,
-    }
-    return next((name for name, present in obstacles.items() if present), None)
 
 
 class RepeatedSteps:

@@ -13,10 +13,10 @@ from vllm.v1.core.sched.interface import PauseState
 from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.core.sched.utils import check_stop
 from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs
-from vllm.v1.kv_cache_interface import FullAttentionSpec
 from vllm.v1.request import Request, RequestStatus
 
-from gpuqa.engines.burst.requests import Burst, HandedOut, Step, followers, only_decodes, request_obstacle, steps_left
+from gpuqa.engines.burst.obstacles import engine_obstacle, request_obstacle
+from gpuqa.engines.burst.requests import Burst, HandedOut, Step, followers, only_decodes, steps_left
 
 log = init_logger(__name__)
 
@@ -263,25 +263,3 @@ class BurstScheduler(AsyncScheduler):  # type: ignore[misc]  # vLLM's modules ar
         if message not in self.said:
             self.said.add(message)
             log.warning(message)
-
-
-def engine_obstacle(scheduler: BurstScheduler) -> str | None:
-    """Why this engine cannot burst; None if it can."""
-    groups = scheduler.kv_cache_config.kv_cache_groups
-    obstacles = {
-        "pipeline parallelism": scheduler.use_pp,
-        "speculative decoding": scheduler.num_spec_tokens > 0,
-        "LoRA": scheduler.lora_config is not None,
-        "a KV or encoder connector": scheduler.connector is not None or scheduler.ec_connector is not None,
-        "several engines behind one client": scheduler.finished_req_ids_dict is not None,
-        "KV cache events": scheduler.enable_kv_cache_events,
-        "a KV cache that is zeroed or freed later": scheduler.needs_kv_cache_zeroing or scheduler.defer_block_free,
-        "attention that is not full": len(groups) != 1 or not isinstance(groups[0].kv_cache_spec, FullAttentionSpec),
-        "context parallelism": scheduler.dcp_world_size > 1,
-        "logits processors": bool(scheduler.vllm_config.model_config.logits_processors),
-        "an encoder or a diffusion model": scheduler.is_encoder_decoder or scheduler.num_sampled_tokens_per_step != 1,
-        "routed experts or sampling masks in the output": getattr(scheduler, "enable_return_routed_experts", False)
-        or getattr(scheduler, "aux_output_connector", None) is not None
-        or getattr(scheduler, "return_sampling_mask", False),
-    }
-    return next((name for name, present in obstacles.items() if present), None)

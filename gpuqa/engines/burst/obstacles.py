@@ -1,0 +1,80 @@
+"""What keeps an engine, a request or a model runner from bursts: vLLM's own way is taken then, and the reason is said."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gpuqa.engines import FOLLOWED
+
+
+def engine_obstacle(scheduler: Any) -> str | None:
+    """Why this engine cannot burst; None if it can."""
+    from vllm.v1.kv_cache_interface import FullAttentionSpec
+
+    groups = scheduler.kv_cache_config.kv_cache_groups
+    obstacles = {
+        "pipeline parallelism": scheduler.use_pp,
+        "speculative decoding": scheduler.num_spec_tokens > 0,
+        "LoRA": scheduler.lora_config is not None,
+        "a KV or encoder connector": scheduler.connector is not None or scheduler.ec_connector is not None,
+        "several engines behind one client": scheduler.finished_req_ids_dict is not None,
+        "KV cache events": scheduler.enable_kv_cache_events,
+        "a KV cache that is zeroed or freed later": scheduler.needs_kv_cache_zeroing or scheduler.defer_block_free,
+        "attention that is not full": len(groups) != 1 or not isinstance(groups[0].kv_cache_spec, FullAttentionSpec),
+        "context parallelism": scheduler.dcp_world_size > 1,
+        "logits processors": bool(scheduler.vllm_config.model_config.logits_processors),
+        "an encoder or a diffusion model": scheduler.is_encoder_decoder or scheduler.num_sampled_tokens_per_step != 1,
+        "routed experts or sampling masks in the output": getattr(scheduler, "enable_return_routed_experts", False)
+        or getattr(scheduler, "aux_output_connector", None) is not None
+        or getattr(scheduler, "return_sampling_mask", False),
+    }
+    return first_of(obstacles)
+
+
+def request_obstacle(request: Any) -> str | None:
+    """Why this request needs vLLM's own scheduling; None if it is an answer that is wanted whole."""
+    from vllm.sampling_params import RequestOutputKind
+
+    params = request.sampling_params
+    if params is None:
+        return "pooling"
+    obstacles = {
+        "streaming": params.output_kind != RequestOutputKind.FINAL_ONLY or request.resumable,
+        "a grammar": request.structured_output_request is not None,
+        "logprobs": params.num_logprobs is not None or params.prompt_logprobs is not None,
+        "stop strings": bool(params.stop),
+        "min_tokens": params.min_tokens > 0,
+        "logits that depend on earlier tokens": changes_logits(params),
+        "repetition detection": params.repetition_detection is not None,
+        "LoRA": request.lora_request is not None,
+        "images or sound": bool(request.mm_features),
+    }
+    return first_of(obstacles)
+
+
+def changes_logits(params: Any) -> bool:
+    """Whether something works on the logits beside temperature, top-k, top-p and min-p: what it does may differ by step."""
+    penalties = params.frequency_penalty or params.presence_penalty or params.repetition_penalty != 1.0
+    words = params.bad_words or params.logit_bias or params.allowed_token_ids
+    budget = getattr(params, "thinking_token_budget", None) is not None
+    return bool(penalties or words or budget or set(params.extra_args or ()) - {FOLLOWED})
+
+
+def runner_obstacle(runner: Any) -> str | None:
+    """Why this runner cannot repeat steps; what keeps an engine from bursts is not asked for again."""
+    from vllm.v1.worker.gpu.model_runner import GPUModelRunner
+    from vllm.v1.worker.gpu.sample.sampler import Sampler
+
+    if not isinstance(runner, GPUModelRunner):
+        return "the first model runner"
+    obstacles = {
+        "prefill context parallelism": getattr(runner, "pcp_manager", None) is not None,
+        "a sampler of another kind": type(runner.sampler) is not Sampler,
+        "a trace that is replayed": getattr(runner.sampler, "trace_replay_state", None) is not None,
+    }
+    return first_of(obstacles)
+
+
+def first_of(obstacles: dict[str, Any]) -> str | None:
+    """The name of the first that is there."""
+    return next((name for name, present in obstacles.items() if present), None)

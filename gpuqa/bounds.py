@@ -67,6 +67,10 @@ def shared_tokens(prompts: Sequence[list[int]], config: CellConfig) -> int:
     caching = config.engine.backend is Backend.vllm and config.engine_args().get("enable_prefix_caching") is not False
     if not caching or len(prompts) < 2:
         return 0
-    same = [one == other for one, other in zip(min(prompts), max(prompts), strict=False)]  # what these share, all share
     block = block_of(config)
-    return [*same, False].index(False) // block * block
+    return common_prefix(min(prompts), max(prompts)) // block * block  # what these share, all share
+
+
+def common_prefix(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many tokens both begin with."""
+    return [*(ours == theirs for ours, theirs in zip(one, other, strict=False)), False].index(False)

@@ -14,6 +14,7 @@ import argparse
 from collections.abc import Sequence
 
 from gpuqa import dataset
+from gpuqa.bounds import common_prefix
 from gpuqa.door import compose_cell
 from gpuqa.pipeline import encoder_for
 from gpuqa.prompts import load_tokenizer
@@ -43,9 +44,7 @@ def steps_for(answer: Sequence[int], prompt: Sequence[int], arguments: argparse.
     known, steps = list(prompt), 0
     while (done := len(known) - len(prompt)) < len(answer):
         rest = answer[done:]
-        drafts = proposed(known, arguments)
-        fit = next((place for place, pair in enumerate(zip(drafts, rest, strict=False)) if pair[0] != pair[1]), len(drafts))
-        known += rest[: fit + 1]
+        known += rest[: common_prefix(proposed(known, arguments), rest) + 1]
         steps += 1
     return steps
 

@@ -16,7 +16,6 @@ import asyncio
 import importlib
 import json
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -48,8 +47,6 @@ def main() -> None:
     arguments = parse()
     axes = TINY_AXES if arguments.tiny else AXES
     rows = [dict(zip(axes, values, strict=True)) for values in product(*axes.values())]
-    for folder in (arguments.out / "caches", *(arguments.out / state for state in STATES), *arguments.out.glob("alone*")):
-        shutil.rmtree(folder, ignore_errors=True)  # a study would keep what an earlier run measured
     os.environ.update({name: str(arguments.out / "caches" / name) for name in CACHES})
     importlib.import_module(ENGINE)  # as `import_s` does
     imports_s, timed = import_s(), {state: Timed() for state in STATES}
@@ -87,6 +84,8 @@ def parse() -> argparse.Namespace:
     places = dict(word.split("=", 1) for word in arguments.places)
     arguments.model, arguments.out = Path(places["model"]).absolute(), Path(places["out"]).absolute()
     arguments.out.mkdir(parents=True, exist_ok=True)
+    if any(arguments.out.iterdir()):
+        parser.error(f"out: {arguments.out} is not empty; a study keeps what an earlier run measured, so choose another folder")
     return arguments
 
 

@@ -31,8 +31,8 @@ YOUNG_OBJECTS = 10_000  # that the collector lets come before it looks at them; 
 class VllmEngine:
     """One AsyncLLM."""
 
-    def __init__(self, llm: Any, start_s: float, sockets: Path) -> None:
-        self.llm, self.start_s, self._sockets = llm, start_s, sockets
+    def __init__(self, llm: Any, start_s: float, undo: contextlib.ExitStack) -> None:
+        self.llm, self.start_s, self._undo = llm, start_s, undo
         self._ids = itertools.count()
         self._params: tuple[Any, Any] = (None, None)  # what was asked of `sampling_params` last, and what it made
 
@@ -51,11 +51,11 @@ class VllmEngine:
         os.environ.update(config.env)
         tie_forked_children()
         sockets = Path(tempfile.mkdtemp(prefix="gpuqa-"))
-        os.environ["VLLM_RPC_BASE_PATH"] = str(sockets)  # vLLM leaves its sockets behind; `close` clears them away
+        os.environ["VLLM_RPC_BASE_PATH"] = str(sockets)
         begin, before = time.perf_counter(), children()
-        with contextlib.ExitStack() as undo:  # nothing of a start that failed, took too long or was cancelled stays
-            undo.callback(shutil.rmtree, sockets, ignore_errors=True)
-            undo.callback(gc.unfreeze)
+        with contextlib.ExitStack() as undo:  # when the engine closes, or if its start fails or is cancelled
+            undo.callback(shutil.rmtree, sockets, ignore_errors=True)  # vLLM leaves its sockets behind
+            undo.callback(gc.unfreeze)  # a server that starts another engine shall not keep this one
             try:
                 args = {**args, **scheduler_args(config), **attention_args(config)}
                 building = in_new_thread(build, folder, trust_remote_code, args, config.env)
@@ -68,11 +68,10 @@ class VllmEngine:
                 raise EngineFailed(reason) from error
             except Exception as error:  # whatever stops vLLM from starting is this engine's failure, not the study's
                 raise EngineFailed(f"{type(error).__name__}: {' '.join(str(error).split())}") from error
-            undo.pop_all()
-        gc.collect()
-        gc.freeze()  # else the collector walks over all of PyTorch and vLLM again and again while questions come in
-        gc.set_threshold(YOUNG_OBJECTS)  # for good: a process that had one engine will have others, and they may overlap
-        return cls(llm, time.perf_counter() - begin, sockets)
+            gc.collect()
+            gc.freeze()  # else the collector walks over all of PyTorch and vLLM again and again while questions come in
+            gc.set_threshold(YOUNG_OBJECTS)  # for good: a process that had one engine will have others, and they may overlap
+            return cls(llm, time.perf_counter() - begin, undo.pop_all())
 
     async def generate(
         self,
@@ -156,8 +155,7 @@ class VllmEngine:
         if self.llm.output_handler is not None:
             self.llm.output_handler.cancel()  # else it reports the shutdown below as a death of the engine
         await asyncio.to_thread(self.llm.shutdown)
-        shutil.rmtree(self._sockets, ignore_errors=True)
-        gc.unfreeze()  # a server that starts another engine shall not keep this one
+        self._undo.close()
 
 
 @contextlib.contextmanager

@@ -22,7 +22,7 @@ def find(path: str, key: str) -> Path:
     for place in places:
         if os.path.exists(place):  # pathlib's raises for a name that is too long
             return place
-    looked = " or ".join(str(place.absolute()) for place in places)
+    looked = " or ".join(dict.fromkeys(str(place.absolute()) for place in places))  # the same place for one in a checkout
     raise UserError(f"{key}: {path!r} does not exist; looked for {looked}")
 
 

@@ -45,6 +45,12 @@ def test_an_absolute_path_is_not_looked_for_beside_the_package(tmp_path):
         find(str(tmp_path / "absent.json"), "dataset.path")
 
 
+def test_a_path_that_is_nowhere_is_looked_for_once_if_both_places_are_one(monkeypatch):
+    monkeypatch.chdir(PACKAGE.parent)
+    with pytest.raises(UserError, match=r"looked for \S+/absent\.json$"):
+        find("absent.json", "dataset.path")
+
+
 def test_a_tilde_is_the_home_of_the_user(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "weights").mkdir()

@@ -150,8 +150,8 @@ def layer_of(backend: ModuleType, monkeypatch: pytest.MonkeyPatch, **model: Any)
     """One layer's attention, and a list that FlashAttention's own way writes to when it is taken."""
     plain: list[str] = []
     monkeypatch.setattr(backend.FlashAttentionImpl, "forward", lambda *_, **__: plain.append("FlashAttention"))
-    settings = {"alibi_slopes": None, "sliding_window": None, "kv_cache_dtype": "auto", **model}
-    return backend.SharedPrefixImpl(num_heads=4, head_size=16, scale=0.25, num_kv_heads=2, **settings), plain
+    settings = {"head_size": 16, "alibi_slopes": None, "sliding_window": None, "kv_cache_dtype": "auto", **model}
+    return backend.SharedPrefixImpl(num_heads=4, scale=0.25, num_kv_heads=2, **settings), plain
 
 
 def metadata(backend: ModuleType, step: Step, **changes: Any) -> Any:
@@ -217,6 +217,26 @@ def test_what_the_kernels_do_not_know_takes_flash_attentions_own_way(
     assert plain == ["FlashAttention"]
 
 
+@pytest.mark.parametrize(
+    ("model", "what"),
+    [
+        ({"head_size": 96}, "heads of 96"),
+        ({"sliding_window": 64}, "a sliding window"),
+        ({"logits_soft_cap": 30.0}, "a soft cap"),
+    ],
+    ids=["heads", "window", "soft_cap"],
+)
+def test_layers_that_the_kernels_do_not_know_are_named_once(
+    backend: ModuleType, monkeypatch: pytest.MonkeyPatch, model: dict[str, Any], what: str
+) -> None:
+    said = set()
+    monkeypatch.setattr(backend.log, "warning_once", lambda message, *words: said.add(message % words))
+    for _ in range(2):
+        attention, _ = layer_of(backend, monkeypatch, **model)
+        assert not attention.usable
+    assert said == {f"engine.attention=shared_prefix is off: it does not know {what}"}
+
+
 # ---------------------------------------------------------------- the setting
 
 
@@ -232,19 +252,26 @@ def test_two_attentions_at_once_are_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("cuda", "env", "told"),
+    ("cuda", "changes", "args", "told"),
     [
-        (False, {"VLLM_WORKER_MULTIPROC_METHOD": "fork"}, "there is no CUDA device"),
-        (True, {}, "it needs engine.env.VLLM_WORKER_MULTIPROC_METHOD=fork"),
+        (False, {}, {}, "there is no CUDA device"),
+        (True, {"env": {}}, {}, "it needs engine.env.VLLM_WORKER_MULTIPROC_METHOD=fork"),
+        (True, {}, {"kv_cache_dtype": "fp8"}, "it does not read a KV cache of fp8"),
     ],
+    ids=["no_cuda", "spawn", "fp8"],
 )
 def test_an_engine_that_cannot_have_it_keeps_vllms_attention_and_says_so(
-    cuda: bool, env: dict[str, str], told: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    cuda: bool,
+    changes: dict[str, Any],
+    args: dict[str, Any],
+    told: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     platforms = pytest.importorskip("vllm.platforms")
     monkeypatch.setattr(type(platforms.current_platform), "is_cuda", lambda _: cuda)
     with caplog.at_level(logging.WARNING, "gpuqa.engines"):
-        assert attention_args(engine_config(attention=Attention.shared_prefix, env=env)) == {}
+        assert attention_args(engine_config(attention=Attention.shared_prefix, **changes), args) == {}
     assert caplog.messages == [f"engine.attention=shared_prefix is off: {told}"]
 
 
@@ -256,9 +283,10 @@ def test_vllm_is_told_of_ours_and_what_else_is_said_about_attention_stays(
 
     monkeypatch.setattr(type(platforms.current_platform), "is_cuda", lambda _: True)
     splits = {"flash_attn_max_num_splits_for_cuda_graph": 1}
-    config = engine_config(args={"attention_config": splits}, attention=Attention.shared_prefix)
-    assert attention_args(config) == {"attention_config": {**splits, "backend": "CUSTOM"}}
+    config = engine_config(attention=Attention.shared_prefix)
+    for args in ({"attention_config": splits}, {"attention_config": splits, "kv_cache_dtype": "bfloat16"}):
+        assert attention_args(config, args) == {"attention_config": {**splits, "backend": "CUSTOM"}}
     assert AttentionBackendEnum.CUSTOM.get_class() is backend.SharedPrefixBackend
     assert backend.SharedPrefixBackend.get_impl_cls() is backend.SharedPrefixImpl
     assert backend.SharedPrefixBackend.get_builder_cls() is backend.SharedPrefixBuilder
-    assert attention_args(engine_config()) == {}
+    assert attention_args(engine_config(), {}) == {}

@@ -11,6 +11,7 @@ from gpuqa.config import Backend, EngineConfig, SamplingConfig, UserError
 from gpuqa.records import Generation, GenerationDelta
 
 FOLLOWED = "gpuqa_followed"  # among vLLM's `extra_args` of a request: how many more of its batch are right behind it
+PLAIN_CACHES = ("auto", "bfloat16", "float16")  # number formats of a KV cache that `shared_prefix` reads
 
 
 class EngineFailed(Exception):

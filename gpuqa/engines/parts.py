@@ -8,6 +8,7 @@ import logging
 from typing import Any
 
 from gpuqa.config import Attention, EngineConfig, Scheduler
+from gpuqa.engines import PLAIN_CACHES
 
 log = logging.getLogger("gpuqa.engines")
 KNOWN_VERSIONS = ("0.26.", "0.32.")  # of vLLM
@@ -30,10 +31,11 @@ def scheduler_args(config: EngineConfig) -> dict[str, Any]:
     return {"scheduler_cls": "gpuqa.engines.burst.scheduler.BurstScheduler", "worker_extension_cls": extension}
 
 
-def attention_args(config: EngineConfig) -> dict[str, Any]:
-    """The engine argument that chooses the attention, beside what else the config says about it.
+def attention_args(config: EngineConfig, args: dict[str, Any]) -> dict[str, Any]:
+    """The engine argument that chooses the attention, beside what else `args`, all of the engine's, say about it.
 
-    vLLM finds the backend in a table, which the engine's process has from this one when it is forked from it.
+    With a KV cache of another number format vLLM chooses for itself: the FlashAttention that ours extends reads none of fp8
+    on most cards. vLLM finds the backend in a table, which the engine's process has from this one when it is forked from it.
     """
     if config.attention is Attention.default or not knows_vllm("engine.attention=shared_prefix"):
         return {}
@@ -43,11 +45,13 @@ def attention_args(config: EngineConfig) -> dict[str, Any]:
     obstacle = None if current_platform.is_cuda() else "there is no CUDA device"
     if config.env.get("VLLM_WORKER_MULTIPROC_METHOD") != "fork":
         obstacle = "it needs engine.env.VLLM_WORKER_MULTIPROC_METHOD=fork"
+    if (kv_cache := args.get("kv_cache_dtype", "auto")) not in PLAIN_CACHES:
+        obstacle = f"it does not read a KV cache of {kv_cache}"
     if obstacle:
         log.warning("engine.attention=shared_prefix is off: %s", obstacle)
         return {}
     register_backend(AttentionBackendEnum.CUSTOM, "gpuqa.engines.shared_prefix.backend.SharedPrefixBackend")
-    return {"attention_config": {**(config.args.get("attention_config") or {}), "backend": "CUSTOM"}}
+    return {"attention_config": {**(args.get("attention_config") or {}), "backend": "CUSTOM"}}
 
 
 def knows_vllm(what: str) -> bool:

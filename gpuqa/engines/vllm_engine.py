@@ -57,7 +57,7 @@ class VllmEngine:
             undo.callback(shutil.rmtree, sockets, ignore_errors=True)  # vLLM leaves its sockets behind
             undo.callback(gc.unfreeze)  # a server that starts another engine shall not keep this one
             try:
-                args = {**args, **scheduler_args(config), **attention_args(config)}
+                args = {**args, **scheduler_args(config), **attention_args(config, args)}
                 building = in_new_thread(build, folder, trust_remote_code, args, config.env)
                 llm = await asyncio.wait_for(building, config.start_timeout_s)
                 if args.get("worker_extension_cls") == REPEATS_STEPS:

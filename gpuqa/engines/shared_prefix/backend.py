@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from vllm.logger import init_logger
 from vllm.v1.attention.backend import AttentionType
 from vllm.v1.attention.backends.flash_attn import (
     FlashAttentionBackend,
@@ -13,8 +14,11 @@ from vllm.v1.attention.backends.flash_attn import (
     FlashAttentionMetadataBuilder,
 )
 
+from gpuqa.engines import PLAIN_CACHES
 from gpuqa.engines.shared_prefix.kernels import attend, shared_tokens
 
+log = init_logger(__name__)
+HEAD_SIZES = (16, 32, 64, 128, 256)
 FEWEST = 48  # sequences; below, one program for each of their key heads leaves much of an H200 idle (experiments/LOG.md)
 
 
@@ -47,19 +51,21 @@ class SharedPrefixImpl(FlashAttentionImpl):  # type: ignore[misc]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        power_of_two = self.head_size & (self.head_size - 1) == 0
-        self.usable = (
-            self.attn_type == AttentionType.DECODER
-            and power_of_two
-            and 16 <= self.head_size <= 256
-            and self.kv_cache_dtype in ("auto", "bfloat16", "float16")
-            and self.sliding_window == (-1, -1)
-            and self.alibi_slopes is None
-            and self.sinks is None
-            and not self.logits_soft_cap
-            and self.dcp_world_size == 1
-            and not self.batch_invariant_enabled
-        )
+        obstacles = {
+            "attention other than a decoder's": self.attn_type != AttentionType.DECODER,
+            f"heads of {self.head_size}": self.head_size not in HEAD_SIZES,
+            f"a KV cache of {self.kv_cache_dtype}": self.kv_cache_dtype not in PLAIN_CACHES,
+            "a sliding window": self.sliding_window != (-1, -1),
+            "ALiBi": self.alibi_slopes is not None,
+            "attention sinks": self.sinks is not None,
+            "a soft cap": bool(self.logits_soft_cap),
+            "context parallelism": self.dcp_world_size != 1,
+            "batch invariance": self.batch_invariant_enabled,
+        }
+        obstacle = next((name for name, present in obstacles.items() if present), None)
+        self.usable = obstacle is None
+        if obstacle:
+            log.warning_once("engine.attention=shared_prefix is off: it does not know %s", obstacle)
 
     def forward(
         self,

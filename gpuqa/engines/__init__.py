@@ -93,3 +93,8 @@ def backend_class(backend: Backend) -> type[Engine]:
 
     table: dict[Backend, type[Engine]] = {Backend.vllm: VllmEngine, Backend.transformers: TransformersEngine}
     return table[backend]
+
+
+def first_of(obstacles: dict[str, Any]) -> str | None:
+    """The name of the first that is there: why a part of ours leaves the work to the backend's own."""
+    return next((name for name, present in obstacles.items() if present), None)

@@ -8,7 +8,7 @@ import logging
 from typing import Any
 
 from gpuqa.config import Attention, EngineConfig, Scheduler
-from gpuqa.engines import PLAIN_CACHES
+from gpuqa.engines import PLAIN_CACHES, first_of
 
 log = logging.getLogger("gpuqa.engines")
 KNOWN_VERSIONS = ("0.26.", "0.32.")  # of vLLM
@@ -42,12 +42,13 @@ def attention_args(config: EngineConfig, args: dict[str, Any]) -> dict[str, Any]
     from vllm.platforms import current_platform
     from vllm.v1.attention.backends.registry import AttentionBackendEnum, register_backend
 
-    obstacle = None if current_platform.is_cuda() else "there is no CUDA device"
-    if config.env.get("VLLM_WORKER_MULTIPROC_METHOD") != "fork":
-        obstacle = "it needs engine.env.VLLM_WORKER_MULTIPROC_METHOD=fork"
-    if (kv_cache := args.get("kv_cache_dtype", "auto")) not in PLAIN_CACHES:
-        obstacle = f"it does not read a KV cache of {kv_cache}"
-    if obstacle:
+    kv_cache = args.get("kv_cache_dtype", "auto")
+    obstacles = {
+        f"it does not read a KV cache of {kv_cache}": kv_cache not in PLAIN_CACHES,
+        "it needs engine.env.VLLM_WORKER_MULTIPROC_METHOD=fork": config.env.get("VLLM_WORKER_MULTIPROC_METHOD") != "fork",
+        "there is no CUDA device": not current_platform.is_cuda(),
+    }
+    if obstacle := first_of(obstacles):
         log.warning("engine.attention=shared_prefix is off: %s", obstacle)
         return {}
     register_backend(AttentionBackendEnum.CUSTOM, "gpuqa.engines.shared_prefix.backend.SharedPrefixBackend")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from gpuqa.engines import FOLLOWED
+from gpuqa.engines import FOLLOWED, first_of
 
 
 def engine_obstacle(scheduler: Any) -> str | None:
@@ -73,8 +73,3 @@ def runner_obstacle(runner: Any) -> str | None:
         "a trace that is replayed": getattr(runner.sampler, "trace_replay_state", None) is not None,
     }
     return first_of(obstacles)
-
-
-def first_of(obstacles: dict[str, Any]) -> str | None:
-    """The name of the first that is there."""
-    return next((name for name, present in obstacles.items() if present), None)

@@ -14,7 +14,7 @@ from vllm.v1.attention.backends.flash_attn import (
     FlashAttentionMetadataBuilder,
 )
 
-from gpuqa.engines import PLAIN_CACHES
+from gpuqa.engines import PLAIN_CACHES, first_of
 from gpuqa.engines.shared_prefix.kernels import attend, shared_tokens
 
 log = init_logger(__name__)
@@ -62,7 +62,7 @@ class SharedPrefixImpl(FlashAttentionImpl):  # type: ignore[misc]
             "context parallelism": self.dcp_world_size != 1,
             "batch invariance": self.batch_invariant_enabled,
         }
-        obstacle = next((name for name, present in obstacles.items() if present), None)
+        obstacle = first_of(obstacles)
         self.usable = obstacle is None
         if obstacle:
             log.warning_once("engine.attention=shared_prefix is off: it does not know %s", obstacle)

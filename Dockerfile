@@ -2,7 +2,7 @@
 #   docker build -t gpuqa --build-arg FROZEN=experiments/gpu_pro/frozen.yaml .
 #   docker run --gpus all -p 8000:8000 -v gpuqa-cache:/cache -v "$PWD/local-model:/app/local-model:ro" gpuqa
 # vLLM, PyTorch and CUDA come from the base image and stay as they are; only what it lacks is added, without dependencies.
-ARG VLLM_VERSION=v0.32.0
+ARG VLLM_VERSION=v0.33.0
 FROM vllm/vllm-openai:${VLLM_VERSION}
 
 WORKDIR /app

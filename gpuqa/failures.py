@@ -1,6 +1,6 @@
 """Why an engine failed, in the words of somebody who wants it to work: a kind, and what to do about it.
 
-vLLM tells its reasons as text from another process, so they are recognised by their text (vLLM 0.26 and 0.32:
+vLLM tells its reasons as text from another process, so they are recognised by their text (vLLM 0.32 and 0.33:
 v1/core/kv_cache_utils.py, v1/worker/utils.py; PyTorch's OutOfMemoryError).
 """
 

@@ -97,9 +97,9 @@ def test_random_schedules_give_every_request_its_tokens_and_the_pool_its_blocks(
     assert cls is AsyncScheduler or bursts > 10 * SCHEDULES
 
 
-def filled(requests: list[tuple[list[int], SamplingParams]], blocks: int = 300) -> Engine:
+def filled(requests: list[tuple[list[int], SamplingParams]], blocks: int = 300, setting: Any = None) -> Engine:
     """A burst scheduler with these requests, two orders out at once."""
-    scheduler = make_scheduler(BurstScheduler, config(16, 64, MAX_MODEL_LEN, "fcfs"), blocks, True)
+    scheduler = make_scheduler(BurstScheduler, setting or config(16, 64, MAX_MODEL_LEN, "fcfs"), blocks, True)
     for name, (prompt, sampling) in enumerate(requests):
         scheduler.add_request(make_request(str(name), prompt, sampling, priority=0))
     return Engine(scheduler, 2, Runner(MAX_MODEL_LEN))
@@ -125,6 +125,15 @@ def test_a_batch_bursts_and_its_clients_hear_of_each_answer_twice() -> None:
 
 def test_a_batch_wider_than_the_engine_bursts_while_the_others_wait() -> None:
     engine = filled([([1, 2, 3 + number], whole()) for number in range(24)])  # 16 run at once
+    run_dry(engine)
+    assert len(engine.client.reasons) == 24
+    assert engine.scheduler.steps["burst"] > 3 * engine.scheduler.steps["plain"]
+
+
+def test_a_batch_wider_than_the_admission_limit_bursts_while_the_others_wait() -> None:
+    setting = make_config(16, 64, MAX_MODEL_LEN, "fcfs")
+    setting.scheduler_config.max_num_active_seqs = 8  # vLLM lets no ninth request in, although 16 have room
+    engine = filled([([1, 2, 3 + number], whole()) for number in range(24)], setting=setting)
     run_dry(engine)
     assert len(engine.client.reasons) == 24
     assert engine.scheduler.steps["burst"] > 3 * engine.scheduler.steps["plain"]
@@ -215,6 +224,13 @@ def test_an_unusual_request_takes_vllms_own_path_and_that_is_said_once(reason: s
     assert len(engine.client.reasons) == 8
     said = [record.message for record in caplog.records if "vLLM's own scheduling" in record.message]
     assert said == [f"a request takes vLLM's own scheduling: {reason}"]
+
+
+def test_an_engine_that_holds_prefills_back_runs_as_vllm_wrote_it(caplog: pytest.LogCaptureFixture) -> None:
+    setting = make_config(16, 64, MAX_MODEL_LEN, "fcfs")
+    setting.scheduler_config.prefill_schedule_interval = 4
+    assert not make_scheduler(BurstScheduler, setting, 300, True).usable
+    assert "engine.scheduler=burst is off: prefills held back for some steps" in caplog.messages
 
 
 def test_an_engine_that_it_does_not_know_runs_as_vllm_wrote_it(caplog: pytest.LogCaptureFixture) -> None:

@@ -168,8 +168,8 @@ def test_the_dockerfile_is_linted() -> None:
 
 def test_the_image_serves_by_itself_as_somebody_who_is_not_root() -> None:
     image = parsed()
-    assert image.last("FROM") == "vllm/vllm-openai:v0.32.0"
-    assert parsed(VLLM_VERSION="v0.26.0").last("FROM") == "vllm/vllm-openai:v0.26.0"
+    assert image.last("FROM") == "vllm/vllm-openai:v0.33.0"
+    assert parsed(VLLM_VERSION="v0.32.0").last("FROM") == "vllm/vllm-openai:v0.32.0"
     assert image.last("USER") == str(USER)
     assert any(f"useradd --uid {USER} " in step for step in image.all_of("RUN"))
     assert json.loads(image.last("ENTRYPOINT")) == ["python3", "-m", "gpuqa.serve"]
@@ -218,7 +218,7 @@ def test_the_compose_file_is_valid_and_says_what_the_image_cannot() -> None:
     assert f"cache:{image.last('VOLUME')}" in service["volumes"]
     assert "./local-model:/app/local-model:ro" in service["volumes"]
     assert service["healthcheck"]["test"] == ["CMD", *json.loads(image.last("HEALTHCHECK").partition("CMD ")[2])]
-    assert service["build"]["args"]["VLLM_VERSION"] == "${VLLM_VERSION:-v0.32.0}"
+    assert service["build"]["args"]["VLLM_VERSION"] == "${VLLM_VERSION:-v0.33.0}"
     http = yaml.safe_load((ROOT / "conf" / "http" / "batch.yaml").read_text(encoding="utf-8"))
     assert int(service["stop_grace_period"].removesuffix("s")) > http["shutdown_timeout_s"]
 

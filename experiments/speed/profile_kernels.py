@@ -92,7 +92,7 @@ def profiled(contestant: str, rows: list[Row], arguments: argparse.Namespace) ->
 
 
 def profiler_config(folder: Path) -> dict[str, Any]:
-    """vLLM's profiler with everything off that costs time and that nobody reads here; known to 0.26 and 0.32."""
+    """vLLM's profiler with everything off that costs time and that nobody reads here; known to 0.32 and 0.33."""
     folder.mkdir(parents=True, exist_ok=True)
     return {
         "profiler": "torch",

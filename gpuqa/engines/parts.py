@@ -11,7 +11,7 @@ from gpuqa.config import Attention, EngineConfig, Scheduler
 from gpuqa.engines import PLAIN_CACHES, first_of
 
 log = logging.getLogger("gpuqa.engines")
-KNOWN_VERSIONS = ("0.26.", "0.32.")  # of vLLM
+KNOWN_VERSIONS = ("0.32.", "0.33.")  # of vLLM
 REPEATS_STEPS = "gpuqa.engines.burst.runner.WorkerExtension"
 
 

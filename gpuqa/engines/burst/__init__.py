@@ -18,6 +18,6 @@ prefill, preemption, stopping (`check_stop`), freeing. Engines and requests that
 beginning to end, and a log line says so once.
 
 `scheduler.py` is imported by vLLM in the engine's process, by the name in `scheduler_cls`; it follows the scheduler of
-vLLM 0.26 and 0.32 (vllm/v1/core/sched/scheduler.py, async_scheduler.py). `tests/test_burst.py` holds it against
+vLLM 0.32 and 0.33 (vllm/v1/core/sched/scheduler.py, async_scheduler.py). `tests/test_burst.py` holds it against
 vLLM's own token by token and block by block, `tests/test_burst_runner.py` the runner.
 """

@@ -19,14 +19,14 @@ def engine_obstacle(scheduler: Any) -> str | None:
         "a KV or encoder connector": scheduler.connector is not None or scheduler.ec_connector is not None,
         "several engines behind one client": scheduler.finished_req_ids_dict is not None,
         "KV cache events": scheduler.enable_kv_cache_events,
+        "prefills held back for some steps": scheduler.scheduler_config.prefill_schedule_interval > 1,
         "a KV cache that is zeroed or freed later": scheduler.needs_kv_cache_zeroing or scheduler.defer_block_free,
         "attention that is not full": len(groups) != 1 or not isinstance(groups[0].kv_cache_spec, FullAttentionSpec),
         "context parallelism": scheduler.dcp_world_size > 1,
         "logits processors": bool(scheduler.vllm_config.model_config.logits_processors),
         "an encoder or a diffusion model": scheduler.is_encoder_decoder or scheduler.num_sampled_tokens_per_step != 1,
-        "routed experts or sampling masks in the output": getattr(scheduler, "enable_return_routed_experts", False)
-        or getattr(scheduler, "aux_output_connector", None) is not None
-        or getattr(scheduler, "return_sampling_mask", False),
+        "routed experts or sampling masks in the output": scheduler.aux_output_connector is not None
+        or scheduler.return_sampling_mask,
     }
     return first_of(obstacles)
 
@@ -56,7 +56,7 @@ def changes_logits(params: Any) -> bool:
     """Whether something works on the logits beside temperature, top-k, top-p and min-p: what it does may differ by step."""
     penalties = params.frequency_penalty or params.presence_penalty or params.repetition_penalty != 1.0
     words = params.bad_words or params.logit_bias or params.allowed_token_ids
-    budget = getattr(params, "thinking_token_budget", None) is not None
+    budget = params.thinking_token_budget is not None
     return bool(penalties or words or budget or set(params.extra_args or ()) - {FOLLOWED})
 
 
@@ -68,8 +68,8 @@ def runner_obstacle(runner: Any) -> str | None:
     if not isinstance(runner, GPUModelRunner):
         return "the first model runner"
     obstacles = {
-        "prefill context parallelism": getattr(runner, "pcp_manager", None) is not None,
+        "prefill context parallelism": runner.pcp_manager is not None,
         "a sampler of another kind": type(runner.sampler) is not Sampler,
-        "a trace that is replayed": getattr(runner.sampler, "trace_replay_state", None) is not None,
+        "a trace that is replayed": runner.sampler.trace_replay_state is not None,
     }
     return first_of(obstacles)

@@ -145,11 +145,7 @@ def followers(request: Request) -> int:
 
 def only_decodes(request: Request) -> bool:
     """Whether the request's next step is one token after its last, whatever is still on its way."""
-    fresh = (
-        request.spec_token_ids
-        or getattr(request, "async_tokens_to_discard", 0)
-        or getattr(request, "num_stale_output_tokens", 0)
-    )
+    fresh = request.spec_token_ids or request.num_stale_output_tokens
     prefilled = not request.is_prefill_chunk and request.num_computed_tokens >= request.num_prompt_tokens
     return prefilled and request.status == RequestStatus.RUNNING and not fresh
 

@@ -40,7 +40,7 @@ class WorkerExtension:
 
 
 class RepeatedSteps:
-    """Mixed into vLLM's GPUModelRunner; the names of its methods are vLLM's (0.26 and 0.32)."""
+    """Mixed into vLLM's GPUModelRunner; the names of its methods are vLLM's (0.32 and 0.33)."""
 
     scheduled: dict[str, int] | None = None  # tokens by request, of the step before
     repeats = False
@@ -121,7 +121,7 @@ class RepeatedSteps:
     def _draws_by_kernels(self, batch: Any) -> bool:
         """Whether every launch would be the same at the next step; FlashInfer takes random numbers from the host."""
         states, places = self.sampler.sampling_states, batch.idx_mapping_np
-        fused = getattr(self.sampler, "use_flashinfer", False)
+        fused = self.sampler.use_flashinfer
         return self.device.type == "cuda" and (not fused or states.any_greedy(places) or states.any_explicit_seed(places))
 
 

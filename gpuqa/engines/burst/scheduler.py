@@ -97,7 +97,7 @@ class BurstScheduler(AsyncScheduler):  # type: ignore[misc]  # vLLM's modules ar
     def _undisturbed(self) -> bool:
         """Whether the next step could only decode: nobody waits, or nobody who waits could be let in."""
         running, waiting = self.get_request_counts()
-        no_news = not waiting or running >= self.max_num_running_reqs
+        no_news = not waiting or running >= self.max_num_active_reqs
         return self.usable and no_news and self.pause_state == PauseState.UNPAUSED
 
     def _awaits_last_tokens(self) -> bool:

@@ -19,14 +19,14 @@ from rich.console import Console
 from rich.table import Table
 
 from gpuqa import frozen
-from gpuqa.comparison import narrow, relative, relative_interval, speed_estimate
 from gpuqa.config import UserError
-from gpuqa.door import enter
-from gpuqa.guards import paired, scores_of
-from gpuqa.journal import Journal
+from gpuqa.config.app import enter
+from gpuqa.config.commands import CompareConfig, resolve
+from gpuqa.measure.statistics import holm, paired_interval, sign_flip_p_value
 from gpuqa.records import Answer, Interval, Trial
-from gpuqa.roots import CompareConfig, resolve
-from gpuqa.statistics import holm, paired_interval, sign_flip_p_value
+from gpuqa.selection.comparison import narrow, relative, relative_interval, speed_estimate
+from gpuqa.selection.constraints import paired, scores_of
+from gpuqa.study.journal import Journal
 
 BETTER_OR_EQUAL, WORSE, INCONCLUSIVE = 0, 1, 2
 EQUAL_WITHIN = 1.5  # high end / low end of an interval that still says "equal"

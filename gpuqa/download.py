@@ -18,9 +18,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from gpuqa.config import Hub, ModelConfig, UserError
-from gpuqa.door import enter
-from gpuqa.roots import ModelDownloadConfig, resolve
+from gpuqa.config import UserError
+from gpuqa.config.app import enter
+from gpuqa.config.commands import ModelDownloadConfig, resolve
+from gpuqa.config.pipeline import Hub, ModelConfig
 
 FAILED = 1
 

@@ -19,14 +19,14 @@ from typing import Any
 
 import httpx
 
-from gpuqa import dataset
 from gpuqa.config import check
-from gpuqa.door import enter
-from gpuqa.http_config import Status
-from gpuqa.metrics import score_answers
+from gpuqa.config.app import enter
+from gpuqa.config.commands import EvaluateConfig, resolve
+from gpuqa.config.http import Status
+from gpuqa.measure.metrics import score_answers
+from gpuqa.measure.statistics import bootstrap_interval, percentile, questions_needed
+from gpuqa.pipeline import dataset
 from gpuqa.records import Answer, Answered, Completion, Question
-from gpuqa.roots import EvaluateConfig, resolve
-from gpuqa.statistics import bootstrap_interval, percentile, questions_needed
 
 BROKEN = 1
 POLL_EVERY_S = 0.5

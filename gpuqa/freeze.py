@@ -11,11 +11,11 @@ from typing import Any
 
 from rich.console import Console
 
-from gpuqa.conclusion import conclude
 from gpuqa.config import UserError
-from gpuqa.door import enter
-from gpuqa.journal import Journal
-from gpuqa.roots import FreezeConfig, resolve
+from gpuqa.config.app import enter
+from gpuqa.config.commands import FreezeConfig, resolve
+from gpuqa.study.conclusion import conclude
+from gpuqa.study.journal import Journal
 
 
 def main() -> None:

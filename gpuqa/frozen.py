@@ -13,11 +13,12 @@ from typing import Any
 
 import yaml
 
-from gpuqa import identity
-from gpuqa.config import PipelineConfig, UserError, plain
-from gpuqa.criteria import SelectionConfig
+from gpuqa.config import UserError, plain
+from gpuqa.config.commands import from_plain
+from gpuqa.config.measurement import SelectionConfig
+from gpuqa.config.pipeline import PipelineConfig
+from gpuqa.measure import fingerprint
 from gpuqa.records import Trial
-from gpuqa.roots import from_plain
 
 FORMAT = 1
 FIELDS = ("format", "pipeline", "digests", "versions", "device", "driver", "measurement", "axes", "reason", "digest")
@@ -36,18 +37,18 @@ def freeze(trial: Trial, rule: SelectionConfig, reason: str, path: Path) -> dict
             "reason": reason,
             "note": pipeline.model.note,
             "pipeline": trial.pipeline,
-            "digests": {**trial.identity["digests"], "prompt": identity.sha256_of_prompt(pipeline.prompt)},
+            "digests": {**trial.identity["digests"], "prompt": fingerprint.sha256_of_prompt(pipeline.prompt)},
             "versions": trial.identity["versions"],
             "device": trial.identity["device"],
             "driver": trial.identity["driver"],
-            "git_commit": identity.git_commit(),
+            "git_commit": fingerprint.git_commit(),
             "frozen_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "selection": asdict(rule),
             "measurement": asdict(trial.measurement),
             "trial": trial.key,
         }
     )
-    content["digest"] = identity.sha256_of(content)
+    content["digest"] = fingerprint.sha256_of(content)
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(".tmp")
     text = yaml.safe_dump(content, allow_unicode=True, sort_keys=False, width=120)
@@ -92,8 +93,8 @@ def mismatches(content: dict[str, Any], pipeline: PipelineConfig, model_folder: 
     `also`: more of the file's digests by their names, as they are here.
     """
     unsigned = {key: value for key, value in content.items() if key != "digest"}
-    here = {**identity.sha256_of_model(model_folder), "prompt": identity.sha256_of_prompt(pipeline.prompt), **also}
-    pairs = [("digest of the file itself", content["digest"], identity.sha256_of(unsigned))]
+    here = {**fingerprint.sha256_of_model(model_folder), "prompt": fingerprint.sha256_of_prompt(pipeline.prompt), **also}
+    pairs = [("digest of the file itself", content["digest"], fingerprint.sha256_of(unsigned))]
     pairs += [(f"sha256 of the {key}", content["digests"].get(key), digest) for key, digest in here.items()]
     return [f"{what} differs: frozen {frozen!s:.16}, here {found:.16}" for what, frozen, found in pairs if frozen != found]
 

@@ -18,23 +18,16 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from gpuqa import dataset
-from gpuqa.bounds import L2_BYTES, load
-from gpuqa.checkpoint import Shape, read_shape
 from gpuqa.config import check
-from gpuqa.door import enter
-from gpuqa.pipeline import encoder_for
-from gpuqa.places import conf_folder, find
-from gpuqa.prompts import load_tokenizer
-from gpuqa.roofline import (
-    Bound,
-    Roof,
-    bound_of,
-    roof_of,
-    sequences_that_fit,
-    slots_of,
-)
-from gpuqa.roots import PredictConfig, axes_of, resolve
+from gpuqa.config.app import enter
+from gpuqa.config.commands import PredictConfig, axes_of, resolve
+from gpuqa.config.paths import conf_folder, find
+from gpuqa.pipeline import dataset
+from gpuqa.pipeline.pipeline import encoder_for
+from gpuqa.pipeline.prompts import load_tokenizer
+from gpuqa.roofline.checkpoint import Shape, read_shape
+from gpuqa.roofline.load import L2_BYTES, load
+from gpuqa.roofline.roofline import Bound, Roof, bound_of, roof_of, sequences_that_fit, slots_of
 
 TITLE = "Bounds, not promises"
 HEADINGS = (

@@ -92,7 +92,7 @@ class Answered:
     completions: list[Completion]
     seconds: float  # sum over calls, as the judge adds up its POSTs; of overlapping calls, first call to last answer
     latencies_s: list[float]  # one for each question: from its call to its answer
-    saturated: bool = False  # questions came faster than answers; see `gpuqa.workload.is_saturated`
+    saturated: bool = False  # questions came faster than answers; see `gpuqa.measure.workload.is_saturated`
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +103,7 @@ class Conditions:
     memory_clock_mhz: int
     temperature_c: int
     power_w: float
-    throttle_reasons: list[str]  # why the clocks are not at their highest, see `gpuqa.hardware.THROTTLE_REASONS`
+    throttle_reasons: list[str]  # why the clocks are not at their highest, see `gpuqa.machine.hardware.THROTTLE_REASONS`
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +119,7 @@ class Pass:
     peak_memory_gib: float  # right after the pass
     warm: bool = False  # the same questions had just been answered, and the prefix cache was not reset
     conditions: list[Conditions] = field(default_factory=list)  # right before and right after; none without NVML
-    slice: int | None = None  # of a race (`gpuqa.racing`), instead of all questions; `repeat` is 0 then
+    slice: int | None = None  # of a race (`gpuqa.study.racing`), instead of all questions; `repeat` is 0 then
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +137,7 @@ class Measurement:
     Every repeat begins with an empty prefix cache. Only the `warm_*` numbers are of passes that found the cache as a pass
     over the same questions had left it; they are in no other number.
 
-    A percentile that the sample cannot support is None; see `gpuqa.metrics.percentile`.
+    A percentile that the sample cannot support is None; see `gpuqa.measure.metrics.percentile`.
 
     The repeats of a study that was cut off come from two engines, started alike. `engine_start_s` and `warmup_s` are then
     those of the engine of the first repeat, the one whose answers are scored; the other start is the interruption's cost.
@@ -149,7 +149,7 @@ class Measurement:
     chars_per_s: float  # sum of answer characters / seconds: the judge's "tokens/s"
     chars_per_s_mad: float  # median absolute deviation over the repeats
     chars_per_s_repeats: list[float]  # every repeat's, in the order measured
-    chars_per_s_interval: Interval | None  # 95 %, see `gpuqa.statistics.speed_interval`; None below two repeats
+    chars_per_s_interval: Interval | None  # 95 %, see `gpuqa.measure.statistics.speed_interval`; None below two repeats
     output_tokens_per_s: float
     questions_per_s: float
     ttft_ms_p50: float | None  # time from the call to the first token

@@ -18,14 +18,15 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from gpuqa import frozen, study
+from gpuqa import frozen
 from gpuqa.config import UserError
-from gpuqa.door import enter
-from gpuqa.journal import Journal
-from gpuqa.places import find
+from gpuqa.config.app import enter
+from gpuqa.config.commands import CellConfig, ReproduceConfig, from_plain, resolve
+from gpuqa.config.paths import find
+from gpuqa.measure.cell import Cell
 from gpuqa.records import Measurement, Pass, Trial
-from gpuqa.roots import CellConfig, ReproduceConfig, from_plain, resolve
-from gpuqa.trial import Cell
+from gpuqa.study import study
+from gpuqa.study.journal import Journal
 
 OUTSIDE = 1
 NUMBERS = {"chars_per_s": ",.0f", "rouge_l_f1_judge": ".4f", "rouge_l_f1": ".4f"}  # what has an interval

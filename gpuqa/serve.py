@@ -21,18 +21,20 @@ from typing import Any
 import uvicorn
 from prometheus_client import CollectorRegistry, disable_created_metrics
 
-from gpuqa import frozen, identity
-from gpuqa.access import read_keys
-from gpuqa.config import PipelineConfig, UserError
-from gpuqa.door import enter
-from gpuqa.hardware import kill_children
-from gpuqa.http_config import HttpConfig, Logs
-from gpuqa.pipeline import Pipeline, warmup_questions
-from gpuqa.places import find
-from gpuqa.roots import ServeConfig, resolve
-from gpuqa.server import create_app
-from gpuqa.service import Service
-from gpuqa.telemetry import JsonLines, Telemetry
+from gpuqa import frozen
+from gpuqa.config import UserError
+from gpuqa.config.app import enter
+from gpuqa.config.commands import ServeConfig, resolve
+from gpuqa.config.http import HttpConfig, Logs
+from gpuqa.config.paths import find
+from gpuqa.config.pipeline import PipelineConfig
+from gpuqa.machine.child_processes import kill_children
+from gpuqa.measure import fingerprint
+from gpuqa.pipeline.pipeline import Pipeline, warmup_questions
+from gpuqa.serving.app import create_app
+from gpuqa.serving.auth import read_keys
+from gpuqa.serving.service import Service
+from gpuqa.serving.telemetry import JsonLines, Telemetry
 
 log = logging.getLogger("gpuqa.serve")
 FAILED = 1
@@ -54,7 +56,7 @@ def serve(composed: Any) -> int:
     pipeline = frozen.pipeline_config(content, Path(config.frozen))
     if config.model_path is not None:
         pipeline = replace(pipeline, model=replace(pipeline.model, path=config.model_path))
-    here = identity.environment()
+    here = fingerprint.environment()
     verify(config, content, pipeline, here)
     warmup = warmup_questions(pipeline.model, config.warmup)
     keys = read_keys(config.http.keys_file, config.http.keys_variable)
@@ -164,7 +166,7 @@ def has_route() -> bool:
 def labels(content: dict[str, Any], here: dict[str, Any]) -> dict[str, str]:
     """What is served, for `gpuqa_build_info`."""
     groups = {group: str(content["pipeline"][group]["name"]) for group in ("model", "prompt", "quantization", "engine")}
-    versions = {"version": here["versions"]["gpuqa"], "code": here["code"][:16], "commit": identity.git_commit() or ""}
+    versions = {"version": here["versions"]["gpuqa"], "code": here["code"][:16], "commit": fingerprint.git_commit() or ""}
     return {**versions, "frozen_digest": content["digest"], **groups, "device": here["device"]}
 
 
@@ -179,7 +181,7 @@ def facts(config: ServeConfig, content: dict[str, Any], here: dict[str, Any]) ->
             **{key: content.get(key) for key in optional},
             "pipeline": {**content["pipeline"], "engine": engine},
         },
-        "here": {**here, "git_commit": identity.git_commit(), "allow_mismatch": config.allow_mismatch},
+        "here": {**here, "git_commit": fingerprint.git_commit(), "allow_mismatch": config.allow_mismatch},
     }
 
 

@@ -19,16 +19,17 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from gpuqa import finals, hardware, report, study
-from gpuqa.comparison import speed
-from gpuqa.conclusion import conclude
 from gpuqa.config import UserError
-from gpuqa.door import INTERRUPTED, enter
-from gpuqa.journal import Journal
+from gpuqa.config.app import INTERRUPTED, enter
+from gpuqa.config.commands import CellConfig, StudyConfig, axes_of, resolve
+from gpuqa.machine import hardware
+from gpuqa.measure.cell import Cell
 from gpuqa.records import Pass, Trial
-from gpuqa.roots import CellConfig, StudyConfig, axes_of, resolve
-from gpuqa.selection import decide
-from gpuqa.trial import Cell
+from gpuqa.selection.comparison import speed
+from gpuqa.selection.verdict import decide
+from gpuqa.study import finalists, report, study
+from gpuqa.study.conclusion import conclude
+from gpuqa.study.journal import Journal
 
 
 def main() -> None:
@@ -62,7 +63,7 @@ def sweep(composed: Any) -> int:
 
 def measure_finalists(cells: Sequence[Cell], trials: Sequence[Trial], journal: Journal, console: Console) -> None:
     """Measure those who may win again, in fresh engines: the best of many first measurements is too good to be true."""
-    chosen = finals.choose(trials, cells[0].config.selection, journal)
+    chosen = finalists.choose(trials, cells[0].config.selection, journal)
     again = [replace(cell, again=True) for one in chosen.finalists for cell in cells if cell.key == one.key]
     if not again:
         return

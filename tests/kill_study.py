@@ -18,11 +18,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from gpuqa import study
-from gpuqa.door import compose_cell
-from gpuqa.journal import Journal
+from gpuqa.config.app import compose_cell
+from gpuqa.measure.cell import Cell
 from gpuqa.records import Pass
-from gpuqa.trial import Cell
+from gpuqa.study import study
+from gpuqa.study.journal import Journal
 
 FIXED = [
     "experiment=none",

@@ -20,12 +20,12 @@ from typing import Any
 
 import numpy as np
 
-from gpuqa.criteria import SelectionConfig
-from gpuqa.racing.evidence import Glimpse, Runner
-from gpuqa.racing.race import Ask, Race
+from gpuqa.config.measurement import SelectionConfig
+from gpuqa.measure.statistics import median_and_mad
 from gpuqa.records import Answer, Measurement, Trial
-from gpuqa.selection import decide
-from gpuqa.statistics import median_and_mad
+from gpuqa.selection.verdict import decide
+from gpuqa.study.racing.evidence import Glimpse, Runner
+from gpuqa.study.racing.race import Ask, Race
 
 TRACES = Path(__file__).parent / "traces"
 

@@ -17,10 +17,10 @@ from types import SimpleNamespace
 
 from triton.backends import backends
 
-from gpuqa import dataset
-from gpuqa.door import compose_cell, vllm_on_this_machine
-from gpuqa.engines.burst.runner import RepeatedSteps
-from gpuqa.pipeline import Pipeline
+from gpuqa.config.app import compose_cell, vllm_on_this_machine
+from gpuqa.engines.vllm.burst.runner import RepeatedSteps
+from gpuqa.pipeline import dataset
+from gpuqa.pipeline.pipeline import Pipeline
 
 repeated = multiprocessing.Value("i", 0)  # the engine's process is forked from this one and has it, too
 own_move_on = RepeatedSteps._move_on

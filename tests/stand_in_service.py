@@ -16,17 +16,17 @@ from typing import Any
 import uvicorn
 from prometheus_client import CollectorRegistry
 
-from gpuqa.access import Keys
-from gpuqa.config import SamplingConfig
-from gpuqa.door import compose_cell
-from gpuqa.http_config import HttpConfig
-from gpuqa.pipeline import BUILTIN_WARMUP, Pipeline
-from gpuqa.prompts import load_tokenizer
+from gpuqa.config.app import compose_cell
+from gpuqa.config.commands import CellConfig
+from gpuqa.config.http import HttpConfig
+from gpuqa.config.pipeline import SamplingConfig
+from gpuqa.pipeline.pipeline import BUILTIN_WARMUP, Pipeline
+from gpuqa.pipeline.prompts import load_tokenizer
 from gpuqa.records import Generation, GenerationDelta
-from gpuqa.roots import CellConfig
-from gpuqa.server import create_app
-from gpuqa.service import Service
-from gpuqa.telemetry import Telemetry
+from gpuqa.serving.app import create_app
+from gpuqa.serving.auth import Keys
+from gpuqa.serving.service import Service
+from gpuqa.serving.telemetry import Telemetry
 
 PATIENCE_S = 120.0
 STARTING = (503, {"status": "starting"})

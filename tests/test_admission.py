@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpuqa.admission import LONGEST_S, WINDOW_S, Admission, Refused
+from gpuqa.serving.admission import LONGEST_S, WINDOW_S, Admission, Refused
 
 
 def refusal(admission: Admission, questions: int, now: float) -> Refused:

@@ -16,8 +16,8 @@ from vllm.sampling_params import RequestOutputKind, SamplingParams
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 
 from gpuqa.engines import FOLLOWED
-from gpuqa.engines.burst import scheduler as burst_scheduler
-from gpuqa.engines.burst.scheduler import BurstScheduler
+from gpuqa.engines.vllm.burst import scheduler as burst_scheduler
+from gpuqa.engines.vllm.burst.scheduler import BurstScheduler
 
 SCHEDULES = int(os.environ.get("GPUQA_BURST_SCHEDULES", "80"))  # for each of the four ways of running
 MAX_MODEL_LEN = 64

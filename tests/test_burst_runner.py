@@ -15,9 +15,9 @@ pytest.importorskip("vllm")
 
 from conftest import run_python
 
-from gpuqa.config import Backend, EngineConfig, Scheduler
-from gpuqa.engines.burst.runner import RepeatedSteps, WorkerExtension
-from gpuqa.engines.parts import REPEATS_STEPS, scheduler_args
+from gpuqa.config.pipeline import Backend, EngineConfig, Scheduler
+from gpuqa.engines.vllm.burst.runner import RepeatedSteps, WorkerExtension
+from gpuqa.engines.vllm.overrides import REPEATS_STEPS, scheduler_args
 
 PROGRAM = Path(__file__).with_name("second_runner.py")
 SECOND_RUNNER = {"VLLM_USE_V2_MODEL_RUNNER": "1", "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}

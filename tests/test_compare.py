@@ -13,9 +13,9 @@ from omegaconf import OmegaConf
 from gpuqa import frozen
 from gpuqa.compare import BETTER_OR_EQUAL, INCONCLUSIVE, WORSE, compare
 from gpuqa.config import UserError
-from gpuqa.journal import Journal
+from gpuqa.config.commands import CompareConfig
 from gpuqa.records import Answer, Interval, Measurement, Trial
-from gpuqa.roots import CompareConfig
+from gpuqa.study.journal import Journal
 
 SCORES = [0.3, 0.5, 0.7, 0.4] * 10
 QUIET = (1000.0, 1001.0, 1002.0)

@@ -1,4 +1,4 @@
-"""Tests of gpuqa.config: what a group refuses, what groups refuse together, and the way to plain values and back."""
+"""Tests of gpuqa.config.pipeline: what a group refuses, what groups refuse together, and the way to plain values and back."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ import yaml
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from gpuqa.config import (
+from gpuqa.config import UserError, plain
+from gpuqa.config.commands import from_plain
+from gpuqa.config.measurement import DatasetConfig, GpuConfig, Issue, SelectionConfig, WorkloadConfig
+from gpuqa.config.paths import conf_folder
+from gpuqa.config.pipeline import (
     Backend,
     CleanupConfig,
     DownloadConfig,
@@ -24,12 +28,7 @@ from gpuqa.config import (
     PromptConfig,
     QuantizationConfig,
     SamplingConfig,
-    UserError,
-    plain,
 )
-from gpuqa.criteria import DatasetConfig, GpuConfig, Issue, SelectionConfig, WorkloadConfig
-from gpuqa.places import conf_folder
-from gpuqa.roots import from_plain
 
 
 def engine(**changes: Any) -> EngineConfig:

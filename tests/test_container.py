@@ -188,7 +188,7 @@ def test_what_is_compiled_is_kept_in_the_volume() -> None:
 def test_the_build_context_holds_the_program_and_frozen_files_and_nothing_else() -> None:
     sent = {str(file.relative_to(ROOT)) for folder in ("conf", "gpuqa", "requirements") for file in (ROOT / folder).rglob("*")
             if file.is_file() and in_context(file)}  # fmt: skip
-    assert {"conf/serve.yaml", "gpuqa/serve.py", "gpuqa/page.html", "requirements/image.txt"} <= sent
+    assert {"conf/serve.yaml", "gpuqa/serve.py", "gpuqa/serving/page.html", "requirements/image.txt"} <= sent
     assert not {name for name in sent if "__pycache__" in name or name.endswith(("cpu.txt", "dev.txt"))}
     assert in_context(ROOT / "experiments/embedded/frozen.yaml")
     for secret in (".git/config", ".env", "tests/conftest.py", "experiments/embedded/trials/a.json", ".venv/bin/python"):

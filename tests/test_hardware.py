@@ -12,7 +12,7 @@ from types import ModuleType, SimpleNamespace
 import psutil
 import pytest
 
-from gpuqa import hardware
+from gpuqa.machine import child_processes, hardware
 from gpuqa.records import Conditions
 
 MIB = 2**20
@@ -75,7 +75,7 @@ def test_gpu_memory_in_use_is_added_and_what_is_not_a_number_is_not(smi, monkeyp
 
 PEAK = f"""
 import sys
-from gpuqa import hardware
+from gpuqa.machine import hardware
 before = hardware.peak_memory_gib()
 block = bytearray({400 * MIB})
 del block
@@ -110,13 +110,13 @@ def test_the_memory_of_living_children_and_grandchildren_counts(no_gpu):
 KILLS = """
 import subprocess, sys, time
 import psutil
-from gpuqa import hardware
+from gpuqa.machine import child_processes
 sleeper = "import time; print('up', flush=True); time.sleep(60)"
 parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {sleeper!r}])"
 child = subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE)
 child.stdout.readline()
 below = psutil.Process().children(recursive=True)
-hardware.kill_children(set())
+child_processes.kill_children(set())
 child.wait(5)
 deadline = time.monotonic() + 5
 def lives(process):
@@ -140,7 +140,7 @@ def test_a_child_that_ends_by_itself_in_between_does_not_save_the_others(monkeyp
             going.kill()
             going.wait()
             monkeypatch.setattr(psutil.Process, "children", lambda self, recursive: listed)
-            hardware.kill_children(set())
+            child_processes.kill_children(set())
             assert staying.wait(5) != 0
         finally:
             staying.kill()
@@ -245,5 +245,6 @@ def test_without_nvidia_ml_py_there_are_no_conditions(monkeypatch):
 def test_a_child_whose_parent_is_gone_before_it_looks_for_it_ends_too():
     with subprocess.Popen(["sleep", "0"]) as gone:
         gone.wait()
-    orphan = f"import time; from gpuqa import hardware; hardware.end_with_parent({gone.pid}); time.sleep(60)"
+    watched = f"from gpuqa.machine.child_processes import end_with_parent; end_with_parent({gone.pid})"
+    orphan = f"import time; {watched}; time.sleep(60)"
     assert subprocess.run([sys.executable, "-c", orphan], timeout=50).returncode == -signal.SIGKILL

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from gpuqa.journal import Journal
 from gpuqa.records import Answer, Answered, Completion, Conditions, Interval, Measurement, Pass, Trial
+from gpuqa.study.journal import Journal
 
 READINGS = [Conditions(1980, 3201, 61, 412.5, ["sw_power_cap"]), Conditions(345, 2600, 40, 80.0, ["gpu_idle"])]
 

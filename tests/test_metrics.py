@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from gpuqa.metrics import Overhead, measure, measure_warm, score_answers
+from gpuqa.measure.metrics import Overhead, measure, measure_warm, score_answers
+from gpuqa.measure.statistics import speed_interval
 from gpuqa.records import Answer, Answered, Completion, Conditions, Interval, Measurement, Question
-from gpuqa.statistics import speed_interval
 
 QUESTIONS = [
     Question("memory-1", "甲？", "cuda warp"),

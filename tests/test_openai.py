@@ -17,11 +17,11 @@ import yaml
 from conftest import PATIENCE_S, ROOT
 from stand_in_service import ScriptedEngine, composed, scripted, serving
 
-from gpuqa.access import Keys
+from gpuqa.config.http import HttpConfig
 from gpuqa.engines import EngineFailed
-from gpuqa.http_config import HttpConfig
-from gpuqa.pipeline import Pipeline
+from gpuqa.pipeline.pipeline import Pipeline
 from gpuqa.records import Generation, GenerationDelta
+from gpuqa.serving.auth import Keys
 
 pytestmark = pytest.mark.engine
 

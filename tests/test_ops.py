@@ -14,8 +14,8 @@ import yaml
 from conftest import ROOT
 from prometheus_client.parser import text_string_to_metric_families
 
-from gpuqa import telemetry
-from gpuqa.service import State
+from gpuqa.serving import telemetry
+from gpuqa.serving.service import State
 
 pytestmark = pytest.mark.engine
 

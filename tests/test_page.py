@@ -18,7 +18,7 @@ import httpx
 import pytest
 from conftest import PATIENCE_S
 
-from gpuqa.places import PACKAGE
+from gpuqa.config.paths import PACKAGE
 
 pytestmark = pytest.mark.engine
 

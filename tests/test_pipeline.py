@@ -16,15 +16,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpuqa import dataset
-from gpuqa.config import CleanupConfig, ModelConfig, SamplingConfig, UserError
-from gpuqa.door import compose_cell
+from gpuqa.config import UserError
+from gpuqa.config.app import compose_cell
+from gpuqa.config.commands import CellConfig
+from gpuqa.config.paths import find
+from gpuqa.config.pipeline import CleanupConfig, ModelConfig, SamplingConfig
 from gpuqa.engines import EngineFailed
-from gpuqa.pipeline import BUILTIN_WARMUP, Pipeline, stop_token_ids, warmup_questions
-from gpuqa.places import find
-from gpuqa.prompts import load_tokenizer
+from gpuqa.pipeline import dataset
+from gpuqa.pipeline.pipeline import BUILTIN_WARMUP, Pipeline, stop_token_ids, warmup_questions
+from gpuqa.pipeline.prompts import load_tokenizer
 from gpuqa.records import CompletionDelta, Generation, GenerationDelta
-from gpuqa.roots import CellConfig
 
 pytestmark = pytest.mark.engine
 

@@ -13,11 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpuqa.config import PLACEHOLDER, ExampleConfig, ModelConfig, PromptConfig, UserError
-from gpuqa.dataset import read_questions
+from gpuqa.config import UserError
+from gpuqa.config.paths import PACKAGE
+from gpuqa.config.pipeline import PLACEHOLDER, ExampleConfig, ModelConfig, PromptConfig
 from gpuqa.embedded.train import shipped_prompts
-from gpuqa.places import PACKAGE
-from gpuqa.prompts import GAP, PromptEncoder, TextStream, decode_all, load_tokenizer, messages
+from gpuqa.pipeline.dataset import read_questions
+from gpuqa.pipeline.prompts import GAP, PromptEncoder, TextStream, decode_all, load_tokenizer, messages
 
 EMBEDDED = PACKAGE / "embedded" / "model"
 CONTROL = ("<|im_start|>", "<|im_end|>", "<|endoftext|>")

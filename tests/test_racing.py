@@ -14,13 +14,13 @@ import pytest
 from race_replay import Replay, Shape, draw, generated, load, numbers, replayed
 
 from gpuqa.config import UserError
-from gpuqa.criteria import Issue, Rule, SelectionConfig
-from gpuqa.racing.evidence import Glimpse, Runner, chance_of, mean_of, speed_of, spread
-from gpuqa.racing.race import Ask, Race, slices_of
+from gpuqa.config.commands import StudyConfig
+from gpuqa.config.measurement import Issue, Rule, SelectionConfig
+from gpuqa.measure.statistics import t_quantile
 from gpuqa.records import Answer, Question, Trial
-from gpuqa.roots import StudyConfig
-from gpuqa.selection import decide
-from gpuqa.statistics import t_quantile
+from gpuqa.selection.verdict import decide
+from gpuqa.study.racing.evidence import Glimpse, Runner, chance_of, mean_of, speed_of, spread
+from gpuqa.study.racing.race import Ask, Race, slices_of
 
 RULE = SelectionConfig(name="fastest_above_floor", min_rouge_l_f1_judge=0.35)
 QUESTIONS = 80

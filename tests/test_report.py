@@ -14,15 +14,15 @@ import pytest
 from omegaconf import OmegaConf
 from rich.console import Console
 
-from gpuqa import report
-from gpuqa.conclusion import conclude
-from gpuqa.criteria import Rule, SelectionConfig
-from gpuqa.door import introduce_to_hydra
-from gpuqa.journal import Journal
-from gpuqa.places import conf_folder
+from gpuqa.config.app import introduce_to_hydra
+from gpuqa.config.commands import StudyConfig
+from gpuqa.config.measurement import Rule, SelectionConfig
+from gpuqa.config.paths import conf_folder
 from gpuqa.records import Answer, Dropped, Interval, Measurement, Trial
-from gpuqa.roots import StudyConfig
-from gpuqa.selection import Verdict, decide
+from gpuqa.selection.verdict import Verdict, decide
+from gpuqa.study import report
+from gpuqa.study.conclusion import conclude
+from gpuqa.study.journal import Journal
 
 RULE = SelectionConfig(name="fastest_above_floor", min_rouge_l_f1_judge=0.35)
 NASTY = "<script>alert('字')</script> & \"quoted\""

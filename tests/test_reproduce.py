@@ -8,7 +8,7 @@ import pytest
 import yaml
 from conftest import run_door
 
-from gpuqa import identity
+from gpuqa.measure import fingerprint
 
 pytestmark = pytest.mark.engine
 
@@ -17,7 +17,7 @@ def changed(study_copy: Path, **changes: object) -> Path:
     """The frozen file with other content, signed again, so that only the content is wrong."""
     file = study_copy / "frozen.yaml"
     content = yaml.safe_load(file.read_text(encoding="utf-8")) | changes
-    content["digest"] = identity.sha256_of({key: value for key, value in content.items() if key != "digest"})
+    content["digest"] = fingerprint.sha256_of({key: value for key, value in content.items() if key != "digest"})
     file.write_text(yaml.safe_dump(content, allow_unicode=True), encoding="utf-8")
     return file
 

@@ -9,20 +9,13 @@ from typing import Any
 
 import pytest
 
-from gpuqa.checkpoint import Layers, Shape, read_shape
-from gpuqa.config import Backend, EngineConfig, ModelConfig, PromptConfig, QuantizationConfig, SamplingConfig, UserError
-from gpuqa.criteria import DatasetConfig, Executor, ExecutorConfig, GpuConfig, Issue, SelectionConfig, WorkloadConfig
+from gpuqa.config import UserError
+from gpuqa.config.commands import CellConfig, StudyConfig
+from gpuqa.config.measurement import DatasetConfig, Executor, ExecutorConfig, GpuConfig, Issue, SelectionConfig, WorkloadConfig
+from gpuqa.config.pipeline import Backend, EngineConfig, ModelConfig, PromptConfig, QuantizationConfig, SamplingConfig
 from gpuqa.records import Interval, Measurement
-from gpuqa.roofline import (
-    Load,
-    Roof,
-    bound_of,
-    most_tokens_per_s,
-    roof_of,
-    sequences_that_fit,
-    with_fraction,
-)
-from gpuqa.roots import CellConfig, StudyConfig
+from gpuqa.roofline.checkpoint import Layers, Shape, read_shape
+from gpuqa.roofline.roofline import Load, Roof, bound_of, most_tokens_per_s, roof_of, sequences_that_fit, with_fraction
 
 CONFIG = {
     "num_hidden_layers": 2,

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from rouge_score.rouge_scorer import RougeScorer
 from rouge_score.tokenizers import Tokenizer
 
-from gpuqa import rouge
-from gpuqa.places import find
+from gpuqa.config.paths import find
+from gpuqa.measure import rouge
 
 
 class SplitOnSpaces(Tokenizer):

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpuqa.criteria import Guard, Rule, SelectionConfig
+from gpuqa.config.measurement import Guard, Rule, SelectionConfig
 from gpuqa.records import Answer, Interval, Measurement, Trial
-from gpuqa.selection import Outcome, decide
+from gpuqa.selection.verdict import Outcome, decide
 
 RULE = SelectionConfig(
     name="rule",

@@ -23,15 +23,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from stand_in_service import PATIENCE_S, STARTING, Reply, ScriptedEngine, Served, composed, real, scripted, serving, until
 
-from gpuqa import dataset
-from gpuqa.access import Keys
+from gpuqa.config.http import HttpConfig, Status
+from gpuqa.config.paths import find
 from gpuqa.engines import EngineFailed
-from gpuqa.http_config import HttpConfig, Status
-from gpuqa.pipeline import WARMUP_TOKENS, Pipeline
-from gpuqa.places import find
-from gpuqa.prompts import load_tokenizer
+from gpuqa.pipeline import dataset
+from gpuqa.pipeline.pipeline import WARMUP_TOKENS, Pipeline
+from gpuqa.pipeline.prompts import load_tokenizer
 from gpuqa.records import Generation
-from gpuqa.server import FREE
+from gpuqa.serving.app import FREE
+from gpuqa.serving.auth import Keys
 
 pytestmark = pytest.mark.engine
 KEY = "a-key-of-the-tests"

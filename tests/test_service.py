@@ -19,9 +19,9 @@ from typing import Any
 import pytest
 from stand_in_service import PATIENCE_S, Reply, ScriptedEngine, Served, scripted, serving, until
 
+from gpuqa.config.http import HttpConfig
 from gpuqa.engines import EngineFailed
-from gpuqa.http_config import HttpConfig
-from gpuqa.pipeline import Pipeline
+from gpuqa.pipeline.pipeline import Pipeline
 from gpuqa.records import Generation
 
 pytestmark = pytest.mark.engine

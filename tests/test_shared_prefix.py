@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from gpuqa.config import Attention, Backend, EngineConfig, UserError
-from gpuqa.engines.parts import attention_args
+from gpuqa.config import UserError
+from gpuqa.config.pipeline import Attention, Backend, EngineConfig
+from gpuqa.engines.vllm.overrides import attention_args
 
 torch = pytest.importorskip("torch")
 ON_GPU = torch.cuda.is_available()
@@ -20,7 +21,7 @@ ON_GPU = torch.cuda.is_available()
 def kernels() -> ModuleType:
     """The kernels, interpreted where there is no GPU (see conftest.py)."""
     pytest.importorskip("triton")
-    from gpuqa.engines.shared_prefix import kernels
+    from gpuqa.engines.vllm.shared_prefix import kernels
 
     return kernels
 
@@ -141,7 +142,7 @@ def close_to_the_formula(step: Step, out: Any, tolerance: float) -> None:
 def backend(kernels: ModuleType) -> ModuleType:
     """Ours on top of the installed vLLM's FlashAttention, whose own kernels a CPU build lacks."""
     pytest.importorskip("vllm")
-    from gpuqa.engines.shared_prefix import backend
+    from gpuqa.engines.vllm.shared_prefix import backend
 
     return backend
 

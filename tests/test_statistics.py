@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpuqa.records import Interval
-from gpuqa.statistics import (
+from gpuqa.measure.statistics import (
     Estimate,
     bootstrap_interval,
     holm,
@@ -26,6 +25,7 @@ from gpuqa.statistics import (
     trend,
     welch,
 )
+from gpuqa.records import Interval
 
 numbers = st.floats(-1e6, 1e6, allow_subnormal=False)
 

@@ -17,19 +17,19 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from gpuqa import study
 from gpuqa.config import UserError
-from gpuqa.dataset import read_questions
+from gpuqa.config.commands import CellConfig, from_plain
+from gpuqa.config.paths import PACKAGE, conf_folder
 from gpuqa.engines import EngineFailed
 from gpuqa.engines.transformers_engine import TransformersEngine
-from gpuqa.failures import explained
-from gpuqa.group import in_order
-from gpuqa.journal import Journal
-from gpuqa.pipeline import BUILTIN_WARMUP
-from gpuqa.places import PACKAGE, conf_folder
+from gpuqa.measure.cell import Cell
+from gpuqa.measure.failures import explained
+from gpuqa.pipeline.dataset import read_questions
+from gpuqa.pipeline.pipeline import BUILTIN_WARMUP
 from gpuqa.records import Generation, Pass, Trial
-from gpuqa.roots import CellConfig, from_plain
-from gpuqa.trial import Cell
+from gpuqa.study import study
+from gpuqa.study.engine_session import in_order
+from gpuqa.study.journal import Journal
 
 pytestmark = pytest.mark.engine
 

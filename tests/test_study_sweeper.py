@@ -11,7 +11,7 @@ import pytest
 import yaml
 from conftest import run_python
 
-from gpuqa.places import conf_folder
+from gpuqa.config.paths import conf_folder
 
 # Enters as gpuqa.sweep does, with a task that starts no engine: it notes each time it is called, and with which cells.
 SCRIPT = """

@@ -16,8 +16,8 @@ import pytest
 from conftest import ROOT
 
 from gpuqa.config import UserError
-from gpuqa.failures import Failure, explained, kind_of
-from gpuqa.journal import Journal
+from gpuqa.measure.failures import Failure, explained, kind_of
+from gpuqa.study.journal import Journal
 
 KILLS = 20
 RACE_KILLS = 5
@@ -105,7 +105,7 @@ def test_a_second_process_on_the_same_study_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_lock_is_refused_to_others_and_gone_with_its_process(tmp_path: Path) -> None:
-    hold = f"import time; from gpuqa.journal import Journal; from pathlib import Path\nwith Journal(Path({str(tmp_path)!r})).locked(): print('locked', flush=True); time.sleep(60)"  # noqa: E501
+    hold = f"import time; from gpuqa.study.journal import Journal; from pathlib import Path\nwith Journal(Path({str(tmp_path)!r})).locked(): print('locked', flush=True); time.sleep(60)"  # noqa: E501
     with subprocess.Popen([sys.executable, "-c", hold], stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "locked\n"

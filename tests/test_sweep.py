@@ -17,7 +17,7 @@ import pytest
 import yaml
 from conftest import ROOT, child_environment, end_session
 
-from gpuqa.journal import Journal
+from gpuqa.study.journal import Journal
 
 pytestmark = pytest.mark.engine
 

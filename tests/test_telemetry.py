@@ -10,9 +10,9 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from gpuqa import telemetry
 from gpuqa.records import Completion
-from gpuqa.telemetry import ABOUT, JsonLines, Telemetry, note, outcome_of, request_id
+from gpuqa.serving import telemetry
+from gpuqa.serving.telemetry import ABOUT, JsonLines, Telemetry, note, outcome_of, request_id
 
 
 def completion(finish_reason: str = "stop", text: str = "四个字。", **changed) -> Completion:

@@ -17,14 +17,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gpuqa import finals
-from gpuqa.comparison import speed
-from gpuqa.criteria import Guard, SelectionConfig
-from gpuqa.places import PACKAGE
+from gpuqa.config.measurement import Guard, SelectionConfig
+from gpuqa.config.paths import PACKAGE
+from gpuqa.measure.rouge import cut, score
+from gpuqa.measure.statistics import median_and_mad, speed_interval, trend
 from gpuqa.records import Answer, Interval, Measurement, Trial
-from gpuqa.rouge import cut, score
-from gpuqa.selection import Outcome, decide
-from gpuqa.statistics import median_and_mad, speed_interval, trend
+from gpuqa.selection.comparison import speed
+from gpuqa.selection.verdict import Outcome, decide
+from gpuqa.study import finalists
 
 NOISE = 0.08 * 1.4826  # standard deviation of log speed whose median absolute deviation is 8 %
 RULE = SelectionConfig(name="fastest_above_floor", min_rouge_l_f1_judge=0.15)
@@ -141,10 +141,10 @@ def test_the_winners_number_is_too_good_in_the_first_round_and_right_when_it_is_
         truth = np.exp(generator.normal(math.log(10_000), spread, size=cells))
         rounds = truth[:, None] * np.exp(generator.normal(0, NOISE, size=(2, cells, 3)))
         trials = [cell(number, row.tolist()) for number, row in enumerate(rounds[0])]
-        chosen = finals.finalists(trials, RULE, {}, 3).finalists
+        chosen = finalists.finalists(trials, RULE, {}, 3).finalists
         fresh = {one.key: cell(trials.index(one), rounds[1, trials.index(one)].tolist()) for one in chosen}
         assert chosen[0] is max(trials, key=speed)
-        verdict = decide([finals.replaced(one, fresh.get(one.key)) for one in trials], RULE)
+        verdict = decide([finalists.replaced(one, fresh.get(one.key)) for one in trials], RULE)
         assert verdict.winner is not None
         assert verdict.winner.key in fresh, "whoever was measured once cannot win over whoever was measured again"
         best = trials.index(chosen[0])

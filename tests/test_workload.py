@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from gpuqa.criteria import Issue, WorkloadConfig
+from gpuqa.config.measurement import Issue, WorkloadConfig
 from gpuqa.engines import EngineFailed
+from gpuqa.measure.workload import Answer, arrivals_s, is_saturated, issue
 from gpuqa.records import Answered, Completion, Question
-from gpuqa.workload import Answer, arrivals_s, is_saturated, issue
 
 QUESTIONS = [Question("a", "甲？"), Question("b", "乙？"), Question("c", "丙？")]
 SETTINGS: dict[Issue, dict[str, Any]] = {

@@ -20,16 +20,18 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from gpuqa import hardware, study
-from gpuqa.door import compose_cell
+from gpuqa.config.app import compose_cell
 from gpuqa.engines import Engine, EngineFailed
-from gpuqa.group import start_quietly
-from gpuqa.metrics import chars, score_answers
-from gpuqa.pipeline import Pipeline
-from gpuqa.prompts import load_tokenizer
+from gpuqa.machine import hardware
+from gpuqa.measure.cell import Cell
+from gpuqa.measure.metrics import chars, score_answers
+from gpuqa.measure.trial import repeated
+from gpuqa.measure.workload import issue
+from gpuqa.pipeline.pipeline import Pipeline
+from gpuqa.pipeline.prompts import load_tokenizer
 from gpuqa.records import Answered
-from gpuqa.trial import Cell, repeated
-from gpuqa.workload import issue
+from gpuqa.study import study
+from gpuqa.study.engine_session import start_quietly
 
 AXES = {
     "prompt": "bare,structured,structured_short,keywords",

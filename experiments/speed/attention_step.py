@@ -1,4 +1,4 @@
-"""How long does the attention of one decoding step take, read by vLLM's FlashAttention and by gpuqa.engines.shared_prefix?
+"""How long does the attention of one decoding step take, read by vLLM's FlashAttention and by gpuqa.engines.vllm.shared_prefix?
 
     PYTHONPATH=.:$PYTHONPATH python experiments/speed/attention_step.py --steps 358x496,358x48,128x496,64x496,64x48,32x496,32x0
 
@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from vllm.v1.attention.backends.fa_utils import flash_attn_varlen_func
 
-from gpuqa.engines.shared_prefix.kernels import attend, shared_tokens
+from gpuqa.engines.vllm.shared_prefix.kernels import attend, shared_tokens
 
 LAYERS, HEADS, KEY_HEADS, SIZE, BLOCK = 28, 16, 8, 128, 16
 TABLE_WIDTH = 64  # blocks, as for max_model_len 1024

@@ -17,8 +17,8 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+from gpuqa.measure.statistics import median_and_mad
 from gpuqa.records import Generation
-from gpuqa.statistics import median_and_mad
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "tests"))
 from stand_in_service import ScriptedEngine, scripted, serving  # the tests' engine that answers at once

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from gpuqa.journal import Journal
-from gpuqa.statistics import median_and_mad, trend, welch
+from gpuqa.measure.statistics import median_and_mad, trend, welch
+from gpuqa.study.journal import Journal
 
 CELLS, REPEATS, SEEDS = 8, 3, 50
 

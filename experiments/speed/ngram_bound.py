@@ -13,11 +13,11 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from gpuqa import dataset
-from gpuqa.bounds import common_prefix
-from gpuqa.door import compose_cell
-from gpuqa.pipeline import encoder_for
-from gpuqa.prompts import load_tokenizer
+from gpuqa.config.app import compose_cell
+from gpuqa.pipeline import dataset
+from gpuqa.pipeline.pipeline import encoder_for
+from gpuqa.pipeline.prompts import load_tokenizer
+from gpuqa.roofline.load import common_prefix
 
 
 def main() -> None:

@@ -12,18 +12,18 @@ from contestant import HOST, Batch, Contestant, Reply, Task, listen
 
 
 class Ours(Contestant):
-    """One engine, and for each prefix a `Pipeline` and the app of `gpuqa.server`, served as `gpuqa.serve` does it."""
+    """One engine, and for each prefix a `Pipeline` and the app of `gpuqa.serving.app`, served as `gpuqa.serve` does it."""
 
     serves = True
 
     async def start(self) -> Reply:
         from prometheus_client import CollectorRegistry
 
-        from gpuqa.http_config import HttpConfig
-        from gpuqa.pipeline import Pipeline, checked_tokenizer, start_engine
-        from gpuqa.server import create_app
-        from gpuqa.service import Service, State
-        from gpuqa.telemetry import Telemetry
+        from gpuqa.config.http import HttpConfig
+        from gpuqa.pipeline.pipeline import Pipeline, checked_tokenizer, start_engine
+        from gpuqa.serving.app import create_app
+        from gpuqa.serving.service import Service, State
+        from gpuqa.serving.telemetry import Telemetry
 
         configs = {prefix: our_config(self.task, system) for prefix, system in self.task.systems.items()}
         first = next(iter(configs.values()))
@@ -56,8 +56,16 @@ class Ours(Contestant):
 
 def our_config(task: Task, system: str) -> Any:
     """A pipeline's config: the shipped engine file, with the arguments that all contestants share put over it."""
-    from gpuqa.config import Attention, ModelConfig, PipelineConfig, PromptConfig, QuantizationConfig, SamplingConfig, Scheduler
-    from gpuqa.door import compose_cell
+    from gpuqa.config.app import compose_cell
+    from gpuqa.config.pipeline import (
+        Attention,
+        ModelConfig,
+        PipelineConfig,
+        PromptConfig,
+        QuantizationConfig,
+        SamplingConfig,
+        Scheduler,
+    )
 
     shipped = compose_cell("experiment=none", f"engine={task.engine}").engine
     engine = replace(

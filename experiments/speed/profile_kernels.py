@@ -27,7 +27,7 @@ from rows import Row, chosen
 from run import Run
 from yardstick import parse, write_model
 
-from gpuqa import hardware
+from gpuqa.machine import hardware
 
 MOST = 12  # kernels that are listed
 BATCHES = 3

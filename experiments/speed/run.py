@@ -17,7 +17,7 @@ from questions import question_texts, system_prompt
 from rows import Row, plan, summarise, table
 from settings import child_env, task_of
 
-from gpuqa import identity
+from gpuqa.measure import fingerprint
 
 HERE = Path(__file__).resolve().parent
 WARMUP_REPEAT, WARMUP_QUESTIONS = -1, 4
@@ -157,7 +157,7 @@ class Run:
         arguments = {key: str(value) for key, value in vars(self.arguments).items() if key not in ("rows", "places")}
         summaries = summarise(self.records, self.arguments.rows, self.arguments.prefixes)
         content = {
-            "machine": {**identity.environment(), "cores": os.cpu_count(), "commit": identity.git_commit()},
+            "machine": {**fingerprint.environment(), "cores": os.cpu_count(), "commit": fingerprint.git_commit()},
             "arguments": arguments,
             "prompt_tokens": self.prompt_tokens(),
             "contestants": {name: without_addresses(reply) for name, reply in self.started.items()},

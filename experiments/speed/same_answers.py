@@ -16,9 +16,10 @@ import random
 import statistics
 from dataclasses import replace
 
-from gpuqa import dataset, rouge
-from gpuqa.door import compose_cell
-from gpuqa.pipeline import Pipeline
+from gpuqa.config.app import compose_cell
+from gpuqa.measure import rouge
+from gpuqa.pipeline import dataset
+from gpuqa.pipeline.pipeline import Pipeline
 from gpuqa.records import Question
 
 

@@ -14,12 +14,13 @@ import asyncio
 import time
 from concurrent.futures import Future, ProcessPoolExecutor
 
-from gpuqa import metrics, rouge, study
-from gpuqa.door import compose_cell
-from gpuqa.pipeline import Pipeline
+from gpuqa.config.app import compose_cell
+from gpuqa.measure import metrics, rouge
+from gpuqa.measure.statistics import median_and_mad
+from gpuqa.measure.trial import Turn, measure_pass, start_scorers, warm_up
+from gpuqa.pipeline.pipeline import Pipeline
 from gpuqa.records import Answered, Completion, Question
-from gpuqa.statistics import median_and_mad
-from gpuqa.trial import Turn, measure_pass, start_scorers, warm_up
+from gpuqa.study import study
 
 ANSWERS, CHARACTERS = 400, 256
 

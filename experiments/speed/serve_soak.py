@@ -26,7 +26,7 @@ import numpy as np
 import psutil
 from load import QUESTIONS, serving
 
-from gpuqa.statistics import t_quantile
+from gpuqa.measure.statistics import t_quantile
 
 EXPECTED = {"single": 200, "batch": 200, "chat": 200, "streamed": 200, "leaves": 0, "no json": 422, "scrape": 200}
 SHARES = (8, 2, 1, 1, 1, 1, 1)  # of the kinds above

@@ -54,9 +54,9 @@ def main() -> int:
 
 def make_requests(rng: random.Random) -> list[tuple[list[int], dict[str, Any]]]:
     """Prompts of the embedded questions, each with its way of sampling."""
-    from gpuqa.config import ModelConfig, PromptConfig
-    from gpuqa.dataset import read_questions
-    from gpuqa.prompts import PromptEncoder, load_tokenizer
+    from gpuqa.config.pipeline import ModelConfig, PromptConfig
+    from gpuqa.pipeline.dataset import read_questions
+    from gpuqa.pipeline.prompts import PromptEncoder, load_tokenizer
 
     tokenizer = load_tokenizer(ModelConfig(name="embedded", path="gpuqa/embedded/model"))
     encoder = PromptEncoder(tokenizer, PromptConfig(name="bare", system="你是 GPU 编程助教。" * 8), 400, False)
@@ -68,8 +68,8 @@ def make_requests(rng: random.Random) -> list[tuple[list[int], dict[str, Any]]]:
 
 def burst_args() -> dict[str, Any]:
     """The engine arguments behind `engine.scheduler=burst`."""
-    from gpuqa.door import compose_cell
-    from gpuqa.engines.parts import scheduler_args
+    from gpuqa.config.app import compose_cell
+    from gpuqa.engines.vllm.overrides import scheduler_args
 
     return scheduler_args(compose_cell("experiment=none", "engine=vllm", "engine.scheduler=burst").engine)
 

@@ -27,10 +27,12 @@ from typing import Any
 from client import answers
 from yardstick import pair, write_model
 
-from gpuqa import frozen, identity, metrics, study
-from gpuqa.door import compose_cell
-from gpuqa.metrics import Overhead
+from gpuqa import frozen
+from gpuqa.config.app import compose_cell
+from gpuqa.measure import fingerprint, metrics
+from gpuqa.measure.metrics import Overhead
 from gpuqa.records import Answered, Completion
+from gpuqa.study import study
 
 PATIENCE_S = 300.0
 CACHES = ("VLLM_CACHE_ROOT", "TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR")
@@ -59,7 +61,7 @@ def main() -> None:
             shutil.rmtree(out / "caches", ignore_errors=True)
         starts.append({"cold": cold, **start(file, env, out / f"start_{place}.log")})
         print(starts[-1], flush=True)
-    machine = {**identity.environment(), "cores": os.cpu_count(), "commit": identity.git_commit()}
+    machine = {**fingerprint.environment(), "cores": os.cpu_count(), "commit": fingerprint.git_commit()}
     (out / "startup.json").write_text(json.dumps({"machine": machine, "set": arguments.set, "starts": starts}, indent=1) + "\n")
 
 

@@ -5,7 +5,7 @@
 Seconds of the clock, of CPU in this process, where the numbers are kept, and of CPU in the engine's: on a machine that others
 use, too, only the latter two can tell a difference of a few milliseconds.
 
-`without` hands vLLM no statistics logger at all, `with` the one of `gpuqa.engines.vllm_engine`. vLLM 0.32 reads the logger
+`without` hands vLLM no statistics logger at all, `with` the one of `gpuqa.engines.vllm.engine`. vLLM 0.32 reads the logger
 from a list for every step, so that it can be exchanged between two batches.
 """
 
@@ -27,8 +27,8 @@ async def measure(questions: int, tokens: int, repeats: int) -> dict[str, dict[s
     """Seconds of each batch by the clock and of CPU, by whether the numbers were kept."""
     from dataclasses import replace
 
-    from gpuqa.door import compose_cell
-    from gpuqa.pipeline import Pipeline
+    from gpuqa.config.app import compose_cell
+    from gpuqa.pipeline.pipeline import Pipeline
 
     config = compose_cell("experiment=none", "prompt=bare")
     config = replace(config, sampling=replace(config.sampling, max_tokens=tokens, ignore_eos=True))
@@ -57,7 +57,7 @@ async def measure(questions: int, tokens: int, repeats: int) -> dict[str, dict[s
 
 def main() -> None:
     """Print the median, its MAD and the ratio."""
-    from gpuqa.statistics import median_and_mad
+    from gpuqa.measure.statistics import median_and_mad
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, usual in (("questions", 358), ("tokens", 32), ("repeats", 7)):

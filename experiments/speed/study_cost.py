@@ -25,11 +25,11 @@ from statistics import fmean
 
 from startup import CACHES
 
-from gpuqa import study
-from gpuqa.door import compose_cell
-from gpuqa.journal import Journal
+from gpuqa.config.app import compose_cell
+from gpuqa.measure.cell import Cell
 from gpuqa.records import Pass, Trial
-from gpuqa.trial import Cell
+from gpuqa.study import study
+from gpuqa.study.journal import Journal
 
 STATES = ("cold", "warm")  # of the compile caches
 ENGINE = "vllm.v1.engine.async_llm"

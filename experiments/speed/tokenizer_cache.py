@@ -18,9 +18,9 @@ from typing import Any
 
 import psutil
 
-from gpuqa.config import ModelConfig
-from gpuqa.prompts import load_tokenizer
-from gpuqa.statistics import median_and_mad
+from gpuqa.config.pipeline import ModelConfig
+from gpuqa.measure.statistics import median_and_mad
+from gpuqa.pipeline.prompts import load_tokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = [row["instruction"] for row in json.loads((ROOT / "gpuqa/embedded/questions/train.json").read_text("utf-8"))]

@@ -23,10 +23,10 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from gpuqa.config import PLACEHOLDER, PromptConfig
-from gpuqa.places import conf_folder
-from gpuqa.prompts import messages
-from gpuqa.roots import from_plain
+from gpuqa.config.commands import from_plain
+from gpuqa.config.paths import conf_folder
+from gpuqa.config.pipeline import PLACEHOLDER, PromptConfig
+from gpuqa.pipeline.prompts import messages
 
 HERE = Path(__file__).resolve().parent
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]

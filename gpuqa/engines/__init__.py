@@ -7,7 +7,8 @@ from collections.abc import AsyncGenerator, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol, Self
 
-from gpuqa.config import Backend, EngineConfig, SamplingConfig, UserError
+from gpuqa.config import UserError
+from gpuqa.config.pipeline import Backend, EngineConfig, SamplingConfig
 from gpuqa.records import Generation, GenerationDelta
 
 FOLLOWED = "gpuqa_followed"  # among vLLM's `extra_args` of a request: how many more of its batch are right behind it
@@ -89,7 +90,7 @@ def refuse_unknown(args: Iterable[str], known: Sequence[str], backend: str) -> N
 def backend_class(backend: Backend) -> type[Engine]:
     """The class of a backend; heavy libraries are imported by its methods, not by its module."""
     from gpuqa.engines.transformers_engine import TransformersEngine
-    from gpuqa.engines.vllm_engine import VllmEngine
+    from gpuqa.engines.vllm.engine import VllmEngine
 
     table: dict[Backend, type[Engine]] = {Backend.vllm: VllmEngine, Backend.transformers: TransformersEngine}
     return table[backend]

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from gpuqa.config import EngineConfig, SamplingConfig
+from gpuqa.config.pipeline import EngineConfig, SamplingConfig
 from gpuqa.engines import EngineFailed, refuse_unknown
 from gpuqa.records import Generation, GenerationDelta
 

@@ -1,0 +1,218 @@
+"""The roots: what each door's YAML file may hold, and the way from a composed config to typed, checked objects."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from gpuqa.config import UserError, check
+from gpuqa.config.http import HttpConfig
+from gpuqa.config.measurement import DatasetConfig, ExecutorConfig, GpuConfig, SelectionConfig, WorkloadConfig
+from gpuqa.config.pipeline import ModelConfig, PipelineConfig
+
+
+@dataclass
+class StudyConfig:
+    """What a study is called and where its results go."""
+
+    name: str = MISSING
+    root: str = "experiments"
+    finalists: int = 3  # of the first round, measured again in a fresh engine before the verdict; 0: the first round decides
+    racing: bool = False  # ask all cells a slice first and drop those that cannot win; see `gpuqa.study.racing`
+    racing_first_slice: int = 16  # questions
+    racing_growth: int = 4  # each slice is so many times as large as the one before
+    racing_confidence: float = 0.95  # that the winner of the full grid is not dropped
+    racing_seed: int = 0  # which questions are in the slices
+
+    def __post_init__(self) -> None:
+        check(self.finalists >= 0, "study.finalists", self.finalists, "an integer of at least 0")
+        check(self.racing_first_slice >= 2, "study.racing_first_slice", self.racing_first_slice, "an integer of at least 2")
+        check(self.racing_growth >= 1, "study.racing_growth", self.racing_growth, "an integer of at least 1")
+        sure = self.racing_confidence
+        check(0.5 <= sure < 1, "study.racing_confidence", sure, "a number from 0.5 to below 1")
+        plain = self.name not in ("", ".", "..") and "/" not in self.name and "\\" not in self.name
+        check(plain, "study.name", self.name, "a plain folder name")
+
+    @property
+    def folder(self) -> Path:
+        """The folder of this study's trials, tables and frozen winner."""
+        return Path(self.root) / self.name
+
+
+@dataclass
+class CellConfig(PipelineConfig):
+    """One cell of a study: a pipeline, and how it is measured, judged, bounded and run."""
+
+    dataset: DatasetConfig = MISSING
+    workload: WorkloadConfig = MISSING
+    selection: SelectionConfig = MISSING
+    gpu: GpuConfig = MISSING
+    executor: ExecutorConfig = MISSING
+    study: StudyConfig = MISSING
+
+
+@dataclass
+class PredictConfig(CellConfig):
+    """Root of `predict`: a cell of a study that nobody measures, and how long its answers would be."""
+
+    answer_tokens: int | None = None  # None means sampling.max_tokens, the most that an answer may have
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        most = self.sampling.max_tokens
+        allowed = f"an integer from 1 to sampling.max_tokens ({most}), or null"
+        check(self.answer_tokens is None or 1 <= self.answer_tokens <= most, "answer_tokens", self.answer_tokens, allowed)
+
+
+@dataclass
+class ServeConfig:
+    """Root of `serve`: which frozen winner, and how it is reached."""
+
+    frozen: str = MISSING
+    http: HttpConfig = MISSING
+    allow_mismatch: bool = False
+    model_path: str | None = None  # where the frozen weights lie on this machine, if elsewhere
+    warmup: str | None = None  # question file instead of the model's
+
+
+@dataclass
+class FreezeConfig:
+    """Root of `freeze`: which study, decided anew by which rule."""
+
+    study: StudyConfig = MISSING
+    selection: SelectionConfig = MISSING
+
+
+@dataclass
+class CompareConfig:
+    """Root of `compare`: what stands against what, and how sure the answer must be."""
+
+    a: str = MISSING  # a frozen.yaml, a study folder (its winner), or FOLDER:TRIAL with the start of a trial's key
+    b: str = MISSING
+    confidence: float = 0.95
+    min_flip: float = 0.2  # an answer flipped if its rouge_l_f1 changed by more
+    shown_flips: int = 10
+
+    def __post_init__(self) -> None:
+        check(0.5 <= self.confidence < 1, "confidence", self.confidence, "a number from 0.5 to below 1")
+        check(0 <= self.min_flip <= 1, "min_flip", self.min_flip, "a number from 0 to 1")
+        check(self.shown_flips >= 0, "shown_flips", self.shown_flips, "an integer of at least 0")
+
+
+@dataclass
+class ReproduceConfig:
+    """Root of `reproduce`: which frozen winner to measure again."""
+
+    frozen: str = MISSING
+    model_path: str | None = None  # where the frozen weights lie on this machine, if elsewhere
+
+
+@dataclass
+class EvaluateConfig:
+    """Root of `evaluate`: which service, which questions, how long to wait."""
+
+    url: str = MISSING
+    dataset: DatasetConfig = MISSING
+    ready_timeout_s: float = 420.0
+    answer_timeout_s: float = 360.0
+    output: str = "evaluation.json"
+
+    def __post_init__(self) -> None:
+        check(self.url.startswith(("http://", "https://")), "url", self.url, "an http:// or https:// address")
+        check(0 < self.ready_timeout_s < math.inf, "ready_timeout_s", self.ready_timeout_s, "a number above 0")
+        check(0 < self.answer_timeout_s < math.inf, "answer_timeout_s", self.answer_timeout_s, "a number above 0")
+
+
+@dataclass
+class ModelDownloadConfig:
+    """Root of `download`."""
+
+    model: ModelConfig = MISSING
+
+
+ROOTS: dict[str, type] = {
+    "sweep": CellConfig,
+    "predict": PredictConfig,
+    "serve": ServeConfig,
+    "freeze": FreezeConfig,
+    "compare": CompareConfig,
+    "evaluate": EvaluateConfig,
+    "reproduce": ReproduceConfig,
+    "download": ModelDownloadConfig,
+}
+
+Config = TypeVar("Config")
+INTERPOLATION = re.compile(r"(\\*)\$\{")  # OmegaConf halves the backslashes before it
+
+
+def register_schemas() -> None:
+    """Give Hydra the schema that each root file in conf/ names first in its defaults list."""
+    for name, schema in ROOTS.items():
+        ConfigStore.instance().store(name=f"{name}_schema", node=schema)
+
+
+def resolve(config: DictConfig, schema: type[Config]) -> Config:
+    """Turn a composed config into typed, checked objects.
+
+    Raises:
+        UserError: a value is missing, of the wrong type or out of range.
+    """
+    known = [one.name for one in fields(schema)]  # type: ignore[arg-type]
+    for key in config:
+        if key != "hydra":
+            check(key in known, "the config's keys", key, ", ".join(known))
+    try:
+        nodes = {key: config[key] for key in known}
+        for key, node in nodes.items():
+            refuse_unknown_keys(node, key)
+        return schema(**{key: OmegaConf.to_object(node) if OmegaConf.is_config(node) else node for key, node in nodes.items()})
+    except OmegaConfBaseException as error:
+        raise UserError(str(error)) from error
+
+
+def axes_of(composed: Sequence[Any]) -> list[dict[str, str]]:
+    """What tells each cell from the others: its overrides that are not the same in all cells."""
+    rows = [dict(str(one).lstrip("+").split("=", 1) for one in config.hydra.overrides.task) for config in composed]
+    varying = [key for key in rows[0] if len({row[key] for row in rows}) > 1]
+    return [{key: row[key] for key in varying} for row in rows]
+
+
+def refuse_unknown_keys(node: Any, place: str) -> None:
+    """Raise a UserError for a key that no dataclass has: Hydra's `+key=value` adds any, and OmegaConf would keep it."""
+    schema = OmegaConf.get_type(node) if isinstance(node, DictConfig) else None
+    if not is_dataclass(schema):
+        return
+    known = [one.name for one in fields(schema)]
+    for key in node:
+        check(key in known, f"{place}.{key}", node._get_node(key), f"one of {', '.join(known)}")
+        if not OmegaConf.is_missing(node, key):
+            refuse_unknown_keys(node[key], f"{place}.{key}")
+
+
+def from_plain(values: dict[str, Any], schema: type[Config], source: str) -> Config:
+    """The inverse of `as_dict`: typed objects from plain values, for frozen files and journals.
+
+    Raises:
+        UserError: the values do not fit the schema; the message names the source.
+    """
+    try:
+        return resolve(OmegaConf.merge(OmegaConf.structured(schema), escaped(values)), schema)  # type: ignore[arg-type]
+    except (OmegaConfBaseException, UserError) as error:
+        raise UserError(f"{source}: {error}") from error
+
+
+def escaped(value: Any) -> Any:
+    """Plain values with every `${` made harmless: a prompt may hold one, and OmegaConf would look it up."""
+    if isinstance(value, str):
+        return INTERPOLATION.sub(lambda found: found[1] * 2 + r"\${", value)
+    if isinstance(value, dict):
+        return {key: escaped(item) for key, item in value.items()}
+    return [escaped(item) for item in value] if isinstance(value, list) else value

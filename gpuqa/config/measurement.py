@@ -1,0 +1,155 @@
+"""How a pipeline is measured, judged, bounded and run: one dataclass for each of those groups under conf/, and its checks."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from enum import Enum
+
+from omegaconf import MISSING
+
+from gpuqa.config import check
+
+
+class Issue(Enum):
+    """How a workload hands its questions to the pipeline."""
+
+    batch = "batch"
+    serial = "serial"
+    closed = "closed"
+    open = "open"
+
+
+@dataclass
+class DatasetConfig:
+    """The questions that are measured and scored."""
+
+    name: str = MISSING
+    path: str = MISSING
+    limit: int | None = None  # the first so many questions; None means all
+
+    def __post_init__(self) -> None:
+        check(self.limit is None or self.limit >= 1, "dataset.limit", self.limit, "an integer of at least 1, or null")
+
+
+ISSUE_SETTINGS = {"concurrency": Issue.closed, "rate_per_s": Issue.open, "arrival_seed": Issue.open}  # needed there, only there
+
+
+@dataclass
+class WorkloadConfig:
+    """How the questions are issued and how often.
+
+    No warm repeats unless somebody asks: each costs as much time as a cold one, and whoever judges asks every question once.
+    """
+
+    name: str = MISSING
+    issue: Issue = MISSING
+    repeats: int = 3  # each from an empty prefix cache
+    warm_repeats: int = 0  # and so many that find it filled by the same questions
+    warmup_questions: int = 16
+    answer_timeout_s: float = 600.0  # for one repeat; issue=open counts it from the last scheduled arrival
+    concurrency: int | None = None  # issue=closed: clients at once
+    rate_per_s: float | None = None  # issue=open: mean arrivals a second
+    arrival_seed: int | None = None  # issue=open: every pass and every cell with this seed gets the same arrivals
+
+    def __post_init__(self) -> None:
+        check(self.repeats >= 1, "workload.repeats", self.repeats, "an integer of at least 1")
+        check(self.warm_repeats >= 0, "workload.warm_repeats", self.warm_repeats, "an integer of at least 0")
+        check(self.warmup_questions >= 1, "workload.warmup_questions", self.warmup_questions, "an integer of at least 1")
+        check(0 < self.answer_timeout_s < math.inf, "workload.answer_timeout_s", self.answer_timeout_s, "a number above 0")
+        for key, owner in ISSUE_SETTINGS.items():
+            fits = (getattr(self, key) is not None) == (self.issue is owner)
+            allowed = f"{'a number' if self.issue is owner else 'null'} with workload.issue={self.issue.value}"
+            check(fits, f"workload.{key}", getattr(self, key), f"{allowed}; it belongs to workload={owner.value}")
+        clients, rate = self.concurrency, self.rate_per_s
+        check(clients is None or clients >= 1, "workload.concurrency", clients, "an integer of at least 1")
+        check(rate is None or 0 < rate < math.inf, "workload.rate_per_s", rate, "a number above 0")
+
+    @property
+    def most_at_once(self) -> int | None:
+        """Questions that are unanswered at one time; None where nothing but their number bounds them."""
+        return 1 if self.issue is Issue.serial else self.concurrency
+
+
+class Rule(Enum):
+    """What makes the best of the eligible trials; quality is `rouge_l_f1`, which nonsense with the right words cannot have."""
+
+    fastest = "fastest"  # chars/s
+    best_quality = "best_quality"
+    weighted = "weighted"  # chars/s ** speed_weight * quality ** (1 - speed_weight)
+    knee = "knee"  # of the Pareto front of chars/s and quality
+
+
+class Guard(Enum):
+    """When a guard refuses a quantized trial, by its questions paired with the unquantized baseline's."""
+
+    bound = "bound"  # unless its one-sided lower bound clears the limit: it is shown to be as good
+    refuted = "refuted"  # only if its one-sided upper bound misses the limit: it is shown to be worse
+    point = "point"  # if its mean misses the limit, however few the questions
+
+
+@dataclass
+class SelectionConfig:
+    """Limits that a trial must keep, and what makes the best among those that keep them.
+
+    `guard=bound` is strict on purpose: with 24 questions hardly any quantized trial whose answers changed is shown to keep
+    99 %. More questions, a lower ratio or `guard=refuted` let more of them in.
+    """
+
+    name: str = MISSING
+    rule: Rule = Rule.fastest
+    min_rouge_l_f1_judge: float = 0.35
+    min_rouge_l_f1_of_best: float = 0.75  # of the study's best rouge_l_f1; against nonsense that holds the judge's words
+    max_empty_fraction: float = 0.05
+    max_truncated_fraction: float = 0.5
+    min_chars_per_s: float = 0.0
+    max_e2e_latency_ms_p95: float | None = None
+    max_ttft_ms_p95: float | None = None
+    speed_weight: float = 0.5  # of rule=weighted
+    baseline_quantization: str = "none"
+    guard: Guard = Guard.bound
+    min_rouge_l_f1_ratio: float = 0.99
+    min_answer_chars_ratio: float = 0.90
+    confidence: float = 0.97  # of intervals, tests and bounds; above 0.95, so that 1000 equal pairs stay below 5 % of wins
+    max_interval_ratio: float = 1.1  # a tie whose interval is wider, high end / low end, is inconclusive: the best stays first
+
+    def __post_init__(self) -> None:
+        shares = ("min_rouge_l_f1_judge", "min_rouge_l_f1_of_best", "max_empty_fraction", "max_truncated_fraction")
+        for key in (*shares, "speed_weight", "min_rouge_l_f1_ratio", "min_answer_chars_ratio"):
+            value = getattr(self, key)
+            check(0 <= value <= 1, f"selection.{key}", value, "a number from 0 to 1")
+        check(0 <= self.min_chars_per_s < math.inf, "selection.min_chars_per_s", self.min_chars_per_s, "a number of at least 0")
+        for key in ("max_e2e_latency_ms_p95", "max_ttft_ms_p95"):
+            check((value := getattr(self, key)) is None or value > 0, f"selection.{key}", value, "a number above 0, or null")
+        check(0.5 <= self.confidence < 1, "selection.confidence", self.confidence, "a number from 0.5 to below 1")
+        check(self.max_interval_ratio > 1, "selection.max_interval_ratio", self.max_interval_ratio, "a number above 1")
+
+
+@dataclass
+class GpuConfig:
+    """Data-sheet numbers of one card, for the bounds."""
+
+    name: str = MISSING
+    bandwidth_gb_per_s: float | None = None  # None means that no bound is computed
+    memory_gb: float | None = None
+    bf16_tflops: float | None = None  # dense, FP32 accumulate; None leaves operations out of the bound
+    fp8_tflops: float | None = None  # the same; None where the card has no fp8
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        for key in ("bandwidth_gb_per_s", "memory_gb", "bf16_tflops", "fp8_tflops"):
+            check((value := getattr(self, key)) is None or value > 0, f"gpu.{key}", value, "a number above 0, or null")
+
+
+class Executor(Enum):
+    """Where groups of trials run; `gpuqa.study.executors.EXECUTORS` has one function for each."""
+
+    local = "local"
+
+
+@dataclass
+class ExecutorConfig:
+    """Where groups of trials run."""
+
+    name: str = MISSING
+    kind: Executor = MISSING

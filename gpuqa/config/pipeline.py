@@ -1,0 +1,200 @@
+"""What can be chosen of a pipeline: one dataclass for each group under conf/, and its checks. How a pipeline is measured
+and judged is chosen in `gpuqa.config.measurement`.
+
+Values live in conf/, keys and types live here. Checks run in `__post_init__`, which OmegaConf calls when
+`gpuqa.config.commands.resolve` turns a composed config into objects. Below that door nobody sees a DictConfig.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field
+from enum import Enum
+from typing import Any
+
+from omegaconf import MISSING
+
+from gpuqa.config import UserError, check, plain
+
+PLACEHOLDER = "{question}"
+
+
+class Backend(Enum):
+    """The engines that exist; `gpuqa.engines.backend_class` knows the class of each."""
+
+    vllm = "vllm"
+    transformers = "transformers"
+
+
+class Scheduler(Enum):
+    """vLLM's own scheduler, or `gpuqa.engines.vllm.burst`."""
+
+    default = "default"
+    burst = "burst"
+
+
+class Attention(Enum):
+    """vLLM's own attention, or `gpuqa.engines.vllm.shared_prefix`."""
+
+    default = "default"
+    shared_prefix = "shared_prefix"
+
+
+class Hub(Enum):
+    """Where `gpuqa.download` fetches weights from."""
+
+    huggingface = "huggingface"
+    modelscope = "modelscope"
+
+
+@dataclass
+class DownloadConfig:
+    """The source of a model's weights; a model that ships with the project has no repository."""
+
+    hub: Hub = Hub.huggingface
+    repository: str | None = None
+    revision: str = "main"
+    sha256: dict[str, str] = field(default_factory=dict)  # file name -> expected digest
+
+
+@dataclass
+class ModelConfig:
+    """Weights and tokenizer in one local folder."""
+
+    name: str = MISSING
+    path: str = MISSING
+    warmup: str | None = None  # question file; None means the built-in warm-up questions
+    trust_remote_code: bool = False
+    note: str | None = None  # shown wherever results of this model are shown
+    download: DownloadConfig = field(default_factory=DownloadConfig)
+
+
+@dataclass
+class ExampleConfig:
+    """One worked example of a few-shot prompt."""
+
+    question: str = MISSING
+    answer: str = MISSING
+
+
+@dataclass
+class CleanupConfig:
+    """What happens to the model's text before anybody scores or serves it."""
+
+    strip_thinking: bool = True
+    strip_headings: bool = True
+    one_line: bool = True
+
+
+@dataclass
+class PromptConfig:
+    """One way to ask: system text, worked examples, and the template around the question."""
+
+    name: str = MISSING
+    system: str | None = None
+    user: str = PLACEHOLDER
+    examples: list[ExampleConfig] = field(default_factory=list)
+    cleanup: CleanupConfig = field(default_factory=CleanupConfig)
+
+    def __post_init__(self) -> None:
+        check(
+            self.user.count(PLACEHOLDER) == 1,
+            f"prompt.user of {self.name!r}",
+            self.user,
+            f"a template that holds {PLACEHOLDER} exactly once",
+        )
+
+
+@dataclass
+class QuantizationConfig:
+    """Number formats of weights and KV cache, as engine arguments under the backend's own names."""
+
+    name: str = MISSING
+    args: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class EngineConfig:
+    """The backend, its arguments under its own names, and the environment it is started in."""
+
+    name: str = MISSING
+    backend: Backend = MISSING
+    args: dict[str, Any] = field(default_factory=dict)
+    env: dict[str, str] = field(default_factory=dict)
+    scheduler: Scheduler = Scheduler.default
+    attention: Attention = Attention.default
+    start_timeout_s: float = 600.0
+
+    def __post_init__(self) -> None:
+        length = self.args.get("max_model_len")
+        known = isinstance(length, int) and length >= 16
+        check(known, "engine.args.max_model_len", length, "an integer of at least 16 tokens (prompt and answer together)")
+        check(0 < self.start_timeout_s < math.inf, "engine.start_timeout_s", self.start_timeout_s, "a number above 0")
+        backend = (self.args.get("attention_config") or {}).get("backend")
+        chosen_once = backend is None or self.attention is Attention.default
+        check(chosen_once, "engine.args.attention_config.backend", backend, "none beside engine.attention=shared_prefix")
+
+    @property
+    def max_model_len(self) -> int:
+        """Tokens that prompt and answer may take together."""
+        return int(self.args["max_model_len"])
+
+
+@dataclass
+class SamplingConfig:
+    """How tokens are drawn; never restarts an engine."""
+
+    name: str = MISSING
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0  # 0 means all
+    max_tokens: int = 256
+    seed: int = 0
+    stop: list[str] = field(default_factory=list)  # special tokens of the tokenizer, not substrings
+    enable_thinking: bool = False
+    ignore_eos: bool = False
+
+    def __post_init__(self) -> None:
+        check(0 <= self.temperature <= 2, "sampling.temperature", self.temperature, "a number from 0 to 2")
+        check(0 < self.top_p <= 1, "sampling.top_p", self.top_p, "a number above 0, at most 1")
+        check(self.top_k >= 0, "sampling.top_k", self.top_k, "an integer of at least 0 (0: all tokens)")
+        check(self.max_tokens >= 1, "sampling.max_tokens", self.max_tokens, "an integer of at least 1")
+
+
+@dataclass
+class PipelineConfig:
+    """All that decides an answer and its speed; this is what gets frozen and served."""
+
+    model: ModelConfig = MISSING
+    prompt: PromptConfig = MISSING
+    quantization: QuantizationConfig = MISSING
+    engine: EngineConfig = MISSING
+    sampling: SamplingConfig = MISSING
+
+    def __post_init__(self) -> None:
+        self.engine_args()
+        room = self.engine.max_model_len - self.sampling.max_tokens
+        allowed = (
+            f"less than engine.args.max_model_len ({self.engine.max_model_len}), so that a question fits before the answer"
+        )
+        check(room > 0, "sampling.max_tokens", self.sampling.max_tokens, allowed)
+
+    def engine_args(self) -> dict[str, Any]:
+        """Arguments of engine and quantization together, under the backend's names.
+
+        Raises:
+            UserError: both groups set one argument to different values.
+        """
+        for key in self.engine.args.keys() & self.quantization.args.keys():
+            ours, theirs = self.engine.args[key], self.quantization.args[key]
+            if ours != theirs:
+                raise UserError(
+                    f"engine.args.{key}={ours!r} (engine={self.engine.name}) clashes with "
+                    f"quantization.args.{key}={theirs!r} (quantization={self.quantization.name}): set it in one of them"
+                )
+        return {**self.engine.args, **self.quantization.args}
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for hashing and YAML, enums as their names."""
+        values: dict[str, Any] = plain({key: asdict(getattr(self, key)) for key in PipelineConfig.__dataclass_fields__})
+        return values

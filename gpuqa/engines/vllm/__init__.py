@@ -1,0 +1,1 @@
+"""vLLM as a back end, and the parts of it that ours replace."""

@@ -1,0 +1,102 @@
+"""The attention backend that vLLM loads; imports vLLM, and so lives in the engine's process only."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from vllm.logger import init_logger
+from vllm.v1.attention.backend import AttentionType
+from vllm.v1.attention.backends.flash_attn import (
+    FlashAttentionBackend,
+    FlashAttentionImpl,
+    FlashAttentionMetadata,
+    FlashAttentionMetadataBuilder,
+)
+
+from gpuqa.engines import PLAIN_CACHES, first_of
+from gpuqa.engines.vllm.shared_prefix.kernels import attend, shared_tokens
+
+log = init_logger(__name__)
+HEAD_SIZES = (16, 32, 64, 128, 256)
+FEWEST = 48  # sequences; below, one program for each of their key heads leaves much of an H200 idle (experiments/LOG.md)
+
+
+class SharedPrefixBackend(FlashAttentionBackend):  # type: ignore[misc]  # vLLM's modules are skipped by the type checker
+    """FlashAttention whose decoding steps of many sequences read the shared prefix once."""
+
+    @staticmethod
+    def get_name() -> str:
+        return "CUSTOM"
+
+    @staticmethod
+    def get_impl_cls() -> type[SharedPrefixImpl]:
+        return SharedPrefixImpl
+
+    @staticmethod
+    def get_builder_cls() -> type[SharedPrefixBuilder]:
+        return SharedPrefixBuilder
+
+
+class SharedPrefixBuilder(FlashAttentionMetadataBuilder):  # type: ignore[misc]
+    """Spares decoding steps of many sequences the plan that FlashAttention would make for them."""
+
+    def build(self, common_prefix_len: int, common_attn_metadata: Any, fast_build: bool = False) -> FlashAttentionMetadata:
+        many = common_attn_metadata.max_query_len == 1 and common_attn_metadata.num_actual_tokens >= FEWEST
+        return super().build(common_prefix_len, common_attn_metadata, fast_build or many)
+
+
+class SharedPrefixImpl(FlashAttentionImpl):  # type: ignore[misc]
+    """One layer. Steps and models that the kernels do not know take FlashAttention's own way."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        obstacles = {
+            "attention other than a decoder's": self.attn_type != AttentionType.DECODER,
+            f"heads of {self.head_size}": self.head_size not in HEAD_SIZES,
+            f"a KV cache of {self.kv_cache_dtype}": self.kv_cache_dtype not in PLAIN_CACHES,
+            "a sliding window": self.sliding_window != (-1, -1),
+            "ALiBi": self.alibi_slopes is not None,
+            "attention sinks": self.sinks is not None,
+            "a soft cap": bool(self.logits_soft_cap),
+            "context parallelism": self.dcp_world_size != 1,
+            "batch invariance": self.batch_invariant_enabled,
+        }
+        obstacle = first_of(obstacles)
+        self.usable = obstacle is None
+        if obstacle:
+            log.warning_once("engine.attention=shared_prefix is off: it does not know %s", obstacle)
+
+    def forward(
+        self,
+        layer: torch.nn.Module,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        kv_cache: torch.Tensor,
+        attn_metadata: FlashAttentionMetadata,
+        output: torch.Tensor,
+        *args: Any,
+        **kwargs: Any,
+    ) -> torch.Tensor:
+        if not (self.usable and attn_metadata is not None and decodes_many(attn_metadata)):
+            return super().forward(layer, query, key, value, kv_cache, attn_metadata, output, *args, **kwargs)
+        keys, values = kv_cache.transpose(1, 2).split(self.head_size, dim=-1)
+        table, lengths, count = attn_metadata.block_table, attn_metadata.seq_lens, attn_metadata.num_actual_tokens
+        first, shared = getattr(attn_metadata, "shared_tokens", (layer, None))
+        if first is layer:  # the first layer of a step finds it for all, and again if the step is run again
+            shared = shared_tokens(table[:count], lengths[:count], keys.shape[1])
+            attn_metadata.shared_tokens = (layer, shared)
+        attend(query[:count], keys, values, table, lengths, shared, self.scale, output[:count])
+        return output
+
+
+def decodes_many(step: FlashAttentionMetadata) -> bool:
+    """Whether every sequence has one new token, which sees all before it, and there are enough of them."""
+    return (
+        step.max_query_len == 1
+        and step.num_actual_tokens >= FEWEST
+        and step.causal is True
+        and step.rswa_prefix_lens is None
+        and not getattr(step, "use_cascade", False)
+    )

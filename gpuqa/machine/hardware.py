@@ -1,0 +1,145 @@
+"""The machine: what it is, how much memory it used, and the processes below this one."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from gpuqa.records import IDLE, Conditions
+
+GIB = 2**30
+THROTTLE_REASONS = {  # NVML's bits (nvml.h, nvmlClocksEventReason*)
+    0x001: IDLE,
+    0x002: "applications_clocks_setting",
+    0x004: "sw_power_cap",
+    0x008: "hw_slowdown",
+    0x010: "sync_boost",
+    0x020: "sw_thermal_slowdown",
+    0x040: "hw_thermal_slowdown",
+    0x080: "hw_power_brake_slowdown",
+    0x100: "display_clock_setting",
+}
+
+
+def describe() -> dict[str, str]:
+    """Device and driver as plain text, for keys and frozen files; empty driver without a GPU."""
+    gpu = nvidia_smi("name,driver_version")
+    if gpu:
+        name, _, driver = gpu[0].partition(", ")
+        return {"device": f"{len(gpu)}x {name}" if len(gpu) > 1 else name, "driver": driver}
+    return {"device": f"{processor()}, {os.cpu_count()} cores", "driver": ""}
+
+
+def peak_memory_gib() -> float:
+    """Most host memory that this process and its living children held, plus GPU memory in use now; GiB.
+
+    The peak is the sum of each process's own peak (VmHWM), an upper bound of the peak of the sum.
+    """
+    me = psutil.Process()
+    host = sum(high_water_bytes(process.pid) for process in [me, *me.children(recursive=True)])
+    return (host + gpu_memory_bytes()) / GIB
+
+
+def gpu_memory_bytes() -> int:
+    """Memory in use on all GPUs together: NVML says so within milliseconds, nvidia-smi where NVML cannot be asked."""
+    with nvml() as asked:
+        if asked is not None:
+            with contextlib.suppress(asked.NVMLError):  # one that does not tell: nvidia-smi has the others
+                gpus = [asked.nvmlDeviceGetHandleByIndex(index) for index in range(asked.nvmlDeviceGetCount())]
+                return sum(int(asked.nvmlDeviceGetMemoryInfo(gpu, version=asked.nvmlMemory_v2).used) for gpu in gpus)
+    return sum(int(line) for line in nvidia_smi("memory.used") if line.isdigit()) * 2**20
+
+
+def conditions() -> list[Conditions]:
+    """Clocks, temperature, power and throttle reasons of the GPU that an engine takes, now; empty without one or without NVML.
+
+    With an engine's context alive that takes milliseconds.
+    """
+    with nvml() as asked:
+        if asked is None:
+            return []
+        try:
+            gpu = first_visible_gpu(asked)
+            reasons = asked.nvmlDeviceGetCurrentClocksThrottleReasons(gpu)
+            found = Conditions(
+                sm_clock_mhz=asked.nvmlDeviceGetClockInfo(gpu, asked.NVML_CLOCK_SM),
+                memory_clock_mhz=asked.nvmlDeviceGetClockInfo(gpu, asked.NVML_CLOCK_MEM),
+                temperature_c=asked.nvmlDeviceGetTemperature(gpu, asked.NVML_TEMPERATURE_GPU),
+                power_w=asked.nvmlDeviceGetPowerUsage(gpu) / 1000,
+                throttle_reasons=[name for bit, name in THROTTLE_REASONS.items() if reasons & bit],
+            )
+        except asked.NVMLError:  # a card or a container that does not tell: the study goes on without
+            return []
+        return [found]
+
+
+@contextlib.contextmanager
+def nvml() -> Iterator[Any]:
+    """NVML, opened here and closed again: an engine that is forked must not inherit it. None without a driver or without
+    nvidia-ml-py (`gpuqa[gpu]`)."""
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+    except ImportError:
+        yield None
+        return
+    except pynvml.NVMLError:
+        yield None
+        return
+    try:
+        yield pynvml
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def first_visible_gpu(pynvml: Any) -> Any:
+    """NVML's handle of the GPU that CUDA calls the first; NVML itself numbers all that are there."""
+    first = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0].strip()
+    if first.startswith(("GPU-", "MIG-")):
+        return pynvml.nvmlDeviceGetHandleByUUID(first)
+    return pynvml.nvmlDeviceGetHandleByIndex(int(first) if first.isdigit() else 0)
+
+
+def high_water_bytes(pid: int) -> int:
+    """Largest resident set that a process ever had; 0 once it is gone."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM")), 0)
+
+
+def nvidia_smi(query: str) -> list[str]:
+    """One line a GPU; empty where there is none."""
+    command = ["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader,nounits"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.strip().splitlines()
+    except (OSError, subprocess.SubprocessError):
+        return []
+
+
+def processor() -> str:
+    """The CPU's model name where the kernel tells it."""
+    return cpuinfo("model name") or platform.processor() or platform.machine()
+
+
+def processor_flags() -> set[str]:
+    """What the CPU can do, in the kernel's words such as `avx512f` and `amx_int8`; empty where it does not tell."""
+    return set(cpuinfo("flags").split())
+
+
+def cpuinfo(field: str) -> str:
+    """A field of the first processor; empty where there is none."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return ""
+    return next((line.partition(": ")[2] for line in lines if line.startswith(field)), "")

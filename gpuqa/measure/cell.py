@@ -1,0 +1,56 @@
+"""One cell of a study before it runs: its configuration, its questions, and the keys that follow from them."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+
+from gpuqa.config import plain
+from gpuqa.config.commands import CellConfig
+from gpuqa.measure import fingerprint
+from gpuqa.measure.failures import explained
+from gpuqa.records import Measurement, Question, Trial
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One cell of a study before it runs."""
+
+    config: CellConfig
+    axes: dict[str, str]
+    questions: list[Question]
+    warmup: list[str]
+    identity: dict[str, object]
+    again: bool = False  # a finalist that is measured a second time, see `gpuqa.study.finalists`
+
+    @property
+    def key(self) -> str:
+        """Digest of all that a trial's numbers depend on: the same key means the same trial."""
+        key = fingerprint.sha256_of(
+            {
+                "pipeline": self.config.as_dict(),
+                "workload": self.config.workload.__dict__,
+                "gpu": self.config.gpu.__dict__,
+                "identity": self.identity,
+            }
+        )
+        return fingerprint.again(key) if self.again else key
+
+    @property
+    def engine_key(self) -> str:
+        """Digest of all that an engine is started with: cells with the same one share a start."""
+        plain = self.config.as_dict()
+        return fingerprint.sha256_of([plain["model"], plain["engine"], self.config.engine_args()])
+
+    def failed(self, error: str) -> Trial:
+        """This cell as a trial that did not work."""
+        return self.trial(None, explained(error))
+
+    def skipped(self, reason: str) -> Trial:
+        """This cell as a trial that nobody needs."""
+        return replace(self.trial(None), skipped=reason)
+
+    def trial(self, measurement: Measurement | None, error: str | None = None) -> Trial:
+        """This cell with what became of it."""
+        config = self.config
+        setting = plain({"dataset": asdict(config.dataset), "workload": asdict(config.workload), "gpu": asdict(config.gpu)})
+        return Trial(self.key, self.axes, config.as_dict(), self.identity, measurement, error, setting)

@@ -1,0 +1,237 @@
+"""Robust centres, honest intervals and tests, numpy only."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from gpuqa.records import Interval
+
+RESAMPLES = 10_000
+PERMUTATIONS = 2_000
+EXACT = 13  # up to so many questions every sign pattern is tried: 8,192 of them
+NODES, WEIGHTS = np.polynomial.legendre.leggauss(96)
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A difference with its standard error and degrees of freedom: all that a t test needs."""
+
+    difference: float
+    error: float
+    freedom: float
+
+    @property
+    def p_value(self) -> float:
+        """Two-sided, against no difference."""
+        if self.error == 0:
+            return 1.0 if self.difference == 0 else 0.0
+        return t_tails(abs(self.difference) / self.error, self.freedom)
+
+    def interval(self, confidence: float = 0.95) -> Interval:
+        """Two-sided t interval of the difference."""
+        half = t_quantile(confidence, self.freedom) * self.error
+        return Interval(self.difference - half, self.difference + half)
+
+
+@dataclass(frozen=True, slots=True)
+class Trend:
+    """How speeds changed from the first pass of a study to its last, as a share, and how often chance does as much."""
+
+    change: float
+    p_value: float
+
+
+def median_and_mad(values: Sequence[float]) -> tuple[float, float]:
+    """Median, and median absolute deviation from it (unscaled)."""
+    array = np.asarray(values, dtype=float)
+    middle = float(np.median(array))
+    return middle, float(np.median(np.abs(array - middle)))
+
+
+def bootstrap_interval(values: Sequence[float], confidence: float = 0.95, seed: int = 0) -> Interval:
+    """Percentile bootstrap interval of the mean over questions (Efron and Tibshirani, 1993, chapter 13)."""
+    return interval_of_means(tuple(values), confidence, seed)
+
+
+@functools.lru_cache(maxsize=256)
+def interval_of_means(values: tuple[float, ...], confidence: float, seed: int) -> Interval:
+    """The same, once for each sample: a race asks its guards again after every round, while an engine waits."""
+    means = resamples(len(values), seed) @ np.asarray(values, dtype=float) / len(values)
+    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Interval(float(low), float(high))
+
+
+@functools.lru_cache(maxsize=2)
+def resamples(count: int, seed: int) -> Any:
+    """How often each of `count` values is in each resample, (RESAMPLES, count): drawn once for all trials of a study."""
+    draws = np.random.default_rng(seed).integers(0, count, size=(RESAMPLES, count))
+    draws += np.arange(RESAMPLES)[:, None] * count
+    return np.bincount(draws.ravel(), minlength=RESAMPLES * count).reshape(RESAMPLES, count).astype(np.uint8)
+
+
+def questions_needed(percent: int) -> int:
+    """The fewest values of which at least one lies beyond the percentile: 2 for p50, 20 for p95, 100 for p99."""
+    return math.ceil(100 / (100 - percent))
+
+
+def percentile(values: Sequence[float], percent: int) -> float | None:
+    """A percentile (linear between neighbours), or None if the sample cannot support it."""
+    return float(np.percentile(values, percent)) if len(values) >= questions_needed(percent) else None
+
+
+def speed_interval(speeds: Sequence[float], confidence: float = 0.95) -> Interval | None:
+    """A t interval on log speed, as speeds; None below two repeats or where a repeat gave no characters.
+
+    Not a bootstrap: of two or three repeats the median has only a handful of resamples, and their percentile interval
+    covers 51 and 75 % (`tests/test_verdict_simulation.py` counts it). Logs, because noise on speed is relative.
+    """
+    if len(speeds) < 2 or min(speeds) <= 0:
+        return None
+    logs = np.log(speeds)
+    found = Estimate(float(logs.mean()), float(logs.std(ddof=1)) / math.sqrt(len(logs)), len(logs) - 1).interval(confidence)
+    return Interval(math.exp(found.low), math.exp(found.high))
+
+
+def welch(ours: Sequence[float], theirs: Sequence[float]) -> Estimate | None:
+    """Difference of mean log speed, for a t test without equal variances (B. L. Welch, Biometrika 34, 1947).
+
+    None below two repeats on a side. A permutation test cannot reach 5 % with three repeats a side (its least p is 0.1),
+    and cells of one study differ in noise, so neither that nor a pooled variance would do.
+    """
+    if min(len(ours), len(theirs)) < 2 or min(*ours, *theirs) <= 0:
+        return None
+    logs = np.log(ours), np.log(theirs)
+    means = [Estimate(float(one.mean()), float(one.std(ddof=1)) / math.sqrt(len(one)), len(one) - 1) for one in logs]
+    return added(means[0], means[1], -1.0)
+
+
+def added(one: Estimate, other: Estimate, weight: float = 1.0) -> Estimate:
+    """One estimate and `weight` times an independent other.
+
+    Degrees of freedom by B. L. Welch and F. E. Satterthwaite (Biometrics Bulletin 2, 1946); where nothing is in doubt they do
+    not matter.
+    """
+    parts = one.error, abs(weight) * other.error
+    error = math.hypot(*parts)
+    doubt = parts[0] ** 4 / one.freedom + parts[1] ** 4 / other.freedom
+    freedom = error**4 / doubt if doubt > 0 else min(one.freedom, other.freedom)
+    return Estimate(one.difference + weight * other.difference, error, freedom)
+
+
+def times(found: Estimate, factor: float) -> Estimate:
+    """An estimate of `factor` times the quantity."""
+    return Estimate(factor * found.difference, abs(factor) * found.error, found.freedom)
+
+
+def t_tails(t: float, freedom: float) -> float:
+    """Both tails of Student's distribution beyond +-t.
+
+    With t = sqrt(freedom) * tan(angle) the density is cos(angle) ** (freedom - 1): smooth on a bounded range, so that 96
+    Gauss-Legendre nodes do (errors below 1e-6 for 1 to 1,000 degrees of freedom).
+    """
+    start = math.atan(t / math.sqrt(freedom))
+    half = (math.pi / 2 - start) / 2
+    tail = half * float(WEIGHTS @ np.cos(start + half * (NODES + 1)) ** (freedom - 1))
+    return min(1.0, tail / quarter(freedom))
+
+
+def quarter(freedom: float) -> float:
+    """The integral of cos(angle) ** (freedom - 1) over a quarter turn, by which `t_tails` divides."""
+    return math.sqrt(math.pi) / 2 * math.exp(math.lgamma(freedom / 2) - math.lgamma((freedom + 1) / 2))
+
+
+@functools.lru_cache(4096)  # a race asks for the same ones again and again: a seventh of its replays' time
+def t_quantile(confidence: float, freedom: float) -> float:
+    """The t between whose two signs lies that share of Student's distribution with one degree of freedom or more.
+
+    Newton's method on the angle, from 0: the tails fall ever more slowly there, so that no step goes too far.
+    """
+    angle, whole = 0.0, quarter(freedom)
+    for _ in range(100):  # 2 to 8 steps for 95 %
+        t = math.sqrt(freedom) * math.tan(angle)
+        step = (t_tails(t, freedom) - (1 - confidence)) * whole / math.cos(angle) ** (freedom - 1)
+        angle += step
+        if step < 1e-12:
+            break
+    return math.sqrt(freedom) * math.tan(angle)
+
+
+def paired_interval(ours: Sequence[float], theirs: Sequence[float], confidence: float = 0.95) -> Interval:
+    """Bootstrap interval of the mean difference over the same questions, which are resampled in pairs."""
+    return bootstrap_interval(np.subtract(ours, theirs).tolist(), confidence)
+
+
+def sign_flip_p_value(ours: Sequence[float], theirs: Sequence[float], seed: int = 0) -> float:
+    """Two-sided paired permutation test of the mean difference (R. A. Fisher, The Design of Experiments, 1935).
+
+    Without a difference each question's sign could as well be the other one. All patterns are tried for few questions;
+    for many a seeded sample, counted so that p is never 0 (Phipson and Smyth, 2010).
+    """
+    differences = np.subtract(ours, theirs)
+    differences = differences[differences != 0]
+    if len(differences) == 0:
+        return 1.0
+    if len(differences) <= EXACT:
+        patterns = (np.arange(2 ** len(differences))[:, None] >> np.arange(len(differences))) & 1
+    else:
+        patterns = np.random.default_rng(seed).integers(0, 2, size=(RESAMPLES, len(differences)))
+    flipped = np.abs((1 - 2 * patterns) @ differences)
+    as_far = int((flipped >= abs(differences.sum()) * (1 - 1e-9)).sum())
+    return as_far / len(flipped) if len(differences) <= EXACT else (as_far + 1) / (len(flipped) + 1)
+
+
+def trend(moments: Sequence[Sequence[float]], speeds: Sequence[Sequence[float]], seed: int = 0) -> Trend | None:
+    """Whether speeds, each relative to its cell's own median, rise or fall with time. Cells with one repeat say nothing.
+
+    Spearman's correlation of time and relative speed over all passes; its p-value by permuting the speeds of each cell among
+    that cell's own moments (Good, Permutation Tests, 2nd ed. 2000, on restricted permutations), because relative speeds of one
+    cell depend on each other. Passes of one cell must be spread over the study for a drift to show.
+
+    Args:
+        moments: when the repeats of each cell began, s; a row a cell, as `speeds`.
+    """
+    rows = [pair for pair in zip(moments, speeds, strict=True) if len(pair[0]) == len(pair[1]) > 1 and min(pair[1]) > 0]
+    if not rows:
+        return None
+    relative = [np.log(speed) - np.median(np.log(speed)) for _, speed in rows]
+    times, ranks = ranked(np.concatenate([moment for moment, _ in rows])), ranked(np.concatenate(relative))
+    ends = np.cumsum([len(one) for one in relative])
+    generator, shuffled = np.random.default_rng(seed), np.empty((PERMUTATIONS, len(ranks)))
+    for begin, end in zip([0, *ends[:-1]], ends, strict=True):
+        shuffled[:, begin:end] = generator.permuted(np.tile(ranks[begin:end], (PERMUTATIONS, 1)), axis=1)
+    found, chance = float(times @ ranks), shuffled @ times
+    middle = float(chance.mean())  # not 0: a cell that is all fast and measured late is no drift
+    as_far = int((np.abs(chance - middle) >= abs(found - middle) * (1 - 1e-9)).sum())
+    return Trend(change_over(rows), (as_far + 1) / (PERMUTATIONS + 1))
+
+
+def change_over(rows: Sequence[tuple[Sequence[float], Sequence[float]]]) -> float:
+    """The share by which speeds change from the first to the last moment: the common slope of log speed within cells."""
+    moments = [np.asarray(moment) for moment, _ in rows]
+    within = np.concatenate([moment - moment.mean() for moment in moments])
+    logs = np.concatenate([np.log(speed) - np.log(speed).mean() for _, speed in rows])
+    square = float(within @ within)
+    slope = float(within @ logs) / square if square else 0.0
+    return math.expm1(slope * (max(one.max() for one in moments) - min(one.min() for one in moments)))
+
+
+def ranked(values: Any) -> Any:
+    """Ranks around 0, ties at their mean."""
+    _, places, counts = np.unique(values, return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(counts) - (counts - 1) / 2)[places]
+    return ranks - ranks.mean()
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values corrected for being several, in their order (S. Holm, Scandinavian Journal of Statistics 6, 1979)."""
+    corrected, worst = [0.0] * len(p_values), 0.0
+    for rank, place in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        worst = max(worst, min(1.0, p_values[place] * (len(p_values) - rank)))
+        corrected[place] = worst
+    return corrected

@@ -1,0 +1,1 @@
+"""Prompt + engine: question in, completion out."""

@@ -1,1 +1,0 @@
-"""The routes, one file a kind; each has a `router(service, ...)` that `gpuqa.server` puts into the application."""

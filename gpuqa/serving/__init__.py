@@ -1,0 +1,1 @@
+"""HTTP around the pipeline that was frozen. Knows nothing of how it was measured."""

@@ -1,0 +1,79 @@
+"""The course's contract.
+
+GET  /         503 {"status": "starting"} until the engine is warm, then {"status": "batch"} or {"status": "ok"}
+POST /predict  {"prompt": str | [str, ...]} -> {"response": ...}, same count, same order; a failed question is ""
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Response
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ConfigDict
+
+from gpuqa.config.http import HttpConfig, Status
+from gpuqa.serving.auth import UNAUTHORIZED, Refusal
+from gpuqa.serving.service import Service, State
+
+
+class PredictRequest(BaseModel):
+    """One question or all of them."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+    prompt: str | list[str]
+
+
+class PredictResponse(BaseModel):
+    """The answers in the shape of the request."""
+
+    response: str | list[str]
+
+
+class StatusResponse(BaseModel):
+    """How the evaluator should send its questions, or that it should wait."""
+
+    status: str
+
+
+REFUSALS: dict[int | str, dict[str, Any]] = {
+    400: {"model": Refusal, "description": "the body cannot be read"},
+    **UNAUTHORIZED,
+    413: {"model": Refusal, "description": "the body is too large"},
+    429: {"model": Refusal, "description": "the house is full; Retry-After says when to come back"},
+    503: {"model": Refusal, "description": "not ready, draining, or the engine died"},
+}
+
+
+def router(service: Service, http: HttpConfig) -> APIRouter:
+    """GET / and POST /predict."""
+    routes = APIRouter()
+
+    @routes.get("/", response_model=StatusResponse, responses={503: {"model": StatusResponse}})
+    async def status(response: Response) -> StatusResponse:
+        """Whether the service is ready, and how it wants its questions."""
+        state = service.look()
+        if state is not State.ready:
+            response.status_code = 503
+            return StatusResponse(status=state.name)
+        return StatusResponse(status=http.status.name)
+
+    @routes.post("/predict", response_model=PredictResponse, responses=REFUSALS)
+    async def predict(request: PredictRequest) -> PredictResponse:
+        """Answer one question or many."""
+        if len(request.prompt) > http.max_questions_per_request and isinstance(request.prompt, list):
+            raise too_many(len(request.prompt), http.max_questions_per_request)
+        if isinstance(request.prompt, list):
+            answers = await service.answer(request.prompt) if request.prompt else []
+            return PredictResponse(response=[answer.text for answer in answers])
+        [answer] = await service.answer([request.prompt])
+        as_list = http.status is Status.batch and http.batch_str_as_list
+        return PredictResponse(response=[answer.text] if as_list else answer.text)
+
+    return routes
+
+
+def too_many(questions: int, most: int) -> RequestValidationError:
+    """422, in the form of all others."""
+    message = f"{questions} questions, allowed are {most} a request (http.max_questions_per_request)"
+    return RequestValidationError([{"type": "too_long", "loc": ("body", "prompt"), "msg": message}])

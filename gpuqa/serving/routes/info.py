@@ -1,0 +1,32 @@
+"""What is running here.
+
+GET /info     which frozen winner, its digests, versions, device and the numbers that it was chosen for
+GET /metrics  for Prometheus; gpuqa.serving.telemetry lists the names
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Response
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from gpuqa.serving.auth import UNAUTHORIZED
+from gpuqa.serving.service import Service
+
+
+def router(service: Service, facts: dict[str, Any]) -> APIRouter:
+    """GET /info and GET /metrics; `facts` are plain values that hold as long as the process lives."""
+    routes = APIRouter()
+
+    @routes.get("/info", responses=UNAUTHORIZED)
+    async def info() -> dict[str, Any]:
+        """The frozen winner, the machine, and the state of the engine."""
+        return {"state": service.look().name, **facts}
+
+    @routes.get("/metrics", response_class=Response)
+    async def metrics() -> Response:
+        """All metrics in Prometheus' text format."""
+        return Response(generate_latest(service.telemetry.registry), media_type=CONTENT_TYPE_LATEST)
+
+    return routes

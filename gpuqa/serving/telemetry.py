@@ -1,0 +1,201 @@
+"""What can be seen from outside: metrics for Prometheus, log lines as JSON, and the id that ties a request's lines together.
+
+gpuqa_requests_total{route,outcome}      outcome: ok, invalid (4xx), unauthorized (401), refused (429), unavailable
+                                         (503), failed (other 5xx), gone (the client went away); route: its template
+gpuqa_request_seconds{route}             histogram: a request's head to its last byte; outcome ok, health and metrics left out
+gpuqa_questions_total{outcome}           answered, failed (the engine refused it), late (deadline), lost (the engine
+                                         died), refused (429), gone (the client went away)
+gpuqa_questions_cut_total                questions whose middle was taken out because they were too long
+gpuqa_prompt_tokens_total                tokens of prompts; gpuqa_cached_prompt_tokens_total: out of the prefix cache
+gpuqa_output_tokens_total                tokens of answers; gpuqa_answer_characters_total: characters after clean-up
+gpuqa_first_token_seconds                histogram: a question's way to its first token (TTFT)
+gpuqa_answer_seconds                     histogram: a question's way to its last token
+gpuqa_queue_seconds                      histogram: what of it the question waited in the engine's queue
+gpuqa_questions_inside                   gauge: admitted and not answered; gpuqa_questions_inside_limit: the most
+gpuqa_engine_state{state}                gauge: 1 for the state that it is in (gpuqa.serving.service.State), else 0
+gpuqa_engine_starts_total{outcome}       ready, failed; gpuqa_engine_deaths_total: died while it was ready
+gpuqa_build_info{version,frozen_digest,model,prompt,quantization,engine,device,...}   gauge: 1
+vllm:num_requests_running, vllm:num_requests_waiting, vllm:kv_cache_usage_perc        gauges, as vLLM's scheduler says;
+vllm:prefix_cache_queries_total, vllm:prefix_cache_hits_total, vllm:num_preemptions_total      all {model_name}
+process_resident_memory_bytes and other process_* of this process (the engine's own process is another one)
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextvars import ContextVar
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from gpuqa.records import Completion
+
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 330)  # the last is the default deadline
+STATUS_OUTCOMES = {401: "unauthorized", 429: "refused", 503: "unavailable"}
+REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
+ABOUT: ContextVar[dict[str, Any] | None] = ContextVar("about", default=None)  # fields of the request that is being answered
+
+
+class Telemetry:
+    """The metrics, in a registry of the caller's."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.registry = registry
+        self.requests = Counter("gpuqa_requests", "Requests.", ["route", "outcome"], registry=registry)
+        self.request_s = self._histogram("gpuqa_request_seconds", "Time of an answered request.", ["route"])
+        self.questions = Counter("gpuqa_questions", "Questions.", ["outcome"], registry=registry)
+        self.cut = self._counter("gpuqa_questions_cut", "Questions that were too long.")
+        self.prompt_tokens = self._counter("gpuqa_prompt_tokens", "Tokens of prompts.")
+        self.cached_tokens = self._counter("gpuqa_cached_prompt_tokens", "Tokens of prompts out of the prefix cache.")
+        self.output_tokens = self._counter("gpuqa_output_tokens", "Tokens of answers.")
+        self.characters = self._counter("gpuqa_answer_characters", "Characters of answers.")
+        self.first_token_s = self._histogram("gpuqa_first_token_seconds", "Time to a question's first token.")
+        self.answer_s = self._histogram("gpuqa_answer_seconds", "Time to a question's last token.")
+        self.queue_s = self._histogram("gpuqa_queue_seconds", "Time in the engine's queue.")
+        self.inside = Gauge("gpuqa_questions_inside", "Questions admitted and not answered.", registry=registry)
+        self.limit = Gauge("gpuqa_questions_inside_limit", "The most that are admitted.", registry=registry)
+        self.state = Gauge("gpuqa_engine_state", "1 for the state that the service is in.", ["state"], registry=registry)
+        self.starts = Counter("gpuqa_engine_starts", "Starts of the engine.", ["outcome"], registry=registry)
+        self.deaths = self._counter("gpuqa_engine_deaths", "Deaths of a ready engine.")
+        ProcessCollector(registry=registry)
+        for outcome in ("answered", "failed", "late", "lost", "refused", "gone"):  # a rate needs the zero before the first
+            self.questions.labels(outcome)
+        for outcome in ("ready", "failed"):
+            self.starts.labels(outcome)
+
+    def _counter(self, name: str, text: str) -> Counter:
+        return Counter(name, text, registry=self.registry)
+
+    def _histogram(self, name: str, text: str, labels: Sequence[str] = ()) -> Histogram:
+        return Histogram(name, text, labels, buckets=SECONDS, registry=self.registry)
+
+    def introduce(self, labels: dict[str, str]) -> None:
+        """What is served, as the labels of `gpuqa_build_info`."""
+        Gauge("gpuqa_build_info", "What is served.", list(labels), registry=self.registry).labels(**labels).set(1)
+
+    def watch_engine(self, read: Callable[[], tuple[str, dict[str, float]]]) -> None:
+        """Show an engine's own numbers, which `read` gives at every scrape: the model's name and `Engine.numbers`."""
+        self.registry.register(EngineNumbers(read))
+
+    def enter(self, state: str, states: Iterable[str]) -> None:
+        """The service is in another state."""
+        for name in states:
+            self.state.labels(name).set(name == state)
+
+    def count(self, completions: Sequence[Completion]) -> None:
+        """Answers that a client gets, whole or empty."""
+        self.prompt_tokens.inc(sum(one.prompt_tokens for one in completions))
+        self.cached_tokens.inc(sum(one.cached_tokens for one in completions))
+        self.output_tokens.inc(sum(one.output_tokens for one in completions))
+        self.characters.inc(sum(len(one.text) for one in completions))
+        self.cut.inc(sum(one.question_was_cut for one in completions))
+        for one in completions:
+            self.questions.labels(OUTCOMES.get(one.finish_reason, "answered")).inc()
+            for histogram, seconds in (
+                (self.first_token_s, one.first_token_s),
+                (self.answer_s, one.last_token_s),
+                (self.queue_s, one.queue_s),
+            ):
+                if seconds is not None:
+                    histogram.observe(seconds)
+
+
+OUTCOMES = {"error": "failed", "late": "late", "lost": "lost"}  # by finish_reason; all others are answers
+
+
+class EngineNumbers(Collector):
+    """An engine's numbers at the moment of a scrape, under the backend's own names; see `Engine.numbers`."""
+
+    def __init__(self, read: Callable[[], tuple[str, dict[str, float]]]) -> None:
+        self.read = read
+
+    def collect(self) -> Iterator[Metric]:
+        model, numbers = self.read()
+        for name, value in numbers.items():
+            family = CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily
+            metric = family(name, "The engine's own number.", labels=["model_name"])
+            metric.add_metric([model], value)
+            yield metric
+
+
+class RequestTelemetry:
+    """ASGI middleware: an id, a clock, an outcome and one log line for every request."""
+
+    def __init__(self, app: Any, telemetry: Telemetry, polled: Sequence[str]) -> None:
+        """Requests for paths in `polled` come from machines, often: they are counted, not timed, and logged at DEBUG."""
+        self.app, self.telemetry, self.polled = app, telemetry, polled
+        self.log = logging.getLogger("gpuqa.requests")
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        about: dict[str, Any] = {"request_id": request_id(scope["headers"])}
+        ABOUT.set(about)
+        header = (b"x-request-id", about["request_id"].encode())
+        began, status = time.perf_counter(), 0
+
+        async def send_with_id(message: Any) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message["headers"], header]
+            await send(message)
+
+        try:
+            await self.app(scope, receive, send_with_id)
+        except Exception:
+            status = 500
+            raise
+        finally:
+            self._note(scope, about, status, time.perf_counter() - began)
+
+    def _note(self, scope: Any, about: dict[str, Any], status: int, seconds: float) -> None:
+        route = getattr(scope.get("route"), "path", "none")
+        outcome = "gone" if about.get("gone") or not status else outcome_of(status)
+        self.telemetry.requests.labels(route, outcome).inc()
+        polled = scope["path"] in self.polled
+        if outcome == "ok" and not polled:
+            self.telemetry.request_s.labels(route).observe(seconds)
+        level = logging.DEBUG if polled else logging.INFO
+        if self.log.isEnabledFor(level):
+            fields = {"status": status, "outcome": outcome, "seconds": round(seconds, 4)}
+            self.log.log(level, "%s %s", scope["method"], scope["path"], extra={"fields": fields})
+
+
+def outcome_of(status: int) -> str:
+    """An HTTP status as one of the outcomes in this module's docstring."""
+    usual = "ok" if status < 400 else "invalid" if status < 500 else "failed"
+    return STATUS_OUTCOMES.get(status, usual)
+
+
+def request_id(headers: Iterable[tuple[bytes, bytes]]) -> str:
+    """The client's X-Request-ID where it is a plain word of at most 128 characters, else a new one."""
+    sent = next((value.decode("latin-1") for name, value in headers if name == b"x-request-id"), "")
+    return sent if REQUEST_ID.fullmatch(sent) else uuid.uuid4().hex
+
+
+def note(**fields: Any) -> None:
+    """Add fields to the log line of the request that is being answered, if there is one."""
+    about = ABOUT.get()
+    if about is not None:
+        about.update(fields)
+
+
+class JsonLines(logging.Formatter):
+    """A log record as one line of JSON: time (UTC), level, logger, message, and the fields of its request."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        at = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        line: dict[str, Any] = {"time": f"{at}.{int(record.msecs):03d}Z", "level": record.levelname, "logger": record.name}
+        line |= {"message": record.getMessage(), **(ABOUT.get() or {}), **getattr(record, "fields", {})}
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False, default=str)

@@ -1,0 +1,48 @@
+"""The end of a study: judge the trials, write leaderboard and report, freeze the winner. No engine is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from gpuqa import frozen
+from gpuqa.config.commands import StudyConfig
+from gpuqa.config.measurement import SelectionConfig
+from gpuqa.records import Trial
+from gpuqa.study import finalists, report
+from gpuqa.study.journal import Journal
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+NO_WINNER = 1
+
+
+def conclude(trials: Sequence[Trial], study: StudyConfig, rule: SelectionConfig, journal: Journal, console: Console) -> int:
+    """Exit code 0 with a frozen winner, NO_WINNER without one; then no frozen file is left either.
+
+    Args:
+        trials: of the first round.
+    """
+    final = finalists.judge(trials, rule, journal)
+    folder, verdict, answers = study.folder, final.verdict, final.answers
+    title = f"Study {study.name}"
+    note = next((trial.pipeline["model"]["note"] for trial in trials), None)
+    samples = {key: f"{kept[0].question}\n{kept[0].answer}" for key, kept in answers.items() if kept}
+    report.write(verdict, title, note, samples, folder)
+    console.print(report.to_table(verdict, title))
+    for standing in verdict.standings:
+        if standing.objections:
+            told = f"{standing.trial.name}: {'; '.join(standing.objections)}"
+            console.print(told, style="dim", markup=False, highlight=False)
+    console.print(f"\n{verdict.reason}", style="bold", markup=False, highlight=False)
+    console.print(f"Leaderboard: {folder / 'leaderboard.csv'}\nReport: {folder / 'report.html'}", markup=False, highlight=False)
+    target = folder / "frozen.yaml"
+    if verdict.winner is None:
+        target.unlink(missing_ok=True)  # an older winner must not be served as if it were this study's
+        return NO_WINNER
+    content = frozen.freeze(verdict.winner, rule, verdict.reason, target)
+    console.print(
+        f"Frozen: {target} (digest {content['digest'][:16]})\nServe it: python -m gpuqa.serve frozen={target}", highlight=False
+    )
+    return 0

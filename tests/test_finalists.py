@@ -1,0 +1,135 @@
+"""Finalists: who they are, that their second measurement decides and is kept, on a real engine where one is needed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from io import StringIO
+from pathlib import Path
+
+import pytest
+import yaml
+from rich.console import Console
+from test_study import engines, one_thread, prepared, run  # noqa: F401
+from test_verdict_simulation import RULE, cell
+
+from gpuqa import sweep
+from gpuqa.config.commands import StudyConfig
+from gpuqa.config.measurement import Rule
+from gpuqa.measure import fingerprint
+from gpuqa.records import Trial
+from gpuqa.study import finalists
+from gpuqa.study.conclusion import conclude
+from gpuqa.study.journal import Journal
+
+ROWS = [{"sampling__max_tokens": 4 + number, "workload__repeats": 2, "study__finalists": 2} for number in range(3)]
+
+
+def first_round(*speeds: float) -> list[Trial]:
+    """Quiet trials: their repeats lie 1 % around these speeds."""
+    return [cell(number, [speed * 0.99, speed, speed * 1.01]) for number, speed in enumerate(speeds)]
+
+
+@pytest.mark.parametrize(
+    ("speeds", "most", "chosen", "left_out"),
+    [
+        ((100, 1000, 500), 3, [1, 2], 0),  # shown to lead: a win is checked against the next
+        ((1000, 998, 500, 999), 3, [0, 3, 1], 0),
+        ((1000, 998, 997, 999), 2, [0, 3], 2),
+        ((1000, 998), 1, [0], 1),
+        ((1000, 998), 0, [], 0),
+        ((1000,), 3, [], 0),  # nothing was chosen, so nobody was lucky
+    ],
+)
+def test_finalists_are_the_first_and_those_that_may_be_as_good(speeds, most, chosen, left_out) -> None:
+    trials = first_round(*speeds)
+    found = finalists.finalists(trials, RULE, {}, most)
+    assert ([trials.index(one) for one in found.finalists], found.left_out) == (chosen, left_out)
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Journal:
+    """The journal of a study of three quiet cells, the first two of them near each other."""
+    journal = Journal(tmp_path / "study")
+    trials = first_round(1000, 995, 500)
+    for one in trials:
+        journal.write(one, [])
+    journal.write_study([(one.key, one.axes) for one in trials], finalists=2)
+    return journal
+
+
+def measured_again(journal: Journal, *speeds: float) -> None:
+    for one, fresh in zip(first_round(*speeds), first_round(*speeds), strict=True):
+        journal.write(replace(fresh, key=fingerprint.again(one.key)), [])
+
+
+def test_the_second_measurement_decides_and_the_first_stays_visible(journal: Journal) -> None:
+    measured_again(journal, 900, 990)
+    verdict = finalists.judge(journal.read_study(), RULE, journal).verdict
+    assert (verdict.outcome.name, verdict.winner.axes) == ("WIN", {"seqs": "1"})
+    numbers = [(one.trial.measurement.chars_per_s, one.trial.measurement.first_round_chars_per_s) for one in verdict.standings]
+    assert numbers == [(990, 995), (900, 1000), (500, None)]
+    assert [one.other.axes for one in verdict.comparisons] == [{"seqs": "0"}], (
+        "against the other finalist, not against old numbers"
+    )
+    assert "2 finalists were measured again, and that decides; in the first round it had 995 chars/s" in verdict.reason
+
+
+def test_slower_finalists_still_stand_before_whoever_was_measured_once(journal: Journal) -> None:
+    measured_again(journal, 300, 310)
+    verdict = finalists.judge(journal.read_study(), RULE, journal).verdict
+    assert [one.trial.axes["seqs"] for one in verdict.standings] == ["1", "0", "2"]
+
+
+def test_without_a_second_measurement_of_all_finalists_the_first_round_decides_and_says_so(journal: Journal) -> None:
+    before = finalists.judge(journal.read_study(), RULE, journal).verdict
+    measured_again(journal, 900)
+    after = finalists.judge(journal.read_study(), RULE, journal).verdict
+    assert before.winner == after.winner
+    assert before.winner.measurement.first_round_chars_per_s is None
+    assert before.reason.endswith(
+        "Its finalists were not measured again, so its lead may be luck; a sweep with this rule measures them."
+    )
+    measured_again(journal, 900, 990)
+    other = finalists.judge(journal.read_study(), replace(RULE, rule=Rule.fastest, min_chars_per_s=600), journal).verdict
+    assert other.winner.measurement.chars_per_s == 990, "another rule with the same finalists has its second round too"
+
+
+def test_a_finalist_that_broke_is_out(journal: Journal) -> None:
+    measured_again(journal, 900, 990)
+    broken = journal.read()[fingerprint.again("1none")]
+    journal.write(replace(broken, measurement=None, error="engine_died: gone"), [])
+    verdict = finalists.judge(journal.read_study(), RULE, journal).verdict
+    assert verdict.winner.axes == {"seqs": "0"}
+    assert verdict.standings[-1].objections == ("failed: engine_died: gone",)
+
+
+def test_those_who_were_left_out_are_counted(journal: Journal) -> None:
+    journal.write_study([(one.key, one.axes) for one in journal.read_study()], finalists=1)
+    measured_again(journal, 900)
+    assert "1 more may be as good by the first round and were not measured again (study.finalists=1)" in (
+        finalists.judge(journal.read_study(), RULE, journal).verdict.reason
+    )
+
+
+@pytest.mark.engine
+def test_finalists_are_measured_again_in_a_fresh_engine_once_and_frozen_so(tmp_path: Path, engines: list[str]) -> None:  # noqa: F811
+    cells, journal = prepared(*ROWS), Journal(tmp_path / "mine")
+    console = Console(file=StringIO(), width=200)
+    anything = dict.fromkeys(("max_truncated_fraction", "max_empty_fraction"), 1.0)
+    rule = replace(cells[0].config.selection, min_rouge_l_f1_judge=0.0, min_rouge_l_f1_of_best=0.0, **anything)
+    cells = [replace(one, config=replace(one.config, selection=rule)) for one in cells]
+    journal.write_study([(one.key, one.axes) for one in cells], finalists=2)
+    outcome, _ = run(cells, journal.study_file.parent)
+    sweep.measure_finalists(cells, outcome.trials, journal, console)
+    assert engines == ["start", "close"] * 2
+    sweep.measure_finalists(cells, outcome.trials, journal, console)
+    assert engines == ["start", "close"] * 2, "and not a third time"
+    again = [one for one in cells if replace(one, again=True).key in journal.read()]
+    assert len(again) == 2
+    assert conclude(journal.read_study(), StudyConfig(name="mine", root=str(tmp_path)), rule, journal, console) == 0
+    frozen = yaml.safe_load((tmp_path / "mine" / "frozen.yaml").read_text(encoding="utf-8"))
+    fresh = journal.read()[frozen["trial"]].measurement
+    assert frozen["measurement"]["chars_per_s_repeats"] == fresh.chars_per_s_repeats
+    first = {one.measurement.chars_per_s for one in outcome.trials}
+    assert frozen["measurement"]["first_round_chars_per_s"] in first
+    assert "first round" in (tmp_path / "mine" / "report.html").read_text(encoding="utf-8")

@@ -20,7 +20,7 @@ from rich.table import Table
 
 from gpuqa import frozen
 from gpuqa.config import UserError
-from gpuqa.config.app import enter
+from gpuqa.config.app import run_command
 from gpuqa.config.commands import CompareConfig, resolve
 from gpuqa.measure.statistics import holm, paired_interval, sign_flip_p_value
 from gpuqa.records import Answer, Interval, Trial
@@ -55,7 +55,7 @@ class Row:
 
 def main() -> None:
     """Enter with conf/compare.yaml."""
-    enter(compare, "compare")
+    run_command(compare, "compare")
 
 
 def compare(composed: Any) -> int:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from gpuqa.config import UserError
-from gpuqa.config.app import enter
+from gpuqa.config.app import run_command
 from gpuqa.config.commands import ModelDownloadConfig, resolve
 from gpuqa.config.pipeline import Hub, ModelConfig
 
@@ -32,8 +32,8 @@ class DownloadFailed(Exception):
 
 def main() -> None:
     """Enter with conf/download.yaml."""
-    os.environ["HF_HUB_OFFLINE"] = "0"  # the one door that asks for the network
-    enter(download, "download")
+    os.environ["HF_HUB_OFFLINE"] = "0"  # the one command that asks for the network
+    run_command(download, "download")
 
 
 def download(composed: Any) -> int:

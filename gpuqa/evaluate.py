@@ -20,7 +20,7 @@ from typing import Any
 import httpx
 
 from gpuqa.config import check
-from gpuqa.config.app import enter
+from gpuqa.config.app import run_command
 from gpuqa.config.commands import EvaluateConfig, resolve
 from gpuqa.config.http import Status
 from gpuqa.measure.metrics import score_answers
@@ -38,7 +38,7 @@ class ContractBroken(Exception):
 
 def main() -> None:
     """Enter with conf/evaluate.yaml."""
-    enter(evaluate, "evaluate")
+    run_command(evaluate, "evaluate")
 
 
 def evaluate(composed: Any) -> int:

@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 
 from gpuqa.config import UserError
-from gpuqa.config.app import enter
+from gpuqa.config.app import run_command
 from gpuqa.config.commands import FreezeConfig, resolve
 from gpuqa.study.conclusion import conclude
 from gpuqa.study.journal import Journal
@@ -20,7 +20,7 @@ from gpuqa.study.journal import Journal
 
 def main() -> None:
     """Enter with conf/freeze.yaml."""
-    enter(freeze, "freeze")
+    run_command(freeze, "freeze")
 
 
 def freeze(composed: Any) -> int:

@@ -19,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gpuqa.config import check
-from gpuqa.config.app import enter
+from gpuqa.config.app import run_command
 from gpuqa.config.commands import PredictConfig, axes_of, resolve
 from gpuqa.config.paths import conf_folder, find
 from gpuqa.pipeline import dataset
@@ -62,7 +62,7 @@ class Prediction:
 
 def main() -> None:
     """Enter with conf/predict.yaml."""
-    enter(predict, "predict")
+    run_command(predict, "predict")
 
 
 def predict(composed: Any) -> int:

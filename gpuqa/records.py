@@ -117,7 +117,7 @@ class Pass:
     engine_start_s: float  # of the engine that answered
     warmup_s: float  # of the cell on that engine
     peak_memory_gib: float  # right after the pass
-    warm: bool = False  # the same questions had just been answered, and the prefix cache was not reset
+    prefix_cached: bool = False  # the same questions had just been answered, and the prefix cache was not reset
     conditions: list[Conditions] = field(default_factory=list)  # right before and right after; none without NVML
     slice: int | None = None  # of a race (`gpuqa.study.racing`), instead of all questions; `repeat` is 0 then
 
@@ -154,7 +154,7 @@ class Measurement:
     questions_per_s: float
     ttft_ms_p50: float | None  # time from the call to the first token
     ttft_ms_p95: float | None
-    itl_ms_mean: float | None  # (last token - first token) / (output tokens - 1), mean over answers
+    tpot_ms_mean: float | None  # (last token - first token) / (output tokens - 1), mean over answers
     e2e_latency_ms_p50: float | None
     e2e_latency_ms_p95: float | None
     e2e_latency_ms_p99: float | None
@@ -184,12 +184,12 @@ class Measurement:
     sm_clock_mhz_min: int | None = None  # of all readings of all passes but those of an idle GPU; None without NVML
     temperature_c_max: int | None = None
     throttle_reasons: list[str] | None = None  # that were given in any pass, "gpu_idle" apart; None without NVML
-    warm_repeats: int = 0
-    warm_chars_per_s: float | None = None
-    warm_output_tokens_per_s: float | None = None
-    warm_ttft_ms_p50: float | None = None
-    warm_ttft_ms_p95: float | None = None
-    warm_prefix_cache_hit_rate: float | None = None
+    prefix_cached_repeats: int = 0
+    prefix_cached_chars_per_s: float | None = None
+    prefix_cached_output_tokens_per_s: float | None = None
+    prefix_cached_ttft_ms_p50: float | None = None
+    prefix_cached_ttft_ms_p95: float | None = None
+    prefix_cached_hit_rate: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,7 +224,7 @@ class Trial:
     key: str
     axes: dict[str, str]  # override key -> value: how the user would name this cell
     pipeline: dict[str, Any]  # resolved values, see PipelineConfig.as_dict
-    identity: dict[str, Any]  # digests, versions and device that the key covers
+    fingerprint: dict[str, Any]  # digests, versions and device that the key covers
     measurement: Measurement | None = None
     error: str | None = None
     setting: dict[str, Any] = field(default_factory=dict)  # dataset, workload and gpu as they were configured

@@ -20,7 +20,7 @@ from rich.table import Table
 
 from gpuqa import frozen
 from gpuqa.config import UserError
-from gpuqa.config.app import enter
+from gpuqa.config.app import run_command
 from gpuqa.config.commands import CellConfig, ReproduceConfig, from_plain, resolve
 from gpuqa.config.paths import find
 from gpuqa.measure.cell import Cell
@@ -36,7 +36,7 @@ ELSEWHERE = {"selection": {"name": "none"}, "executor": {"name": "local", "kind"
 def main() -> None:
     """Enter with conf/reproduce.yaml."""
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
-    enter(reproduce, "reproduce")
+    run_command(reproduce, "reproduce")
 
 
 def reproduce(composed: Any) -> int:
@@ -45,7 +45,7 @@ def reproduce(composed: Any) -> int:
     console = Console(file=os.fdopen(os.dup(1), "w"))  # an engine that starts takes file descriptor 1 for its own log
     content = frozen.read(Path(config.frozen))
     cell = cell_of(content, config)
-    console.print(f"measured on {content['device']}, now on {cell.identity['device']}", markup=False, highlight=False)
+    console.print(f"measured on {content['device']}, now on {cell.fingerprint['device']}", markup=False, highlight=False)
     trial = measure(cell)
     if trial.measurement is None:
         console.print(trial.error, markup=False, highlight=False)
@@ -70,7 +70,7 @@ def cell_of(content: dict[str, Any], config: ReproduceConfig) -> Cell:
     pipeline = frozen.pipeline_config(content, Path(config.frozen))
     folder = find(cell_config.model.path, "model_path")
     [cell] = study.prepare([(cell_config, content["axes"])])
-    digests: Any = cell.identity["digests"]
+    digests: Any = cell.fingerprint["digests"]
     differences = frozen.mismatches(content, pipeline, folder, dataset=digests["dataset"])
     frozen.refuse(config.frozen, differences, "Put it back, or measure its study again")
     return cell

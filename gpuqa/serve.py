@@ -23,7 +23,7 @@ from prometheus_client import CollectorRegistry, disable_created_metrics
 
 from gpuqa import frozen
 from gpuqa.config import UserError
-from gpuqa.config.app import enter
+from gpuqa.config.app import run_command
 from gpuqa.config.commands import ServeConfig, resolve
 from gpuqa.config.http import HttpConfig, Logs
 from gpuqa.config.paths import find
@@ -45,7 +45,7 @@ NOWHERE = ("192.0.2.1", 9)  # RFC 5737: an address for documentation; a UDP conn
 
 def main() -> None:
     """Enter with conf/serve.yaml."""
-    enter(serve, "serve")
+    run_command(serve, "serve")
 
 
 def serve(composed: Any) -> int:

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from gpuqa.config import UserError
-from gpuqa.config.app import INTERRUPTED, enter
+from gpuqa.config.app import INTERRUPTED, run_command
 from gpuqa.config.commands import CellConfig, StudyConfig, axes_of, resolve
 from gpuqa.machine import hardware
 from gpuqa.measure.cell import Cell
@@ -35,7 +35,7 @@ from gpuqa.study.journal import Journal
 def main() -> None:
     """Enter with conf/sweep.yaml."""
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
-    enter(sweep, "sweep")
+    run_command(sweep, "sweep")
 
 
 def sweep(composed: Any) -> int:
@@ -130,7 +130,7 @@ class Watch:
             TimeRemainingColumn(),
         )
         self.progress = Progress(*columns, TextColumn("[green]{task.fields[best]}"), console=console)
-        self.repeats = {cell.key: cell.config.workload.repeats + cell.config.workload.warm_repeats for cell in cells}
+        self.repeats = {cell.key: cell.config.workload.repeats + cell.config.workload.prefix_cached_repeats for cell in cells}
         self.bar = self.progress.add_task("preparing", total=sum(self.repeats.values()), best="")
         self.passes: dict[str, int] = {}
         self.best: Trial | None = None
@@ -152,7 +152,11 @@ class Watch:
             self.progress.update(self.bar, description=f"slice {measured.slice + 1}")
             return
         self.passes[cell.key] = self.passes.get(cell.key, 0) + 1
-        told = "warm repeats" if measured.warm else f"repeat {measured.repeat + 1} of {cell.config.workload.repeats}"
+        told = (
+            "repeats with a filled prefix cache"
+            if measured.prefix_cached
+            else f"repeat {measured.repeat + 1} of {cell.config.workload.repeats}"
+        )
         self.progress.update(self.bar, completed=sum(self.passes.values()), description=told)
 
     def trial_done(self, trial: Trial, kept: bool) -> None:

@@ -1,6 +1,6 @@
-"""What the end-to-end tests share: doors run as a user runs them, one small study, and its winner served.
+"""What the end-to-end tests share: commands run as a user runs them, one small study, and its winner served.
 
-A door is a process with its own session, so that whatever it leaves behind is found, reported and ended. It is forked from
+A command is a process with its own session, so that whatever it leaves behind is found, reported and ended. It is forked from
 a Python that is warm (`warm_python.py`), unless a test gives it an environment. The study and the two services are
 session-scoped: each starts once, however many files ask for it.
 """
@@ -27,7 +27,7 @@ import psutil
 import pytest
 from warm_python import WarmProcess, WarmPython
 
-# A door imports vLLM: seconds where its bytecode is kept, twice as long where an image has this set and nothing is.
+# A command imports vLLM: seconds where its bytecode is kept, twice as long where an image has this set and nothing is.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 if not shutil.which("nvidia-smi"):
@@ -84,7 +84,7 @@ class Service:
 
 
 def child_environment(extra: dict[str, str] | None = None) -> dict[str, str]:
-    """This process's environment without what would change a door's behaviour, the package on the path, wide lines."""
+    """This process's environment without what would change a command's behaviour, the package on the path, wide lines."""
     dropped = ("HF_", "HUGGING", "TRANSFORMERS_", "VLLM_", "GPUQA_", "HYDRA_")
     kept = {key: value for key, value in os.environ.items() if not key.startswith(dropped) and "proxy" not in key.lower()}
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
@@ -92,7 +92,7 @@ def child_environment(extra: dict[str, str] | None = None) -> dict[str, str]:
 
 
 def left_behind(session: int) -> list[psutil.Process]:
-    """Living processes of a session that a door started."""
+    """Living processes of a session that a command started."""
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(ProcessLookupError, psutil.Error):
@@ -102,7 +102,7 @@ def left_behind(session: int) -> list[psutil.Process]:
 
 
 def end_session(session: int, grace_s: float = 10.0) -> list[str]:
-    """End what a door left behind after a moment of grace; the command lines of what had to be ended."""
+    """End what a command left behind after a moment of grace; the command lines of what had to be ended."""
     deadline = time.monotonic() + grace_s
     while (processes := left_behind(session)) and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -153,7 +153,7 @@ def run_python(
         return subprocess.CompletedProcess(words, code, *said)
 
 
-def run_door(name: str, *overrides: str, **how: Any) -> subprocess.CompletedProcess[str]:
+def run_command(name: str, *overrides: str, **how: Any) -> subprocess.CompletedProcess[str]:
     """`python -m gpuqa.NAME OVERRIDES`, as `run_python` runs it."""
     return run_python("-m", f"gpuqa.{name}", *overrides, **how)
 
@@ -209,9 +209,9 @@ def ready_service(frozen: Path, *overrides: str, cwd: Path) -> Iterator[Service]
 
 
 @pytest.fixture(scope="session")
-def door() -> Callable[..., subprocess.CompletedProcess[str]]:
-    """`door("sweep", "prompt=bare", cwd=tmp_path)` runs a door to its end."""
-    return run_door
+def command() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """`command("sweep", "prompt=bare", cwd=tmp_path)` runs a command to its end."""
+    return run_command
 
 
 @pytest.fixture(scope="session")
@@ -224,7 +224,7 @@ def serve() -> Callable[..., contextlib.AbstractContextManager[Service]]:
 def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
     """One small study with the real vLLM: two prompts, a quantization that a CPU refuses, and none. Read only: copy it."""
     root = tmp_path_factory.mktemp("study")
-    return Study(STUDY, run_door("sweep", *STUDY, cwd=root), root / "experiments" / "embedded")
+    return Study(STUDY, run_command("sweep", *STUDY, cwd=root), root / "experiments" / "embedded")
 
 
 @pytest.fixture(scope="session")

@@ -22,7 +22,7 @@ def test_as_many_as_allowed_are_let_in_and_not_one_more():
     assert "10 questions" in str(refusal(admission, 1, 0.0))
     admission.leave(4, 1.0)
     admission.enter(4, 1.0)
-    assert admission.inside == 10
+    assert admission.in_flight == 10
 
 
 def test_an_empty_house_takes_any_number_so_that_a_large_batch_is_never_refused_for_ever():
@@ -74,5 +74,5 @@ def test_whatever_comes_and_goes_the_house_is_never_over_full_and_the_advice_is_
                 assert 1 <= refusal(admission, questions, now).retry_after_s <= LONGEST_S
         elif inside:
             admission.leave(inside.pop(), now)
-        assert admission.inside == sum(inside)
-        assert admission.inside <= most or len(inside) == 1
+        assert admission.in_flight == sum(inside)
+        assert admission.in_flight <= most or len(inside) == 1

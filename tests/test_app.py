@@ -9,18 +9,19 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import run_door, run_python
+from conftest import run_command, run_python
 
 from gpuqa.config.app import vllm_on_this_machine
 from gpuqa.config.paths import conf_folder
 
-DOORS = ["sweep", "predict", "freeze", "reproduce", "serve", "evaluate", "download"]
+COMMANDS = ["sweep", "predict", "freeze", "reproduce", "serve", "evaluate", "download"]
 HEAVY = ["vllm", "torch", "transformers"]
 
 
 def enter(folder: Path, body: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Enter conf/freeze.yaml with a task of this body."""
-    script = f"import os, signal\nfrom gpuqa.config.app import enter\ndef task(config):\n    {body}\nenter(task, 'freeze')"
+    script = "import os, signal\nfrom gpuqa.config.app import run_command\n"
+    script += f"def task(config):\n    {body}\nrun_command(task, 'freeze')"
     return run_python("-c", script, *arguments, cwd=folder, env=environment or None)
 
 
@@ -48,7 +49,7 @@ MISTAKES = [  # argument, what the message must name, what else it must say
 
 @pytest.mark.parametrize(("argument", "named", "said"), MISTAKES)
 def test_a_mistake_of_the_user_is_one_message_and_exit_code_2(tmp_path, argument, named, said):
-    done = run_door("freeze", argument, cwd=tmp_path)
+    done = run_command("freeze", argument, cwd=tmp_path)
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
@@ -60,10 +61,10 @@ def test_a_mistake_of_the_user_is_one_message_and_exit_code_2(tmp_path, argument
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("door", DOORS)
-def test_every_door_answers_a_mistake_before_it_loads_an_engine(tmp_path, door):
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_answers_a_mistake_before_it_loads_an_engine(tmp_path, command):
     script = (
-        f"import runpy, sys\ntry:\n    runpy.run_module('gpuqa.{door}', run_name='__main__')\n"
+        f"import runpy, sys\ntry:\n    runpy.run_module('gpuqa.{command}', run_name='__main__')\n"
         f"finally:\n    print([name for name in {HEAVY} if name in sys.modules])"
     )
     done = run_python("-c", script, "no_such_key=1", cwd=tmp_path, env={})  # a fresh one, to see what it imports
@@ -75,7 +76,7 @@ def test_every_door_answers_a_mistake_before_it_loads_an_engine(tmp_path, door):
 
 
 def test_an_unknown_flag_is_refused_by_its_name(tmp_path):
-    done = run_door("freeze", "--no-such-flag", cwd=tmp_path)
+    done = run_command("freeze", "--no-such-flag", cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].endswith("error: unrecognized arguments: --no-such-flag")
 
@@ -92,11 +93,11 @@ def test_a_config_that_is_only_shown_runs_no_task(tmp_path):
     assert yaml.safe_load(done.stdout)["study"]["name"] == "mine"
 
 
-@pytest.mark.parametrize("door", DOORS)
-def test_help_is_shown_without_running_anything(tmp_path, door):
-    done = run_door(door, "--help", cwd=tmp_path)
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_is_shown_without_running_anything(tmp_path, command):
+    done = run_command(command, "--help", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert f"gpuqa.{door}" in done.stdout or f"{door} is powered by Hydra" in done.stdout
+    assert f"gpuqa.{command}" in done.stdout or f"{command} is powered by Hydra" in done.stdout
     assert not list(tmp_path.iterdir())
 
 

@@ -14,7 +14,16 @@ from omegaconf import DictConfig
 
 from gpuqa.config import UserError
 from gpuqa.config.app import introduce_to_hydra
-from gpuqa.config.commands import ROOTS, CellConfig, EvaluateConfig, FreezeConfig, ServeConfig, StudyConfig, from_plain, resolve
+from gpuqa.config.commands import (
+    COMMANDS,
+    CellConfig,
+    EvaluateConfig,
+    FreezeConfig,
+    ServeConfig,
+    StudyConfig,
+    from_plain,
+    resolve,
+)
 from gpuqa.config.http import HttpConfig, Status
 from gpuqa.config.measurement import DatasetConfig
 from gpuqa.config.paths import conf_folder, find
@@ -37,7 +46,7 @@ def composed(root: str, *overrides: str, with_hydra: bool = False) -> DictConfig
 
 
 def resolved(root: str, *overrides: str) -> Any:
-    return resolve(composed(root, *overrides), ROOTS[root])
+    return resolve(composed(root, *overrides), COMMANDS[root])
 
 
 def axes_of(experiment: str) -> dict[str, list[str]]:
@@ -48,10 +57,10 @@ def axes_of(experiment: str) -> dict[str, list[str]]:
     return {key: [f"{key}={value}" for value in override.sweep_string_iterator()] for key, override in parsed.items()}
 
 
-@pytest.mark.parametrize("root", sorted(ROOTS))
+@pytest.mark.parametrize("root", sorted(COMMANDS))
 def test_every_root_composes_and_resolves_as_it_is(root):
     nothing_to_assume = ("a=new", "b=old") if root == "compare" else ()
-    assert type(resolved(root, *nothing_to_assume)) is ROOTS[root]
+    assert type(resolved(root, *nothing_to_assume)) is COMMANDS[root]
 
 
 @pytest.mark.parametrize("option", OPTIONS, ids=str)

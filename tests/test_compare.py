@@ -121,13 +121,13 @@ def test_answers_that_are_gone_are_named(tmp_path: Path) -> None:
         compared(f"{tmp_path}:new", f"{tmp_path}:new")
 
 
-def test_the_door_opens_and_refuses_in_the_house_style(tmp_path: Path, door: Any) -> None:
+def test_the_door_opens_and_refuses_in_the_house_style(tmp_path: Path, command: Any) -> None:
     written(tmp_path / "s", "new", better=-0.1)
     written(tmp_path / "s", "old")
-    run = door("compare", "a=s:new", "b=s:old", cwd=tmp_path)
+    run = command("compare", "a=s:new", "b=s:old", cwd=tmp_path)
     assert (run.returncode, run.stderr) == (1, "")
     assert "worse (exit code 1)" in run.stdout
-    run = door("compare", "a=s:new", "b=nowhere", cwd=tmp_path)
+    run = command("compare", "a=s:new", "b=nowhere", cwd=tmp_path)
     assert run.returncode == 2
     assert run.stderr.startswith("error: ")
 

@@ -18,13 +18,13 @@ from gpuqa.config.measurement import DatasetConfig, GpuConfig, Issue, SelectionC
 from gpuqa.config.paths import conf_folder
 from gpuqa.config.pipeline import (
     Backend,
-    CleanupConfig,
     DownloadConfig,
     EngineConfig,
     ExampleConfig,
     Hub,
     ModelConfig,
     PipelineConfig,
+    PostprocessConfig,
     PromptConfig,
     QuantizationConfig,
     SamplingConfig,
@@ -221,7 +221,7 @@ pipelines = st.builds(
         system=st.none() | texts,
         user=texts.map(lambda text: text.replace("{question}", "") + "{question}"),
         examples=st.lists(st.builds(ExampleConfig, question=texts, answer=texts), max_size=2),
-        cleanup=st.builds(CleanupConfig, st.booleans(), st.booleans(), st.booleans()),
+        postprocess=st.builds(PostprocessConfig, st.booleans(), st.booleans(), st.booleans()),
     ),
     quantization=st.builds(QuantizationConfig, name=texts, args=st.just({"kv_cache_dtype": "fp8"})),
     engine=st.builds(

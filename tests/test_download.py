@@ -99,8 +99,8 @@ def hub() -> Iterator[Hub]:
 
 
 @pytest.fixture
-def fetch(hub: Hub, door: Any, tmp_path: Path) -> Any:
-    """`fetch("model.path=...")` runs the door for a model of this hub, in a home folder of its own."""
+def fetch(hub: Hub, command: Any, tmp_path: Path) -> Any:
+    """`fetch("model.path=...")` runs the command for a model of this hub, in a home folder of its own."""
     options = tmp_path / "options" / "model"
     options.mkdir(parents=True)
     home = {"HF_HOME": str(tmp_path / "home"), "HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_TELEMETRY": "1"}
@@ -110,7 +110,7 @@ def fetch(hub: Hub, door: Any, tmp_path: Path) -> Any:
         model["download"] = {"hub": "huggingface", "repository": REPOSITORY, "revision": "main", "sha256": pinned or {}}  # type: ignore[assignment]
         (options / "tiny.yaml").write_text(json.dumps(model), encoding="utf-8")
         arguments = ["--config-dir", str(options.parent), "model=tiny", *overrides]
-        return door("download", *arguments, cwd=tmp_path, env={**home, **(env or {})}, timeout_s=120)
+        return command("download", *arguments, cwd=tmp_path, env={**home, **(env or {})}, timeout_s=120)
 
     return run
 
@@ -211,20 +211,20 @@ def test_no_token_is_taken_from_the_configuration(fetch: Any, hub: Hub) -> None:
     assert hub.asked == []
 
 
-def test_the_model_that_ships_with_the_project_cannot_be_fetched(door: Any, tmp_path: Path) -> None:
-    run = door("download", "model=embedded", cwd=tmp_path)
+def test_the_model_that_ships_with_the_project_cannot_be_fetched(command: Any, tmp_path: Path) -> None:
+    run = command("download", "model=embedded", cwd=tmp_path)
     assert run.returncode == 2
     assert "model=embedded ships with the project" in run.stderr
     assert "Traceback" not in run.stderr
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_hub_whose_package_is_absent_says_what_to_install(door: Any, tmp_path: Path) -> None:
+def test_a_hub_whose_package_is_absent_says_what_to_install(command: Any, tmp_path: Path) -> None:
     """The package is hidden behind one that cannot be imported, so that this holds wherever it is installed."""
     (tmp_path / "hidden").mkdir()
     (tmp_path / "hidden" / "modelscope.py").write_text("raise ImportError('hidden')\n")
     path = {"PYTHONPATH": f"{tmp_path / 'hidden'}:{Path(__file__).resolve().parents[1]}"}
-    run = door("download", "model=qwen3_0_6b_gpu_pro", cwd=tmp_path, env=path)
+    run = command("download", "model=qwen3_0_6b_gpu_pro", cwd=tmp_path, env=path)
     assert run.returncode == 2
     assert "pip install modelscope" in run.stderr
     assert "Traceback" not in run.stderr

@@ -181,14 +181,14 @@ def test_a_warm_pass_finds_the_cache_filled_also_on_a_new_engine(tmp_path: Path)
     cells, journals = prepared(*rows), [Journal(tmp_path / name) for name in ("whole", "cut")]
     whole, cut = (Keeps(journal) for journal in journals)
     undisturbed = asyncio.run(study.run(cells, journals[0], whole))
-    assert [one.warm for _, one in whole.kept] == [False, True] * 2, "at once after the cold one"
+    assert [one.prefix_cached for _, one in whole.kept] == [False, True] * 2, "at once after the cold one"
     for key, measured in whole.kept:
-        if not measured.warm:  # as if a kill had come before the warm ones
+        if not measured.prefix_cached:  # as if a kill had come before the warm ones
             journals[1].write_pass(key, measured)
     resumed = asyncio.run(study.run(cells, journals[1], cut))
-    assert [one.warm for _, one in cut.kept] == [True] * 2
+    assert [one.prefix_cached for _, one in cut.kept] == [True] * 2
     for before, after in zip(undisturbed.trials, resumed.trials, strict=True):
-        assert before.measurement.warm_prefix_cache_hit_rate == after.measurement.warm_prefix_cache_hit_rate
-        assert before.measurement.warm_prefix_cache_hit_rate > before.measurement.prefix_cache_hit_rate
+        assert before.measurement.prefix_cached_hit_rate == after.measurement.prefix_cached_hit_rate
+        assert before.measurement.prefix_cached_hit_rate > before.measurement.prefix_cache_hit_rate
         assert after.measurement.chars_per_s_repeats == before.measurement.chars_per_s_repeats
-        assert (after.measurement.repeats, after.measurement.warm_repeats) == (1, 1)
+        assert (after.measurement.repeats, after.measurement.prefix_cached_repeats) == (1, 1)

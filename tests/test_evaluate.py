@@ -1,4 +1,4 @@
-"""The judge's door: against the real service in both modes, and against services that misbehave."""
+"""The judge's command: against the real service in both modes, and against services that misbehave."""
 
 from __future__ import annotations
 
@@ -121,13 +121,13 @@ def check_by_hand(found: dict[str, Any]) -> None:
 
 
 def test_batch_mode_asks_everything_in_one_post_and_a_missing_answer_counts_as_empty(
-    dataset: list[str], door: Any, tmp_path: Path
+    dataset: list[str], command: Any, tmp_path: Path
 ) -> None:
     waiting = (503, {"status": "starting"})
     script = Script(statuses=[waiting, waiting, waiting, waiting, (200, {"status": "batch"})], delay_s=0.6)
     script.answer = lambda prompt: (200, {"response": ANSWERS[:3]})
     with serving(script) as url:
-        run = door("evaluate", f"url={url}", *dataset, cwd=tmp_path)
+        run = command("evaluate", f"url={url}", *dataset, cwd=tmp_path)
     assert run.returncode == 0, run.stdout + run.stderr
     assert script.asked == [[question for question, *_ in QUESTIONS]]
     found = results(tmp_path)
@@ -139,10 +139,10 @@ def test_batch_mode_asks_everything_in_one_post_and_a_missing_answer_counts_as_e
     assert "judge_accuracy               0.381\n" in run.stdout
 
 
-def test_ok_mode_asks_one_question_after_the_other(dataset: list[str], door: Any, tmp_path: Path) -> None:
+def test_ok_mode_asks_one_question_after_the_other(dataset: list[str], command: Any, tmp_path: Path) -> None:
     script = Script(statuses=[(200, {"status": "ok"})], answer=by_question, delay_s=0.2)
     with serving(script) as url:
-        run = door("evaluate", f"url={url}/", *dataset, cwd=tmp_path)
+        run = command("evaluate", f"url={url}/", *dataset, cwd=tmp_path)
     assert run.returncode == 0, run.stdout + run.stderr
     assert script.asked == [question for question, *_ in QUESTIONS]
     found = results(tmp_path)
@@ -152,10 +152,10 @@ def test_ok_mode_asks_one_question_after_the_other(dataset: list[str], door: Any
     assert all(row["latency_s"] >= 0.2 for row in found["answers"])
 
 
-def test_an_answer_that_is_not_text_counts_as_empty(dataset: list[str], door: Any, tmp_path: Path) -> None:
+def test_an_answer_that_is_not_text_counts_as_empty(dataset: list[str], command: Any, tmp_path: Path) -> None:
     script = Script(answer=lambda prompt: (200, {"response": [ANSWERS[0], None, 7, ["warp"]]}))
     with serving(script) as url:
-        run = door("evaluate", f"url={url}", *dataset, cwd=tmp_path)
+        run = command("evaluate", f"url={url}", *dataset, cwd=tmp_path)
     assert run.returncode == 0, run.stdout + run.stderr
     assert [row["answer"] for row in results(tmp_path)["answers"]] == [ANSWERS[0], "", "", ""]
     assert results(tmp_path)["judge_accuracy"] == pytest.approx(6 / 7 / 4)
@@ -203,10 +203,10 @@ def test_an_answer_that_is_not_text_counts_as_empty(dataset: list[str], door: An
     ],
 )
 def test_a_service_that_breaks_the_contract_is_told_so_in_one_line(
-    script: Script, told: list[str], dataset: list[str], door: Any, tmp_path: Path
+    script: Script, told: list[str], dataset: list[str], command: Any, tmp_path: Path
 ) -> None:
     with serving(script) as url:
-        run = door("evaluate", f"url={url}", "ready_timeout_s=1", "answer_timeout_s=1", *dataset, cwd=tmp_path)
+        run = command("evaluate", f"url={url}", "ready_timeout_s=1", "answer_timeout_s=1", *dataset, cwd=tmp_path)
     assert run.returncode == 1, run.stdout + run.stderr
     assert run.stderr.startswith(f"error: {url}: ")
     assert all(part in run.stderr for part in told), run.stderr
@@ -214,10 +214,10 @@ def test_a_service_that_breaks_the_contract_is_told_so_in_one_line(
     assert not (tmp_path / "evaluation.json").exists()
 
 
-def test_an_address_where_nobody_listens_is_told_after_the_wait(dataset: list[str], door: Any, tmp_path: Path) -> None:
+def test_an_address_where_nobody_listens_is_told_after_the_wait(dataset: list[str], command: Any, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         url = f"http://127.0.0.1:{free.getsockname()[1]}"
-    run = door("evaluate", f"url={url}", "ready_timeout_s=1", *dataset, cwd=tmp_path)
+    run = command("evaluate", f"url={url}", "ready_timeout_s=1", *dataset, cwd=tmp_path)
     assert run.returncode == 1, run.stdout + run.stderr
     assert "not ready within ready_timeout_s=1; last: ConnectError" in run.stderr
     assert "Traceback" not in run.stderr
@@ -233,11 +233,11 @@ def test_an_address_where_nobody_listens_is_told_after_the_wait(dataset: list[st
     ],
 )
 def test_a_wrong_input_is_refused_before_anybody_is_asked(
-    override: str, told: str, dataset: list[str], door: Any, tmp_path: Path
+    override: str, told: str, dataset: list[str], command: Any, tmp_path: Path
 ) -> None:
     script = Script()
     with serving(script) as url:
-        run = door("evaluate", f"url={url}", *dataset, override, cwd=tmp_path)
+        run = command("evaluate", f"url={url}", *dataset, override, cwd=tmp_path)
     assert run.returncode == 2, run.stdout + run.stderr
     assert told in run.stderr
     assert "Traceback" not in run.stderr
@@ -245,8 +245,10 @@ def test_a_wrong_input_is_refused_before_anybody_is_asked(
 
 
 @pytest.mark.engine
-def test_the_served_winner_scores_what_the_sweep_measured(service: Any, study_folder: Path, door: Any, tmp_path: Path) -> None:
-    run = door("evaluate", f"url={service.url}", "dataset.limit=6", "output=batch.json", cwd=tmp_path)
+def test_the_served_winner_scores_what_the_sweep_measured(
+    service: Any, study_folder: Path, command: Any, tmp_path: Path
+) -> None:
+    run = command("evaluate", f"url={service.url}", "dataset.limit=6", "output=batch.json", cwd=tmp_path)
     assert run.returncode == 0, run.stdout + run.stderr
     found = json.loads((tmp_path / "batch.json").read_text(encoding="utf-8"))
     measured = yaml.safe_load((study_folder / "frozen.yaml").read_text(encoding="utf-8"))["measurement"]
@@ -263,8 +265,8 @@ def test_the_served_winner_scores_what_the_sweep_measured(service: Any, study_fo
 
 
 @pytest.mark.engine
-def test_the_served_winner_answers_in_ok_mode_too(serial_service: Any, door: Any, tmp_path: Path) -> None:
-    run = door("evaluate", f"url={serial_service.url}", "dataset.limit=3", cwd=tmp_path)
+def test_the_served_winner_answers_in_ok_mode_too(serial_service: Any, command: Any, tmp_path: Path) -> None:
+    run = command("evaluate", f"url={serial_service.url}", "dataset.limit=3", cwd=tmp_path)
     assert run.returncode == 0, run.stdout + run.stderr
     found = results(tmp_path)
     assert found["status"] == "ok"

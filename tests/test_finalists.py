@@ -100,7 +100,7 @@ def test_a_finalist_that_broke_is_out(journal: Journal) -> None:
     journal.write(replace(broken, measurement=None, error="engine_died: gone"), [])
     verdict = finalists.judge(journal.read_study(), RULE, journal).verdict
     assert verdict.winner.axes == {"seqs": "0"}
-    assert verdict.standings[-1].objections == ("failed: engine_died: gone",)
+    assert verdict.standings[-1].violations == ("failed: engine_died: gone",)
 
 
 def test_those_who_were_left_out_are_counted(journal: Journal) -> None:

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from gpuqa.config.pipeline import Backend, CleanupConfig, ExampleConfig, PromptConfig
+from gpuqa.config.pipeline import Backend, ExampleConfig, PostprocessConfig, PromptConfig
 from gpuqa.measure import fingerprint
 
 LEAF = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=5)
@@ -122,12 +122,14 @@ def test_digests_do_not_depend_on_where_the_folder_lies_or_on_its_dates(model, t
     assert fingerprint.sha256_of_model(elsewhere) == before
 
 
-PROMPT = PromptConfig(name="p", system="系统", user="{question}", examples=[ExampleConfig("甲", "乙")], cleanup=CleanupConfig())
+PROMPT = PromptConfig(
+    name="p", system="系统", user="{question}", examples=[ExampleConfig("甲", "乙")], postprocess=PostprocessConfig()
+)
 OTHER_PROMPT = {
     "system": None,
     "user": "问题：{question}",
     "examples": [ExampleConfig("甲", "丙")],
-    "cleanup": CleanupConfig(strip_headings=False),
+    "postprocess": PostprocessConfig(strip_headings=False),
 }
 
 

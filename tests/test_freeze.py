@@ -57,11 +57,11 @@ def no_engines(tmp_path: Path) -> dict[str, str]:
 
 @pytest.mark.parametrize(("floor", "winner"), [(0.1, "bare"), (0.3, "structured")])
 def test_another_rule_freezes_another_winner_of_the_same_trials_without_an_engine(
-    floor: float, winner: str, two_winners: Path, no_engines: dict[str, str], door: Any, tmp_path: Path
+    floor: float, winner: str, two_winners: Path, no_engines: dict[str, str], command: Any, tmp_path: Path
 ) -> None:
     before = (two_winners / "trials" / "trials.jsonl").read_bytes()
     began = time.monotonic()
-    run = door("freeze", f"selection.min_rouge_l_f1_judge={floor}", cwd=tmp_path, env=no_engines)
+    run = command("freeze", f"selection.min_rouge_l_f1_judge={floor}", cwd=tmp_path, env=no_engines)
     assert time.monotonic() - began < 30
     assert run.returncode == 0, run.stdout + run.stderr
     assert frozen_prompt(two_winners) == winner
@@ -77,25 +77,25 @@ def test_another_rule_freezes_another_winner_of_the_same_trials_without_an_engin
     assert (two_winners / "trials" / "trials.jsonl").read_bytes() == before, "deciding measures nothing"
 
 
-def test_a_floor_that_nobody_reaches_takes_the_old_winner_away(two_winners: Path, door: Any, tmp_path: Path) -> None:
-    run = door("freeze", "selection.min_rouge_l_f1_judge=0.9", cwd=tmp_path)
+def test_a_floor_that_nobody_reaches_takes_the_old_winner_away(two_winners: Path, command: Any, tmp_path: Path) -> None:
+    run = command("freeze", "selection.min_rouge_l_f1_judge=0.9", cwd=tmp_path)
     assert run.returncode == 1, run.stdout + run.stderr
     assert "the nearest is prompt=structured quantization=none: rouge_l_f1_judge 0.4000 is below the floor 0.9" in run.stdout
     assert not (two_winners / "frozen.yaml").exists()
 
 
-def test_the_study_is_found_by_name_and_root(two_winners: Path, door: Any, tmp_path: Path) -> None:
+def test_the_study_is_found_by_name_and_root(two_winners: Path, command: Any, tmp_path: Path) -> None:
     moved = tmp_path / "elsewhere" / "mine"
     moved.parent.mkdir()
     two_winners.rename(moved)
-    run = door("freeze", "study.root=elsewhere", "study.name=mine", "selection.min_rouge_l_f1_judge=0.3", cwd=tmp_path)
+    run = command("freeze", "study.root=elsewhere", "study.name=mine", "selection.min_rouge_l_f1_judge=0.3", cwd=tmp_path)
     assert run.returncode == 0, run.stdout + run.stderr
     assert frozen_prompt(moved) == "structured"
     assert not two_winners.exists()
 
 
-def test_a_study_without_trials_is_the_users_mistake(door: Any, tmp_path: Path) -> None:
-    run = door("freeze", "study.name=never_run", cwd=tmp_path)
+def test_a_study_without_trials_is_the_users_mistake(command: Any, tmp_path: Path) -> None:
+    run = command("freeze", "study.name=never_run", cwd=tmp_path)
     assert run.returncode == 2
     assert "experiments/never_run holds no trials" in run.stderr
     assert "gpuqa.sweep" in run.stderr
@@ -111,9 +111,9 @@ def test_a_study_without_trials_is_the_users_mistake(door: Any, tmp_path: Path) 
         ("selection=slowest", "fastest_above_floor"),
     ],
 )
-def test_a_wrong_value_is_refused_with_what_is_allowed(override: str, told: str, study_copy: Path, door: Any) -> None:
+def test_a_wrong_value_is_refused_with_what_is_allowed(override: str, told: str, study_copy: Path, command: Any) -> None:
     before = (study_copy / "frozen.yaml").read_bytes()
-    run = door("freeze", override, cwd=study_copy.parent.parent)
+    run = command("freeze", override, cwd=study_copy.parent.parent)
     assert run.returncode == 2
     assert told in run.stderr
     assert "Traceback" not in run.stdout + run.stderr

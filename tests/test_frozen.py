@@ -79,7 +79,7 @@ def test_a_frozen_file_holds_values_digests_versions_device_and_numbers(file):
     assert content["pipeline"]["quantization"]["args"] == {"kv_cache_dtype": "fp8"}
     assert set(content["digests"]) == {"weights", "tokenizer", "dataset", "prompt"}
     assert content["digests"]["dataset"] == "d" * 64
-    assert content["versions"] == trial.identity["versions"]
+    assert content["versions"] == trial.fingerprint["versions"]
     assert (content["device"], content["driver"]) == ("a processor, 2 cores", "")
     assert content["measurement"]["rouge_l_f1_interval"] == {"low": 1e-7, "high": 0.5}
     assert content["measurement"]["ttft_ms_p50"] is None
@@ -182,9 +182,9 @@ def test_a_prompt_that_is_edited_in_the_file_is_named_beside_the_file(file):
     [
         lambda prompt: replace(prompt, system=None),
         lambda prompt: replace(prompt, user="问题：{question}"),
-        lambda prompt: replace(prompt, cleanup=replace(prompt.cleanup, one_line=False)),
+        lambda prompt: replace(prompt, postprocess=replace(prompt.postprocess, one_line=False)),
     ],
-    ids=["system", "user", "cleanup"],
+    ids=["system", "user", "postprocess"],
 )
 def test_another_prompt_text_than_the_measured_one_is_named_alone(file, change):
     pipeline = replace(config(), prompt=change(config().prompt))

@@ -32,6 +32,7 @@ INSIDE_VLLM = {  # vLLM itself imports these
 }
 NAMELESS = {"util", "utils", "common", "helper", "helpers", "base", "manager", "misc"}
 
+
 def name_of(file: Path) -> str:
     """The dotted name of a module's file; a package goes by the name of its folder."""
     parts = file.relative_to(PACKAGE.parent).with_suffix("").parts

@@ -165,7 +165,7 @@ def test_axes_stay_the_text_that_the_user_typed(tmp_path, value):
 def one_pass(repeat: int, text: str = "warp 是 32 个线程。") -> Pass:
     said = Completion(text, "stop", 20, 9, 16, False, 0.1, 0.5)
     answered = Answered([said, replace(said, error="E: 太长", first_token_s=None)], 0.5, [0.4, 0.5], saturated=True)
-    return Pass(answered, repeat, ["a", "b"], 1.25e9, 14.5, 0.25, 1.5, warm=repeat == 2, conditions=READINGS)
+    return Pass(answered, repeat, ["a", "b"], 1.25e9, 14.5, 0.25, 1.5, prefix_cached=repeat == 2, conditions=READINGS)
 
 
 def test_passes_come_back_as_they_were_written_and_go_with_their_trial(tmp_path):

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from gpuqa.measure.metrics import Overhead, measure, measure_warm, score_answers
+from gpuqa.measure.metrics import Overhead, measure, measure_prefix_cached, score_answers
 from gpuqa.measure.statistics import speed_interval
 from gpuqa.records import Answer, Answered, Completion, Conditions, Interval, Measurement, Question
 
@@ -123,7 +123,7 @@ def test_percentiles_that_nine_answers_cannot_support_are_none(found: Measuremen
 
 def test_time_between_tokens_is_a_mean_over_answers_of_two_tokens_or_more(found: Measurement) -> None:
     # 200 ms in 2 gaps, 120 ms in 4 gaps, 200 ms in 2 gaps; the answer of one token has no gap.
-    assert found.itl_ms_mean == pytest.approx((100 + 30 + 100) / 3)
+    assert found.tpot_ms_mean == pytest.approx((100 + 30 + 100) / 3)
 
 
 def test_scores_are_means_over_the_scored_answers(found: Measurement) -> None:
@@ -168,7 +168,7 @@ def test_a_trial_without_a_single_token_has_numbers_too() -> None:
     nothing = Answered([replace(FAILED, prompt_tokens=0)] * 3, seconds=1.0, latencies_s=[1.0] * 3)
     found = measure([nothing], score_answers(QUESTIONS, nothing), OVERHEAD)
     assert (found.chars_per_s, found.output_tokens_per_s, found.prefix_cache_hit_rate) == (0.0, 0.0, 0.0)
-    assert (found.ttft_ms_p50, found.itl_ms_mean) == (None, None)
+    assert (found.ttft_ms_p50, found.tpot_ms_mean) == (None, None)
     assert (found.answers_empty, found.answers_failed, found.answers_truncated) == (3, 3, 0)
 
 
@@ -193,14 +193,14 @@ def test_the_state_of_the_gpu_is_summarised_over_all_readings(answers: list[Answ
 
 
 def test_warm_passes_have_numbers_of_their_own(found: Measurement) -> None:
-    assert (found.warm_repeats, found.warm_chars_per_s, found.warm_prefix_cache_hit_rate) == (0, None, None)
-    assert measure_warm([]) == {}
+    assert (found.prefix_cached_repeats, found.prefix_cached_chars_per_s, found.prefix_cached_hit_rate) == (0, None, None)
+    assert measure_prefix_cached([]) == {}
     cached = [replace(CUDA, cached_tokens=9), replace(TWO_LINES, cached_tokens=18), FAILED]
-    assert measure_warm([replace(FIRST, completions=cached, seconds=0.5)]) == {
-        "warm_repeats": 1,
-        "warm_chars_per_s": 18.0,  # 9 characters
-        "warm_output_tokens_per_s": 8.0,
-        "warm_ttft_ms_p50": pytest.approx(150.0),
-        "warm_ttft_ms_p95": None,
-        "warm_prefix_cache_hit_rate": pytest.approx(0.27),
+    assert measure_prefix_cached([replace(FIRST, completions=cached, seconds=0.5)]) == {
+        "prefix_cached_repeats": 1,
+        "prefix_cached_chars_per_s": 18.0,  # 9 characters
+        "prefix_cached_output_tokens_per_s": 8.0,
+        "prefix_cached_ttft_ms_p50": pytest.approx(150.0),
+        "prefix_cached_ttft_ms_p95": None,
+        "prefix_cached_hit_rate": pytest.approx(0.27),
     }

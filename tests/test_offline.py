@@ -45,16 +45,16 @@ import fcntl, json, os, socket, struct, subprocess, sys
 with socket.socket() as any_socket:  # SIOCSIFFLAGS: bring the loopback up
     fcntl.ioctl(any_socket, 0x8914, struct.pack("16sH14s", b"lo", 1, b""))
 
-def door(name, *overrides):
+def command(name, *overrides):
     with open(f"{name}.log", "wb") as log:
         command = [sys.executable, "-m", f"gpuqa.{name}", *overrides]
         return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
 
 codes = {}
-codes["sweep"] = door("sweep", *sys.argv[1:]).wait(240)
+codes["sweep"] = command("sweep", *sys.argv[1:]).wait(240)
 if codes["sweep"] == 0:
-    server = door("serve", "frozen=experiments/dark/frozen.yaml")
-    codes["evaluate"] = door("evaluate", "ready_timeout_s=120", "dataset.limit=2").wait(240)
+    server = command("serve", "frozen=experiments/dark/frozen.yaml")
+    codes["evaluate"] = command("evaluate", "ready_timeout_s=120", "dataset.limit=2").wait(240)
     server.terminate()
     codes["serve"] = server.wait(60)
 attempt = "import socket; socket.create_connection(('192.0.2.1', 9), 5)"

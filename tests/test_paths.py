@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from gpuqa.config import UserError
-from gpuqa.config.commands import ROOTS
+from gpuqa.config.commands import COMMANDS
 from gpuqa.config.paths import PACKAGE, conf_folder, find
 
 SHIPPED = "gpuqa/embedded/questions/test.json"
@@ -81,7 +81,7 @@ def test_a_path_that_cannot_exist_is_a_mistake_of_the_user_too(path):
 
 
 def test_the_conf_folder_of_this_package_holds_a_file_for_every_root():
-    assert {file.stem for file in conf_folder().glob("*.yaml")} == set(ROOTS)
+    assert {file.stem for file in conf_folder().glob("*.yaml")} == set(COMMANDS)
 
 
 def test_an_installed_package_finds_its_own_conf_and_what_lies_beside_it(tmp_path):

@@ -20,7 +20,7 @@ from gpuqa.config import UserError
 from gpuqa.config.app import compose_cell
 from gpuqa.config.commands import CellConfig
 from gpuqa.config.paths import find
-from gpuqa.config.pipeline import CleanupConfig, ModelConfig, SamplingConfig
+from gpuqa.config.pipeline import ModelConfig, PostprocessConfig, SamplingConfig
 from gpuqa.engines import EngineFailed
 from gpuqa.pipeline import dataset
 from gpuqa.pipeline.pipeline import BUILTIN_WARMUP, Pipeline, stop_token_ids, warmup_questions
@@ -66,9 +66,9 @@ class ScriptedEngine:
         self.closed = True
 
 
-def scripted(*generations: Generation, cleanup: CleanupConfig | None = None) -> Pipeline:
+def scripted(*generations: Generation, postprocess: PostprocessConfig | None = None) -> Pipeline:
     config = composed()
-    prompt = replace(config.prompt, cleanup=cleanup or config.prompt.cleanup)
+    prompt = replace(config.prompt, postprocess=postprocess or config.prompt.postprocess)
     return Pipeline(ScriptedEngine(*generations), load_tokenizer(config.model), replace(config, prompt=prompt))  # type: ignore[arg-type]
 
 
@@ -108,24 +108,24 @@ def without_weights(folder: Path) -> str:
 
 
 @pytest.mark.parametrize(
-    ("cleanup", "text"),
+    ("postprocess", "text"),
     [
-        (CleanupConfig(strip_thinking=True, strip_headings=True, one_line=True), "标题 第一行 第二行"),
-        (CleanupConfig(strip_thinking=True, strip_headings=True, one_line=False), "标题\n第一行\n第二行"),
-        (CleanupConfig(strip_thinking=True, strip_headings=False, one_line=True), "## 标题 第一行 第二行"),
-        (CleanupConfig(strip_thinking=False, strip_headings=False, one_line=False), None),
+        (PostprocessConfig(strip_thinking=True, strip_headings=True, one_line=True), "标题 第一行 第二行"),
+        (PostprocessConfig(strip_thinking=True, strip_headings=True, one_line=False), "标题\n第一行\n第二行"),
+        (PostprocessConfig(strip_thinking=True, strip_headings=False, one_line=True), "## 标题 第一行 第二行"),
+        (PostprocessConfig(strip_thinking=False, strip_headings=False, one_line=False), None),
     ],
 )
-def test_the_clean_up_of_the_prompt_variant_is_applied(cleanup: CleanupConfig, text: str | None) -> None:
+def test_the_clean_up_of_the_prompt_variant_is_applied(postprocess: PostprocessConfig, text: str | None) -> None:
     said = "<think>想一想\n</think>\n\n## 标题\n第一行\n第二行"
-    [completion] = asyncio.run(scripted(written(said + "<|im_end|>"), cleanup=cleanup).answer(["?"]))
+    [completion] = asyncio.run(scripted(written(said + "<|im_end|>"), postprocess=postprocess).answer(["?"]))
     assert completion.text == (said if text is None else text)
 
 
 def test_line_breaks_of_real_answers_go_or_stay_as_the_prompt_says(pipeline: Pipeline, questions: list[str]) -> None:
     texts = {}
     for one_line in (False, True):
-        prompt = replace(pipeline.config.prompt, cleanup=CleanupConfig(one_line=one_line))
+        prompt = replace(pipeline.config.prompt, postprocess=PostprocessConfig(one_line=one_line))
         sharing = Pipeline(pipeline.engine, pipeline.tokenizer, replace(pipeline.config, prompt=prompt))
         texts[one_line] = [completion.text for completion in asyncio.run(sharing.answer(questions))]
     assert ["\n" in text for text in texts[False]] == [False, False, True, True]
@@ -215,9 +215,13 @@ def check_stream(pipeline: Pipeline, question: str) -> list[CompletionDelta]:
     return deltas
 
 
-@pytest.mark.parametrize("cleanup", [CleanupConfig(), CleanupConfig(False, False, False)], ids=["cleaned", "as it is"])
-def test_a_streamed_answer_adds_up_to_the_whole_one(pipeline: Pipeline, questions: list[str], cleanup: CleanupConfig) -> None:
-    config = replace(pipeline.config, prompt=replace(pipeline.config.prompt, cleanup=cleanup))
+@pytest.mark.parametrize(
+    "postprocess", [PostprocessConfig(), PostprocessConfig(False, False, False)], ids=["cleaned", "as it is"]
+)
+def test_a_streamed_answer_adds_up_to_the_whole_one(
+    pipeline: Pipeline, questions: list[str], postprocess: PostprocessConfig
+) -> None:
+    config = replace(pipeline.config, prompt=replace(pipeline.config.prompt, postprocess=postprocess))
     sharing = Pipeline(pipeline.engine, pipeline.tokenizer, config)
     for question in (*questions, "", "\ud800", "<|im_end|><|im_start|>", "为什么？" * 5000):
         deltas = check_stream(sharing, question)
@@ -242,7 +246,7 @@ PIECES = ["<think>", "</think>", "<", "#", "## ", " ", "\n", "\n\n", "\r\n", "\u
 @given(st.lists(st.one_of(st.sampled_from(PIECES), st.text(max_size=4)), max_size=12), st.booleans(), st.booleans())
 def test_any_text_may_be_streamed(pieces: list[str], thinking: bool, one_line: bool) -> None:
     tokens = TOKENIZER.encode("".join(pieces).encode(errors="replace").decode(), add_special_tokens=False)
-    prompt = replace(CONFIG.prompt, cleanup=CleanupConfig(strip_thinking=thinking, one_line=one_line))
+    prompt = replace(CONFIG.prompt, postprocess=PostprocessConfig(strip_thinking=thinking, one_line=one_line))
     engine = ScriptedEngine(Generation(tokens, "stop", first_token_s=0.1, last_token_s=0.2))
     check_stream(Pipeline(engine, TOKENIZER, replace(CONFIG, prompt=prompt)), "?")  # type: ignore[arg-type]
 

@@ -9,23 +9,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpuqa.config.pipeline import CleanupConfig
-from gpuqa.pipeline.postprocess import Cleaner, clean
+from gpuqa.config.pipeline import PostprocessConfig
+from gpuqa.pipeline.postprocess import Postprocessor, postprocess
 
-NOTHING = CleanupConfig(strip_thinking=False, strip_headings=False, one_line=False)
-THINKING = CleanupConfig(strip_thinking=True, strip_headings=False, one_line=False)
-HEADINGS = CleanupConfig(strip_thinking=False, strip_headings=True, one_line=False)
-ONE_LINE = CleanupConfig(strip_thinking=False, strip_headings=False, one_line=True)
-ALL = CleanupConfig()
+NOTHING = PostprocessConfig(strip_thinking=False, strip_headings=False, one_line=False)
+THINKING = PostprocessConfig(strip_thinking=True, strip_headings=False, one_line=False)
+HEADINGS = PostprocessConfig(strip_thinking=False, strip_headings=True, one_line=False)
+ONE_LINE = PostprocessConfig(strip_thinking=False, strip_headings=False, one_line=True)
+ALL = PostprocessConfig()
 
 PIECES = ["<think>", "</think>", "<", "</", "think>", "#", "##", " ", "\t", "\n", "\r\n", "\u2028", "a", "答", "<b>"]
 TEXTS = st.lists(st.sampled_from(PIECES), max_size=16)  # tokens of a model: marks may come whole or in parts
-CONFIGS = st.builds(CleanupConfig, st.booleans(), st.booleans(), st.booleans())
+CONFIGS = st.builds(PostprocessConfig, st.booleans(), st.booleans(), st.booleans())
 
 
-def sent(pieces: list[str], config: CleanupConfig, in_thought: bool = False) -> list[str]:
+def sent(pieces: list[str], config: PostprocessConfig, in_thought: bool = False) -> list[str]:
     """What goes out after each piece, and at last."""
-    cleaner = Cleaner(config, in_thought)
+    cleaner = Postprocessor(config, in_thought)
     return [*map(cleaner.feed, pieces), cleaner.finish()]
 
 
@@ -45,22 +45,22 @@ def sent(pieces: list[str], config: CleanupConfig, in_thought: bool = False) -> 
     ],
 )
 def test_thinking_is_taken_out(text: str, kept: str) -> None:
-    assert clean(text, THINKING) == kept
+    assert postprocess(text, THINKING) == kept
 
 
 @pytest.mark.parametrize(("text", "kept"), [("想好了</think>答案", "答案"), ("没有想完", ""), ("一<think>二</think>三", "三")])
 def test_a_thought_that_the_prompt_had_opened_is_taken_out_too(text: str, kept: str) -> None:
-    assert clean(text, THINKING, in_thought=True) == kept
+    assert postprocess(text, THINKING, in_thought=True) == kept
 
 
 @given(TEXTS, CONFIGS)
-def test_thoughts_that_begin_and_end_go_with_all_that_is_in_them(texts: list[str], config: CleanupConfig) -> None:
+def test_thoughts_that_begin_and_end_go_with_all_that_is_in_them(texts: list[str], config: PostprocessConfig) -> None:
     """Against the one-line definition, which no stream can keep to where an end mark lacks its beginning."""
     text = "".join(texts)
     without = re.sub(r"<think>.*?(?:</think>|\Z)", "", text, flags=re.S)
     if "</think>" not in without:
-        assert clean(text, THINKING) == without.strip()
-        assert not config.strip_thinking or clean(text, config) == clean(without, config)
+        assert postprocess(text, THINKING) == without.strip()
+        assert not config.strip_thinking or postprocess(text, config) == postprocess(without, config)
 
 
 @pytest.mark.parametrize(
@@ -75,37 +75,37 @@ def test_thoughts_that_begin_and_end_go_with_all_that_is_in_them(texts: list[str
     ],
 )
 def test_heading_marks_are_taken_out(text: str, kept: str) -> None:
-    assert clean(text, HEADINGS) == kept
+    assert postprocess(text, HEADINGS) == kept
 
 
 @pytest.mark.parametrize("line_break", ["\n", "\r\n", "\r", "\u2028", "\u2029", "\x0b", "\x0c", "\x85", " \n\n\t \n "])
 def test_every_line_break_with_its_blanks_becomes_one_space(line_break: str) -> None:
-    assert clean(f"第一行{line_break}第二行{line_break}", ONE_LINE) == "第一行 第二行"
+    assert postprocess(f"第一行{line_break}第二行{line_break}", ONE_LINE) == "第一行 第二行"
 
 
 @given(st.text(alphabet=st.one_of(st.sampled_from("ab# \n\r\t\u2028\u0085<>"), st.characters())))
 def test_one_line_keeps_every_visible_character_and_no_line_break(text: str) -> None:
-    found = clean(text, ONE_LINE)
+    found = postprocess(text, ONE_LINE)
     assert found == found.strip()
     assert not set(found) & set("\n\r\u2028\u2029\x0b\x0c\x85")
     assert "".join(found.split()) == "".join(text.split())
 
 
 def test_blanks_within_a_line_are_left_alone() -> None:
-    assert clean("  a  b\tc  ", ALL) == "a  b\tc"
+    assert postprocess("  a  b\tc  ", ALL) == "a  b\tc"
 
 
 @pytest.mark.parametrize("text", ["<think>想</think># 标题\n\n正文", "# 标题\n<think>想"])
 def test_nothing_but_the_margins_changes_when_nothing_is_asked_for(text: str) -> None:
-    assert clean(f" \n{text}\n ", NOTHING) == text
+    assert postprocess(f" \n{text}\n ", NOTHING) == text
 
 
 def test_the_steps_work_together_and_are_all_on_by_default() -> None:
-    assert clean("<think>\n# 想\n</think>\n\n## 定义\nwarp 是\n\n32 个线程\n", ALL) == "定义 warp 是 32 个线程"
+    assert postprocess("<think>\n# 想\n</think>\n\n## 定义\nwarp 是\n\n32 个线程\n", ALL) == "定义 warp 是 32 个线程"
 
 
 def test_a_heading_that_follows_a_thought_loses_its_mark_too() -> None:
-    assert clean("<think>想</think># 定义", ALL) == "定义"
+    assert postprocess("<think>想</think># 定义", ALL) == "定义"
 
 
 # ---------------------------------------------------------------------------------------------------------- in pieces
@@ -113,10 +113,10 @@ def test_a_heading_that_follows_a_thought_loses_its_mark_too() -> None:
 
 @given(TEXTS, CONFIGS, st.booleans(), st.lists(st.integers(0, 60)))
 def test_an_answer_in_pieces_adds_up_to_the_answer_wherever_it_is_cut(
-    texts: list[str], config: CleanupConfig, in_thought: bool, cuts: list[int]
+    texts: list[str], config: PostprocessConfig, in_thought: bool, cuts: list[int]
 ) -> None:
     text = "".join(texts)
-    whole = clean(text, config, in_thought)
+    whole = postprocess(text, config, in_thought)
     places = [0, *sorted(min(cut, len(text)) for cut in cuts), len(text)]
     pieces = [text[begin:end] for begin, end in itertools.pairwise(places)]
     for cut in (pieces, texts, list(text)):
@@ -124,18 +124,20 @@ def test_an_answer_in_pieces_adds_up_to_the_answer_wherever_it_is_cut(
 
 
 @given(st.text(), CONFIGS, st.data())
-def test_any_text_may_be_cut_in_two(text: str, config: CleanupConfig, data: st.DataObject) -> None:
+def test_any_text_may_be_cut_in_two(text: str, config: PostprocessConfig, data: st.DataObject) -> None:
     cut = data.draw(st.integers(0, len(text)))
-    assert "".join(sent([text[:cut], text[cut:]], config)) == clean(text, config)
+    assert "".join(sent([text[:cut], text[cut:]], config)) == postprocess(text, config)
 
 
 ODD = [*PIECES, "\x1c", "\x85", "\x0b", "\u3000", "\u2029", "###### "]  # str.splitlines knows more line ends than we do
 
 
 @given(st.lists(st.sampled_from(ODD), max_size=12), CONFIGS, st.booleans())
-def test_a_whole_text_is_cleaned_as_a_stream_of_it_would_be(texts: list[str], config: CleanupConfig, in_thought: bool) -> None:
+def test_a_whole_text_is_cleaned_as_a_stream_of_it_would_be(
+    texts: list[str], config: PostprocessConfig, in_thought: bool
+) -> None:
     text = "".join(texts)
-    assert clean(text, config, in_thought) == "".join(sent([text], config, in_thought))
+    assert postprocess(text, config, in_thought) == "".join(sent([text], config, in_thought))
 
 
 def test_nothing_is_held_back_that_is_certain() -> None:

@@ -1,4 +1,4 @@
-"""The door that predicts, as a user opens it: bounds of every cell, and neither an engine nor a card."""
+"""The command that predicts, as a user runs it: bounds of every cell, and neither an engine nor a card."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ def here(tmp_path: Path) -> Path:
     return folder
 
 
-def test_every_cell_of_a_study_has_its_bounds_without_an_engine(door: Any, here: Path, no_vllm: dict[str, str]) -> None:
+def test_every_cell_of_a_study_has_its_bounds_without_an_engine(command: Any, here: Path, no_vllm: dict[str, str]) -> None:
     axes = ("quantization=none,fp8", "engine.args.enable_prefix_caching=true,false", "engine.args.max_num_seqs=256")
-    run = door("predict", "gpu=rtx5090", *axes, cwd=here, env=no_vllm)
+    run = command("predict", "gpu=rtx5090", *axes, cwd=here, env=no_vllm)
     assert (run.returncode, run.stderr) == (0, "")
     found = rows(run.stdout)
     assert [row[:2] for row in found] == [["none", "True"], ["none", "False"], ["fp8", "True"], ["fp8", "False"]]
@@ -54,11 +54,11 @@ def test_every_cell_of_a_study_has_its_bounds_without_an_engine(door: Any, here:
     assert not list(here.iterdir())
 
 
-def test_a_model_without_weights_is_estimated_and_a_lone_first_token_costs_one_read_of_them(door: Any, here: Path) -> None:
+def test_a_model_without_weights_is_estimated_and_a_lone_first_token_costs_one_read_of_them(command: Any, here: Path) -> None:
     model = here / "model"
     shutil.copytree(ROOT / "gpuqa/embedded/model", model, ignore=shutil.ignore_patterns("*.safetensors"))
     card = ("gpu=rtx5090", "gpu.bandwidth_gb_per_s=1", "gpu.bf16_tflops=null", "gpu.fp8_tflops=null")
-    run = door("predict", *card, f"model.path={model}", "dataset.limit=1", "answer_tokens=1", cwd=here)
+    run = command("predict", *card, f"model.path={model}", "dataset.limit=1", "answer_tokens=1", cwd=here)
     assert (run.returncode, run.stderr) == (0, "")
     assert "2.2 MB a step ESTIMATED from config.json: no weight files" in run.stdout
     assert "assumed: 1 questions of embedded, every answer 1 tokens (answer_tokens)" in run.stdout
@@ -67,10 +67,10 @@ def test_a_model_without_weights_is_estimated_and_a_lone_first_token_costs_one_r
     assert (tokens_per_s, questions_per_s, prefill_s, fits) == ("449", "448.8", "0.00223", "yes")
 
 
-def test_a_setting_that_memory_cannot_hold_is_said_to_not_fit(door: Any, here: Path) -> None:
+def test_a_setting_that_memory_cannot_hold_is_said_to_not_fit(command: Any, here: Path) -> None:
     # 13 MB at 0.95 less 2.2 MB leave 10.1 MB of 768 bytes a token: 13,176 tokens, 80 of them once for all.
     sizes = "engine.args.max_num_seqs=8,16,256"
-    run = door("predict", "gpu=rtx5090", "gpu.memory_gb=0.013", sizes, "quantization=none", cwd=here)
+    run = command("predict", "gpu=rtx5090", "gpu.memory_gb=0.013", sizes, "quantization=none", cwd=here)
     assert run.returncode == 0, run.stderr
     full = (13_176 - 80) // (1024 - 80)
     assert [re.sub(r".*\|", "", row[-2]) for row in rows(run.stdout)] == [str(full)] * 3
@@ -91,8 +91,8 @@ def test_a_setting_that_memory_cannot_hold_is_said_to_not_fit(door: Any, here: P
         ),
     ],
 )
-def test_what_has_no_bound_is_refused_with_what_is_allowed(overrides: list[str], told: str, door: Any, here: Path) -> None:
-    run = door("predict", *overrides, cwd=here)
+def test_what_has_no_bound_is_refused_with_what_is_allowed(overrides: list[str], told: str, command: Any, here: Path) -> None:
+    run = command("predict", *overrides, cwd=here)
     assert run.returncode == 2
     assert told in run.stderr
     assert "Traceback" not in run.stdout + run.stderr

@@ -320,7 +320,7 @@ def test_dropped_cells_stay_in_the_table_with_their_reason_and_never_win():
     assert slow.dropped.seen.questions == 16
     verdict = decide(trials, RULE)
     assert [one.trial.key for one in verdict.standings] == ["fast-none", "slow-none"]
-    assert verdict.standings[1].objections == (f"dropped: {slow.dropped.reason}",)
+    assert verdict.standings[1].violations == (f"dropped: {slow.dropped.reason}",)
     assert not verdict.standings[1].on_front
 
 

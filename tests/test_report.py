@@ -121,7 +121,7 @@ def test_the_leaderboard_has_a_row_a_trial_with_axes_rule_and_every_number(tmp_p
     numbers = {field.name for field in fields(Measurement)} - {f"{key}_interval" for key in ranged} - lists - {"conditions"}
     intervals = {f"{key}_interval_{end}" for key in ranged for end in ("low", "high")} | lists
     leads = {"first_leads_by", "first_leads_low", "first_leads_high", "p_holm", "pareto"}
-    named = {"rank", "eligible", "objections", "dropped", "prompt", "engine.args.max_num_seqs", "trial"}
+    named = {"rank", "eligible", "violations", "dropped", "prompt", "engine.args.max_num_seqs", "trial"}
     assert set(rows[0]) == named | numbers | intervals | leads
     assert [row["pareto"] for row in rows] == ["False", "True", "False"]
     assert rows[0]["chars_per_s_repeats"] == "1.5 2.5"
@@ -137,8 +137,8 @@ def test_the_leaderboard_has_a_row_a_trial_with_axes_rule_and_every_number(tmp_p
     }
     assert rows[0]["rouge_l_f1_interval_low"] == str(fast.measurement.rouge_l_f1_interval.low)
     assert rows[0]["trial"] == fast.key[:16]
-    assert rows[1]["objections"] == "rouge_l_f1_judge 0.1000 is below the floor 0.35"
-    assert rows[2]["objections"] == "failed: KV cache, 放不下"
+    assert rows[1]["violations"] == "rouge_l_f1_judge 0.1000 is below the floor 0.35"
+    assert rows[2]["violations"] == "failed: KV cache, 放不下"
     assert rows[2]["chars_per_s"] == ""
 
 
@@ -185,7 +185,7 @@ def test_a_percentile_that_the_sample_cannot_support_says_what_it_needs(tmp_path
     assert [row[column] for row in table[1:]] == ["n/a (needs 20)", "1,234"]
     assert report.shown(measurement(e2e_latency_ms_p99=None), "e2e_latency_ms_p99") == "n/a (needs 100)"
     assert report.shown(measurement(ttft_ms_p50=None), "ttft_ms_p50") == "n/a (needs 2)"
-    assert report.shown(measurement(itl_ms_mean=None), "itl_ms_mean") == "n/a"
+    assert report.shown(measurement(tpot_ms_mean=None), "tpot_ms_mean") == "n/a"
 
 
 def test_the_page_shows_the_verdict_the_note_and_marks_the_winner(tmp_path):
@@ -223,14 +223,14 @@ def test_drift_throttling_and_the_first_round_are_told(tmp_path):
 
 
 def test_warm_numbers_are_shown_where_they_were_measured(tmp_path):
-    none = {"warm_chars_per_s": None, "warm_ttft_ms_p50": None, "warm_prefix_cache_hit_rate": None}
-    cold, both = trial({"prompt": "cold"}, chars_per_s=9.0, **none), trial({"prompt": "both"}, warm_chars_per_s=1234.0)
-    assert "warm chars/s" not in page_of(decide([cold], RULE), tmp_path)
+    none = {"prefix_cached_chars_per_s": None, "prefix_cached_ttft_ms_p50": None, "prefix_cached_hit_rate": None}
+    cold, both = trial({"prompt": "cold"}, chars_per_s=9.0, **none), trial({"prompt": "both"}, prefix_cached_chars_per_s=1234.0)
+    assert "cached chars/s" not in page_of(decide([cold], RULE), tmp_path)
     page = Page(page_of(decide([cold, both], RULE), tmp_path))
     table = [row for row in page.cells if len(row) > 4]
-    column = table[0].index("warm chars/s")
+    column = table[0].index("cached chars/s")
     assert {row[0]: row[column] for row in table[1:]} == {"cold": "n/a", "both": "1,234"}
-    assert next(row for row in rows_of(decide([both], RULE), tmp_path))["warm_chars_per_s"] == "1234.0"
+    assert next(row for row in rows_of(decide([both], RULE), tmp_path))["prefix_cached_chars_per_s"] == "1234.0"
 
 
 def test_without_a_note_or_a_winner_the_page_shows_none(tmp_path):

@@ -1,4 +1,4 @@
-"""The frozen winner of the shared study, measured again by the door: the real engine, the real file."""
+"""The frozen winner of the shared study, measured again by the command: the real engine, the real file."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import run_door
+from conftest import run_command
 
 from gpuqa.measure import fingerprint
 
@@ -23,7 +23,7 @@ def changed(study_copy: Path, **changes: object) -> Path:
 
 
 def test_a_winner_measured_again_gives_the_same_scores(study_copy: Path) -> None:
-    done = run_door("reproduce", cwd=study_copy.parent.parent)
+    done = run_command("reproduce", cwd=study_copy.parent.parent)
     assert done.returncode == 0, done.stdout + done.stderr
     rows = [line.split() for line in done.stdout.splitlines() if line.split()[:1] and line.split()[0].startswith("rouge")]
     assert len(rows) == 2
@@ -35,7 +35,7 @@ def test_numbers_that_do_not_come_out_are_named(study_copy: Path) -> None:
     content = yaml.safe_load((study_copy / "frozen.yaml").read_text(encoding="utf-8"))
     content["measurement"] |= {"rouge_l_f1": 0.9, "rouge_l_f1_interval": {"low": 0.89, "high": 0.91}}
     changed(study_copy, measurement=content["measurement"])
-    done = run_door("reproduce", cwd=study_copy.parent.parent)
+    done = run_command("reproduce", cwd=study_copy.parent.parent)
     assert done.returncode == 1, done.stdout + done.stderr
     assert "outside its interval: rouge_l_f1\n" in done.stdout
 
@@ -44,13 +44,13 @@ def test_other_questions_than_then_are_refused_before_an_engine_starts(study_cop
     content = yaml.safe_load((study_copy / "frozen.yaml").read_text(encoding="utf-8"))
     content["setting"]["dataset"]["limit"] = 5
     changed(study_copy, setting=content["setting"])
-    done = run_door("reproduce", cwd=study_copy.parent.parent)
+    done = run_command("reproduce", cwd=study_copy.parent.parent)
     assert done.returncode == 2
     assert "sha256 of the dataset differs" in done.stderr
 
 
 def test_a_file_from_before_settings_were_kept_says_what_to_do(study_copy: Path) -> None:
     changed(study_copy, setting={})
-    done = run_door("reproduce", cwd=study_copy.parent.parent)
+    done = run_command("reproduce", cwd=study_copy.parent.parent)
     assert done.returncode == 2
     assert "measure its study again" in done.stderr

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpuqa.config.measurement import Guard, Rule, SelectionConfig
+from gpuqa.config.measurement import ConstraintTest, Rule, SelectionConfig
 from gpuqa.records import Answer, Interval, Measurement, Trial
 from gpuqa.selection.verdict import Outcome, decide
 
@@ -34,7 +34,7 @@ GOOD = Measurement(
     questions_per_s=100.0,
     ttft_ms_p50=10.0,
     ttft_ms_p95=20.0,
-    itl_ms_mean=1.0,
+    tpot_ms_mean=1.0,
     e2e_latency_ms_p50=500.0,
     e2e_latency_ms_p95=900.0,
     e2e_latency_ms_p99=990.0,
@@ -73,7 +73,7 @@ def trial(
             "engine": {"name": "vllm", "args": {"max_num_seqs": seqs}},
             "sampling": {"max_tokens": 256},
         },
-        identity={},
+        fingerprint={},
         measurement=replace(GOOD, chars_per_s=chars_per_s, **{"chars_per_s_repeats": [chars_per_s], **numbers}),
     )
 
@@ -82,8 +82,8 @@ def failed(quantization: str = "fp8", prompt: str = "bare") -> Trial:
     return replace(trial(quantization, prompt=prompt, chars_per_s=0.0), measurement=None, error="EngineFailed: no fp8 here")
 
 
-def objections_to(wanted: Trial, trials: list[Trial], rule: SelectionConfig = RULE) -> tuple[str, ...]:
-    return next(standing.objections for standing in decide(trials, rule).standings if standing.trial is wanted)
+def violations_of(wanted: Trial, trials: list[Trial], rule: SelectionConfig = RULE) -> tuple[str, ...]:
+    return next(standing.violations for standing in decide(trials, rule).standings if standing.trial is wanted)
 
 
 def test_the_fastest_in_characters_wins_and_the_reason_says_by_how_much() -> None:
@@ -109,11 +109,11 @@ def test_the_floor_is_the_least_score_that_may_win(judge: float, wins: bool) -> 
     verdict = decide([fast, slow], RULE)
     assert verdict.winner is (fast if wins else slow)
     if not wins:
-        assert objections_to(fast, [fast, slow]) == (f"rouge_l_f1_judge {judge:.4f} is below the floor 0.35",)
+        assert violations_of(fast, [fast, slow]) == (f"rouge_l_f1_judge {judge:.4f} is below the floor 0.35",)
 
 
 @pytest.mark.parametrize(
-    ("collapsed", "objection"),
+    ("collapsed", "violation"),
     [
         ({"rouge_l_f1": 0.30}, "rouge_l_f1 0.3 is below 99% of the unquantized 0.5"),
         ({"answer_chars_mean": 40.0}, "answer_chars_mean 40 is below 90% of the unquantized 100"),
@@ -123,12 +123,12 @@ def test_the_floor_is_the_least_score_that_may_win(judge: float, wins: bool) -> 
 )
 @pytest.mark.parametrize("baseline_comes_first", [True, False])
 def test_a_fast_trial_whose_answers_collapsed_never_wins(
-    collapsed: dict[str, float], objection: str, baseline_comes_first: bool
+    collapsed: dict[str, float], violation: str, baseline_comes_first: bool
 ) -> None:
     fast, baseline = trial("fp8", chars_per_s=99_000, rouge_l_f1_judge=0.99, **collapsed), trial()
     trials = [baseline, fast] if baseline_comes_first else [fast, baseline]
     assert decide(trials, RULE).winner is baseline
-    assert objections_to(fast, trials) == (objection,)
+    assert violations_of(fast, trials) == (violation,)
 
 
 def test_a_trial_exactly_at_its_guards_may_win() -> None:
@@ -145,7 +145,7 @@ def test_the_guards_can_be_set() -> None:
 
 def test_every_objection_is_named() -> None:
     bad = trial("fp8", rouge_l_f1_judge=0.1, rouge_l_f1=0.1, answer_chars_mean=10.0)
-    assert [objection.split()[0] for objection in objections_to(bad, [bad, trial()])] == [
+    assert [violation.split()[0] for violation in violations_of(bad, [bad, trial()])] == [
         "rouge_l_f1_judge",
         "rouge_l_f1",
         "answer_chars_mean",
@@ -166,7 +166,7 @@ def test_the_baseline_has_the_same_prompt_and_engine(other: dict[str, int | str]
     long_fp8 = trial("fp8", chars_per_s=99_000, **other)  # as good as `short`, a collapse beside `long`
     verdict = decide([short, long, short_fp8, long_fp8], RULE)
     assert verdict.winner is short_fp8
-    assert len(objections_to(long_fp8, [short, long, short_fp8, long_fp8])) == 2
+    assert len(violations_of(long_fp8, [short, long, short_fp8, long_fp8])) == 2
 
 
 def test_a_failed_baseline_does_not_hide_a_measured_one() -> None:
@@ -186,7 +186,7 @@ def test_standings_are_eligible_by_speed_then_objected_by_speed_then_failures() 
     broken, silent = failed(), trial(chars_per_s=0.0, rouge_l_f1_judge=0.0)
     verdict = decide([broken, silent, poorer, slow, poor, fast], RULE)
     assert [standing.trial for standing in verdict.standings] == [fast, slow, poor, poorer, silent, broken]
-    assert verdict.standings[-1].objections == ("failed: EngineFailed: no fp8 here",)
+    assert verdict.standings[-1].violations == ("failed: EngineFailed: no fp8 here",)
 
 
 def test_where_nobody_is_eligible_the_nearest_is_named_with_its_objections() -> None:
@@ -259,7 +259,7 @@ def test_the_winner_is_the_fastest_that_may_win_whatever_the_trials(trials: list
         assert verdict.winner.measurement is not None
         assert verdict.winner.measurement.chars_per_s == max(speeds)
     assert sorted(id(standing.trial) for standing in verdict.standings) == sorted(map(id, trials))
-    assert sum(not standing.objections for standing in verdict.standings) == len(speeds)
+    assert sum(not standing.violations for standing in verdict.standings) == len(speeds)
 
 
 def repeats(*speeds: float, quantization: str = "none", **numbers: Any) -> Trial:
@@ -338,18 +338,18 @@ def test_a_guard_reads_the_bound_of_the_paired_questions_as_it_is_told(guard: st
     mean = sum(scores) / len(scores)
     fast, baseline = repeats(2000, 2001, 2002, quantization="fp8", rouge_l_f1=mean), repeats(1000, 1001, 1002, rouge_l_f1=0.475)
     told = {fast.key: answers(scores), baseline.key: answers(BASE)}
-    verdict = decide([fast, baseline], replace(RULE, guard=Guard[guard]), told)
+    verdict = decide([fast, baseline], replace(RULE, constraint_test=ConstraintTest[guard]), told)
     assert verdict.winner is (fast if wins else baseline)
     if not wins:
-        [objection] = next(one.objections for one in verdict.standings if one.trial is fast)
-        assert f"over 100 questions (selection.guard={guard})" in objection
+        [violation] = next(one.violations for one in verdict.standings if one.trial is fast)
+        assert f"over 100 questions (selection.constraint_test={guard})" in violation
 
 
 def test_a_length_is_guarded_question_by_question_too() -> None:
     fast, baseline = trial("fp8", 20_000, answer_chars_mean=80.0), trial()
     told = {fast.key: answers(BASE, chars=80), baseline.key: answers(BASE, chars=100)}
-    [objection] = next(one.objections for one in decide([fast, baseline], RULE, told).standings if one.trial is fast)
-    assert objection.startswith("answer_chars_mean 80 is not shown to keep 90% of the unquantized 100: 95% bound 80.0%")
+    [violation] = next(one.violations for one in decide([fast, baseline], RULE, told).standings if one.trial is fast)
+    assert violation.startswith("answer_chars_mean 80 is not shown to keep 90% of the unquantized 100: 95% bound 80.0%")
 
 
 @pytest.mark.parametrize(
@@ -364,7 +364,7 @@ def test_answers_that_are_no_answers_have_a_cap_without_a_baseline(numbers: dict
     fast, good = trial(chars_per_s=90_000, prompt="keywords", **numbers), trial()
     verdict = decide([fast, good], replace(RULE, min_rouge_l_f1_of_best=0.5))
     assert verdict.winner is good
-    assert told in verdict.standings[1].objections[0]
+    assert told in verdict.standings[1].violations[0]
 
 
 def test_a_verdict_says_that_guards_were_off_for_what_has_no_baseline() -> None:

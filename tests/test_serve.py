@@ -1,4 +1,4 @@
-"""The door of the server: the frozen winner over a real socket, and what it refuses to serve."""
+"""The command of the server: the frozen winner over a real socket, and what it refuses to serve."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def engine_of(service: Any) -> psutil.Process:
 
 
 def refused(run: subprocess.CompletedProcess[str]) -> str:
-    """The one message of a door that refused its input."""
+    """The one message of a command that refused its input."""
     assert run.returncode == 2, run.stdout + run.stderr
     assert "Traceback" not in run.stdout + run.stderr
     return run.stderr
@@ -180,10 +180,10 @@ def test_sigterm_while_the_engine_starts_ends_it_cleanly(study_folder: Path, tmp
     ],
 )
 def test_another_model_is_refused_and_the_message_says_which_hash_differs(
-    change: Callable[[Path], None], differs: list[str], same: list[str], model_copy: Path, study_folder: Path, door: Any
+    change: Callable[[Path], None], differs: list[str], same: list[str], model_copy: Path, study_folder: Path, command: Any
 ) -> None:
     change(model_copy)
-    run = door("serve", f"frozen={study_folder / 'frozen.yaml'}", f"model_path={model_copy}", cwd=model_copy.parent)
+    run = command("serve", f"frozen={study_folder / 'frozen.yaml'}", f"model_path={model_copy}", cwd=model_copy.parent)
     told = refused(run)
     assert all(f"sha256 of the {key} differs" in told for key in differs)
     assert not any(f"{key} differs" in told for key in same)
@@ -200,10 +200,10 @@ def test_another_model_is_refused_and_the_message_says_which_hash_differs(
     ids=["the prompt", "the sampling", "the numbers"],
 )
 def test_an_edited_frozen_file_is_refused(
-    edit: Callable[[dict[str, Any]], Any], prompt_differs: bool, study_copy: Path, door: Any
+    edit: Callable[[dict[str, Any]], Any], prompt_differs: bool, study_copy: Path, command: Any
 ) -> None:
     edit_frozen(study_copy / "frozen.yaml", edit)
-    told = refused(door("serve", cwd=study_copy.parent.parent))
+    told = refused(command("serve", cwd=study_copy.parent.parent))
     assert "digest of the file itself differs" in told
     assert ("sha256 of the prompt differs" in told) is prompt_differs
     assert "weights differs" not in told
@@ -320,12 +320,12 @@ def test_an_engine_that_dies_ends_the_process_where_the_orchestrator_shall_resta
 
 
 def test_weights_that_cannot_be_loaded_end_the_server_with_1_and_a_reason(
-    model_copy: Path, study_folder: Path, door: Any
+    model_copy: Path, study_folder: Path, command: Any
 ) -> None:
     file = model_copy / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-1000])
     overrides = ("allow_mismatch=true", f"model_path={model_copy}", "http.host=127.0.0.1", "http.port=0")
-    run = door("serve", f"frozen={study_folder / 'frozen.yaml'}", *overrides, cwd=model_copy.parent)
+    run = command("serve", f"frozen={study_folder / 'frozen.yaml'}", *overrides, cwd=model_copy.parent)
     assert run.returncode == 1, run.stdout + run.stderr
     assert "start-up failed: EngineFailed" in run.stderr
     assert "SafetensorError" in run.stdout + run.stderr, "the engine's own reason"
@@ -349,16 +349,16 @@ def test_weights_that_cannot_be_loaded_end_the_server_with_1_and_a_reason(
     ids=lambda value: value[0] if isinstance(value, list) and "=" in value[0] else None,
 )
 def test_a_wrong_input_is_refused_before_anything_starts(
-    overrides: list[str], names: list[str], study_copy: Path, door: Any
+    overrides: list[str], names: list[str], study_copy: Path, command: Any
 ) -> None:
-    told = refused(door("serve", *overrides, cwd=study_copy.parent.parent, timeout_s=60))
+    told = refused(command("serve", *overrides, cwd=study_copy.parent.parent, timeout_s=60))
     assert all(name in told for name in names), told
 
 
-def test_a_taken_port_is_told_in_one_line(study_folder: Path, door: Any, tmp_path: Path) -> None:
+def test_a_taken_port_is_told_in_one_line(study_folder: Path, command: Any, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         overrides = ("http.host=127.0.0.1", f"http.port={taken.getsockname()[1]}")
-        run = door("serve", f"frozen={study_folder / 'frozen.yaml'}", *overrides, cwd=tmp_path)
+        run = command("serve", f"frozen={study_folder / 'frozen.yaml'}", *overrides, cwd=tmp_path)
     assert run.returncode in (1, 2), run.stderr
     assert "address already in use" in run.stderr
     assert "Traceback" not in run.stdout + run.stderr

@@ -48,8 +48,8 @@ def asking(served: Served, *prompts: Any) -> Iterator[list[Future[Reply]]]:
         yield [clients.submit(served.predict, prompt) for prompt in prompts]
 
 
-def inside(served: Served) -> float:
-    return served.metric("gpuqa_questions_inside")
+def in_flight(served: Served) -> float:
+    return served.metric("gpuqa_questions_in_flight")
 
 
 def outcome(served: Served, name: str) -> float:
@@ -63,7 +63,7 @@ def test_a_full_house_refuses_with_429_and_a_time_and_never_health_or_metrics() 
     engine = ScriptedEngine()
     with ready(engine, max_waiting_questions=5) as served:
         with asking(served, ["一", "二", "三"], "四") as running:
-            until(lambda: inside(served) == 4)
+            until(lambda: in_flight(served) == 4)
             status, headers, text = served.ask("POST", "/predict", json.dumps({"prompt": ["五", "六"]}).encode())
             assert (status, "more than 5" in text) == (429, True)
             assert int(headers["retry-after"]) >= 1
@@ -73,7 +73,7 @@ def test_a_full_house_refuses_with_429_and_a_time_and_never_health_or_metrics() 
             engine.open.set()
             assert [future.result()[0] for future in running] == [200, 200]
         assert served.predict(["五", "六"])[0] == 200
-        assert inside(served) == 0
+        assert in_flight(served) == 0
 
 
 # ---------------------------------------------------------------------------------------------------------- deadlines
@@ -88,7 +88,7 @@ def test_at_the_deadline_what_is_done_is_returned_and_the_rest_is_empty_and_coun
         assert status == 200
         assert [bool(answer) for answer in body["response"]] == [True, False, True, False]
         assert engine.cancelled == 1
-        assert (outcome(served, "late"), inside(served)) == (2, 0)
+        assert (outcome(served, "late"), in_flight(served)) == (2, 0)
 
 
 def test_a_single_question_that_is_late_is_an_empty_answer_too() -> None:
@@ -105,10 +105,10 @@ def test_a_client_that_leaves_gives_its_place_and_the_engines_slots_back() -> No
         connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=PATIENCE_S)
         connection.request("POST", "/predict", json.dumps({"prompt": ["一"] * 7}), {"Content-Type": "application/json"})
         until(lambda: engine.asked == [7])
-        assert inside(served) == 7
+        assert in_flight(served) == 7
         connection.close()
         until(lambda: engine.cancelled == 1)
-        until(lambda: inside(served) == 0)
+        until(lambda: in_flight(served) == 0)
         assert outcome(served, "gone") == 7
         assert served.metric('gpuqa_requests_total{outcome="gone",route="/predict"}') == 1
 
@@ -118,7 +118,7 @@ def test_a_client_that_waits_keeps_its_place() -> None:
     with ready(engine) as served, asking(served, ["一"]) as running:
         until(lambda: engine.asked == [1])
         time.sleep(0.5)
-        assert inside(served) == 1
+        assert in_flight(served) == 1
         engine.open.set()
         assert running[0].result()[0] == 200
         assert engine.cancelled == 0
@@ -224,7 +224,7 @@ def test_a_warm_up_that_fails_is_let_pass_only_where_the_config_says_so() -> Non
 def test_draining_refuses_new_questions_and_waits_for_the_running_ones() -> None:
     engine = ScriptedEngine()
     with ready(engine) as served, asking(served, ["一", "二"]) as running:
-        until(lambda: inside(served) == 2)
+        until(lambda: in_flight(served) == 2)
         draining = drain(served, engine)
         until(lambda: served.call("GET", "/readyz") == (503, {"status": "draining"}))
         assert served.status() == (503, {"status": "draining"})
@@ -244,7 +244,7 @@ def test_draining_ends_after_its_limit_with_the_answers_that_are_done() -> None:
         engine.held = {0}
         engine.open.set()
         with asking(served, ["一", "二"]) as running:
-            until(lambda: inside(served) == 2)
+            until(lambda: in_flight(served) == 2)
             drain(served, engine).result(PATIENCE_S)
             status, body = running[0].result()
             assert status == 200
@@ -278,5 +278,5 @@ def test_many_clients_that_come_and_go_leave_nothing_inside() -> None:
             time.sleep(1.5)
             stop.set()
             assert [future.exception() for future in futures] == [None] * 8
-        until(lambda: inside(served) == 0)
+        until(lambda: in_flight(served) == 0)
         assert served.predict(["一"] * 40)[0] == 200

@@ -208,7 +208,7 @@ def test_other_weights_versions_or_questions_make_another_trial():
     keys = {Cell(config(), {}, [], [], identity).key for identity in known}
     assert len(keys) == 3
     limits = prepared({"dataset__limit": 1}, {"dataset__limit": 2})
-    assert limits[0].identity["digests"]["dataset"] != limits[1].identity["digests"]["dataset"]  # type: ignore[index]
+    assert limits[0].fingerprint["digests"]["dataset"] != limits[1].fingerprint["digests"]["dataset"]  # type: ignore[index]
     assert Cell(config(), {"prompt": "bare"}, [], [], known[0]).key == Cell(config(), {}, [], [], known[0]).key
 
 

@@ -16,7 +16,7 @@ from gpuqa.config.paths import conf_folder
 # Enters as gpuqa.sweep does, with a task that starts no engine: it notes each time it is called, and with which cells.
 SCRIPT = """
 import json, sys
-from gpuqa.door import enter
+from gpuqa.config.app import run_command
 from omegaconf import OmegaConf
 
 def task(composed):
@@ -29,7 +29,7 @@ def task(composed):
         calls.write(json.dumps(cells) + "\\n")
     return 0
 
-enter(task, "sweep")
+run_command(task, "sweep")
 """
 Cells = list[dict[str, Any]]
 

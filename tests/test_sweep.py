@@ -1,4 +1,4 @@
-"""The door of a study, from the command line to the files, with the real vLLM."""
+"""The command of a study, from the command line to the files, with the real vLLM."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_a_quantization_that_the_engine_refuses_fails_its_own_trials_and_the_stu
         assert trial["measurement"]["answers_failed"] == 0
     failed = [row for row in rows(study.folder) if row["quantization"] == "fp8"]
     assert [row["rank"] for row in failed] == [3, 4]
-    assert all(not row["eligible"] and "static_scaled_fp8_quant" in row["objections"] for row in failed)
+    assert all(not row["eligible"] and "static_scaled_fp8_quant" in row["violations"] for row in failed)
     assert said(study.run).count("quantization=fp8: failed: bad_config: RuntimeError") >= 2
 
 
@@ -97,10 +97,10 @@ def test_the_files_of_a_study_hold_every_trial_and_every_answer(study: Any) -> N
 
 
 def test_a_second_run_keeps_what_was_measured_and_tries_only_the_failures_again(
-    study: Any, study_copy: Path, door: Any, tmp_path: Path
+    study: Any, study_copy: Path, command: Any, tmp_path: Path
 ) -> None:
     before = trials(study_copy)
-    again = door("sweep", *study.overrides, cwd=tmp_path)
+    again = command("sweep", *study.overrides, cwd=tmp_path)
     assert again.returncode == 0, again.stdout + again.stderr
     assert "2 trials measured, 2 kept from an earlier run; 1 engine starts, 1 saved by sharing" in said(again)
     assert said(again).count("chars/s (kept)") == 2
@@ -111,11 +111,11 @@ def test_a_second_run_keeps_what_was_measured_and_tries_only_the_failures_again(
 
 
 def test_without_an_eligible_trial_the_nearest_is_named_and_no_winner_stays_frozen(
-    study: Any, study_copy: Path, door: Any, tmp_path: Path
+    study: Any, study_copy: Path, command: Any, tmp_path: Path
 ) -> None:
     assert (study_copy / "frozen.yaml").exists()
     overrides = [*study.overrides, "quantization=none", "selection.min_rouge_l_f1_judge=1"]
-    run = door("sweep", *overrides, cwd=tmp_path)
+    run = command("sweep", *overrides, cwd=tmp_path)
     assert run.returncode == 1, run.stdout + run.stderr
     best = max(rows(study_copy), key=lambda row: row["rouge_l_f1_judge"])
     expected = f"the nearest is prompt={best['prompt']}: rouge_l_f1_judge {best['rouge_l_f1_judge']:.4f} is below the floor 1"
@@ -125,8 +125,8 @@ def test_without_an_eligible_trial_the_nearest_is_named_and_no_winner_stays_froz
     assert "Traceback" not in run.stdout + run.stderr
 
 
-def test_one_wrong_cell_stops_the_study_before_anything_starts(door: Any, tmp_path: Path) -> None:
-    run = door("sweep", "experiment=none", "engine=transformers", "quantization=none,fp8", cwd=tmp_path)
+def test_one_wrong_cell_stops_the_study_before_anything_starts(command: Any, tmp_path: Path) -> None:
+    run = command("sweep", "experiment=none", "engine=transformers", "quantization=none,fp8", cwd=tmp_path)
     assert run.returncode == 2, run.stdout + run.stderr
     assert "engine.args.quantization" in run.stderr
     assert "transformers backend has no such argument" in run.stderr
@@ -135,7 +135,7 @@ def test_one_wrong_cell_stops_the_study_before_anything_starts(door: Any, tmp_pa
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_a_study_that_is_cut_off_goes_on_where_it_was(number: signal.Signals, door: Any, tmp_path: Path) -> None:
+def test_a_study_that_is_cut_off_goes_on_where_it_was(number: signal.Signals, command: Any, tmp_path: Path) -> None:
     overrides = ["experiment=none", "engine=transformers", "prompt=bare,structured,keywords", "dataset.limit=2"]
     overrides += ["workload.repeats=3", "study.finalists=0", "workload.warmup_questions=1", "selection.min_rouge_l_f1_judge=0"]
     overrides += ["sampling.max_tokens=96"]
@@ -164,7 +164,7 @@ def test_a_study_that_is_cut_off_goes_on_where_it_was(number: signal.Signals, do
     assert not (tmp_path / "experiments" / "adhoc" / "frozen.yaml").exists()
     files = journal.folder.glob("*.passes.jsonl")
     kept = {json.loads(line)["began_at"] for file in files for line in file.read_text(encoding="utf-8").splitlines(True)[:-1]}
-    again = door("sweep", *overrides, cwd=tmp_path)
+    again = command("sweep", *overrides, cwd=tmp_path)
     assert again.returncode == 0, again.stdout + again.stderr
     assert re.search("[123] trials measured(, [12] kept from an earlier run)?; [01] engine starts", said(again))
     began = [moment for trial in journal.read_study() for moment in trial.measurement.repeats_began_at]  # type: ignore[union-attr]

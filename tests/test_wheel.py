@@ -58,7 +58,7 @@ def test_hydra_plugins_stays_a_namespace_that_other_plugins_can_share(wheel: Pat
     assert "hydra_plugins/__init__.py" not in zipfile.ZipFile(wheel).namelist()
 
 
-def test_a_study_runs_from_the_installed_wheel_in_any_folder(site: Path, door: Any, tmp_path: Path) -> None:
+def test_a_study_runs_from_the_installed_wheel_in_any_folder(site: Path, command: Any, tmp_path: Path) -> None:
     env = {"PYTHONPATH": str(site)}
     where = subprocess.run(
         [sys.executable, "-c", "import gpuqa; print(gpuqa.__file__)"],
@@ -76,7 +76,7 @@ def test_a_study_runs_from_the_installed_wheel_in_any_folder(site: Path, door: A
         "sampling.max_tokens=64",
         "selection.max_truncated_fraction=1",
     ]
-    run = door("sweep", *overrides, "selection.min_rouge_l_f1_judge=0", cwd=tmp_path, env=env)
+    run = command("sweep", *overrides, "selection.min_rouge_l_f1_judge=0", cwd=tmp_path, env=env)
     assert run.returncode == 0, run.stdout + run.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["experiments"]
     frozen = yaml.safe_load((tmp_path / "experiments" / "adhoc" / "frozen.yaml").read_text(encoding="utf-8"))

@@ -1,10 +1,10 @@
-"""A Python that has imported what all doors import, and forks for every command: seconds less for each of them.
+"""A Python that has imported what all commands import, and forks for every command: seconds less for each of them.
 
     python tests/warm_python.py   # commands come over the Unix socket that is its standard input; see `WarmPython`
 
 What it runs is a process like any other, with a session, a folder, an environment and an exit code of its own. Only
 libraries are imported beforehand: neither vLLM, which reads the environment when it is imported, nor gpuqa. Whoever
-looks at what a door imports, or gives it another path, starts a Python of his own.
+looks at what a command imports, or gives it another path, starts a Python of his own.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class WarmPython:
 
     def __init__(self, env: dict[str, str]) -> None:
         self._ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}  # as the doors have it before they import anything
+        offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}  # as the commands have it before they import anything
         with theirs:
             self._process = subprocess.Popen([sys.executable, __file__], stdin=theirs, env={**env, **offline})
 

@@ -62,7 +62,7 @@ def main() -> int:
         seen = watch_memory(load.stop)
         for thread in threads:
             thread.join()
-        left = inside(port)
+        left = in_flight(port)
     seconds = seen[:, 0]
     memory = {name: judge(seconds, seen[:, place], arguments.most) for place, name in ((1, "server"), (2, "engine"))}
     told = {"seconds": round(seconds[-1]), "replies": load.replies, "wrong": load.wrong[:5], "left_inside": left, **memory}
@@ -138,11 +138,11 @@ def judge(seconds: Any, mib: Any, most: float) -> dict[str, Any]:
     }
 
 
-def inside(port: int) -> float:
+def in_flight(port: int) -> float:
     """Questions that the server still counts as admitted, a second after everybody has gone."""
     time.sleep(1)
     lines = get(port, "/metrics").splitlines()
-    return next(float(line.split()[1]) for line in lines if line.startswith("gpuqa_questions_inside "))
+    return next(float(line.split()[1]) for line in lines if line.startswith("gpuqa_questions_in_flight "))
 
 
 def get(port: int, path: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 
 class UserError(Exception):
-    """A mistake that the user can mend. Doors print its message without a traceback and exit with 2."""
+    """A mistake that the user can mend. Commands print its message without a traceback and exit with 2."""
 
 
 def check(holds: bool, key: str, value: object, allowed: str) -> None:

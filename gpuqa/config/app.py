@@ -1,4 +1,4 @@
-"""The way in that all doors share: Hydra composes, a user's mistake becomes one message and exit code 2."""
+"""How every command is entered: Hydra composes, a user's mistake becomes one message and exit code 2."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def introduce_to_hydra() -> None:
         OmegaConf.register_new_resolver(follows.__name__, follows, replace=True)
 
 
-def enter(task: Callable[[Any], int], root: str) -> NoReturn:
+def run_command(task: Callable[[Any], int], root: str) -> NoReturn:
     """Compose conf/{root}.yaml with the command line, run the task and exit with the code that it returns."""
     introduce_to_hydra()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is fetched unless somebody asks for it: gpuqa.download

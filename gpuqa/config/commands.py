@@ -1,4 +1,4 @@
-"""The roots: what each door's YAML file may hold, and the way from a composed config to typed, checked objects."""
+"""The config of each command: what its YAML file may hold, and the way from a composed config to typed, checked objects."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ class ModelDownloadConfig:
     model: ModelConfig = MISSING
 
 
-ROOTS: dict[str, type] = {
+COMMANDS: dict[str, type] = {
     "sweep": CellConfig,
     "predict": PredictConfig,
     "serve": ServeConfig,
@@ -155,12 +155,12 @@ INTERPOLATION = re.compile(r"(\\*)\$\{")  # OmegaConf halves the backslashes bef
 
 def register_schemas() -> None:
     """Give Hydra the schema that each root file in conf/ names first in its defaults list."""
-    for name, schema in ROOTS.items():
+    for name, schema in COMMANDS.items():
         ConfigStore.instance().store(name=f"{name}_schema", node=schema)
 
 
 def resolve(config: DictConfig, schema: type[Config]) -> Config:
-    """Turn a composed config into typed, checked objects.
+    """PassRequest a composed config into typed, checked objects.
 
     Raises:
         UserError: a value is missing, of the wrong type or out of range.

@@ -39,13 +39,14 @@ ISSUE_SETTINGS = {"concurrency": Issue.closed, "rate_per_s": Issue.open, "arriva
 class WorkloadConfig:
     """How the questions are issued and how often.
 
-    No warm repeats unless somebody asks: each costs as much time as a cold one, and whoever judges asks every question once.
+    No repeats with a filled prefix cache unless somebody asks: each costs as much time as a cold one, and the judge asks every
+    question once.
     """
 
     name: str = MISSING
     issue: Issue = MISSING
     repeats: int = 3  # each from an empty prefix cache
-    warm_repeats: int = 0  # and so many that find it filled by the same questions
+    prefix_cached_repeats: int = 0  # and so many that find it filled by the same questions
     warmup_questions: int = 16
     answer_timeout_s: float = 600.0  # for one repeat; issue=open counts it from the last scheduled arrival
     concurrency: int | None = None  # issue=closed: clients at once
@@ -54,7 +55,12 @@ class WorkloadConfig:
 
     def __post_init__(self) -> None:
         check(self.repeats >= 1, "workload.repeats", self.repeats, "an integer of at least 1")
-        check(self.warm_repeats >= 0, "workload.warm_repeats", self.warm_repeats, "an integer of at least 0")
+        check(
+            self.prefix_cached_repeats >= 0,
+            "workload.prefix_cached_repeats",
+            self.prefix_cached_repeats,
+            "an integer of at least 0",
+        )
         check(self.warmup_questions >= 1, "workload.warmup_questions", self.warmup_questions, "an integer of at least 1")
         check(0 < self.answer_timeout_s < math.inf, "workload.answer_timeout_s", self.answer_timeout_s, "a number above 0")
         for key, owner in ISSUE_SETTINGS.items():
@@ -80,7 +86,7 @@ class Rule(Enum):
     knee = "knee"  # of the Pareto front of chars/s and quality
 
 
-class Guard(Enum):
+class ConstraintTest(Enum):
     """When a guard refuses a quantized trial, by its questions paired with the unquantized baseline's."""
 
     bound = "bound"  # unless its one-sided lower bound clears the limit: it is shown to be as good
@@ -92,8 +98,8 @@ class Guard(Enum):
 class SelectionConfig:
     """Limits that a trial must keep, and what makes the best among those that keep them.
 
-    `guard=bound` is strict on purpose: with 24 questions hardly any quantized trial whose answers changed is shown to keep
-    99 %. More questions, a lower ratio or `guard=refuted` let more of them in.
+    `constraint_test=bound` is strict on purpose: with 24 questions hardly any quantized trial whose answers changed is shown
+    to keep 99 %. More questions, a lower ratio or `constraint_test=refuted` let more of them in.
     """
 
     name: str = MISSING
@@ -107,7 +113,7 @@ class SelectionConfig:
     max_ttft_ms_p95: float | None = None
     speed_weight: float = 0.5  # of rule=weighted
     baseline_quantization: str = "none"
-    guard: Guard = Guard.bound
+    constraint_test: ConstraintTest = ConstraintTest.bound
     min_rouge_l_f1_ratio: float = 0.99
     min_answer_chars_ratio: float = 0.90
     confidence: float = 0.97  # of intervals, tests and bounds; above 0.95, so that 1000 equal pairs stay below 5 % of wins

@@ -2,7 +2,7 @@
 and judged is chosen in `gpuqa.config.measurement`.
 
 Values live in conf/, keys and types live here. Checks run in `__post_init__`, which OmegaConf calls when
-`gpuqa.config.commands.resolve` turns a composed config into objects. Below that door nobody sees a DictConfig.
+`gpuqa.config.commands.resolve` turns a composed config into objects. Below that nobody sees a DictConfig.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class ExampleConfig:
 
 
 @dataclass
-class CleanupConfig:
+class PostprocessConfig:
     """What happens to the model's text before anybody scores or serves it."""
 
     strip_thinking: bool = True
@@ -94,7 +94,7 @@ class PromptConfig:
     system: str | None = None
     user: str = PLACEHOLDER
     examples: list[ExampleConfig] = field(default_factory=list)
-    cleanup: CleanupConfig = field(default_factory=CleanupConfig)
+    postprocess: PostprocessConfig = field(default_factory=PostprocessConfig)
 
     def __post_init__(self) -> None:
         check(

@@ -19,7 +19,7 @@ class Cell:
     axes: dict[str, str]
     questions: list[Question]
     warmup: list[str]
-    identity: dict[str, object]
+    fingerprint: dict[str, object]
     again: bool = False  # a finalist that is measured a second time, see `gpuqa.study.finalists`
 
     @property
@@ -30,7 +30,7 @@ class Cell:
                 "pipeline": self.config.as_dict(),
                 "workload": self.config.workload.__dict__,
                 "gpu": self.config.gpu.__dict__,
-                "identity": self.identity,
+                "fingerprint": self.fingerprint,
             }
         )
         return fingerprint.again(key) if self.again else key
@@ -53,4 +53,4 @@ class Cell:
         """This cell with what became of it."""
         config = self.config
         setting = plain({"dataset": asdict(config.dataset), "workload": asdict(config.workload), "gpu": asdict(config.gpu)})
-        return Trial(self.key, self.axes, config.as_dict(), self.identity, measurement, error, setting)
+        return Trial(self.key, self.axes, config.as_dict(), self.fingerprint, measurement, error, setting)

@@ -58,7 +58,7 @@ def measure(passes: Sequence[Answered], answers: Sequence[Answer], overhead: Ove
     completions = [completion for one in passes for completion in one.completions]
     latencies_ms = [latency * 1000 for one in passes for latency in one.latencies_s]
     first_ms = [completion.first_token_s * 1000 for completion in completions if completion.first_token_s is not None]
-    gaps_ms = [gap for completion in completions if (gap := inter_token_ms(completion)) is not None]
+    gaps_ms = [gap for completion in completions if (gap := time_per_output_token_ms(completion)) is not None]
     cached, asked = sum(c.cached_tokens for c in completions), sum(c.prompt_tokens for c in completions)
     first = passes[0].completions
     judge = [score for answer in answers if (score := answer.rouge_l_f1_judge) is not None]
@@ -78,7 +78,7 @@ def measure(passes: Sequence[Answered], answers: Sequence[Answer], overhead: Ove
         questions_per_s=len(first) / seconds,
         ttft_ms_p50=percentile(first_ms, 50),
         ttft_ms_p95=percentile(first_ms, 95),
-        itl_ms_mean=fmean(gaps_ms) if gaps_ms else None,
+        tpot_ms_mean=fmean(gaps_ms) if gaps_ms else None,
         e2e_latency_ms_p50=percentile(latencies_ms, 50),
         e2e_latency_ms_p95=percentile(latencies_ms, 95),
         e2e_latency_ms_p99=percentile(latencies_ms, 99),
@@ -109,7 +109,7 @@ def measure(passes: Sequence[Answered], answers: Sequence[Answer], overhead: Ove
     )
 
 
-def measure_warm(passes: Sequence[Answered]) -> dict[str, float | int | None]:
+def measure_prefix_cached(passes: Sequence[Answered]) -> dict[str, float | int | None]:
     """The `warm_*` numbers of a measurement; none without a warm pass."""
     if not passes:
         return {}
@@ -118,12 +118,12 @@ def measure_warm(passes: Sequence[Answered]) -> dict[str, float | int | None]:
     asked = sum(completion.prompt_tokens for completion in completions)
     tokens_per_s = [sum(completion.output_tokens for completion in one.completions) / one.seconds for one in passes]
     return {
-        "warm_repeats": len(passes),
-        "warm_chars_per_s": median_and_mad([chars(one.completions) / one.seconds for one in passes])[0],
-        "warm_output_tokens_per_s": median_and_mad(tokens_per_s)[0],
-        "warm_ttft_ms_p50": percentile(first_ms, 50),
-        "warm_ttft_ms_p95": percentile(first_ms, 95),
-        "warm_prefix_cache_hit_rate": sum(completion.cached_tokens for completion in completions) / asked if asked else 0.0,
+        "prefix_cached_repeats": len(passes),
+        "prefix_cached_chars_per_s": median_and_mad([chars(one.completions) / one.seconds for one in passes])[0],
+        "prefix_cached_output_tokens_per_s": median_and_mad(tokens_per_s)[0],
+        "prefix_cached_ttft_ms_p50": percentile(first_ms, 50),
+        "prefix_cached_ttft_ms_p95": percentile(first_ms, 95),
+        "prefix_cached_hit_rate": sum(completion.cached_tokens for completion in completions) / asked if asked else 0.0,
     }
 
 
@@ -132,7 +132,7 @@ def chars(completions: Sequence[Completion]) -> int:
     return sum(len(completion.text) for completion in completions)
 
 
-def inter_token_ms(completion: Completion) -> float | None:
+def time_per_output_token_ms(completion: Completion) -> float | None:
     """Mean time between two tokens of one answer, ms; None below two tokens."""
     if completion.first_token_s is None or completion.last_token_s is None or completion.output_tokens < 2:
         return None

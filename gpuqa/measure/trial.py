@@ -15,35 +15,35 @@ from gpuqa.engines import EngineFailed
 from gpuqa.machine import hardware
 from gpuqa.machine.child_processes import end_with_parent
 from gpuqa.measure.cell import Cell
-from gpuqa.measure.metrics import Overhead, measure, measure_warm, score_answers
+from gpuqa.measure.metrics import Overhead, measure, measure_prefix_cached, score_answers
 from gpuqa.measure.workload import issue
 from gpuqa.pipeline.pipeline import Pipeline
 from gpuqa.records import Answer, Pass, Question, Trial
 from gpuqa.roofline import roofline
 
-Ended = tuple[Trial, list[Answer]]
+FinishedTrial = tuple[Trial, list[Answer]]
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
+class PassRequest:
     """A pass that is to be measured: which repeat of which cell, over which of its questions."""
 
     cell: Cell
     repeat: int
     questions: list[Question]
-    warm: bool = False
+    prefix_cached: bool = False
     slice: int | None = None  # see `Pass`
 
 
 @dataclass(frozen=True, slots=True)
-class Ready:
+class WarmCell:
     """A cell's pipeline after its warm-up."""
 
     pipeline: Pipeline
     warmup_s: float
 
 
-async def warm_up(cell: Cell, pipeline: Pipeline) -> Ready:
+async def warm_up(cell: Cell, pipeline: Pipeline) -> WarmCell:
     """Answer the warm-up questions; nobody reads the answers.
 
     Raises:
@@ -51,10 +51,10 @@ async def warm_up(cell: Cell, pipeline: Pipeline) -> Ready:
     """
     began = time.perf_counter()
     await pipeline.answer(repeated(cell.warmup, cell.config.workload.warmup_questions))
-    return Ready(pipeline, time.perf_counter() - began)
+    return WarmCell(pipeline, time.perf_counter() - began)
 
 
-async def measure_pass(turn: Turn, ready: Ready, filled: bool = False) -> Pass:
+async def measure_pass(request: PassRequest, ready: WarmCell, filled: bool = False) -> Pass:
     """One pass from a cold prefix cache, or a warm one.
 
     Args:
@@ -63,38 +63,38 @@ async def measure_pass(turn: Turn, ready: Ready, filled: bool = False) -> Pass:
     Raises:
         EngineFailed: the engine died or did not answer; the caller writes the failure down and needs a new engine.
     """
-    engine, workload = ready.pipeline.engine, turn.cell.config.workload
-    if not (turn.warm and filled):
+    engine, workload = ready.pipeline.engine, request.cell.config.workload
+    if not (request.prefix_cached and filled):
         await engine.reset_prefix_cache()
-    if turn.warm and not filled:
-        await issue(turn.questions, ready.pipeline.answer, workload)
+    if request.prefix_cached and not filled:
+        await issue(request.questions, ready.pipeline.answer, workload)
     before, began_at = hardware.conditions(), time.time()
-    answered = await issue(turn.questions, ready.pipeline.answer, workload)
+    answered = await issue(request.questions, ready.pipeline.answer, workload)
     after = hardware.conditions()
     if all(completion.error for completion in answered.completions):
         raise EngineFailed(f"every question failed, the first with {answered.completions[0].error}")
     return Pass(
         answered=answered,
-        repeat=turn.repeat,
-        questions=[question.id for question in turn.questions],
+        repeat=request.repeat,
+        questions=[question.id for question in request.questions],
         began_at=began_at,
         engine_start_s=engine.start_s,
         warmup_s=ready.warmup_s,
         peak_memory_gib=hardware.peak_memory_gib(),
-        warm=turn.warm,
+        prefix_cached=request.prefix_cached,
         conditions=[*before, *after],
-        slice=turn.slice,
+        slice=request.slice,
     )
 
 
-async def score_trial(cell: Cell, passes: Sequence[Pass], scorers: ProcessPoolExecutor) -> Ended:
+async def score_trial(cell: Cell, passes: Sequence[Pass], scorers: ProcessPoolExecutor) -> FinishedTrial:
     """The trial of a cell by its passes, with the first one's answers; made in another process while engines measure."""
     return await asyncio.get_running_loop().run_in_executor(scorers, trial_of, cell, list(passes))
 
 
-def trial_of(cell: Cell, passes: Sequence[Pass]) -> Ended:
+def trial_of(cell: Cell, passes: Sequence[Pass]) -> FinishedTrial:
     """The same in this process, which it keeps busy for long enough to disturb a clock."""
-    warm, passes = [one.answered for one in passes if one.warm], [one for one in passes if not one.warm]
+    warm, passes = [one.answered for one in passes if one.prefix_cached], [one for one in passes if not one.prefix_cached]
     answered = [one.answered for one in passes]
     answers = score_answers(cell.questions, answered[0], not cell.config.sampling.ignore_eos)
     overhead = Overhead(
@@ -105,7 +105,7 @@ def trial_of(cell: Cell, passes: Sequence[Pass]) -> Ended:
         [reading for one in passes for reading in one.conditions],
     )
     measurement = measure(answered, answers, overhead)
-    measurement = replace(measurement, **measure_warm(warm))  # type: ignore[arg-type]
+    measurement = replace(measurement, **measure_prefix_cached(warm))  # type: ignore[arg-type]
     return cell.trial(roofline.with_fraction(measurement, cell.config)), answers
 
 

@@ -15,7 +15,7 @@ from gpuqa.config.paths import find
 from gpuqa.config.pipeline import ModelConfig, PipelineConfig, SamplingConfig
 from gpuqa.engines import Engine, EngineFailed, backend_class
 from gpuqa.pipeline.dataset import read_questions
-from gpuqa.pipeline.postprocess import Cleaner, clean
+from gpuqa.pipeline.postprocess import Postprocessor, postprocess
 from gpuqa.pipeline.prompts import PromptEncoder, TextStream, decode_all, load_tokenizer
 from gpuqa.records import Completion, CompletionDelta, EncodedPrompt, Generation
 
@@ -104,7 +104,7 @@ class Pipeline:
         """
         called, first, last = time.perf_counter(), None, None
         [prompt] = await self._tokenize(self._encode, [question], len(question))
-        characters, cleaner = TextStream(self.tokenizer), Cleaner(self.config.prompt.cleanup, self.encoder.in_thought)
+        characters, cleaner = TextStream(self.tokenizer), Postprocessor(self.config.prompt.postprocess, self.encoder.in_thought)
         token_ids, text = list[int](), ""
         async with aclosing(self.engine.stream(prompt.token_ids, self.config.sampling, self.stop)) as deltas:
             async for delta in deltas:
@@ -146,7 +146,7 @@ class Pipeline:
 
     def _decode(self, generations: Sequence[Generation]) -> list[str]:
         texts = decode_all(self.tokenizer, [generation.token_ids for generation in generations])
-        return [clean(text, self.config.prompt.cleanup, self.encoder.in_thought) for text in texts]
+        return [postprocess(text, self.config.prompt.postprocess, self.encoder.in_thought) for text in texts]
 
 
 def completion_of(prompt: EncodedPrompt, generation: Generation, text: str) -> Completion:

@@ -1,7 +1,7 @@
 """What happens to a model's text before anybody scores or serves it; the prompt variant says which steps apply.
 
 Every step works on text that comes in pieces, so that an answer can be streamed: a piece is handed on as soon as nothing
-that follows can change it, and whatever the cuts, the pieces add up to what `clean` makes of the whole text. That decides
+that follows can change it, and whatever the cuts, the pieces add up to what `postprocess` makes of the whole text. That decides
 one case: `</think>` without a beginning takes back what stands before it only where the prompt had opened the thought,
 which is known beforehand; anywhere else the mark goes and the text stays.
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from typing import Protocol
 
-from gpuqa.config.pipeline import CleanupConfig
+from gpuqa.config.pipeline import PostprocessConfig
 
 MARK = re.compile(r"(</?think>)")
 UNFINISHED_MARK = re.compile(r"(?:</?(?:t(?:h(?:i(?:nk?)?)?)?)?)?\Z")  # what may become a mark; "" where nothing may
@@ -21,12 +21,12 @@ UNFINISHED_HEADING = re.compile(r"[ \t]*#{0,6}[ \t]*")
 LINE_BREAKS = re.compile(r"\s*[\r\n\u2028\u2029\x0b\x0c\x85]+\s*")
 
 
-def clean(text: str, config: CleanupConfig, in_thought: bool = False) -> str:
+def postprocess(text: str, config: PostprocessConfig, in_thought: bool = False) -> str:
     """The answer without thinking, heading marks and line breaks, as far as the config asks for it.
 
     `in_thought`: the prompt ended within a thought, so the text begins in one.
     """
-    cleaner = Cleaner(config, in_thought)
+    cleaner = Postprocessor(config, in_thought)
     return cleaner.feed(text) + cleaner.finish()
 
 
@@ -40,10 +40,10 @@ class Step(Protocol):
         """What was held back, now that no piece follows."""
 
 
-class Cleaner:
+class Postprocessor:
     """All steps that the config asks for, one after the other."""
 
-    def __init__(self, config: CleanupConfig, in_thought: bool = False) -> None:
+    def __init__(self, config: PostprocessConfig, in_thought: bool = False) -> None:
         self.steps: list[Step] = [Thoughts(in_thought)] if config.strip_thinking else []
         self.steps += [Headings()] if config.strip_headings else []
         self.steps.append(Blanks(config.one_line))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from gpuqa.config.measurement import Guard, SelectionConfig
+from gpuqa.config.measurement import ConstraintTest, SelectionConfig
 from gpuqa.measure.statistics import bootstrap_interval
 from gpuqa.records import Answer, Measurement, Trial
 
@@ -13,7 +13,7 @@ Answers = Mapping[str, Sequence[Answer]]  # of each trial, by its key
 ROUNDING = 1e-12
 
 
-def objections(trial: Trial, trials: Sequence[Trial], rule: SelectionConfig, answers: Answers) -> tuple[str, ...]:
+def violations(trial: Trial, trials: Sequence[Trial], rule: SelectionConfig, answers: Answers) -> tuple[str, ...]:
     """Every reason why a trial may not win; none if it may."""
     found = trial.measurement
     if trial.dropped is not None:
@@ -37,7 +37,7 @@ def best_of(trial: Trial, questions: int) -> float:
 
 
 def limits(found: Measurement, best: float, rule: SelectionConfig) -> list[str]:
-    """The objections that need no baseline. `best`: the highest rouge_l_f1 of the study."""
+    """The violations that need no baseline. `best`: the highest rouge_l_f1 of the study."""
     against = []
     if (found.rouge_l_f1_judge or 0.0) < rule.min_rouge_l_f1_judge:
         against.append(f"rouge_l_f1_judge {text_of(found.rouge_l_f1_judge)} is below the floor {rule.min_rouge_l_f1_judge:g}")
@@ -82,22 +82,23 @@ def guarded(
     ratio: float,
     rule: SelectionConfig,
 ) -> list[str]:
-    """An objection if a number fell below its share of the unquantized baseline's, as `rule.guard` reads it."""
+    """An violation if a number fell below its share of the unquantized baseline's, as `rule.constraint_test` reads it."""
     ours, theirs = (getattr(one, key) for one in both)
     if ours is None or theirs is None or ratio == 0:
         return []
-    if rule.guard is Guard.point or not pairs:
+    if rule.constraint_test is ConstraintTest.point or not pairs:
         missed = ours < ratio * theirs
         return [f"{key} {ours:.4g} is below {ratio * 100:.4g}% of the unquantized {theirs:.4g}"] if missed else []
     one_sided = bootstrap_interval([mine - ratio * other for mine, other in pairs], 2 * rule.confidence - 1)
-    bound = one_sided.low if rule.guard is Guard.bound else one_sided.high
+    bound = one_sided.low if rule.constraint_test is ConstraintTest.bound else one_sided.high
     if bound >= -ROUNDING:
         return []
     reach = (ratio + bound / theirs) * 100 if theirs else 0.0
-    how = "is not shown to keep" if rule.guard is Guard.bound else "is shown to miss"
+    how = "is not shown to keep" if rule.constraint_test is ConstraintTest.bound else "is shown to miss"
     return [
         f"{key} {ours:.4g} {how} {ratio * 100:.4g}% of the unquantized {theirs:.4g}: "
-        f"{rule.confidence:.0%} bound {reach:.1f}% over {len(pairs)} questions (selection.guard={rule.guard.name})"
+        f"{rule.confidence:.0%} bound {reach:.1f}% over {len(pairs)} questions "
+        f"(selection.constraint_test={rule.constraint_test.name})"
     ]
 
 

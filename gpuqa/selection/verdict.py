@@ -16,7 +16,7 @@ from gpuqa.config.measurement import Rule, SelectionConfig
 from gpuqa.measure.statistics import Trend, trend
 from gpuqa.records import SETTINGS, Trial
 from gpuqa.selection.comparison import Comparison, compare_all, merit, quality, speed
-from gpuqa.selection.constraints import Answers, name_of, objections, text_of, unguarded
+from gpuqa.selection.constraints import Answers, name_of, text_of, unguarded, violations
 
 BEST = {Rule.fastest: "fastest", Rule.best_quality: "best in rouge_l_f1", Rule.weighted: "best by weight", Rule.knee: "knee"}
 
@@ -31,10 +31,10 @@ class Outcome(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """One trial before the rule: the objections against it, none if it may win; whether any trial is faster and better."""
+    """One trial before the rule: the violations against it, none if it may win; whether any trial is faster and better."""
 
     trial: Trial
-    objections: tuple[str, ...]
+    violations: tuple[str, ...]
     on_front: bool
 
 
@@ -59,8 +59,8 @@ def decide(trials: Sequence[Trial], rule: SelectionConfig, answers: Answers | No
     """
     answers = answers or {}
     front = pareto_front(trials)
-    standings = [Standing(one, objections(one, trials, rule, answers), any(one is other for other in front)) for one in trials]
-    ranked = sorted(rank([one.trial for one in standings if not one.objections], rule), key=lambda one: not is_finalist(one))
+    standings = [Standing(one, violations(one, trials, rule, answers), any(one is other for other in front)) for one in trials]
+    ranked = sorted(rank([one.trial for one in standings if not one.violations], rule), key=lambda one: not is_finalist(one))
     place = {id(one): number for number, one in enumerate(ranked)}
     standings.sort(
         key=lambda one: (place.get(id(one.trial), len(place)), one.trial.error is not None, -speed(one.trial)),
@@ -234,12 +234,12 @@ def drift_of(trials: Sequence[Trial]) -> Trend | None:
 
 
 def why_nobody(standings: Sequence[Standing]) -> str:
-    """Names the trial that came nearest, by the fewest objections, then by score."""
+    """Names the trial that came nearest, by the fewest violations, then by score."""
     measured = [one for one in standings if one.trial.measurement]
     if not measured:
         return "no trial was measured, so there is no winner"
-    nearest = min(measured, key=lambda one: (len(one.objections), -score(one.trial)))
-    return f"no trial is eligible; the nearest is {nearest.trial.name}: {'; '.join(nearest.objections)}"
+    nearest = min(measured, key=lambda one: (len(one.violations), -score(one.trial)))
+    return f"no trial is eligible; the nearest is {nearest.trial.name}: {'; '.join(nearest.violations)}"
 
 
 def score(trial: Trial) -> float:

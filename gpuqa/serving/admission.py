@@ -12,16 +12,16 @@ LONGEST_S = 300
 class Refused(Exception):
     """The house is full."""
 
-    def __init__(self, questions: int, inside: int, most: int, retry_after_s: int) -> None:
-        super().__init__(f"{inside} questions are being answered, with {questions} more than {most}; come back later")
+    def __init__(self, questions: int, in_flight: int, limit: int, retry_after_s: int) -> None:
+        super().__init__(f"{in_flight} questions are being answered, with {questions} more than {limit}; come back later")
         self.retry_after_s = retry_after_s
 
 
 class Admission:
-    """Counts questions in and out; `most` are inside at a time."""
+    """Counts questions in and out; `limit` are in_flight at a time."""
 
-    def __init__(self, most: int) -> None:
-        self.most, self.inside = most, 0
+    def __init__(self, limit: int) -> None:
+        self.limit, self.in_flight = limit, 0
         self._left: deque[tuple[float, int]] = deque()  # when, and how many
         self._began = 0.0  # the rate counts from here at the earliest
 
@@ -29,18 +29,18 @@ class Admission:
         """Let questions in; `now` is in seconds of any steady clock.
 
         Raises:
-            Refused: they are too many beside those inside; an empty house takes any number.
+            Refused: they are too many beside those in_flight; an empty house takes any number.
         """
-        if self.inside and self.inside + questions > self.most:
-            raise Refused(questions, self.inside, self.most, self.retry_after_s(questions, now))
-        if not self.inside:
+        if self.in_flight and self.in_flight + questions > self.limit:
+            raise Refused(questions, self.in_flight, self.limit, self.retry_after_s(questions, now))
+        if not self.in_flight:
             self._began = now  # idle time says nothing about how fast answers come
             self._left.clear()
-        self.inside += questions
+        self.in_flight += questions
 
     def leave(self, questions: int, now: float) -> None:
         """Questions are answered or given up."""
-        self.inside -= questions
+        self.in_flight -= questions
         self._left.append((now, questions))
         self._forget(now)
 
@@ -54,7 +54,7 @@ class Admission:
     def retry_after_s(self, questions: int, now: float) -> int:
         """Whole seconds until so many more would find room, by the current rate; 1 where nobody knows."""
         rate = self.rate_per_s(now)
-        too_many = max(1, min(self.inside + questions - self.most, self.inside))
+        too_many = max(1, min(self.in_flight + questions - self.limit, self.in_flight))
         return 1 if rate is None else min(LONGEST_S, max(1, math.ceil(too_many / rate)))
 
     def _forget(self, now: float) -> None:

@@ -53,7 +53,7 @@ REASONS = {
 
 
 class Service:
-    """A pipeline behind a door."""
+    """A pipeline, its state, and the way from questions to answers."""
 
     def __init__(
         self,
@@ -72,7 +72,7 @@ class Service:
         self._drained_by = math.inf  # on the event loop's clock
         self._died = asyncio.Event()
         telemetry.limit.set(http.max_waiting_questions)
-        telemetry.inside.set_function(lambda: self.admission.inside)
+        telemetry.in_flight.set_function(lambda: self.admission.in_flight)
         telemetry.watch_engine(self._numbers)
         self._enter(State.starting)
 
@@ -173,14 +173,14 @@ class Service:
     async def drain(self) -> None:
         """Take no more questions; return when the running ones are answered, after `http.shutdown_timeout_s` at the latest."""
         if self.state is State.ready:
-            log.info("draining: %d questions are being answered", self.admission.inside)
+            log.info("draining: %d questions are being answered", self.admission.in_flight)
         self._enter(State.draining)
         end = self._drained_by = asyncio.get_running_loop().time() + self.http.shutdown_timeout_s
         for clock in list(self._clocks):
             if (when := clock.when()) is not None and when > end:
                 with suppress(RuntimeError):  # it has run out meanwhile
                     clock.reschedule(end)
-        while self.admission.inside and asyncio.get_running_loop().time() < end + 1:
+        while self.admission.in_flight and asyncio.get_running_loop().time() < end + 1:
             await asyncio.sleep(0.05)
 
     def _count(self, completions: Sequence[Completion]) -> None:

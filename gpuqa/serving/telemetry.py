@@ -11,7 +11,7 @@ gpuqa_output_tokens_total                tokens of answers; gpuqa_answer_charact
 gpuqa_first_token_seconds                histogram: a question's way to its first token (TTFT)
 gpuqa_answer_seconds                     histogram: a question's way to its last token
 gpuqa_queue_seconds                      histogram: what of it the question waited in the engine's queue
-gpuqa_questions_inside                   gauge: admitted and not answered; gpuqa_questions_inside_limit: the most
+gpuqa_questions_in_flight                   gauge: admitted and not answered; gpuqa_questions_in_flight_limit: the most
 gpuqa_engine_state{state}                gauge: 1 for the state that it is in (gpuqa.serving.service.State), else 0
 gpuqa_engine_starts_total{outcome}       ready, failed; gpuqa_engine_deaths_total: died while it was ready
 gpuqa_build_info{version,frozen_digest,model,prompt,quantization,engine,device,...}   gauge: 1
@@ -59,8 +59,8 @@ class Telemetry:
         self.first_token_s = self._histogram("gpuqa_first_token_seconds", "Time to a question's first token.")
         self.answer_s = self._histogram("gpuqa_answer_seconds", "Time to a question's last token.")
         self.queue_s = self._histogram("gpuqa_queue_seconds", "Time in the engine's queue.")
-        self.inside = Gauge("gpuqa_questions_inside", "Questions admitted and not answered.", registry=registry)
-        self.limit = Gauge("gpuqa_questions_inside_limit", "The most that are admitted.", registry=registry)
+        self.in_flight = Gauge("gpuqa_questions_in_flight", "Questions admitted and not answered.", registry=registry)
+        self.limit = Gauge("gpuqa_questions_in_flight_limit", "The most that are admitted.", registry=registry)
         self.state = Gauge("gpuqa_engine_state", "1 for the state that the service is in.", ["state"], registry=registry)
         self.starts = Counter("gpuqa_engine_starts", "Starts of the engine.", ["outcome"], registry=registry)
         self.deaths = self._counter("gpuqa_engine_deaths", "Deaths of a ready engine.")

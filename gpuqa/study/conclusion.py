@@ -32,8 +32,8 @@ def conclude(trials: Sequence[Trial], study: StudyConfig, rule: SelectionConfig,
     report.write(verdict, title, note, samples, folder)
     console.print(report.to_table(verdict, title))
     for standing in verdict.standings:
-        if standing.objections:
-            told = f"{standing.trial.name}: {'; '.join(standing.objections)}"
+        if standing.violations:
+            told = f"{standing.trial.name}: {'; '.join(standing.violations)}"
             console.print(told, style="dim", markup=False, highlight=False)
     console.print(f"\n{verdict.reason}", style="bold", markup=False, highlight=False)
     console.print(f"Leaderboard: {folder / 'leaderboard.csv'}\nReport: {folder / 'report.html'}", markup=False, highlight=False)

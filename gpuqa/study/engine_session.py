@@ -19,7 +19,7 @@ from typing import Protocol
 from gpuqa.engines import Engine, EngineFailed
 from gpuqa.machine.captured_output import captured, root_cause
 from gpuqa.measure.cell import Cell
-from gpuqa.measure.trial import Ended, Ready, Turn, measure_pass, score_trial, warm_up
+from gpuqa.measure.trial import FinishedTrial, PassRequest, WarmCell, measure_pass, score_trial, warm_up
 from gpuqa.pipeline.pipeline import Pipeline, start_engine
 from gpuqa.pipeline.prompts import load_tokenizer
 from gpuqa.records import Pass, Question, Trial
@@ -59,14 +59,14 @@ class Group:
         self.cells = sorted(cells, key=rate_of)
         self.waiting = list(cells)  # have passes to be measured
         self.passes = {cell.key: [one for one in desk.journal.read_passes(cell.key) if one.slice is None] for cell in cells}
-        self.scoring: list[asyncio.Task[Ended]] = []
+        self.scoring: list[asyncio.Task[FinishedTrial]] = []
         self.engine: Engine | None = None
-        self.ready: dict[str, Ready] = {}  # on the engine that runs now
+        self.ready: dict[str, WarmCell] = {}  # on the engine that runs now
         self.cached: tuple[str, list[Question]] | None = None  # whose questions the prefix cache holds
         self.answered: set[str] = set()  # have worked on any engine of this group
         self.failures = 0  # in a row
 
-    async def run(self) -> AsyncIterator[Ended]:
+    async def run(self) -> AsyncIterator[FinishedTrial]:
         """Every cell's trial. A cell that breaks the engine is a failed one, and the rest get a new engine."""
         try:
             for ended in self.take_up():
@@ -93,13 +93,13 @@ class Group:
         finally:
             await self.close()
 
-    def take_up(self) -> list[Ended]:
+    def take_up(self) -> list[FinishedTrial]:
         """Go on where a kill came between the last pass and the trial, or the trials that it makes needless."""
         for cell in list(self.waiting):
             self.end_if_complete(cell)
         return [ended for cell in self.cells for ended in self.skip_above(cell)]
 
-    async def start(self) -> list[Ended]:
+    async def start(self) -> list[FinishedTrial]:
         """Start the engine; where it does not start, that is the failure of all who wait for it."""
         self.desk.observer.engine_starts(self.waiting[0])
         try:
@@ -109,7 +109,7 @@ class Group:
             failed, self.waiting = self.waiting, []
             return [(cell.failed(str(error)), []) for cell in failed]
 
-    def steps(self) -> Iterator[tuple[Cell, Callable[[], Awaitable[list[Ended]]]]]:
+    def steps(self) -> Iterator[tuple[Cell, Callable[[], Awaitable[list[FinishedTrial]]]]]:
         """What is to be done with an engine that has just started, and for which cell."""
         for cell in list(self.waiting):
             yield cell, partial(self.warm_up, cell)
@@ -118,29 +118,31 @@ class Group:
                 if cell not in self.waiting:  # skipped meanwhile
                     continue
                 last = repeat == cell.config.workload.repeats - 1
-                for turn in self.missing(cell):
-                    if last if turn.warm else turn.repeat == repeat:  # warm ones at once after the last cold one
-                        yield cell, partial(self.measure, turn)
+                for request in self.missing(cell):
+                    if last if request.prefix_cached else request.repeat == repeat:  # warm ones at once after the last cold one
+                        yield cell, partial(self.measure, request)
 
-    def missing(self, cell: Cell) -> list[Turn]:
+    def missing(self, cell: Cell) -> list[PassRequest]:
         """The passes that a cell still needs, the cold ones first."""
-        kept, workload = {(one.warm, one.repeat) for one in self.passes[cell.key]}, cell.config.workload
-        cold = [Turn(cell, repeat, cell.questions) for repeat in range(workload.repeats)]
-        warm = [Turn(cell, repeat, cell.questions, warm=True) for repeat in range(workload.warm_repeats)]
-        return [turn for turn in [*cold, *warm] if (turn.warm, turn.repeat) not in kept]
+        kept, workload = {(one.prefix_cached, one.repeat) for one in self.passes[cell.key]}, cell.config.workload
+        cold = [PassRequest(cell, repeat, cell.questions) for repeat in range(workload.repeats)]
+        warm = [
+            PassRequest(cell, repeat, cell.questions, prefix_cached=True) for repeat in range(workload.prefix_cached_repeats)
+        ]
+        return [request for request in [*cold, *warm] if (request.prefix_cached, request.repeat) not in kept]
 
-    async def warm_up(self, cell: Cell) -> list[Ended]:
+    async def warm_up(self, cell: Cell) -> list[FinishedTrial]:
         """Make a cell ready on this engine."""
         assert self.engine is not None, "steps come after `start`"
         self.ready[cell.key] = await warm_up(cell, Pipeline(self.engine, self.tokenizer, cell.config))
         self.answered.add(cell.key)
         return []
 
-    async def measure(self, turn: Turn) -> list[Ended]:
+    async def measure(self, request: PassRequest) -> list[FinishedTrial]:
         """Measure and keep one pass; the trials that it makes needless."""
-        cell = turn.cell
-        measured = await measure_pass(turn, self.ready[cell.key], filled=self.cached == (cell.key, turn.questions))
-        self.cached = cell.key, turn.questions
+        cell = request.cell
+        measured = await measure_pass(request, self.ready[cell.key], filled=self.cached == (cell.key, request.questions))
+        self.cached = cell.key, request.questions
         self.desk.journal.write_pass(cell.key, measured)
         self.keep(cell, measured)
         self.failures = 0
@@ -148,9 +150,9 @@ class Group:
         self.end_if_complete(cell)
         return self.skip_above(cell)
 
-    def skip_above(self, cell: Cell) -> list[Ended]:
+    def skip_above(self, cell: Cell) -> list[FinishedTrial]:
         """The higher rungs of a ladder that a saturated pass ended."""
-        if not any(one.answered.saturated for one in self.passes[cell.key] if not one.warm):
+        if not any(one.answered.saturated for one in self.passes[cell.key] if not one.prefix_cached):
             return []
         rungs = above(cell, self.waiting)
         self.waiting = [one for one in self.waiting if one not in rungs]
@@ -166,12 +168,12 @@ class Group:
             self.waiting.remove(cell)
             self.scoring.append(asyncio.create_task(score_trial(cell, self.passes[cell.key], self.desk.scorers)))
 
-    async def fail(self, cell: Cell, error: str) -> list[Ended]:
+    async def fail(self, cell: Cell, error: str) -> list[FinishedTrial]:
         """Give up a cell and its engine; after three in a row also those that got no further than it did."""
         await self.close()
         self.waiting.remove(cell)
         self.failures += 1
-        ended: list[Ended] = [(cell.failed(error), [])]
+        ended: list[FinishedTrial] = [(cell.failed(error), [])]
         if self.failures < MOST_FAILURES:
             return ended
         skipped = [one for one in self.waiting if cell.key in self.answered or one.key not in self.answered]
@@ -180,7 +182,7 @@ class Group:
         self.failures = 0
         return [*ended, *((one.failed(told), []) for one in skipped)]
 
-    async def scored(self, task: asyncio.Task[Ended]) -> Ended:
+    async def scored(self, task: asyncio.Task[FinishedTrial]) -> FinishedTrial:
         """The trial of a cell whose scoring was begun; Ctrl-C leaves the task in the list."""
         ended = await asyncio.shield(task)
         self.scoring.remove(task)

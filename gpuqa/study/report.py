@@ -30,9 +30,9 @@ SHOWN = {  # measurement field -> heading and format
 }
 SHOWN_IF_MEASURED = {  # columns that not every study has
     "first_round_chars_per_s": ("first round", ",.0f"),
-    "warm_chars_per_s": ("warm chars/s", ",.0f"),
-    "warm_ttft_ms_p50": ("warm TTFT p50 ms", ",.1f"),
-    "warm_prefix_cache_hit_rate": ("warm cache hits", ".0%"),
+    "prefix_cached_chars_per_s": ("cached chars/s", ",.0f"),
+    "prefix_cached_ttft_ms_p50": ("cached TTFT p50 ms", ",.1f"),
+    "prefix_cached_hit_rate": ("cached pass hits", ".0%"),
 }
 FORMS = SHOWN | SHOWN_IF_MEASURED
 NO_LEAD = {"first_leads_by": None, "first_leads_low": None, "first_leads_high": None, "p_holm": None}
@@ -48,7 +48,7 @@ def leaderboard(verdict: Verdict) -> list[dict[str, Any]]:
     for rank, standing in enumerate(verdict.standings, 1):
         trial = standing.trial
         numbers = flat(seen) if (seen := seen_of(trial)) else {}
-        eligible = {"rank": rank, "eligible": not standing.objections, "objections": "; ".join(standing.objections)}
+        eligible = {"rank": rank, "eligible": not standing.violations, "violations": "; ".join(standing.violations)}
         eligible |= {"dropped": trial.dropped is not None, "pareto": standing.on_front, **leads.get(id(trial), NO_LEAD)}
         rows.append({**eligible, **trial.axes, **numbers, "trial": trial.key[:16]})
     return rows
@@ -108,7 +108,7 @@ def to_table(verdict: Verdict, title: str) -> Table:
         table.add_column(SHOWN[key][0], justify="right", no_wrap=True)
     for standing in verdict.standings:
         won = standing.trial is verdict.winner
-        style = "bold green" if won else "dim" if standing.objections else None
+        style = "bold green" if won else "dim" if standing.violations else None
         table.add_row(*(Text(standing.trial.axes.get(key, "")) for key in axes), *cells(standing.trial, TERMINAL), style=style)
     return table
 
@@ -175,7 +175,7 @@ def plot_points(standings: Sequence[Standing]) -> dict[str, Any]:
         {
             "x": 60 + 560 * (found.rouge_l_f1_judge or 0.0) / right,
             "y": 280 - 260 * found.chars_per_s / top,
-            "eligible": not standing.objections,
+            "eligible": not standing.violations,
             "on_front": standing.on_front,
             "name": standing.trial.name,
             "label": f"{found.chars_per_s:,.0f} chars/s at {shown(found, 'rouge_l_f1_judge')}",

@@ -12,7 +12,7 @@ from gpuqa.config.paths import find
 from gpuqa.engines import backend_class
 from gpuqa.measure import fingerprint
 from gpuqa.measure.cell import Cell
-from gpuqa.measure.trial import Ended, start_scorers
+from gpuqa.measure.trial import FinishedTrial, start_scorers
 from gpuqa.pipeline import dataset
 from gpuqa.pipeline.pipeline import encoder_for, stop_token_ids, warmup_questions
 from gpuqa.pipeline.prompts import load_tokenizer
@@ -102,13 +102,13 @@ def ends(trial: Trial, race: str) -> bool:
     return trial.measurement is not None or (trial.dropped is not None and trial.dropped.race == race)
 
 
-def full_grid(cells: Sequence[Cell], done: Mapping[str, Trial], desk: Desk) -> AsyncIterator[Ended]:
+def full_grid(cells: Sequence[Cell], done: Mapping[str, Trial], desk: Desk) -> AsyncIterator[FinishedTrial]:
     """Every cell in full."""
     groups = group_by_engine([cell for cell in cells if cell.key not in done])
     return EXECUTORS[cells[0].config.executor.kind](groups, lambda group: Group(group, desk).run())
 
 
-def race(cells: Sequence[Cell], done: Mapping[str, Trial], desk: Desk) -> AsyncIterator[Ended]:
+def race(cells: Sequence[Cell], done: Mapping[str, Trial], desk: Desk) -> AsyncIterator[FinishedTrial]:
     """A slice first; see `gpuqa.study.racing`."""
     return run_race(group_by_engine(cells), dict(done), desk)
 

@@ -23,7 +23,7 @@ from gpuqa.config.measurement import Rule, SelectionConfig
 from gpuqa.measure.statistics import Estimate
 from gpuqa.records import Trial
 from gpuqa.selection.comparison import quality
-from gpuqa.selection.constraints import Answers, objections, unquantized
+from gpuqa.selection.constraints import Answers, unquantized, violations
 from gpuqa.selection.verdict import rank
 from gpuqa.study.racing.evidence import (
     Runner,
@@ -70,7 +70,7 @@ class Field:
         """Whether nothing speaks against a cell that was asked everything, as far as it can be told."""
         baseline = self.baseline(runner)
         guarded = baseline is None or baseline.trial.measurement is not None or baseline.trial.error is not None
-        return guarded and not objections(runner.trial, self.trials, self.rule, self.answers)
+        return guarded and not violations(runner.trial, self.trials, self.rule, self.answers)
 
     def baseline(self, runner: Runner) -> Runner | None:
         """The cell that differs in quantization only, measured or not."""
@@ -87,7 +87,7 @@ class Field:
     def objected(self, runner: Runner) -> str | None:
         """What speaks for good against a cell that was asked everything once: its answers will not change."""
         lasting = replace(self.rule, min_chars_per_s=0.0, max_e2e_latency_ms_p95=None, max_ttft_ms_p95=None)
-        return "; ".join(objections(runner.trial, self.trials, lasting, self.answers)) or self.too_slow(runner)
+        return "; ".join(violations(runner.trial, self.trials, lasting, self.answers)) or self.too_slow(runner)
 
     def missed(self, runner: Runner) -> str | None:
         """The floor or guard that a cell is shown to miss by the questions that it was asked."""

@@ -15,7 +15,7 @@ from functools import partial
 from gpuqa.config import check, plain
 from gpuqa.measure import fingerprint
 from gpuqa.measure.cell import Cell
-from gpuqa.measure.trial import Ended, Turn, score_trial
+from gpuqa.measure.trial import FinishedTrial, PassRequest, score_trial
 from gpuqa.records import Pass, Trial
 from gpuqa.selection.constraints import seen_of
 from gpuqa.study.engine_session import Desk, Group, in_order
@@ -26,7 +26,7 @@ from gpuqa.study.racing.evidence import Glimpse, Runner
 from gpuqa.study.racing.race import Ask, Race, slices_of
 
 
-async def run_race(groups: Sequence[Sequence[Cell]], kept: Mapping[str, Trial], desk: Desk) -> AsyncIterator[Ended]:
+async def run_race(groups: Sequence[Sequence[Cell]], kept: Mapping[str, Trial], desk: Desk) -> AsyncIterator[FinishedTrial]:
     """The trials of a study: of those that stayed as soon as they are complete, of the dropped ones in the end.
 
     One engine after the other, since each needs the leaders of those before. `kept`: trials of an earlier run, not measured
@@ -87,9 +87,9 @@ class Heat(Group):
         self.glimpses = {
             key: {one.slice: one for one in desk.journal.read_passes(key) if one.slice is not None} for key in self.by_key
         }
-        self.scores: dict[Ask, asyncio.Task[Ended]] = {}
+        self.scores: dict[Ask, asyncio.Task[FinishedTrial]] = {}
 
-    async def run(self) -> AsyncIterator[Ended]:
+    async def run(self) -> AsyncIterator[FinishedTrial]:
         """Every trial of those that stay; who is dropped ends with the race."""
         await self.walk_again()
         async for ended in super().run():
@@ -106,7 +106,7 @@ class Heat(Group):
         if not self.waiting:
             self.end_all()
 
-    def steps(self) -> Iterator[tuple[Cell, Callable[[], Awaitable[list[Ended]]]]]:
+    def steps(self) -> Iterator[tuple[Cell, Callable[[], Awaitable[list[FinishedTrial]]]]]:
         """Round after round, then what those that stay still lack."""
         while asks := self.race.next_round(self.engine_key):
             asked = {ask.key: ask for ask in asks}
@@ -125,23 +125,25 @@ class Heat(Group):
                 yield cell, partial(self.measure, turn)
         self.end_all()
 
-    def warm_ups(self, cells: Sequence[Cell]) -> Iterator[tuple[Cell, Callable[[], Awaitable[list[Ended]]]]]:
+    def warm_ups(self, cells: Sequence[Cell]) -> Iterator[tuple[Cell, Callable[[], Awaitable[list[FinishedTrial]]]]]:
         """Those that are not warm on this engine."""
         for cell in cells:
             if cell.key not in self.ready:
                 yield cell, partial(self.warm_up, cell)
 
-    def turn(self, ask: Ask) -> Turn:
+    def turn(self, ask: Ask) -> PassRequest:
         """The pass that a race asks for."""
         cell = self.by_key[ask.key]
         if ask.slice is None:
-            return next(turn for turn in self.missing(cell) if turn.repeat == ask.repeat and not turn.warm)
-        return Turn(cell, 0, self.race.slices[ask.slice], slice=ask.slice)
+            return next(turn for turn in self.missing(cell) if turn.repeat == ask.repeat and not turn.prefix_cached)
+        return PassRequest(cell, 0, self.race.slices[ask.slice], slice=ask.slice)
 
     def is_kept(self, ask: Ask) -> bool:
         """Whether the journal has that pass."""
         passes = (
-            self.glimpses[ask.key] if ask.slice is not None else {one.repeat for one in self.passes[ask.key] if not one.warm}
+            self.glimpses[ask.key]
+            if ask.slice is not None
+            else {one.repeat for one in self.passes[ask.key] if not one.prefix_cached}
         )
         return (ask.repeat if ask.slice is None else ask.slice) in passes
 
@@ -163,7 +165,7 @@ class Heat(Group):
             self.scoring.append(asyncio.create_task(score_trial(cell, self.passes[cell.key], self.desk.scorers)))
         self.waiting = []
 
-    def score(self, ask: Ask) -> asyncio.Task[Ended]:
+    def score(self, ask: Ask) -> asyncio.Task[FinishedTrial]:
         """The trial of a slice, or of the repeats up to this one."""
         if ask not in self.scores:
             cell = self.by_key[ask.key]
@@ -175,7 +177,7 @@ class Heat(Group):
             self.scores[ask] = asyncio.create_task(score_trial(cell, passes, self.desk.scorers))
         return self.scores[ask]
 
-    async def judge(self, asks: Sequence[Ask]) -> list[Ended]:
+    async def judge(self, asks: Sequence[Ask]) -> list[FinishedTrial]:
         """Tell the race what a round showed, as soon as it is scored."""
         for ask in filter(self.is_kept, asks):  # all but a rung that was skipped meanwhile
             trial, answers = await asyncio.shield(self.score(ask))
@@ -185,19 +187,19 @@ class Heat(Group):
                 self.race.saw(ask.key, Glimpse(trial.measurement, answers))
         return []
 
-    def skip_above(self, cell: Cell) -> list[Ended]:
+    def skip_above(self, cell: Cell) -> list[FinishedTrial]:
         """The higher rungs of a ladder that a saturated pass ended."""
         return self.told(super().skip_above(cell))
 
-    async def start(self) -> list[Ended]:
+    async def start(self) -> list[FinishedTrial]:
         """Start the engine; who cannot be measured runs no more."""
         return self.told(await super().start())
 
-    async def fail(self, cell: Cell, error: str) -> list[Ended]:
+    async def fail(self, cell: Cell, error: str) -> list[FinishedTrial]:
         """Give up a cell and its engine."""
         return self.told(await super().fail(cell, error))
 
-    def told(self, ended: list[Ended]) -> list[Ended]:
+    def told(self, ended: list[FinishedTrial]) -> list[FinishedTrial]:
         """The race knows of those that failed or were skipped."""
         for trial, answers in ended:
             self.race.measured(trial, answers)

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from vllm.logger import init_logger
 
-from gpuqa.engines.vllm.burst.unsupported import runner_obstacle
+from gpuqa.engines.vllm.burst.unsupported import unsupported_runner
 
 log = init_logger(__name__)
 
@@ -32,7 +32,7 @@ class WorkerExtension:
 
     def repeat_steps(self) -> None:
         """Let the model runner repeat steps, if it can."""
-        if reason := runner_obstacle(self.model_runner):
+        if reason := unsupported_runner(self.model_runner):
             log.info("every step of a burst is prepared anew: %s", reason)
             return
         kind = type(self.model_runner)

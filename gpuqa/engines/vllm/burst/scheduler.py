@@ -16,7 +16,7 @@ from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs
 from vllm.v1.request import Request, RequestStatus
 
 from gpuqa.engines.vllm.burst.requests import Burst, HandedOut, Step, followers, only_decodes, steps_left
-from gpuqa.engines.vllm.burst.unsupported import engine_obstacle, request_obstacle
+from gpuqa.engines.vllm.burst.unsupported import unsupported_engine, unsupported_request
 
 log = init_logger(__name__)
 
@@ -43,7 +43,7 @@ class BurstScheduler(AsyncScheduler):  # type: ignore[misc]  # vLLM's modules ar
         self.leaving: list[Request] = []  # their last tokens are handed out, their blocks not cached and freed yet
         self.steps = {"burst": 0, "plain": 0}
         self.said: set[str] = set()
-        if reason := engine_obstacle(self):
+        if reason := unsupported_engine(self):
             self._say(f"engine.scheduler=burst is off: {reason}")
         self.usable = reason is None
 
@@ -51,7 +51,7 @@ class BurstScheduler(AsyncScheduler):  # type: ignore[misc]  # vLLM's modules ar
 
     def add_request(self, request: Request) -> None:
         if self.usable and request.request_id not in self.requests:
-            if reason := request_obstacle(request):
+            if reason := unsupported_request(request):
                 self._say(f"a request takes vLLM's own scheduling: {reason}")
             else:
                 self.handed_out[request.request_id] = HandedOut(request)

@@ -7,7 +7,7 @@ from typing import Any
 from gpuqa.engines import FOLLOWED, first_of
 
 
-def engine_obstacle(scheduler: Any) -> str | None:
+def unsupported_engine(scheduler: Any) -> str | None:
     """Why this engine cannot burst; None if it can."""
     from vllm.v1.kv_cache_interface import FullAttentionSpec
 
@@ -31,7 +31,7 @@ def engine_obstacle(scheduler: Any) -> str | None:
     return first_of(obstacles)
 
 
-def request_obstacle(request: Any) -> str | None:
+def unsupported_request(request: Any) -> str | None:
     """Why this request needs vLLM's own scheduling; None if it is an answer that is wanted whole."""
     from vllm.sampling_params import RequestOutputKind
 
@@ -60,7 +60,7 @@ def changes_logits(params: Any) -> bool:
     return bool(penalties or words or budget or set(params.extra_args or ()) - {FOLLOWED})
 
 
-def runner_obstacle(runner: Any) -> str | None:
+def unsupported_runner(runner: Any) -> str | None:
     """Why this runner cannot repeat steps; what keeps an engine from bursts is not asked for again."""
     from vllm.v1.worker.gpu.model_runner import GPUModelRunner
     from vllm.v1.worker.gpu.sample.sampler import Sampler

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +22,11 @@ class Question:
     id: str
     text: str
     reference: str = ""
+
+    @property
+    def digest(self) -> str:
+        """Of the text alone, 16 hexadecimal digits of its sha256: repeated questions have the same one."""
+        return hashlib.sha256(self.text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +113,17 @@ class Conditions:
 
 
 @dataclass(frozen=True, slots=True)
+class Override:
+    """A part of an engine that one of ours may replace: what the configuration asked for, and what ran."""
+
+    part: str  # "scheduler" or "attention"
+    asked: str  # the configuration's word, such as "burst" or "default"
+    ran: str  # the same, or "default" where the engine's own part ran
+    reason: str | None = None  # why what ran is not what was asked for
+    version: str = ""  # digest of the code of ours that ran, its first 16 hexadecimal digits; "" for the engine's own part
+
+
+@dataclass(frozen=True, slots=True)
 class Pass:
     """One measured pass of a cell over some of its questions: what the journal keeps until the trial is complete."""
 
@@ -120,6 +137,12 @@ class Pass:
     prefix_cached: bool = False  # the same questions had just been answered, and the prefix cache was not reset
     conditions: list[Conditions] = field(default_factory=list)  # right before and right after; none without NVML
     slice: int | None = None  # of a race (`gpuqa.study.racing`), instead of all questions; `repeat` is 0 then
+    engine_id: str = ""  # of the start of the engine that answered; no two starts share one
+    round: int = 0  # place of this pass among all passes of that engine, from 0
+    host: str = ""  # name of the machine
+    device: str = ""  # what the engine ran on, as `gpuqa.machine.hardware.describe` says it
+    overrides: list[Override] = field(default_factory=list)  # that ran in this pass
+    question_digests: list[str] = field(default_factory=list)  # of the texts, in the order of `questions`; see `Question`
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,6 +229,7 @@ class Answer:
     output_tokens: int
     latency_s: float
     error: str | None = None
+    question_digest: str = ""  # see `Question.digest`
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,6 +254,7 @@ class Trial:
     setting: dict[str, Any] = field(default_factory=dict)  # dataset, workload and gpu as they were configured
     skipped: str | None = None  # why it was not measured, and will not be as long as that holds; no failure
     dropped: Dropped | None = None  # then there is no measurement: such a trial can neither win nor be ranked
+    overrides: list[Override] = field(default_factory=list)  # that ran in its passes
 
     @property
     def name(self) -> str:

@@ -89,8 +89,8 @@ def test_an_installed_package_finds_its_own_conf_and_what_lies_beside_it(tmp_pat
     site, elsewhere = tmp_path / "site", tmp_path / "elsewhere"
     elsewhere.mkdir()
     (site / "gpuqa").mkdir(parents=True)
-    for module in ("__init__", "config", "places"):
-        shutil.copy(PACKAGE / f"{module}.py", site / "gpuqa")
+    shutil.copy(PACKAGE / "__init__.py", site / "gpuqa")
+    shutil.copytree(PACKAGE / "config", site / "gpuqa" / "config")
     shutil.copytree(conf_folder(), site / "gpuqa" / "conf")
     (site / SHIPPED).parent.mkdir(parents=True)
     (site / SHIPPED).touch()

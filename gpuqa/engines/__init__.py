@@ -9,7 +9,7 @@ from typing import Any, Protocol, Self
 
 from gpuqa.config import UserError
 from gpuqa.config.pipeline import Backend, EngineConfig, SamplingConfig
-from gpuqa.records import Generation, GenerationDelta
+from gpuqa.records import Generation, GenerationDelta, Override
 
 FOLLOWED = "gpuqa_followed"  # among vLLM's `extra_args` of a request: how many more of its batch are right behind it
 PLAIN_CACHES = ("auto", "bfloat16", "float16")  # number formats of a KV cache that `shared_prefix` reads
@@ -68,6 +68,9 @@ class Engine(Protocol):
 
     def alive(self) -> bool:
         """Whether the engine could answer now; cheap."""
+
+    def overrides(self) -> list[Override]:
+        """Which parts of the backend ours replace, as far as it is known by now; empty for a backend without any. Cheap."""
 
     def numbers(self) -> dict[str, float]:
         """What the backend counts about itself, under its own Prometheus names, counters ending in `_total`; cheap."""

@@ -13,7 +13,7 @@ from typing import Any, Self
 
 from gpuqa.config.pipeline import EngineConfig, SamplingConfig
 from gpuqa.engines import EngineFailed, refuse_unknown
-from gpuqa.records import Generation, GenerationDelta
+from gpuqa.records import Generation, GenerationDelta, Override
 
 ARGUMENTS = ("dtype", "max_model_len", "batch_size", "attn_implementation", "device")
 
@@ -106,6 +106,9 @@ class TransformersEngine:
 
     def alive(self) -> bool:
         return True  # it lives in this process
+
+    def overrides(self) -> list[Override]:
+        return []
 
     def numbers(self) -> dict[str, float]:
         return {}

@@ -24,7 +24,7 @@ from gpuqa.config.pipeline import EngineConfig, SamplingConfig
 from gpuqa.engines import FOLLOWED, EngineFailed, refuse_unknown
 from gpuqa.engines.vllm.overrides import REPEATS_STEPS, attention_args, scheduler_args, version
 from gpuqa.machine.child_processes import children, kill_children, tie_forked_children
-from gpuqa.records import Generation, GenerationDelta
+from gpuqa.records import Generation, GenerationDelta, Override
 
 YOUNG_OBJECTS = 10_000  # that the collector lets come before it looks at them; with Python's 700 a tenth of a server's CPU time
 
@@ -91,6 +91,9 @@ class VllmEngine:
 
     def alive(self) -> bool:
         return not self.llm.errored
+
+    def overrides(self) -> list[Override]:
+        return []
 
     def numbers(self) -> dict[str, float]:
         numbers: dict[str, float] = self.llm.logger_manager.numbers

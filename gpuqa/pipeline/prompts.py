@@ -7,6 +7,8 @@ inside a question is text and never a control token.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -120,6 +122,13 @@ class PromptEncoder:
                 f"prompt={prompt.name} takes {needed} tokens without any question, but engine.args.max_model_len less "
                 f"sampling.max_tokens leaves {room}: shorten the prompt or change one of them"
             )
+
+    @property
+    def digest(self) -> str:
+        """sha256 over the token ids of all that surrounds a question: of the chat before the user's turn, of the words around
+        the question within that turn, and of the chat after it. Two variants with one digest ask the model the same."""
+        around = [self.before, *map(self._plain, self.prompt.user.split(PLACEHOLDER)), self.after]
+        return hashlib.sha256(json.dumps(around).encode()).hexdigest()
 
     def encode(self, question: str) -> EncodedPrompt:
         """Token ids of one question; the middle of an over-long one is taken out, its ends say most."""

@@ -18,10 +18,10 @@ from gpuqa.measure.cell import Cell
 from gpuqa.measure.trial import FinishedTrial, PassRequest, score_trial
 from gpuqa.records import Pass, Trial
 from gpuqa.selection.constraints import seen_of
+from gpuqa.selection.ranking import RANKINGS
 from gpuqa.study.engine_session import Desk, Group, in_order
 from gpuqa.study.journal import Journal
 from gpuqa.study.racing.bounds import bounds_of
-from gpuqa.study.racing.elimination import NAMES
 from gpuqa.study.racing.evidence import Glimpse, Runner
 from gpuqa.study.racing.race import Ask, Race, slices_of
 
@@ -55,7 +55,8 @@ async def run_race(groups: Sequence[Sequence[Cell]], kept: Mapping[str, Trial], 
 def race_of(cells: Sequence[Cell], kept: Mapping[str, Trial], journal: Journal) -> Race:
     """A race that has not begun, but for the trials that an earlier run has kept."""
     first = cells[0].config
-    check(first.selection.rule in NAMES, "study.racing", True, f"false with selection.rule={first.selection.rule.name}")
+    rule = first.selection.rule
+    check(RANKINGS[rule].race is not None, "study.racing", True, f"false with selection.rule={rule.name}")
     repeats = {cell.config.workload.repeats for cell in cells}
     check(len(repeats) == 1, "workload.repeats", sorted(repeats), "one value for all cells where study.racing=true")
     runners = {cell.key: Runner(cell.trial(None), cell.engine_key, len(cell.questions)) for cell in cells}

@@ -98,8 +98,8 @@ def refuse_equal_prompts(cells: Sequence[Cell]) -> None:
         other = prompts.setdefault((cell.config.model.path, digests["prompt_tokens"], repr(prompt.postprocess)), prompt)
         if other != prompt:
             raise UserError(
-                f"prompt: {other.name!r} and {prompt.name!r} come out of the chat template of model={cell.config.model.name} as "
-                f"the same tokens; leave one of them out, or use a model whose template keeps what tells them apart"
+                f"prompt: {other.name!r} and {prompt.name!r} come out of the chat template of model={cell.config.model.name} "
+                f"as the same tokens; leave one of them out, or use a model whose template keeps what tells them apart"
             )
 
 

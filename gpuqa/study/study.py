@@ -31,6 +31,7 @@ from gpuqa.study.grid import GridPlan
 from gpuqa.study.journal import Journal
 from gpuqa.study.progress import Plan
 from gpuqa.study.racing.race_plan import digest_of, dropped_trials, race_of, race_stages
+from gpuqa.study.same_effect import Effects
 from gpuqa.study.scoring import Scoring
 
 
@@ -98,8 +99,8 @@ def refuse_equal_prompts(cells: Sequence[Cell]) -> None:
         other = prompts.setdefault((cell.config.model.path, digests["prompt_tokens"], repr(prompt.postprocess)), prompt)
         if other != prompt:
             raise UserError(
-                f"prompt: {other.name!r} and {prompt.name!r} come out of the chat template of model={cell.config.model.name} as "
-                f"the same tokens; leave one of them out, or use a model whose template keeps what tells them apart"
+                f"prompt: {other.name!r} and {prompt.name!r} come out of the chat template of model={cell.config.model.name} "
+                f"as the same tokens; leave one of them out, or use a model whose template keeps what tells them apart"
             )
 
 
@@ -133,7 +134,8 @@ class Run:
         self.kept = len(self.done)
         for trial in self.done.values():
             self.observer.trial_done(trial, kept=True)
-        for trial in rate_sweep.skipped_by(cells, self.done):
+        copies = [trial for trial in Effects(cells).copies() if trial.key not in self.done]
+        for trial in [*copies, *rate_sweep.skipped_by(cells, self.done)]:
             self.write(trial, [], kept=True)
 
     async def full_grid(self) -> None:

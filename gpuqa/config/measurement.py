@@ -76,7 +76,10 @@ class WorkloadConfig:
 
 
 class Rule(Enum):
-    """What makes the best of the eligible trials; quality is `rouge_l_f1`, which nonsense with the right words cannot have."""
+    """What makes the best of the eligible trials; quality is `rouge_l_f1`, which nonsense with the right words cannot have.
+
+    `gpuqa.selection.ranking.RANKINGS` has a row for each.
+    """
 
     fastest = "fastest"  # chars/s
     best_quality = "best_quality"
@@ -85,7 +88,7 @@ class Rule(Enum):
 
 
 class ConstraintTest(Enum):
-    """When a guard refuses a quantized trial, by its questions paired with the unquantized baseline's."""
+    """When a quantized trial violates a ratio constraint, by its questions paired with those of its unquantized baseline."""
 
     bound = "bound"  # unless its one-sided lower bound clears the limit: it is shown to be as good
     refuted = "refuted"  # only if its one-sided upper bound misses the limit: it is shown to be worse

@@ -1,8 +1,8 @@
 """Question -> chat messages -> token ids.
 
 The chat template is rendered once for a prompt variant (`gpuqa.pipeline.chat_template`); a request only tokenises the user's
-text. That text is encoded with special tokens split into plain characters, so `<|im_start|>` inside a question is text and never
-a control token.
+text. That text is encoded with special tokens split into plain characters, so `<|im_start|>` inside a question is text and
+never a control token.
 """
 
 from __future__ import annotations

@@ -17,11 +17,11 @@ from gpuqa.measure.cell import Cell
 from gpuqa.measure.trial import FinishedTrial, PassRequest
 from gpuqa.records import Answer, Pass, Trial
 from gpuqa.selection.constraints import seen_of
+from gpuqa.selection.ranking import RANKINGS
 from gpuqa.study.engine_session import CellFailed, Event, PassDone, StartFailed, Step
 from gpuqa.study.grid import in_order
 from gpuqa.study.progress import Progress
 from gpuqa.study.racing.bounds import bounds_of
-from gpuqa.study.racing.elimination import NAMES
 from gpuqa.study.racing.evidence import Glimpse, Runner
 from gpuqa.study.racing.race import Ask, Race, slices_of
 
@@ -38,7 +38,8 @@ def race_of(cells: Sequence[Cell], kept: Mapping[str, Trial], answers: Callable[
         UserError: the rule or the workloads are none that a race can be run by.
     """
     first = cells[0].config
-    check(first.selection.rule in NAMES, "study.racing", True, f"false with selection.rule={first.selection.rule.name}")
+    rule = first.selection.rule
+    check(RANKINGS[rule].race is not None, "study.racing", True, f"false with selection.rule={rule.name}")
     repeats = {cell.config.workload.repeats for cell in cells}
     check(len(repeats) == 1, "workload.repeats", sorted(repeats), "one value for all cells where study.racing=true")
     runners = {cell.key: Runner(cell.trial(None), cell.engine_key, len(cell.questions)) for cell in cells}

@@ -31,6 +31,7 @@ from gpuqa.study.grid import GridPlan
 from gpuqa.study.journal import Journal
 from gpuqa.study.progress import Plan
 from gpuqa.study.racing.race_plan import digest_of, dropped_trials, race_of, race_stages
+from gpuqa.study.same_effect import Effects
 from gpuqa.study.scoring import Scoring
 
 
@@ -133,7 +134,8 @@ class Run:
         self.kept = len(self.done)
         for trial in self.done.values():
             self.observer.trial_done(trial, kept=True)
-        for trial in rate_sweep.skipped_by(cells, self.done):
+        copies = [trial for trial in Effects(cells).copies() if trial.key not in self.done]
+        for trial in [*copies, *rate_sweep.skipped_by(cells, self.done)]:
             self.write(trial, [], kept=True)
 
     async def full_grid(self) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import functools
+import io
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gpuqa.machine.files import make_folder, write_atomically
 from gpuqa.measure.statistics import questions_needed
 from gpuqa.records import Measurement, Trial
 from gpuqa.selection.comparison import Comparison, lead_texts
@@ -57,10 +59,11 @@ def leaderboard(verdict: Verdict) -> list[dict[str, Any]]:
 def to_csv(rows: Sequence[dict[str, Any]], file: Path) -> None:
     """Rows as CSV, a column for every key that any of them has; nothing where a row has no value."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
-    with file.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.DictWriter(stream, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(file, text.getvalue())
 
 
 def lead_of(found: Comparison) -> dict[str, float | None]:
@@ -89,9 +92,9 @@ def text_of(value: float | str) -> str:
 
 def write(verdict: Verdict, title: str, note: str | None, samples: dict[str, str], folder: Path) -> None:
     """leaderboard.csv and report.html in the study's folder. `samples`: one answer of each trial, by key."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     to_csv(leaderboard(verdict), folder / "leaderboard.csv")
-    (folder / "report.html").write_text(to_html(verdict, title, note, samples), encoding="utf-8")
+    write_atomically(folder / "report.html", to_html(verdict, title, note, samples))
 
 
 def to_table(verdict: Verdict, title: str) -> Table:

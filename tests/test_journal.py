@@ -20,9 +20,7 @@ def measurement() -> Measurement:
     """A different number in every field, so that a swap shows; None where the records allow it."""
     numbers = {field.name: place + 0.125 for place, field in enumerate(fields(Measurement))}
     intervals = {key: Interval(value - 0.1, value + 0.1) for key, value in numbers.items() if key.endswith("_interval")}
-    return Measurement(
-        **{**numbers, **intervals, "questions": 24, "ttft_ms_p95": None, "roofline_fraction": None, "conditions": READINGS}
-    )
+    return Measurement(**{**numbers, **intervals, "questions": 24, "ttft_ms_p95": None, "conditions": READINGS})
 
 
 def trial(key: str, error: str | None = None, **axes: str) -> Trial:

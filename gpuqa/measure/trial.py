@@ -19,7 +19,6 @@ from gpuqa.measure.metrics import Overhead, measure, measure_prefix_cached, scor
 from gpuqa.measure.workload import issue
 from gpuqa.pipeline.pipeline import Pipeline
 from gpuqa.records import Answer, Pass, Question, Trial
-from gpuqa.roofline import roofline
 
 FinishedTrial = tuple[Trial, list[Answer]]
 
@@ -106,7 +105,7 @@ def trial_of(cell: Cell, passes: Sequence[Pass]) -> FinishedTrial:
     )
     measurement = measure(answered, answers, overhead)
     measurement = replace(measurement, **measure_prefix_cached(warm))  # type: ignore[arg-type]
-    return cell.trial(roofline.with_fraction(measurement, cell.config)), answers
+    return cell.trial(measurement), answers
 
 
 def start_scorers() -> ProcessPoolExecutor:

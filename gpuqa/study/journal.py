@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 
 from gpuqa.config import UserError
-from gpuqa.records import Answer, Answered, Completion, Conditions, Dropped, Interval, Measurement, Pass, Trial
+from gpuqa.records import Answer, Answered, Completion, Conditions, Dropped, Measurement, Pass, Trial
 
 
 class Journal:
@@ -166,6 +166,5 @@ def to_measurement(row: dict[str, Any] | None) -> Measurement | None:
     """A measurement from its plain values, None from None."""
     if row is None:
         return None
-    intervals = {key: Interval(**value) for key, value in row.items() if key.endswith("_interval") and value}
     conditions = [Conditions(**one) for one in row["conditions"]]
-    return Measurement(**{**row, **intervals, "conditions": conditions})
+    return Measurement(**{**row, "conditions": conditions})

@@ -1,8 +1,8 @@
 """Question -> chat messages -> token ids.
 
 The chat template is rendered once for a prompt variant (`gpuqa.pipeline.chat_template`); a request only tokenises the user's
-text. That text is encoded with special tokens split into plain characters, so `<|im_start|>` inside a question is text and never
-a control token.
+text. That text is encoded with special tokens split into plain characters, so `<|im_start|>` inside a question is text and
+never a control token.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def decode_all(tokenizer: Any, token_ids: Sequence[list[int]]) -> list[str]:
     if tokenizer.is_fast and not tokenizer.clean_up_tokenization_spaces:
         texts: list[str] = tokenizer.backend_tokenizer.decode_batch(token_ids, skip_special_tokens=True)
         return texts
-    return [tokenizer.decode(one, skip_special_tokens=True) for one in token_ids]
+    return [tokenizer.decode(answer, skip_special_tokens=True) for answer in token_ids]
 
 
 class TextStream:

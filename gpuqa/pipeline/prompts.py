@@ -63,7 +63,7 @@ def decode_all(tokenizer: Any, token_ids: Sequence[list[int]]) -> list[str]:
     if tokenizer.is_fast and not tokenizer.clean_up_tokenization_spaces:
         texts: list[str] = tokenizer.backend_tokenizer.decode_batch(token_ids, skip_special_tokens=True)
         return texts
-    return [tokenizer.decode(one, skip_special_tokens=True) for one in token_ids]
+    return [tokenizer.decode(answer, skip_special_tokens=True) for answer in token_ids]
 
 
 class TextStream:

@@ -7,7 +7,6 @@ import shlex
 from dataclasses import dataclass
 from itertools import cycle, islice
 from pathlib import Path
-from typing import Any
 
 import pytest
 from conftest import ROOT
@@ -96,8 +95,11 @@ def composed(command: str, overrides: list[str]) -> DictConfig:
         return compose(command, overrides)
 
 
-def example(*overrides: str) -> CellConfig:
-    config: CellConfig = resolve(composed("sweep", [f"hydra.searchpath=[file://{EXAMPLES}]", *overrides]), CellConfig)
+@pytest.fixture(scope="module")
+def example() -> CellConfig:
+    """One cell of the example study, with the example's prompt. Read only."""
+    overrides = [f"hydra.searchpath=[file://{EXAMPLES}]", "experiment=my_study", "prompt=name_the_api"]
+    config: CellConfig = resolve(composed("sweep", overrides), CellConfig)
     return config
 
 
@@ -155,32 +157,33 @@ def test_the_example_study_composes_all_its_cells_as_the_command_does(monkeypatc
         ("structured_short", 48),
         ("structured_short", 96),
     ]
-    assert {(cell.model.name, cell.dataset.name, cell.study.name) for cell in cells} == {("my_model", "my_questions", "my_study")}
+    assert {cell.model.name for cell in cells} == {"my_model"}
+    assert {cell.dataset.name for cell in cells} == {"my_questions"}
 
 
-def test_the_example_prompt_and_model_hold_what_their_files_say():
-    config = example("experiment=my_study", "prompt=name_the_api")
-    assert PLACEHOLDER in config.prompt.user
-    assert config.prompt.system
-    assert len(config.prompt.examples) == 1
-    assert (find(config.model.path, "model.path") / "tokenizer.json").is_file()
+def test_the_example_prompt_and_model_hold_what_their_files_say(example):
+    assert PLACEHOLDER in example.prompt.user
+    assert example.prompt.system
+    assert len(example.prompt.examples) == 1
+    assert (find(example.model.path, "model.path") / "tokenizer.json").is_file()
 
 
-def test_the_example_question_file_is_read_and_shares_no_question_with_the_warm_up():
-    config = example("experiment=my_study")
-    questions = load(config.dataset)
+def test_the_example_question_file_is_read_and_shares_no_question_with_the_warm_up(example):
+    questions = load(example.dataset)
     assert [question.id for question in questions][:2] == ["warp", "occupancy"]
     assert all(question.reference for question in questions)
-    assert config.model.warmup
-    warmup = read_questions(find(config.model.warmup, "model.warmup"))
+    warmup = read_questions(find(example.model.warmup, "model.warmup"))
     assert not {question.text for question in questions} & {question.text for question in warmup}
 
 
-@pytest.mark.parametrize("file", sorted(EXAMPLES.glob("*/*.yaml")), ids=lambda file: str(file.relative_to(EXAMPLES)))
-def test_an_example_is_called_as_its_file(file):
-    group, name = file.parent.name, file.stem
-    config: Any = example(f"{group}={name}")
-    assert (config.study if group == "experiment" else getattr(config, group)).name == name
+def test_every_example_is_called_as_its_file(example):
+    names = {
+        "prompt": example.prompt.name,
+        "model": example.model.name,
+        "dataset": example.dataset.name,
+        "experiment": example.study.name,
+    }
+    assert names == {file.parent.name: file.stem for file in EXAMPLES.glob("*/*.yaml")}
 
 
 @pytest.mark.engine

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from rich.console import Console
@@ -22,10 +23,10 @@ from gpuqa import frozen
 from gpuqa.config import UserError
 from gpuqa.config.app import run_command
 from gpuqa.config.commands import CompareConfig, resolve
-from gpuqa.measure.statistics import holm, paired_interval, sign_flip_p_value
+from gpuqa.measure.statistics import holm
 from gpuqa.records import Answer, Interval, Trial
-from gpuqa.selection.comparison import narrow, relative, relative_interval, speed_estimate
-from gpuqa.selection.constraints import paired, scores_of
+from gpuqa.selection.comparison import lead_texts, narrow, relative, relative_interval, speed_estimate
+from gpuqa.selection.pairing import paired, paired_test, scores_of
 from gpuqa.study.journal import Journal
 
 BETTER_OR_EQUAL, WORSE, INCONCLUSIVE = 0, 1, 2
@@ -116,12 +117,10 @@ def speed_row(a: Trial, b: Trial, config: CompareConfig) -> Row:
 
 def score_row(key: str, pairs: list[tuple[Answer, Answer]], config: CompareConfig) -> Row:
     """A score over the same questions: bootstrap interval and sign-flip test of the difference, as shares of B's mean."""
-    ours, theirs = [getattr(one, key) for one, _ in pairs], [getattr(other, key) for _, other in pairs]
-    means = sum(ours) / len(ours), sum(theirs) / len(theirs)
-    scale = means[1] or 1.0
-    found = paired_interval(ours, theirs, config.confidence)
-    interval = Interval(found.low / scale, found.high / scale)
-    return Row(key, *means, (means[0] - means[1]) / scale, interval, sign_flip_p_value(ours, theirs))
+    scores = scores_of(pairs, key)
+    ours, theirs = fmean(one for one, _ in scores), fmean(other for _, other in scores)
+    scale = theirs or 1.0
+    return Row(key, ours, theirs, (ours - theirs) / scale, *paired_test(scores, scale, config.confidence))
 
 
 def corrected(rows: list[Row]) -> list[Row]:
@@ -145,9 +144,9 @@ def show(a: Side, b: Side, rows: list[Row], console: Console) -> None:
         console.print(f"{name}: {side.told}: {side.trial.name} ({side.trial.key[:16]})", markup=False, highlight=False)
     table = Table("", "A", "B", "A against B", "interval", "p after Holm")
     for row in rows:
-        ends = f"{row.interval.low:+.1%} to {row.interval.high:+.1%}" if row.interval else "n/a (needs 2 repeats)"
-        p_value = "n/a" if row.p_value is None else f"{row.p_value:.3g}"
-        table.add_row(row.name, f"{row.ours:,.4g}", f"{row.theirs:,.4g}", f"{row.lead:+.1%}", ends, p_value)
+        lead, interval, p_value = lead_texts(row.lead, row.interval, row.p_value)
+        needs = "" if row.interval else " (needs 2 repeats)"
+        table.add_row(row.name, f"{row.ours:,.4g}", f"{row.theirs:,.4g}", lead, f"{interval}{needs}", p_value)
     console.print(table)
 
 

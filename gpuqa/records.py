@@ -147,10 +147,13 @@ class Pass:
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A confidence interval."""
+    """A confidence interval. A format is applied to both ends: `f"{interval:.1%}"` is "1.0% to 2.5%"."""
 
     low: float
     high: float
+
+    def __format__(self, form: str) -> str:
+        return f"{self.low:{form}} to {self.high:{form}}"
 
 
 @dataclass(frozen=True, slots=True)

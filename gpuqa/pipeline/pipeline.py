@@ -222,7 +222,7 @@ def collector_off() -> Iterator[None]:
 def encoder_for(tokenizer: Any, config: PipelineConfig) -> PromptEncoder:
     """The encoder that leaves `sampling.max_tokens` of the context for the answer."""
     room = config.engine.max_model_len - config.sampling.max_tokens
-    return PromptEncoder(tokenizer, config.prompt, room, config.sampling.enable_thinking)
+    return PromptEncoder(tokenizer, config.prompt, room, config.sampling.enable_thinking, config.model.name)
 
 
 def stop_token_ids(tokenizer: Any, sampling: SamplingConfig) -> list[int]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpuqa.measure.statistics import questions_needed
 from gpuqa.records import Measurement, Trial
-from gpuqa.selection.comparison import Comparison
+from gpuqa.selection.comparison import Comparison, lead_texts
 from gpuqa.selection.constraints import seen_of
 from gpuqa.selection.verdict import Standing, Verdict
 
@@ -161,9 +161,7 @@ def to_html(verdict: Verdict, title: str, note: str | None, samples: dict[str, s
 
 def percent(found: Comparison) -> list[str]:
     """One comparison as text: the lead, its interval, its p-value."""
-    if found.interval is None or found.p_value is None:
-        return [f"{found.difference:+.1%}", "n/a", "n/a"]
-    return [f"{found.difference:+.1%}", f"{found.interval.low:+.1%} to {found.interval.high:+.1%}", f"{found.p_value:.3g}"]
+    return list(lead_texts(found.difference, found.interval, found.p_value))
 
 
 def plot_points(standings: Sequence[Standing]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The passes of cells that share an engine: in which order, which are kept, and what a breakdown costs.
+"""The passes of a full grid: in which order, which are kept, and what a breakdown costs.
 
 The transformers backend runs the embedded model here, because it starts in a moment; the fixtures are test_study's.
 """
@@ -16,7 +16,7 @@ from gpuqa.engines import EngineFailed
 from gpuqa.engines.transformers_engine import TransformersEngine
 from gpuqa.measure.cell import Cell
 from gpuqa.records import Pass, Trial
-from gpuqa.study import engine_session, study
+from gpuqa.study import grid, study
 from gpuqa.study.journal import Journal
 
 pytestmark = pytest.mark.engine
@@ -65,17 +65,15 @@ def test_every_repeat_goes_round_all_cells_before_the_next_one_begins(undisturbe
 def test_the_order_is_another_one_in_every_repeat_and_the_same_in_every_run(undisturbed: Any) -> None:
     cells, _, passes, _ = undisturbed
     for repeat in range(3):
-        ordered = [cell.key for cell in engine_session.in_order(list(reversed(cells)), repeat)]
+        ordered = [cell.key for cell in grid.in_order(list(reversed(cells)), repeat)]
         assert ordered == [key for key, number in passes if number == repeat]
     many = [Cell(cells[0].config, {}, [], [], {"number": number}) for number in range(20)]
-    orders = {tuple(cell.key for cell in engine_session.in_order(many, repeat)) for repeat in range(50)}
+    orders = {tuple(cell.key for cell in grid.in_order(many, repeat)) for repeat in range(50)}
     assert len(orders) == 50
-    places = [engine_session.in_order(many, repeat).index(many[0]) for repeat in range(400)]
+    places = [grid.in_order(many, repeat).index(many[0]) for repeat in range(400)]
     assert sum(places) / len(places) == pytest.approx(9.5, abs=1.0), "nobody is favoured: sd of the mean is 0.29"
     few = many[3:9]
-    assert engine_session.in_order(few, 0) == [cell for cell in engine_session.in_order(many, 0) if cell in few], (
-        "also for those left over"
-    )
+    assert grid.in_order(few, 0) == [cell for cell in grid.in_order(many, 0) if cell in few], "also for those left over"
 
 
 def test_a_study_that_was_stopped_measures_only_the_passes_that_are_missing(
@@ -125,15 +123,17 @@ def test_all_cells_are_warm_before_the_first_pass_and_on_a_new_engine_again(tmp_
             raise EngineFailed("the engine process died")
         return await real(self, prompts, sampling, stop, finished)
 
-    monkeypatch.setattr(TransformersEngine, "generate", generate)  # one warm-up question, two measured ones
+    monkeypatch.setattr(TransformersEngine, "generate", generate)  # two questions are measured; warm-ups have one, and many
     rows = [{"sampling__max_tokens": tokens, "workload__repeats": 3} for tokens in (4, 5, 6)]
     outcome, _ = run(prepared(*rows), tmp_path)
     assert [bool(trial.error) for trial in outcome.trials] == [False, True, False]
-    assert calls[:3] == [(4, 1), (5, 1), (6, 1)]
-    assert sorted(calls[3:6]) == [(4, 2), (5, 2), (6, 2)]
-    restart = calls.index((4, 1), 3)
-    assert calls[restart : restart + 2] == [(4, 1), (6, 1)]
-    measured = calls[3:restart] + calls[restart + 2 :]
+    width = calls[1][1]
+    assert width > 2
+    assert calls[:6] == [(tokens, size) for tokens in (4, 5, 6) for size in (1, width)]
+    assert sorted(calls[6:9]) == [(4, 2), (5, 2), (6, 2)]
+    restart = calls.index((4, 1), 6)
+    assert calls[restart : restart + 4] == [(4, 1), (4, width), (6, 1), (6, width)]
+    measured = calls[6:restart] + calls[restart + 4 :]
     assert [measured.count((tokens, 2)) for tokens in (4, 5, 6)] == [3, 2, 3], "no pass twice"
     assert outcome.engine_starts == 2
     kept = Journal(tmp_path).read_passes(outcome.trials[1].key)
@@ -155,11 +155,11 @@ def test_cells_that_worked_are_measured_though_three_others_broke_the_engine_whi
 
 
 def test_three_cells_that_break_in_a_row_while_measuring_end_their_group(tmp_path: Path, monkeypatch: Any) -> None:
-    """A fake: the real engine, but it answers warm-ups only (one question; two are measured)."""
+    """A fake: the real engine, but it answers warm-ups only (one question, then many; two are measured)."""
     real = TransformersEngine.generate
 
     async def generate(self: TransformersEngine, prompts: Any, sampling: Any, stop: Any, finished: Any) -> Any:
-        return die(0) if len(prompts) > 1 else await real(self, prompts, sampling, stop, finished)
+        return die(0) if len(prompts) == 2 else await real(self, prompts, sampling, stop, finished)
 
     monkeypatch.setattr(TransformersEngine, "generate", generate)
     outcome, _ = run(prepared(*({"sampling__max_tokens": 4 + number} for number in range(5))), tmp_path)
@@ -177,7 +177,7 @@ class Keeps(Recorder):
 
 
 def test_a_warm_pass_finds_the_cache_filled_also_on_a_new_engine(tmp_path: Path) -> None:
-    rows = [{"engine": "vllm_cpu", "prompt": name, "workload__warm_repeats": 1} for name in ("structured", "few_shot")]
+    rows = [{"engine": "vllm_cpu", "prompt": name, "workload__prefix_cached_repeats": 1} for name in ("structured", "few_shot")]
     cells, journals = prepared(*rows), [Journal(tmp_path / name) for name in ("whole", "cut")]
     whole, cut = (Keeps(journal) for journal in journals)
     undisturbed = asyncio.run(study.run(cells, journals[0], whole))

@@ -1,4 +1,4 @@
-"""Who is dropped from a race and why, what is asked next, and how often a race ends as the full grid does.
+"""Which cells are dropped from a race and why, what is measured next, and how often a race ends as the full grid does.
 
 The replays run the same `Race` that a study runs, on studies recorded on the CPU engine (tests/traces, made by
 experiments/racing/record.py) and on generated ones; run this file with `-s` to see the rates that the README states.
@@ -106,7 +106,7 @@ def test_a_batch_has_one_slice_and_a_small_dataset_none(count, issue, sizes):
     assert [len(one) for one in slices_of(questions(count), study(), issue)] == sizes
 
 
-def test_an_engine_is_asked_the_slice_then_its_best_in_full_then_the_others_then_the_repeats():
+def test_an_engine_measures_the_slice_then_its_best_cell_in_full_then_the_others_then_the_repeats():
     race = race_of("a", "b", "c", "d:fp8", "e:fp8")
     assert race.next_round("none") == [WantedPass(f"{name}-none", slice=0) for name in "abc"]
     for name, speed in zip("abc", (1000, 1300, 1200), strict=True):
@@ -128,7 +128,7 @@ def test_an_engine_is_asked_the_slice_then_its_best_in_full_then_the_others_then
     assert race.dropped == {}
 
 
-def test_one_pass_that_stalled_drops_nobody_by_a_slice():
+def test_one_pass_that_stalled_drops_no_cell_by_a_slice():
     race = race_of("stalled", "b", "c", "d")
     race.confidence = study().racing_confidence
     for name, speed in (("stalled", 5000), ("b", 4800), ("c", 2000), ("d", 1900)):
@@ -141,7 +141,7 @@ def test_one_pass_that_stalled_drops_nobody_by_a_slice():
     assert "d-none" not in race.dropped
 
 
-def test_a_cell_that_was_measured_before_is_asked_nothing():
+def test_a_cell_that_was_measured_before_gets_no_more_passes():
     race = race_of("a", "b")
     finish(race, "a-none", [1000, 1000, 1000])
     assert race.next_round("none") == [WantedPass("b-none", slice=0)]
@@ -235,7 +235,7 @@ def test_dominated_is_behind_in_what_the_rule_ranks_by(rule, score):
         assert race.dropped == {}
 
 
-def test_a_slice_is_not_compared_with_another_engines_speed_before_that_engine_has_measured_somebody_in_full():
+def test_a_slice_is_not_compared_with_another_engines_speed_before_that_engine_has_measured_a_cell_in_full():
     race = race_of("a", "a:fp8", "b:fp8")
     see(race, "a-none", 2000)
     finish(race, "a-none", [4000, 4000, 4000])
@@ -248,7 +248,7 @@ def test_a_slice_is_not_compared_with_another_engines_speed_before_that_engine_h
     assert race.dropped == {"a-none": race.dropped["a-none"]} if race.dropped else True
 
 
-def test_a_fast_cell_that_something_speaks_against_drops_nobody():
+def test_a_fast_cell_with_a_violation_drops_no_other():
     race = race_of("good", "nonsense")
     for key, speed in (("good-none", 1000), ("nonsense-none", 5000)):
         see(race, key, speed, score=0.5 if key == "good-none" else 0.33, judge=0.5)
@@ -258,7 +258,7 @@ def test_a_fast_cell_that_something_speaks_against_drops_nobody():
     assert "below the floor" in race.dropped["nonsense-none"]
 
 
-def test_a_quantized_cell_leads_only_once_its_baseline_was_asked_everything():
+def test_a_quantized_cell_leads_only_once_its_baseline_was_measured_in_full():
     race = race_of("a", "b", "a:fp8")
     for key, speed in (("a-none", 1000), ("b-none", 1000), ("a-fp8", 4000)):
         see(race, key, speed)
@@ -270,7 +270,7 @@ def test_a_quantized_cell_leads_only_once_its_baseline_was_asked_everything():
     assert "slower than prompt=a quantization=fp8" in race.dropped["b-none"]
 
 
-def test_a_dropped_baseline_of_a_cell_that_stays_is_asked_everything_once_and_guards_it():
+def test_a_dropped_baseline_of_a_cell_that_stays_is_measured_in_full_once_and_constrains_it():
     race = race_of("fast", "slow", "slow:fp8")
     for key, speed in (("fast-none", 2000), ("slow-none", 400)):
         see(race, key, speed)

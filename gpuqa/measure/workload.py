@@ -76,20 +76,20 @@ async def issue_open(questions: Sequence[Question], answer: Answer, config: Work
     """One call a question at its scheduled time, whatever became of the others.
 
     Everything counts from the scheduled time, also where the call itself came late: a server that stalls would
-    otherwise be spared the waiting of those who came meanwhile (coordinated omission; Gil Tene, "How NOT to Measure
+    otherwise be spared the waiting of the questions that came meanwhile (coordinated omission; Gil Tene, "How NOT to Measure
     Latency", and his wrk2).
     """
     schedule = arrivals_s(len(questions), config)
     began = time.perf_counter()
 
-    async def visitor(question: Question, due: float) -> Timed:
+    async def arrival(question: Question, due: float) -> Timed:
         await asyncio.sleep(due - time.perf_counter())
         called = time.perf_counter()
         timed = await ask(question, answer)
         return Timed(later(timed.completion, called - due), due, timed.until)
 
-    visitors = [visitor(question, began + due) for question, due in zip(questions, schedule, strict=True)]
-    outcome = answered(await together(visitors))
+    arrivals = [arrival(question, began + due) for question, due in zip(questions, schedule, strict=True)]
+    outcome = answered(await together(arrivals))
     return replace(outcome, saturated=is_saturated(outcome.latencies_s, schedule))
 
 

@@ -47,6 +47,8 @@ def sweep(composed: Any) -> int:
     announce(cells, console)
     journal, began = Journal(where.folder), time.perf_counter()
     with journal.locked():
+        for problem in journal.problems():
+            console.print(problem, style="yellow", markup=False, highlight=False)
         journal.write_study([(cell.key, cell.axes) for cell in cells], where.finalists)
         try:
             with Watch(console, cells) as watch:

@@ -6,14 +6,12 @@ cell that asks for it then measures what a cell that does not ask for it measure
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from gpuqa.config.pipeline import Attention, Backend, PipelineConfig, Scheduler
-from gpuqa.engines.vllm.overrides import attention_args, scheduler_args
+from gpuqa.engines.vllm.overrides import choose_attention, choose_scheduler
 from gpuqa.measure.cell import Cell
 from gpuqa.records import Trial
 
@@ -22,26 +20,8 @@ def switched_off(config: PipelineConfig) -> dict[str, str]:
     """The overrides that a pipeline asks for and would not get on this machine: "engine.attention=shared_prefix" -> why."""
     if config.engine.backend is not Backend.vllm:
         return {}
-    with warnings_of("gpuqa.engines") as warnings:
-        scheduler_args(config.engine)
-        attention_args(config.engine, config.engine_args())
-    return dict(warning.split(" is off: ", 1) for warning in warnings if " is off: " in warning)
-
-
-@contextmanager
-def warnings_of(name: str) -> Iterator[list[str]]:
-    """Take a logger's warnings instead of letting it print them, as long as the block lasts."""
-    logger, warnings = logging.getLogger(name), list[str]()
-
-    def take(record: logging.LogRecord) -> bool:
-        warnings.append(record.getMessage())
-        return False
-
-    logger.addFilter(take)
-    try:
-        yield warnings
-    finally:
-        logger.removeFilter(take)
+    choices = [choose_scheduler(config.engine), choose_attention(config.engine, config.engine_args())]
+    return {f"engine.{choice.part}={choice.asked}": choice.reason for choice in choices if choice.reason is not None}
 
 
 def effective(config: PipelineConfig, off: Iterable[str]) -> PipelineConfig:

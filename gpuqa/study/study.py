@@ -16,7 +16,7 @@ from gpuqa.config import UserError
 from gpuqa.config.commands import CellConfig
 from gpuqa.config.paths import find
 from gpuqa.config.pipeline import PromptConfig
-from gpuqa.engines import backend_class
+from gpuqa.engines import BACKENDS
 from gpuqa.measure import fingerprint
 from gpuqa.measure.cell import Cell
 from gpuqa.measure.trial import FinishedTrial
@@ -71,7 +71,7 @@ def prepare(configs: Sequence[tuple[CellConfig, dict[str, str]]]) -> list[Cell]:
             folder = find(config.model.path, "model.path")
             models[config.model.path] = (load_tokenizer(config.model), fingerprint.sha256_of_model(folder))
         tokenizer, digests = models[config.model.path]
-        backend_class(config.engine.backend).check_args(config.engine_args())
+        BACKENDS[config.engine.backend].load().check_args(config.engine_args())
         stop_token_ids(tokenizer, config.sampling)
         questions = dataset.load(config.dataset)
         warmup = warmup_questions(config.model, never={question.text for question in questions})

@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -399,6 +400,26 @@ def test_the_command_refuses_a_bad_last_cell_before_it_measures_the_first(tmp_pa
     assert done.stderr.startswith("error: prompt=structured takes ")
     assert "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_prompts_that_reach_the_model_as_the_same_tokens_are_refused_with_both_names() -> None:
+    twin = {"prompt": "bare", "prompt__name": "twin"}
+    with pytest.raises(
+        UserError, match="prompt: 'bare' and 'twin' come out of the chat template of model=embedded as the same"
+    ):
+        prepared(BARE, twin)
+    treated = prepared(BARE, {**twin, "prompt__postprocess__one_line": not config(**BARE).prompt.postprocess.one_line})
+    assert len(treated) == 2, "what is made of the answers tells them apart"
+
+
+def test_a_cell_is_known_by_its_prompts_tokens_and_its_models_revision() -> None:
+    bare, keywords, released = prepared(BARE, KEYWORDS, {**NARROW, "model__download__repository": "some/model"})
+    tokens = [one.fingerprint["digests"]["prompt_tokens"] for one in (bare, keywords, released)]  # type: ignore[index]
+    assert tokens[0] == tokens[2] != tokens[1]
+    assert [one.fingerprint["revision"] for one in (bare, keywords, released)] == [None, None, "main"]
+    others = [replace(bare, fingerprint={**bare.fingerprint, "revision": "v2"})]
+    others.append(replace(bare, fingerprint={**bare.fingerprint, "digests": {"prompt_tokens": "other"}}))
+    assert len({one.key for one in (bare, *others)}) == 3
 
 
 # Warm-up

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from rich.console import Console
@@ -22,10 +23,10 @@ from gpuqa import frozen
 from gpuqa.config import UserError
 from gpuqa.config.app import run_command
 from gpuqa.config.commands import CompareConfig, resolve
-from gpuqa.measure.statistics import holm, paired_interval, sign_flip_p_value
+from gpuqa.measure.statistics import holm
 from gpuqa.records import Answer, Interval, Trial
-from gpuqa.selection.comparison import narrow, relative, relative_interval, speed_estimate
-from gpuqa.selection.constraints import paired, scores_of
+from gpuqa.selection.comparison import lead_texts, narrow, relative, relative_interval, speed_estimate
+from gpuqa.selection.pairing import paired, paired_test, scores_of
 from gpuqa.study.journal import Journal
 
 BETTER_OR_EQUAL, WORSE, INCONCLUSIVE = 0, 1, 2
@@ -120,12 +121,10 @@ def speed_row(a: Trial, b: Trial, config: CompareConfig) -> Row:
 
 def score_row(key: str, pairs: list[tuple[Answer, Answer]], config: CompareConfig) -> Row:
     """A score over the same questions: bootstrap interval and sign-flip test of the difference, as shares of B's mean."""
-    scores_a, scores_b = [getattr(answer, key) for answer, _ in pairs], [getattr(answer, key) for _, answer in pairs]
-    means = sum(scores_a) / len(scores_a), sum(scores_b) / len(scores_b)
-    scale = means[1] or 1.0
-    difference = paired_interval(scores_a, scores_b, config.confidence)
-    interval = Interval(difference.low / scale, difference.high / scale)
-    return Row(key, *means, (means[0] - means[1]) / scale, interval, sign_flip_p_value(scores_a, scores_b))
+    scores = scores_of(pairs, key)
+    mean_a, mean_b = fmean(score for score, _ in scores), fmean(score for _, score in scores)
+    scale = mean_b or 1.0
+    return Row(key, mean_a, mean_b, (mean_a - mean_b) / scale, *paired_test(scores, scale, config.confidence))
 
 
 def corrected(rows: list[Row]) -> list[Row]:
@@ -151,9 +150,9 @@ def show(a: Side, b: Side, rows: list[Row], console: Console) -> None:
             console.print(f"   {problem}", style="yellow", markup=False, highlight=False)
     table = Table("", "A", "B", "A against B", "interval", "p after Holm")
     for row in rows:
-        ends = f"{row.interval.low:+.1%} to {row.interval.high:+.1%}" if row.interval else "n/a (needs 2 repeats)"
-        p_value = "n/a" if row.p_value is None else f"{row.p_value:.3g}"
-        table.add_row(row.name, f"{row.a:,.4g}", f"{row.b:,.4g}", f"{row.lead:+.1%}", ends, p_value)
+        lead, interval, p_value = lead_texts(row.lead, row.interval, row.p_value)
+        needs = "" if row.interval else " (needs 2 repeats)"
+        table.add_row(row.name, f"{row.a:,.4g}", f"{row.b:,.4g}", lead, f"{interval}{needs}", p_value)
     console.print(table)
 
 

@@ -20,8 +20,8 @@ from gpuqa.config.measurement import SelectionConfig
 from gpuqa.config.pipeline import PipelineConfig
 from gpuqa.machine.files import make_folder, write_atomically
 from gpuqa.measure import fingerprint
-from gpuqa.measure.statistics import bootstrap_interval, speed_interval
-from gpuqa.records import Answer, Measurement, Trial
+from gpuqa.measure.metrics import intervals_of
+from gpuqa.records import Answer, Trial
 
 FORMAT = 2  # of frozen files, and of the lines and study.yaml of a journal: they change together
 MAPPINGS = ("axes", "pipeline", "digests", "versions", "measurement")
@@ -40,7 +40,8 @@ def freeze(trial: Trial, answers: Sequence[Answer], rule: SelectionConfig, reaso
     """
     pipeline = from_plain(trial.pipeline, PipelineConfig, "trial")
     assert trial.measurement is not None
-    known = trial.fingerprint
+    known, intervals = trial.fingerprint, intervals_of(trial.measurement, answers)
+    promised = {f"{name}_interval": asdict(interval) if interval else None for name, interval in intervals.items()}
     content = plain(
         {
             "format": FORMAT,
@@ -60,7 +61,7 @@ def freeze(trial: Trial, answers: Sequence[Answer], rule: SelectionConfig, reaso
             "git_commit": fingerprint.git_commit(),
             "frozen_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "selection": asdict(rule),
-            "measurement": {**asdict(trial.measurement), **intervals_of(trial.measurement, answers)},
+            "measurement": {**asdict(trial.measurement), **promised},
             "trial": trial.key,
         }
     )
@@ -71,20 +72,6 @@ def freeze(trial: Trial, answers: Sequence[Answer], rule: SelectionConfig, reaso
     make_folder(path.parent)
     write_atomically(path, text)
     return dict(content)
-
-
-def intervals_of(measurement: Measurement, answers: Sequence[Answer]) -> dict[str, dict[str, float] | None]:
-    """The 95 % intervals that the frozen file promises: of the speed over the repeats, of the scores over the questions.
-
-    None where a sample is too small, or nothing was scored.
-    """
-    scores = {
-        "rouge_l_f1_judge": [answer.rouge_l_f1_judge for answer in answers if answer.rouge_l_f1_judge is not None],
-        "rouge_l_f1": [answer.rouge_l_f1 for answer in answers if answer.rouge_l_f1 is not None],
-    }
-    intervals = {key: bootstrap_interval(values) if values else None for key, values in scores.items()}
-    intervals["chars_per_s"] = speed_interval(measurement.chars_per_s_repeats)
-    return {f"{key}_interval": asdict(interval) if interval else None for key, interval in intervals.items()}
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -120,13 +120,13 @@ class Race:
         leaders = self.now().leaders() if bound_of(self.rule).is_speed_alone else []
         for leader in leaders:
             tokens, chars = self.lengths()
-            reached = math.exp(fmean(leader.logs))
-            for one in [one for one in self.running() if one.engine == engine and not one.known]:
-                most = bound(one.key, tokens)
-                if most is not None and most * chars * math.sqrt(self.rule.max_interval_ratio) < reached:
-                    told = f"{most * chars:,.0f} chars/s ({most:,.0f} tokens of at most {chars:.2f} characters)"
-                    reaches = f"reaches the {reached:,.0f} of {leader.trial.name}"
-                    self.dropped[one.key] = f"not even the bound of its card, {told}, {reaches}"
+            speed = math.exp(fmean(leader.logs))
+            for runner in [one for one in self.running() if one.engine == engine and not one.known]:
+                limit = bound(runner.key, tokens)
+                if limit is not None and limit * chars * math.sqrt(self.rule.max_interval_ratio) < speed:
+                    text = f"{limit * chars:,.0f} chars/s ({limit:,.0f} tokens of at most {chars:.2f} characters)"
+                    reason = f"not even the bound of its card, {text}, reaches the {speed:,.0f} of {leader.trial.name}"
+                    self.dropped[runner.key] = reason
 
     def lengths(self) -> tuple[float, float]:
         """The fewest tokens that any cell's answers had, and the most characters that a token was; means over answers."""

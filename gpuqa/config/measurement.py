@@ -47,7 +47,6 @@ class WorkloadConfig:
     issue: Issue = MISSING
     repeats: int = 3  # each from an empty prefix cache
     prefix_cached_repeats: int = 0  # and so many that find it filled by the same questions
-    warmup_questions: int = 16
     answer_timeout_s: float = 600.0  # for one repeat; issue=open counts it from the last scheduled arrival
     concurrency: int | None = None  # issue=closed: clients at once
     rate_per_s: float | None = None  # issue=open: mean arrivals a second
@@ -61,7 +60,6 @@ class WorkloadConfig:
             self.prefix_cached_repeats,
             "an integer of at least 0",
         )
-        check(self.warmup_questions >= 1, "workload.warmup_questions", self.warmup_questions, "an integer of at least 1")
         check(0 < self.answer_timeout_s < math.inf, "workload.answer_timeout_s", self.answer_timeout_s, "a number above 0")
         for key, owner in ISSUE_SETTINGS.items():
             fits = (getattr(self, key) is not None) == (self.issue is owner)

@@ -39,7 +39,7 @@ def conclude(trials: Sequence[Trial], study: StudyConfig, rule: SelectionConfig,
     if verdict.winner is None:
         target.unlink(missing_ok=True)  # an older winner must not be served as if it were this study's
         return NO_WINNER
-    content = frozen.freeze(verdict.winner, rule, verdict.reason, target)
+    content = frozen.freeze(verdict.winner, answers.get(verdict.winner.key, []), rule, verdict.reason, target)
     console.print(
         f"Frozen: {target} (digest {content['digest'][:16]})\nServe it: python -m gpuqa.serve frozen={target}", highlight=False
     )

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import functools
+import io
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gpuqa.machine.files import make_folder, write_atomically
 from gpuqa.measure.metrics import METRICS, Column, intervals_of, shown
 from gpuqa.records import Answer, Measurement, Trial
 from gpuqa.roofline.roofline import fraction
@@ -70,10 +72,11 @@ def overrides_off(verdict: Verdict) -> list[str]:
 def to_csv(rows: Sequence[dict[str, Any]], file: Path) -> None:
     """Rows as CSV, a column for every key that any of them has; nothing where a row has no value."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
-    with file.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.DictWriter(stream, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(file, text.getvalue())
 
 
 def lead_columns(comparison: Comparison) -> dict[str, float | None]:
@@ -96,9 +99,9 @@ def text_of(value: float | str) -> str:
 
 def write(verdict: Verdict, title: str, answers: Answers, folder: Path) -> None:
     """leaderboard.csv and report.html in the study's folder. `answers`: of each trial by key, where they are at hand."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     to_csv(leaderboard(verdict, answers), folder / "leaderboard.csv")
-    (folder / "report.html").write_text(to_html(verdict, title, answers), encoding="utf-8")
+    write_atomically(folder / "report.html", to_html(verdict, title, answers))
 
 
 def to_table(verdict: Verdict, title: str) -> Table:

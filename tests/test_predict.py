@@ -89,6 +89,10 @@ def test_a_setting_that_memory_cannot_hold_is_said_to_not_fit(command: Any, here
             ["gpu=rtx5090", "+engine.args.tensor_parallel_size=2"],
             "got {'tensor_parallel_size': 2}, allowed is one card",
         ),
+        (
+            ["gpu=rtx5090", "+quantization.args.quantization=w4a8"],
+            "engine.args.quantization: no bound: the format 'w4a8' is not in the table",
+        ),
     ],
 )
 def test_what_has_no_bound_is_refused_with_what_is_allowed(overrides: list[str], told: str, command: Any, here: Path) -> None:

@@ -16,6 +16,8 @@ from typing import Any
 import pytest
 import yaml
 
+pytestmark = pytest.mark.slow
+
 QUESTIONS = (  # question, reference, the answer of the scripted service, both scores worked out by hand
     # judge: 3 common words of 4 and 3, so P = 1, R = 3/4, F1 = 6/7; the line break separates words as a space does
     ("q1", "cudaMalloc allocates device memory", "cudaMalloc\nallocates memory", 6 / 7, 6 / 7),

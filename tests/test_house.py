@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
+import gpuqa
 from gpuqa.config.paths import PACKAGE
 
 ORDER = [  # a folder (or module) of gpuqa imports only those before it in this list; commands and `embedded` import all
@@ -123,3 +126,12 @@ def test_a_command_shows_how_it_is_called(command):
 @pytest.mark.parametrize("name", MODULES)
 def test_every_module_has_a_name_that_says_what_it_is_about(name):
     assert not NAMELESS & set(name.replace("_", ".").split("."))
+
+
+def test_the_package_hands_out_its_api_when_it_is_asked_and_imports_nothing_before():
+    asked = "import sys, gpuqa; before = len([name for name in sys.modules if name.startswith('gpuqa.')])"
+    asked += "; print(before, *(getattr(gpuqa, name).__name__ for name in gpuqa.__all__))"
+    done = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True, cwd=PACKAGE.parent)
+    assert done.stdout == "0 Journal Pipeline Trial compose_cell\n"
+    with pytest.raises(AttributeError, match="no attribute 'Pipelin'; it has compose_cell, Pipeline"):
+        getattr(gpuqa, "Pipelin")  # noqa: B009

@@ -28,7 +28,7 @@ from gpuqa.pipeline.dataset import read_questions
 from gpuqa.pipeline.pipeline import BUILTIN_WARMUP
 from gpuqa.records import Generation, Pass, Trial
 from gpuqa.study import study
-from gpuqa.study.engine_session import in_order
+from gpuqa.study.grid import in_order
 from gpuqa.study.journal import Journal
 
 pytestmark = pytest.mark.engine
@@ -48,7 +48,6 @@ CHOSEN = {
 QUICK = {
     "dataset.limit": 2,
     "workload.repeats": 1,
-    "workload.warmup_questions": 1,
     "sampling.max_tokens": 8,
     "engine.args.dtype": "float32",
     "study": {"name": "mine"},
@@ -295,12 +294,17 @@ def test_a_cell_that_takes_too_long_gets_its_error_and_the_others_a_new_engine(t
     }
 
 
-def break_down(monkeypatch: pytest.MonkeyPatch, max_tokens: int, instead: Callable[[int], list[Generation]]) -> None:
-    """A fake: the real engine, but it breaks on the cell with these `max_tokens`, since a real one does so too rarely."""
+def break_down(
+    monkeypatch: pytest.MonkeyPatch, max_tokens: int, instead: Callable[[int], list[Generation]], questions: int | None = None
+) -> None:
+    """A fake: the real engine, but it breaks on the cell with these `max_tokens`, since a real one does so too rarely.
+
+    With `questions` it breaks on batches of so many only: two are measured, a warm-up has one and then many.
+    """
     real = TransformersEngine.generate
 
     async def generate(self: TransformersEngine, prompts: Any, sampling: Any, stop: Any, finished: Any) -> list[Generation]:
-        if sampling.max_tokens != max_tokens:
+        if sampling.max_tokens != max_tokens or questions not in (None, len(prompts)):
             return await real(self, prompts, sampling, stop, finished)
         finished.update(enumerate(instead(len(prompts))))
         return list(finished.values())
@@ -312,18 +316,26 @@ def die(_: int) -> list[Generation]:
     raise EngineFailed("the engine process died")
 
 
+def refuse(count: int) -> list[Generation]:
+    return [Generation(error="E: refused")] * count
+
+
 @pytest.mark.parametrize(
-    ("instead", "told"),
+    ("instead", "questions", "told"),
     [
-        (die, "the engine process died"),
-        (lambda count: [Generation(error="E: refused")] * count, "every question failed, the first with E: refused"),
+        (die, None, "the engine process died"),
+        (die, 2, "the engine process died"),
+        (refuse, None, "every warm-up question failed, the first with E: refused"),
+        (refuse, 2, "every question failed, the first with E: refused"),
     ],
-    ids=["dies", "refuses everything"],
+    ids=["dies in the warm-up", "dies in a pass", "refuses the warm-up", "refuses a pass"],
 )
-def test_a_cell_that_breaks_in_the_middle_is_a_failed_trial_and_is_tried_again_next_time(tmp_path, engines, instead, told):
+def test_a_cell_that_breaks_in_the_middle_is_a_failed_trial_and_is_tried_again_next_time(
+    tmp_path, engines, instead, questions, told
+):
     rows = ({"sampling__max_tokens": 4}, {"sampling__max_tokens": 5}, {"sampling__max_tokens": 6})
     with pytest.MonkeyPatch.context() as patch:
-        break_down(patch, 5, instead)
+        break_down(patch, 5, instead, questions)
         outcome, _ = run(prepared(*rows), tmp_path)
     assert [trial.error for trial in outcome.trials] == [None, explained(told), None]
     assert [trial.measurement is None for trial in outcome.trials] == [False, True, False]

@@ -13,7 +13,7 @@ from typing import Any, Self, TypeVar
 from gpuqa.config import UserError
 from gpuqa.config.paths import find
 from gpuqa.config.pipeline import ModelConfig, PipelineConfig, SamplingConfig
-from gpuqa.engines import Engine, EngineFailed, backend_class
+from gpuqa.engines import BACKENDS, Engine, EngineFailed
 from gpuqa.pipeline.dataset import read_questions
 from gpuqa.pipeline.postprocess import Postprocessor, postprocess
 from gpuqa.pipeline.prompts import PromptEncoder, TextStream, decode_all, load_tokenizer
@@ -199,8 +199,7 @@ async def warm_up(pipeline: Pipeline, questions: Sequence[str], batch: int | Non
 
 def engine_width(config: PipelineConfig) -> int | None:
     """How many questions the engine answers at once, as its arguments say; None where they leave it to the backend."""
-    args = config.engine_args()
-    width = args.get("max_num_seqs") or args.get("batch_size")
+    width = config.engine_args().get(BACKENDS[config.engine.backend].width_argument)
     return None if width is None else int(width)
 
 
@@ -219,7 +218,7 @@ def checked_tokenizer(config: PipelineConfig) -> Any:
 async def start_engine(config: PipelineConfig) -> Engine:
     """The engine of a pipeline; pipelines with equal engine keys may share it."""
     args = config.engine_args()
-    backend = backend_class(config.engine.backend)
+    backend = BACKENDS[config.engine.backend].load()
     with collector_off():
         await asyncio.to_thread(backend.check_args, args)  # its first call imports the backend: seconds
         return await backend.start(find(config.model.path, "model.path"), config.model.trust_remote_code, config.engine, args)

@@ -1,8 +1,8 @@
 """Question -> chat messages -> token ids.
 
-The chat template is rendered once for a prompt variant (`gpuqa.pipeline.chat_template`); a request only tokenises the user's
-text. That text is encoded with special tokens split into plain characters, so `<|im_start|>` inside a question is text and
-never a control token.
+The chat template is rendered once for a prompt variant (`gpuqa.pipeline.chat_template`); a request only tokenises the
+user's text. That text is encoded with special tokens split into plain characters, so `<|im_start|>` inside a question is
+text and never a control token.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from gpuqa.config import UserError
+from gpuqa.config.model_files import VOCABULARY_FILES
 from gpuqa.config.paths import find
 from gpuqa.config.pipeline import PLACEHOLDER, ModelConfig, PromptConfig
 from gpuqa.pipeline.chat_template import ChatTemplate
 from gpuqa.records import EncodedPrompt
 
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 GAP = "…"  # stands where the middle of an over-long question was
 CACHED_WORDS = 256
 CHARS_PER_TOKEN = 8  # more than text has on average: English has 4 to 5, source code with its indentation 3 to 4
@@ -35,8 +35,8 @@ def load_tokenizer(model: ModelConfig) -> Any:
 
     folder = find(model.path, "model.path")
     try:
-        if not any((folder / name).is_file() for name in TOKENIZER_FILES):  # transformers would make an empty one up
-            raise ValueError(f"none of {', '.join(TOKENIZER_FILES)}")
+        if not any((folder / name).is_file() for name in VOCABULARY_FILES):  # transformers would make an empty one up
+            raise ValueError(f"none of {', '.join(VOCABULARY_FILES)}")
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=model.trust_remote_code, local_files_only=True)
     except (OSError, ValueError) as error:
         present = ", ".join(sorted(path.name for path in folder.glob("*"))[:12]) or "nothing"

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from gpuqa.config.measurement import SelectionConfig
 from gpuqa.measure import fingerprint
 from gpuqa.records import Trial
-from gpuqa.selection.constraints import Answers
+from gpuqa.selection.pairing import Answers
 from gpuqa.selection.verdict import Verdict, decide
 from gpuqa.study.journal import Journal
 

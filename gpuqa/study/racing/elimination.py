@@ -1,30 +1,27 @@
 """Why a cell cannot win any more, by what a race knows of all cells at one moment.
 
-A cell is out when its score misses a floor or a guard even at the upper bound, or when a leader dominates it. A leader was
-asked everything, nothing speaks against it, and its guards could be asked, so a fast but broken cell puts nobody out. What
-dominated means follows from what the rule ranks by:
-
-    fastest        slower, however good: above the floors only speed ranks
-    best_quality   worse, however fast
-    weighted       behind in the weighted logs
-    knee           slower and worse: such a cell is not on the Pareto front, whose corner the knee is
-
-each time by more than a tie allows: its interval is at most `selection.max_interval_ratio` wide and holds zero, so its
-middle is at most the root of that away. Latency limits put nobody out before the verdict: a slice's are not the whole's.
+A cell is out when its score misses a floor or a ratio even at the upper bound, or when a leader dominates it. A leader was
+asked everything, has no violation, and its baseline was measured, so a fast but broken cell puts no other out. In what a
+dominated cell is behind follows from the rule (`gpuqa.selection.ranking.RANKINGS`), each time by more than a tie allows: a
+tie's interval is at most `selection.max_interval_ratio` wide and holds zero, so its middle is at most the root of that away.
+Latency limits put no cell out before the verdict: a slice's are not the whole's.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
+from typing import assert_never
 
-from gpuqa.config.measurement import Rule, SelectionConfig
+from gpuqa.config.measurement import SelectionConfig
 from gpuqa.measure.statistics import Estimate
 from gpuqa.records import Trial
 from gpuqa.selection.comparison import quality
-from gpuqa.selection.constraints import Answers, unquantized, violations
-from gpuqa.selection.verdict import rank
+from gpuqa.selection.constraints import unquantized, violations
+from gpuqa.selection.pairing import Answers
+from gpuqa.selection.ranking import RANKINGS, Lag, RaceBound, rank
 from gpuqa.study.racing.evidence import (
     Runner,
     at_least,
@@ -38,7 +35,12 @@ from gpuqa.study.racing.evidence import (
     speed_of,
 )
 
-NAMES = {Rule.fastest: "slower", Rule.best_quality: "worse", Rule.weighted: "behind by weight", Rule.knee: "slower and worse"}
+
+def bound_of(rule: SelectionConfig) -> RaceBound:
+    """When a race may drop a cell under this rule; `gpuqa.study.racing.race_plan.race_of` refuses rules without one."""
+    bound = RANKINGS[rule.rule].race
+    assert bound is not None, "race_of refuses a rule that no race can be run by"
+    return bound
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,29 +50,29 @@ class Field:
     runners: Mapping[str, Runner]
     rule: SelectionConfig
     risk: float
-    out: Collection[str] = ()  # cells that are out already: they lead nobody
+    out: Collection[str] = ()  # cells that are out already and drop no other
 
     @property
     def trials(self) -> list[Trial]:
-        """Those that were asked everything."""
+        """The trials that were asked everything."""
         return [one.trial for one in self.runners.values() if one.trial.measurement]
 
     @property
     def answers(self) -> Answers:
-        """Theirs."""
+        """The answers of those."""
         return {one.key: one.answers for one in self.runners.values() if one.trial.measurement}
 
     def leaders(self) -> list[Runner]:
-        """Who may put others out: the first by the rule; of a knee every one, since each may be faster and better."""
+        """The sound cells that may drop others: the first by the rule, or all where the rule says so."""
         ranked = (self.runners[trial.key] for trial in rank(self.trials, self.rule))
         sound = (one for one in ranked if one.key not in self.out and self.is_sound(one))
-        return list(sound) if self.rule.rule is Rule.knee else [one for one, _ in zip(sound, range(1), strict=False)]
+        return list(sound) if bound_of(self.rule).leader_is_any else list(itertools.islice(sound, 1))
 
     def is_sound(self, runner: Runner) -> bool:
-        """Whether nothing speaks against a cell that was asked everything, as far as it can be told."""
+        """Whether a cell that was asked everything has no violation, and its baseline is known, so that none can come yet."""
         baseline = self.baseline(runner)
-        guarded = baseline is None or baseline.trial.measurement is not None or baseline.trial.error is not None
-        return guarded and not violations(runner.trial, self.trials, self.rule, self.answers)
+        known = baseline is None or baseline.trial.measurement is not None or baseline.trial.error is not None
+        return known and not violations(runner.trial, self.trials, self.rule, self.answers)
 
     def baseline(self, runner: Runner) -> Runner | None:
         """The cell that differs in quantization only, measured or not."""
@@ -81,21 +83,22 @@ class Field:
         """Why a cell cannot win; None while it can, or while nothing is known of it."""
         if not runner.known:
             return None
-        missed = self.objected(runner) if runner.repeats else self.missed(runner)
-        return missed or next((told for one in leaders if one is not runner and (told := self.dominated(runner, one))), None)
+        missed = self.lasting_violations(runner) if runner.repeats else self.missed(runner)
+        reasons = (self.dominated(runner, leader) for leader in leaders if leader is not runner)
+        return missed or next(filter(None, reasons), None)
 
-    def objected(self, runner: Runner) -> str | None:
-        """What speaks for good against a cell that was asked everything once: its answers will not change."""
+    def lasting_violations(self, runner: Runner) -> str | None:
+        """The violations of a cell that was asked everything once and that will last, since its answers will not change."""
         lasting = replace(self.rule, min_chars_per_s=0.0, max_e2e_latency_ms_p95=None, max_ttft_ms_p95=None)
         return "; ".join(violations(runner.trial, self.trials, lasting, self.answers)) or self.too_slow(runner)
 
     def missed(self, runner: Runner) -> str | None:
-        """The floor or guard that a cell is shown to miss by the questions that it was asked."""
+        """The floor or ratio that a cell is shown to miss by the questions that it was asked."""
         rule, seen, asked = self.rule, [one.measurement for one in runner.glimpses], len(runner.known)
         for what in ("empty", "truncated"):
-            most, found = getattr(rule, f"max_{what}_fraction"), sum(getattr(one, f"answers_{what}") for one in seen)
-            if chance_of(found, asked, math.floor(most * runner.questions), runner.questions) <= self.risk:
-                return f"{found} of {asked} answers are {what}, which shows that more than {most * 100:.4g}% of all would be"
+            limit, count = getattr(rule, f"max_{what}_fraction"), sum(getattr(one, f"answers_{what}") for one in seen)
+            if chance_of(count, asked, math.floor(limit * runner.questions), runner.questions) <= self.risk:
+                return f"{count} of {asked} answers are {what}, which shows that more than {limit * 100:.4g}% of all would be"
         scores = [score for one in runner.known if (score := one.rouge_l_f1_judge) is not None]
         if scores and (top := at_most(mean_of(scores, runner.questions), self.risk)) < rule.min_rouge_l_f1_judge:
             return f"rouge_l_f1_judge is at most {top:.4f} by {asked} questions, below the floor {rule.min_rouge_l_f1_judge:g}"
@@ -119,21 +122,26 @@ class Field:
 
     def dominated(self, runner: Runner, leader: Runner) -> str | None:
         """Whether a cell is shown to be behind a leader in all that counts, by more than a tie allows."""
-        lags = self.lags(runner, leader)
+        bound = bound_of(self.rule)
+        lags = [self.lag(name, runner, leader) for name in bound.lags]
         least = [at_least(lag, self.risk) if lag else 0.0 for lag in lags]
         if min(least) <= 0:
             return None
         by = "a pass over all questions" if runner.repeats else f"{len(runner.known)} questions"
         share = 1 - math.exp(-least[0]) / math.sqrt(self.rule.max_interval_ratio)
-        far = f"at least {share:.1%} " if self.rule.rule is Rule.fastest else ""
-        return f"{far}{NAMES[self.rule.rule]} than {leader.trial.name}, shown by {by}"
+        far = f"at least {share:.1%} " if bound.is_speed_alone else ""
+        return f"{far}{bound.name} than {leader.trial.name}, shown by {by}"
 
-    def lags(self, runner: Runner, leader: Runner) -> list[Estimate | None]:
-        """By how much a cell is behind a leader beyond a tie, in each quantity that the rule wants it to be behind in."""
+    def lag(self, name: Lag, runner: Runner, leader: Runner) -> Estimate | None:
+        """By how much a cell is behind a leader in a quantity, beyond what a tie allows; None where that is not known."""
         tie = math.sqrt(self.rule.max_interval_ratio)
-        speed = shifted(speed_lag(runner, leader, self.runners.values()), -math.log(tie))
-        good = quality_lag(runner, leader, tie)
-        if self.rule.rule is Rule.weighted:
-            merit = merit_lag(runner, leader, self.runners.values(), self.rule.speed_weight)
-            return [shifted(merit, -math.log(tie))]
-        return {Rule.fastest: [speed], Rule.best_quality: [good], Rule.knee: [speed, good]}[self.rule.rule]
+        match name:
+            case Lag.speed:
+                return shifted(speed_lag(runner, leader, self.runners.values()), -math.log(tie))
+            case Lag.quality:
+                return quality_lag(runner, leader, tie)
+            case Lag.merit:
+                merit = merit_lag(runner, leader, self.runners.values(), self.rule.speed_weight)
+                return shifted(merit, -math.log(tie))
+            case _:
+                assert_never(name)

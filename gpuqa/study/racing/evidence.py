@@ -21,7 +21,7 @@ from statistics import fmean
 
 from gpuqa.measure.statistics import Estimate, added, t_quantile, times
 from gpuqa.records import Answer, Measurement, Trial
-from gpuqa.selection.constraints import scores_of
+from gpuqa.selection.pairing import paired, scores_of
 
 PRIOR_FREEDOM = 4
 USUAL_REPEAT_SD = 0.05  # of log speed between repeats
@@ -128,13 +128,13 @@ def speed_lag(runner: Runner, leader: Runner, runners: Iterable[Runner]) -> Esti
 
 def quality_lag(runner: Runner, leader: Runner, factor: float = 1.0) -> Estimate | None:
     """By how much the mean rouge_l_f1 of a cell, times a factor, is behind, over the questions that both were asked."""
-    pairs = scores_of(pairs_of(runner.known, leader.known))
+    pairs = scores_of(paired(runner.known, leader.known, partly=True))
     return mean_of([theirs - factor * ours for ours, theirs in pairs]) if len(pairs) > 1 else None
 
 
 def merit_lag(runner: Runner, leader: Runner, runners: Iterable[Runner], speed_weight: float) -> Estimate | None:
     """By how much a cell is behind in the weighted rule's logs; a ratio of means by its first-order error."""
-    fast, pairs = speed_lag(runner, leader, runners), scores_of(pairs_of(runner.known, leader.known))
+    fast, pairs = speed_lag(runner, leader, runners), scores_of(paired(runner.known, leader.known, partly=True))
     if fast is None or len(pairs) < 2:
         return None
     ours, theirs = fmean(one for one, _ in pairs), fmean(other for _, other in pairs)
@@ -143,12 +143,6 @@ def merit_lag(runner: Runner, leader: Runner, runners: Iterable[Runner], speed_w
     good = mean_of([other / theirs - one / ours for one, other in pairs])
     good = Estimate(math.log(theirs / ours), good.error, good.freedom)
     return added(times(fast, speed_weight), good, 1 - speed_weight)
-
-
-def pairs_of(ours: Sequence[Answer], theirs: Sequence[Answer]) -> list[tuple[Answer, Answer]]:
-    """The answers of both to the questions that both were asked."""
-    by_id = {one.id: one for one in theirs}
-    return [(one, by_id[one.id]) for one in ours if one.id in by_id]
 
 
 def at_least(found: Estimate, risk: float) -> float:

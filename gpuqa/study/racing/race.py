@@ -21,9 +21,10 @@ from dataclasses import dataclass, field, replace
 from statistics import fmean
 
 from gpuqa.config.commands import StudyConfig
-from gpuqa.config.measurement import Issue, Rule, SelectionConfig
+from gpuqa.config.measurement import Issue, SelectionConfig
 from gpuqa.records import Answer, Dropped, Question, Trial
-from gpuqa.study.racing.elimination import Field
+from gpuqa.selection.ranking import RANKINGS
+from gpuqa.study.racing.elimination import Field, bound_of
 from gpuqa.study.racing.evidence import Glimpse, Runner
 
 Bound = Callable[[str, float], float | None]  # key, tokens of an answer -> most output tokens a second, where it is known
@@ -113,10 +114,10 @@ class Race:
     def skip_hopeless(self, engine: str, bound: Bound) -> None:
         """Drop the cells of an engine that is not up that would be slower than the leader even at the bound of the card.
 
-        For the fastest only, whose figure the bound limits. It is in tokens: one is taken for as many characters, and answers
-        for as short, as any cell measured so far had them; both favour the cell.
+        For rules that rank by speed alone, which is what the bound limits. It is in tokens: one is taken for as many
+        characters, and answers for as short, as any cell measured so far had them; both favour the cell.
         """
-        leaders = self.now().leaders() if self.rule.rule is Rule.fastest else []
+        leaders = self.now().leaders() if bound_of(self.rule).is_speed_alone else []
         for leader in leaders:
             tokens, chars = self.lengths()
             reached = math.exp(fmean(leader.logs))
@@ -167,6 +168,6 @@ class Race:
         """How good a cell looks among those of its engine, by the rule's own figure."""
         speeds = [math.exp(log) for log in runner.logs] or [one.measurement.chars_per_s for one in runner.glimpses[-1:]]
         quality = [score for one in runner.known if (score := one.rouge_l_f1) is not None]
-        weights = {Rule.fastest: 1.0, Rule.best_quality: 0.0, Rule.knee: 0.5, Rule.weighted: self.rule.speed_weight}
-        weight = weights[self.rule.rule]
+        fixed = RANKINGS[self.rule.rule].speed_weight
+        weight = self.rule.speed_weight if fixed is None else fixed
         return float(fmean(speeds or [0.0]) ** weight * fmean(quality or [0.0]) ** (1 - weight))

@@ -265,3 +265,35 @@ def serial_service(study_folder: Path, tmp_path_factory: pytest.TempPathFactory)
     """The study's winner, served in ok mode."""
     with ready_service(study_folder / "frozen.yaml", "http=serial", cwd=tmp_path_factory.mktemp("serial")) as ready:
         yield ready
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Two threads that share a busy core with others wait for each other most of the time."""
+    import torch  # seconds
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def engines(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Starts and closes of real transformers engines, as they happen."""
+    from gpuqa.engines.transformers_engine import TransformersEngine
+
+    happened: list[str] = []
+    start, close = TransformersEngine.start.__func__, TransformersEngine.close  # type: ignore[attr-defined]
+
+    async def noted_start(cls: type, *args: Any) -> Any:
+        happened.append("start")
+        return await start(cls, *args)
+
+    async def noted_close(self: Any) -> None:
+        happened.append("close")
+        await close(self)
+
+    monkeypatch.setattr(TransformersEngine, "start", classmethod(noted_start))
+    monkeypatch.setattr(TransformersEngine, "close", noted_close)
+    return happened

@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 from conftest import ROOT
 
+pytestmark = pytest.mark.slow
+
 
 def rows(out: str) -> list[list[str]]:
     """The table's lines below its rule, in columns."""

@@ -26,8 +26,8 @@ from gpuqa.pipeline import dataset
 from gpuqa.pipeline.pipeline import encoder_for
 from gpuqa.pipeline.prompts import load_tokenizer
 from gpuqa.roofline.checkpoint import Shape, read_shape
-from gpuqa.roofline.load import L2_BYTES, load
-from gpuqa.roofline.roofline import Bound, Roof, bound_of, roof_of, sequences_that_fit, slots_of
+from gpuqa.roofline.load import L2_BYTES, Setup, load, slots_of
+from gpuqa.roofline.roofline import Bound, Roof, bound_of, roof_of, sequences_that_fit
 
 TITLE = "Bounds, not promises"
 HEADINGS = (
@@ -87,10 +87,10 @@ def predict(composed: Any) -> int:
 
 def predicted(config: PredictConfig, axes: dict[str, str], tokenizer: Any, shape: Shape) -> Prediction:
     """The bounds of one cell; its prompts are tokenised as the pipeline would."""
-    encoder = encoder_for(tokenizer, config)
+    encoder, setup = encoder_for(tokenizer, config), Setup.of_config(config)
     prompts = [encoder.encode(question.text).token_ids for question in dataset.load(config.dataset)]
-    asked = load(prompts, config, config.answer_tokens or config.sampling.max_tokens)
-    roof = roof_of(shape, config)
+    asked = load(prompts, setup, config.answer_tokens or config.sampling.max_tokens)
+    roof = roof_of(shape, setup)
     longest = max(map(len, prompts)) + config.sampling.max_tokens
     return Prediction(
         config,
@@ -98,8 +98,8 @@ def predicted(config: PredictConfig, axes: dict[str, str], tokenizer: Any, shape
         shape,
         roof,
         bound_of(roof, asked),
-        fit_here=sequences_that_fit(roof, config, longest, int(asked.prefix)),
-        fit_full=sequences_that_fit(roof, config, config.engine.max_model_len, int(asked.prefix)),
+        fit_here=sequences_that_fit(roof, setup, longest, int(asked.prefix)),
+        fit_full=sequences_that_fit(roof, setup, config.engine.max_model_len, int(asked.prefix)),
     )
 
 
@@ -145,7 +145,7 @@ def fits(one: Prediction) -> str:
     """Whether the sequences that the engine may run at once fit: at full length, only these questions', or not."""
     if one.fit_here is None or one.fit_full is None:
         return "n/a"
-    slots = slots_of(one.config, one.bound.load.questions)
+    slots = slots_of(Setup.of_config(one.config), one.bound.load.questions)
     return "yes" if slots <= one.fit_full else "here" if slots <= one.fit_here else "no"
 
 

@@ -30,6 +30,7 @@ from gpuqa.selection.verdict import decide
 from gpuqa.study import finalists, report, study
 from gpuqa.study.conclusion import conclude
 from gpuqa.study.journal import Journal
+from gpuqa.study.same_effect import Effects
 
 
 def main() -> None:
@@ -43,13 +44,11 @@ def sweep(composed: Any) -> int:
     console = Console(file=os.fdopen(os.dup(1), "w"))  # an engine that starts takes file descriptor 1 for its own log
     cells = study.prepare(list(zip([resolve(config, CellConfig) for config in composed], axes_of(composed), strict=True)))
     where = one_study(cells)
-    console.print(
-        f"[bold]{where.name}[/]: {len(cells)} trials on {len(study.group_by_engine(cells))} engines; {setting(cells)}"
-    )
-    if note := cells[0].config.model.note:
-        console.print(f"[yellow]{note}[/]")
+    announce(cells, console)
     journal, began = Journal(where.folder), time.perf_counter()
     with journal.locked():
+        for problem in journal.problems():
+            console.print(problem, style="yellow", markup=False, highlight=False)
         journal.write_study([(cell.key, cell.axes) for cell in cells], where.finalists)
         try:
             with Watch(console, cells) as watch:
@@ -59,6 +58,22 @@ def sweep(composed: Any) -> int:
         except KeyboardInterrupt:
             return interrupted(cells, journal, console)
         return conclude(outcome.trials, where, cells[0].config.selection, journal, console)
+
+
+def announce(cells: Sequence[Cell], console: Console) -> None:
+    """Say what the study is, and what its user might not expect of it, before anything starts."""
+    effects, config = Effects(cells), cells[0].config
+    copies = {trial.key for trial in effects.copies()}
+    groups = study.group_by_engine([cell for cell in cells if cell.key not in copies])
+    sizes = f"{counted(len(cells), 'trial')} on {counted(len(groups), 'engine')}"
+    console.print(f"[bold]{config.study.name}[/]: {sizes}; {setting(cells)}")
+    for note in [*([config.model.note] if config.model.note else []), *effects.notes()]:
+        console.print(note, style="yellow", markup=False, highlight=False)
+
+
+def counted(number: int, noun: str) -> str:
+    """A number with its noun."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def measure_finalists(cells: Sequence[Cell], trials: Sequence[Trial], journal: Journal, console: Console) -> None:

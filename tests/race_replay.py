@@ -150,10 +150,10 @@ def numbers(passes: Sequence[tuple[float, int]], answers: Sequence[Answer]) -> M
     needed = [one.name for one in fields(Measurement) if one.default is MISSING and one.default_factory is MISSING]
     same: dict[str, Any] = dict.fromkeys(needed, 1.0)
     same |= {"questions": len(answers), "repeats": len(passes), "chars_per_s": middle, "chars_per_s_mad": mad}
-    same |= {"chars_per_s_repeats": speeds, "chars_per_s_interval": None, "repeats_began_at": [], "conditions": []}
+    same |= {"chars_per_s_repeats": speeds, "repeats_began_at": [], "conditions": []}
     same |= {"first_round_chars_per_s": None, "saturated": False, "throttle_reasons": None, "sm_clock_mhz_min": None}
-    same |= {"rouge_l_f1_judge": mean([one.rouge_l_f1_judge for one in answers]), "rouge_l_f1_judge_interval": None}
-    same |= {"rouge_l_f1": mean([one.rouge_l_f1 for one in answers]), "rouge_l_f1_interval": None}
+    same |= {"rouge_l_f1_judge": mean([one.rouge_l_f1_judge for one in answers])}
+    same |= {"rouge_l_f1": mean([one.rouge_l_f1 for one in answers])}
     same |= {"answer_chars_mean": mean([len(one.answer) for one in answers])}
     same |= {"truncated_fraction": mean([one.finish_reason == "length" for one in answers])}
     same |= {"answers_empty": sum(not one.answer for one in answers)}

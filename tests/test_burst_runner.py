@@ -17,7 +17,7 @@ from conftest import run_python
 
 from gpuqa.config.pipeline import Backend, EngineConfig, Scheduler
 from gpuqa.engines.vllm.burst.runner import RepeatedSteps, WorkerExtension
-from gpuqa.engines.vllm.overrides import REPEATS_STEPS, scheduler_args
+from gpuqa.engines.vllm.overrides import REPEATS_STEPS, choose_scheduler
 
 PROGRAM = Path(__file__).with_name("second_runner.py")
 SECOND_RUNNER = {"VLLM_USE_V2_MODEL_RUNNER": "1", "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
@@ -77,10 +77,13 @@ def test_a_runner_that_it_does_not_know_stays_vllms_own(caplog: pytest.LogCaptur
     assert "every step of a burst is prepared anew: the first model runner" in caplog.text
 
 
-def test_an_extension_of_the_users_own_is_not_replaced() -> None:
+def test_an_extension_of_the_users_own_is_not_replaced_and_steps_are_prepared_anew() -> None:
     def chosen(**args: Any) -> Any:
         config = EngineConfig(name="vllm", backend=Backend.vllm, args={"max_model_len": 64, **args}, scheduler=Scheduler.burst)
-        return scheduler_args(config)["worker_extension_cls"]
+        return choose_scheduler(config)
 
-    assert chosen() == REPEATS_STEPS
-    assert chosen(worker_extension_cls="mine.Extension") == "mine.Extension"
+    assert chosen().args["worker_extension_cls"] == REPEATS_STEPS
+    assert chosen().limits == ()
+    own = chosen(worker_extension_cls="mine.Extension")
+    assert "worker_extension_cls" not in own.args
+    assert own.limits == ("every step of a burst is prepared anew: vLLM takes one worker_extension_cls, here 'mine.Extension'",)

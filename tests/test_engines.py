@@ -49,9 +49,9 @@ needs_cpu = pytest.mark.skipif(vllm_on_this_machine() != "vllm_cpu", reason="a G
 START_AND_LOOK_BACK = """
 import asyncio, json, sys, time
 import psutil
-from gpuqa.config import PipelineConfig
-from gpuqa.pipeline import Pipeline
-from gpuqa.roots import from_plain
+from gpuqa.config.commands import from_plain
+from gpuqa.config.pipeline import PipelineConfig
+from gpuqa.pipeline.pipeline import Pipeline
 
 async def start():
     try:
@@ -462,7 +462,7 @@ def test_vllm_is_not_asked_about_a_model_of_its_own_in_another_process(monkeypat
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.model_executor.models import registry
 
-    from gpuqa.engines.vllm.engine import import_model
+    from gpuqa.engines.vllm.build import import_model
 
     def refuse(_: object) -> None:
         raise AssertionError("a process was started to look at the model")

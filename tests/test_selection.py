@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from gpuqa.config.measurement import ConstraintTest, Rule, SelectionConfig
 from gpuqa.measure.statistics import bootstrap_interval
-from gpuqa.records import Answer, Dropped, Interval, Measurement, Trial
+from gpuqa.records import Answer, Dropped, Measurement, Trial
 from gpuqa.selection.pairing import paired, scores_of
 from gpuqa.selection.ranking import RANKINGS
 from gpuqa.selection.verdict import Outcome, decide
@@ -32,7 +32,6 @@ GOOD = Measurement(
     chars_per_s=10_000.0,
     chars_per_s_mad=50.0,
     chars_per_s_repeats=[9_950.0, 10_000.0, 10_050.0],
-    chars_per_s_interval=Interval(9_876.0, 10_125.0),
     output_tokens_per_s=6_000.0,
     questions_per_s=100.0,
     ttft_ms_p50=10.0,
@@ -46,9 +45,7 @@ GOOD = Measurement(
     prompt_tokens=10_000,
     output_tokens=6_000,
     rouge_l_f1_judge=0.40,
-    rouge_l_f1_judge_interval=Interval(0.38, 0.42),
     rouge_l_f1=0.50,
-    rouge_l_f1_interval=Interval(0.48, 0.52),
     answer_chars_mean=100.0,
     answers_truncated=0,
     truncated_fraction=0.0,

@@ -11,7 +11,7 @@ import pytest
 
 from gpuqa.config import UserError
 from gpuqa.config.pipeline import Attention, Backend, EngineConfig
-from gpuqa.engines.vllm.overrides import attention_args
+from gpuqa.engines.vllm.overrides import choose, choose_attention, register_attention
 
 torch = pytest.importorskip("torch")
 ON_GPU = torch.cuda.is_available()
@@ -167,9 +167,7 @@ def metadata(backend: ModuleType, step: Step, **changes: Any) -> Any:
         "block_table": step.table,
         "slot_mapping": torch.zeros(count, dtype=torch.int64),
     }
-    cascade = ("use_cascade", "common_prefix_len", "cu_prefix_query_lens", "prefix_kv_lens", "suffix_kv_lens")
-    known = backend.FlashAttentionMetadata.__dataclass_fields__
-    return backend.FlashAttentionMetadata(**{**said, **{name: None for name in cascade if name in known}, **changes})
+    return backend.FlashAttentionMetadata(**{**said, **changes})
 
 
 def forward(attention: Any, layer: object, step: Step, about: Any) -> Any:
@@ -203,11 +201,12 @@ def test_a_step_of_many_goes_to_the_kernels_and_a_step_run_again_sees_its_own_bl
         (47, {}, {}),
         (48, {}, {"max_query_len": 2}),
         (48, {}, {"causal": False}),
+        (48, {}, {"mm_prefix_query_range_tensor": torch.zeros(48, 2, dtype=torch.int32)}),
         (48, {"sliding_window": 64}, {}),
         (48, {"alibi_slopes": [0.5] * 4}, {}),
         (48, {"logits_soft_cap": 30.0}, {}),
     ],
-    ids=["few", "prefill", "not_causal", "window", "alibi", "soft_cap"],
+    ids=["few", "prefill", "not_causal", "images", "window", "alibi", "soft_cap"],
 )
 def test_what_the_kernels_do_not_know_takes_flash_attentions_own_way(
     backend: ModuleType, monkeypatch: pytest.MonkeyPatch, rows: int, model: dict[str, Any], changes: dict[str, Any]
@@ -244,7 +243,7 @@ def test_two_attentions_at_once_are_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("cuda", "changes", "args", "told"),
+    ("cuda", "changes", "args", "reason"),
     [
         (False, {}, {}, "there is no CUDA device"),
         (True, {"env": {}}, {}, "it needs engine.env.VLLM_WORKER_MULTIPROC_METHOD=fork"),
@@ -256,15 +255,16 @@ def test_an_engine_that_cannot_have_it_keeps_vllms_attention_and_says_so(
     cuda: bool,
     changes: dict[str, Any],
     args: dict[str, Any],
-    told: str,
+    reason: str,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     platforms = pytest.importorskip("vllm.platforms")
     monkeypatch.setattr(type(platforms.current_platform), "is_cuda", lambda _: cuda)
     with caplog.at_level(logging.WARNING, "gpuqa.engines"):
-        assert attention_args(engine_config(attention=Attention.shared_prefix, **changes), args) == {}
-    assert caplog.messages == [f"engine.attention=shared_prefix is off: {told}"]
+        [_, attention] = choose(engine_config(attention=Attention.shared_prefix, **changes), args)
+    assert (attention.args, attention.reason) == ({}, reason)
+    assert caplog.messages == [f"engine.attention=shared_prefix is off: {reason}"]
 
 
 def test_vllm_is_told_of_ours_and_what_else_is_said_about_attention_stays(
@@ -277,8 +277,11 @@ def test_vllm_is_told_of_ours_and_what_else_is_said_about_attention_stays(
     splits = {"flash_attn_max_num_splits_for_cuda_graph": 1}
     config = engine_config(attention=Attention.shared_prefix)
     for args in ({"attention_config": splits}, {"attention_config": splits, "kv_cache_dtype": "bfloat16"}):
-        assert attention_args(config, args) == {"attention_config": {**splits, "backend": "CUSTOM"}}
+        assert choose_attention(config, args).args == {"attention_config": {**splits, "backend": "CUSTOM"}}
+    take_back = register_attention()
     assert AttentionBackendEnum.CUSTOM.get_class() is backend.SharedPrefixBackend
+    take_back()
+    assert not AttentionBackendEnum.CUSTOM.is_overridden()
     assert backend.SharedPrefixBackend.get_impl_cls() is backend.SharedPrefixImpl
     assert backend.SharedPrefixBackend.get_builder_cls() is backend.SharedPrefixBuilder
-    assert attention_args(engine_config(), {}) == {}
+    assert choose_attention(engine_config(), {}).args == {}

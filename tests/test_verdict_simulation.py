@@ -21,7 +21,7 @@ from gpuqa.config.measurement import ConstraintTest, SelectionConfig
 from gpuqa.config.paths import PACKAGE
 from gpuqa.measure.rouge import cut, score
 from gpuqa.measure.statistics import median_and_mad, speed_interval, trend
-from gpuqa.records import Answer, Interval, Measurement, Trial
+from gpuqa.records import Answer, Measurement, Trial
 from gpuqa.selection.comparison import speed
 from gpuqa.selection.verdict import Outcome, decide
 from gpuqa.study import finalists
@@ -37,10 +37,10 @@ def measured(repeats: list[float], **numbers: Any) -> Measurement:
     middle, mad = median_and_mad(repeats)
     same: dict[str, Any] = dict.fromkeys(Measurement.__dataclass_fields__, 1.0)
     same |= {"questions": 100, "repeats": len(repeats), "chars_per_s": middle, "chars_per_s_mad": mad, "answers_empty": 0}
-    same |= {"chars_per_s_repeats": repeats, "chars_per_s_interval": None, "rouge_l_f1_judge": 0.4, "rouge_l_f1": 0.4}
+    same |= {"chars_per_s_repeats": repeats, "rouge_l_f1_judge": 0.4, "rouge_l_f1": 0.4}
     same |= {"first_round_chars_per_s": None, "saturated": False, "conditions": []}
     same |= {"repeats_began_at": [], "throttle_reasons": None, "sm_clock_mhz_min": None}
-    same |= {"truncated_fraction": 0.0, "rouge_l_f1_judge_interval": Interval(0, 1), "rouge_l_f1_interval": Interval(0, 1)}
+    same |= {"truncated_fraction": 0.0}
     return Measurement(**{**same, **numbers})
 
 

@@ -20,7 +20,7 @@ PLACEHOLDER = "{question}"
 
 
 class Backend(Enum):
-    """The engines that exist; `gpuqa.engines.backend_class` knows the class of each."""
+    """The engines that exist; `gpuqa.engines.BACKENDS` has a line for each."""
 
     vllm = "vllm"
     transformers = "transformers"

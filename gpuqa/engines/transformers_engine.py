@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
+import importlib
+import os
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
@@ -13,6 +16,7 @@ from typing import Any, Self
 
 from gpuqa.config.pipeline import EngineConfig, SamplingConfig
 from gpuqa.engines import EngineFailed, refuse_unknown
+from gpuqa.machine.process_state import ProcessState
 from gpuqa.records import Generation, GenerationDelta, Override
 
 ARGUMENTS = ("dtype", "max_model_len", "batch_size", "attn_implementation", "device")
@@ -50,11 +54,21 @@ class Call:
     began: float = field(default_factory=time.perf_counter)
 
 
+@dataclass(frozen=True)
+class Settings:
+    """What an engine was started with."""
+
+    args: dict[str, Any]  # engine's and quantization's together
+    config: EngineConfig
+    threads: int  # of the CPU, for each of its calls
+
+
 class TransformersEngine:
     """One AutoModelForCausalLM."""
 
-    def __init__(self, model: Any, args: dict[str, Any], start_s: float) -> None:
-        self.model, self.start_s = model, start_s
+    def __init__(self, model: Any, settings: Settings, start_s: float, undo: contextlib.ExitStack) -> None:
+        self.model, self.start_s, self.threads, self._undo = model, start_s, settings.threads, undo
+        self.config, args = settings.config, settings.args
         self.batch_size, self.max_model_len = int(args.get("batch_size", 64)), int(args["max_model_len"])
 
     @classmethod
@@ -63,12 +77,19 @@ class TransformersEngine:
 
     @classmethod
     async def start(cls, folder: Path, trust_remote_code: bool, config: EngineConfig, args: dict[str, Any]) -> Self:
+        await asyncio.to_thread(importlib.import_module, "torch")
         begin = time.perf_counter()
-        try:
-            model = await asyncio.to_thread(load, folder, trust_remote_code, args, config.env)
-        except Exception as error:  # whatever stops it from loading is this engine's failure, not the study's
-            raise EngineFailed(f"{type(error).__name__}: {error}") from error
-        return cls(model, args, time.perf_counter() - begin)
+        with contextlib.ExitStack() as undo:  # when the engine closes, or if its start fails or is cancelled
+            state = ProcessState()
+            undo.callback(state.restore)
+            os.environ.update(config.env)
+            threads = int(config.env.get("OMP_NUM_THREADS") or state.threads or 1)
+            try:
+                model = await asyncio.to_thread(load, folder, trust_remote_code, args, threads)
+            except Exception as error:  # whatever stops it from loading is this engine's failure, not the study's
+                raise EngineFailed(f"{type(error).__name__}: {error}") from error
+            state.engine_started()
+            return cls(model, Settings(args, config, threads), time.perf_counter() - begin, undo.pop_all())
 
     async def generate(
         self,
@@ -108,7 +129,9 @@ class TransformersEngine:
         return True  # it lives in this process
 
     def overrides(self) -> list[Override]:
-        return []
+        asked = {"scheduler": self.config.scheduler.value, "attention": self.config.attention.value}
+        reason = "the transformers backend has none to replace"
+        return [Override(part, word, "default", reason) for part, word in asked.items() if word != "default"]
 
     def numbers(self) -> dict[str, float]:
         return {}
@@ -148,6 +171,7 @@ class TransformersEngine:
                 raise GivenUp
             return scores
 
+        torch.set_num_threads(self.threads)  # each of the threads that calls come in has a number of its own
         with torch.inference_mode():
             torch.manual_seed(sampling.seed)
             output = self.model.generate(
@@ -174,6 +198,7 @@ class TransformersEngine:
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+        self._undo.close()
 
 
 def last_delta(generation: Generation) -> GenerationDelta:
@@ -181,13 +206,12 @@ def last_delta(generation: Generation) -> GenerationDelta:
     return GenerationDelta(finish_reason=generation.finish_reason, error=generation.error)
 
 
-def load(folder: Path, trust_remote_code: bool, args: dict[str, Any], env: dict[str, str]) -> Any:
+def load(folder: Path, trust_remote_code: bool, args: dict[str, Any], threads: int) -> Any:
     """Weights in memory, ready to run."""
     import torch
     from transformers import AutoModelForCausalLM
 
-    if "OMP_NUM_THREADS" in env:  # too late for the environment: PyTorch is loaded
-        torch.set_num_threads(int(env["OMP_NUM_THREADS"]))
+    torch.set_num_threads(threads)  # the environment is too late: PyTorch is loaded
     device = args.get("device") or ("cuda" if torch.cuda.is_available() else "cpu")
     model = AutoModelForCausalLM.from_pretrained(
         folder,

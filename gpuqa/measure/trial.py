@@ -14,7 +14,6 @@ from gpuqa.measure.workload import issue
 from gpuqa.pipeline import pipeline as pipelines
 from gpuqa.pipeline.pipeline import Pipeline
 from gpuqa.records import Answer, Override, Pass, Question, Trial
-from gpuqa.roofline import roofline
 
 FinishedTrial = tuple[Trial, list[Answer]]
 
@@ -101,8 +100,7 @@ def trial_of(cell: Cell, passes: Sequence[Pass]) -> FinishedTrial:
     )
     measurement = measure([measured.answered for measured in cold], answers, overhead)
     measurement = replace(measurement, **measure_prefix_cached(prefix_cached))  # type: ignore[arg-type]
-    trial = cell.trial(roofline.with_fraction(measurement, cell.config))
-    return replace(trial, overrides=overrides_of(passes)), answers
+    return replace(cell.trial(measurement), overrides=overrides_of(passes)), answers
 
 
 def overrides_of(passes: Sequence[Pass]) -> list[Override]:

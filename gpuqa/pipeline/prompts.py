@@ -13,12 +13,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from gpuqa.config import UserError
+from gpuqa.config.model_files import VOCABULARY_FILES
 from gpuqa.config.paths import find
 from gpuqa.config.pipeline import PLACEHOLDER, ModelConfig, PromptConfig
 from gpuqa.pipeline.chat_template import ChatTemplate
 from gpuqa.records import EncodedPrompt
 
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 GAP = "…"  # stands where the middle of an over-long question was
 CACHED_WORDS = 256
 CHARS_PER_TOKEN = 8  # more than text has on average: English has 4 to 5, source code with its indentation 3 to 4
@@ -35,8 +35,8 @@ def load_tokenizer(model: ModelConfig) -> Any:
 
     folder = find(model.path, "model.path")
     try:
-        if not any((folder / name).is_file() for name in TOKENIZER_FILES):  # transformers would make an empty one up
-            raise ValueError(f"none of {', '.join(TOKENIZER_FILES)}")
+        if not any((folder / name).is_file() for name in VOCABULARY_FILES):  # transformers would make an empty one up
+            raise ValueError(f"none of {', '.join(VOCABULARY_FILES)}")
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=model.trust_remote_code, local_files_only=True)
     except (OSError, ValueError) as error:
         present = ", ".join(sorted(path.name for path in folder.glob("*"))[:12]) or "nothing"
@@ -63,7 +63,7 @@ def decode_all(tokenizer: Any, token_ids: Sequence[list[int]]) -> list[str]:
     if tokenizer.is_fast and not tokenizer.clean_up_tokenization_spaces:
         texts: list[str] = tokenizer.backend_tokenizer.decode_batch(token_ids, skip_special_tokens=True)
         return texts
-    return [tokenizer.decode(one, skip_special_tokens=True) for one in token_ids]
+    return [tokenizer.decode(answer, skip_special_tokens=True) for answer in token_ids]
 
 
 class TextStream:

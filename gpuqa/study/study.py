@@ -16,7 +16,7 @@ from gpuqa.config import UserError
 from gpuqa.config.commands import CellConfig
 from gpuqa.config.paths import find
 from gpuqa.config.pipeline import PromptConfig
-from gpuqa.engines import backend_class
+from gpuqa.engines import BACKENDS
 from gpuqa.measure import fingerprint
 from gpuqa.measure.cell import Cell
 from gpuqa.measure.trial import FinishedTrial
@@ -31,6 +31,7 @@ from gpuqa.study.grid import GridPlan
 from gpuqa.study.journal import Journal
 from gpuqa.study.progress import Plan
 from gpuqa.study.racing.race_plan import digest_of, dropped_trials, race_of, race_stages
+from gpuqa.study.same_effect import Effects
 from gpuqa.study.scoring import Scoring
 
 
@@ -70,7 +71,7 @@ def prepare(configs: Sequence[tuple[CellConfig, dict[str, str]]]) -> list[Cell]:
             folder = find(config.model.path, "model.path")
             models[config.model.path] = (load_tokenizer(config.model), fingerprint.sha256_of_model(folder))
         tokenizer, digests = models[config.model.path]
-        backend_class(config.engine.backend).check_args(config.engine_args())
+        BACKENDS[config.engine.backend].load().check_args(config.engine_args())
         stop_token_ids(tokenizer, config.sampling)
         questions = dataset.load(config.dataset)
         warmup = warmup_questions(config.model, never={question.text for question in questions})
@@ -133,7 +134,8 @@ class Run:
         self.kept = len(self.done)
         for trial in self.done.values():
             self.observer.trial_done(trial, kept=True)
-        for trial in rate_sweep.skipped_by(cells, self.done):
+        copies = [trial for trial in Effects(cells).copies() if trial.key not in self.done]
+        for trial in [*copies, *rate_sweep.skipped_by(cells, self.done)]:
             self.write(trial, [], kept=True)
 
     async def full_grid(self) -> None:

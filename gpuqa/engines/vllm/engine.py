@@ -7,14 +7,11 @@ import contextlib
 import copy
 import gc
 import itertools
-import json
-import logging
 import os
 import shutil
 import tempfile
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, Self
@@ -22,8 +19,12 @@ from typing import Any, Self
 from gpuqa.config import UserError
 from gpuqa.config.pipeline import EngineConfig, SamplingConfig
 from gpuqa.engines import FOLLOWED, EngineFailed, refuse_unknown
-from gpuqa.engines.vllm.overrides import REPEATS_STEPS, attention_args, scheduler_args, version
-from gpuqa.machine.child_processes import children, kill_children, tie_forked_children
+from gpuqa.engines.vllm.build import build, end_of_building, forget_environment, in_new_thread, quiet
+from gpuqa.engines.vllm.compat import unsupported_names, version
+from gpuqa.engines.vllm.override_reports import REPORTS_FILE, read_reports
+from gpuqa.engines.vllm.overrides import REPEATS_STEPS, Choice, choose, register_attention, what_ran
+from gpuqa.machine.child_processes import children, tie_forked_children
+from gpuqa.machine.process_state import ProcessState
 from gpuqa.records import Generation, GenerationDelta, Override
 
 YOUNG_OBJECTS = 10_000  # that the collector lets come before it looks at them; with Python's 700 a tenth of a server's CPU time
@@ -32,8 +33,10 @@ YOUNG_OBJECTS = 10_000  # that the collector lets come before it looks at them; 
 class VllmEngine:
     """One AsyncLLM."""
 
-    def __init__(self, llm: Any, start_s: float, undo: contextlib.ExitStack) -> None:
+    def __init__(self, llm: Any, start_s: float, choices: list[Choice], reports: Path, undo: contextlib.ExitStack) -> None:
+        """`reports`: the file in which the engine's processes say what they know of the overrides."""
         self.llm, self.start_s, self._undo = llm, start_s, undo
+        self._choices, self._reports = choices, reports
         self._ids = itertools.count()
         self._params: tuple[Any, Any] = (None, None)  # what was asked of `sampling_params` last, and what it made
 
@@ -49,30 +52,47 @@ class VllmEngine:
 
     @classmethod
     async def start(cls, folder: Path, trust_remote_code: bool, config: EngineConfig, args: dict[str, Any]) -> Self:
-        os.environ.update(config.env)
+        await asyncio.to_thread(cls.check_args, args)  # imports vLLM, which changes the environment for good: see ProcessState
+        if reason := await asyncio.to_thread(unsupported_names):
+            raise EngineFailed(reason)
         tie_forked_children()
-        sockets = Path(tempfile.mkdtemp(prefix="gpuqa-"))
-        os.environ["VLLM_RPC_BASE_PATH"] = str(sockets)
-        begin, before = time.perf_counter(), children()
+        begin = time.perf_counter()
         with contextlib.ExitStack() as undo:  # when the engine closes, or if its start fails or is cancelled
-            undo.callback(shutil.rmtree, sockets, ignore_errors=True)  # vLLM leaves its sockets behind
+            state = ProcessState()
+            undo.callback(state.restore)
+            undo.callback(forget_environment)
+            private = Path(tempfile.mkdtemp(prefix="gpuqa-"))
+            undo.callback(shutil.rmtree, private, ignore_errors=True)  # vLLM leaves its sockets behind
             undo.callback(gc.unfreeze)  # a server that starts another engine shall not keep this one
-            try:
-                args = {**args, **scheduler_args(config), **attention_args(config, args)}
-                building = in_new_thread(build, folder, trust_remote_code, args, config.env)
-                llm = await asyncio.wait_for(building, config.start_timeout_s)
-                if args.get("worker_extension_cls") == REPEATS_STEPS:
-                    await llm.collective_rpc("repeat_steps")
-            except TimeoutError as error:
-                kill_children(before)
-                reason = f"vLLM did not start within engine.start_timeout_s={config.start_timeout_s:g} s"
-                raise EngineFailed(reason) from error
-            except Exception as error:  # whatever stops vLLM from starting is this engine's failure, not the study's
-                raise EngineFailed(f"{type(error).__name__}: {' '.join(str(error).split())}") from error
+            os.environ.update(config.env)
+            os.environ.update({"VLLM_RPC_BASE_PATH": str(private), REPORTS_FILE: str(private / "overrides.jsonl")})
+            choices = await asyncio.to_thread(choose, config, args)
+            if any(choice.part == "attention" and choice.args for choice in choices):
+                undo.callback(register_attention())
+            args = {**args, **{name: value for choice in choices for name, value in choice.args.items()}}
+            llm = await cls._build(folder, trust_remote_code, config, args)
+            undo.enter_context(quiet("vllm.renderers.base"))  # it warns of the missing tokenizer, see `build`
             gc.collect()
             gc.freeze()  # else the collector walks over all of PyTorch and vLLM again and again while questions come in
-            gc.set_threshold(YOUNG_OBJECTS)  # for good: a process that had one engine will have others, and they may overlap
-            return cls(llm, time.perf_counter() - begin, undo.pop_all())
+            gc.set_threshold(YOUNG_OBJECTS)
+            state.engine_started()
+            return cls(llm, time.perf_counter() - begin, choices, private / "overrides.jsonl", undo.pop_all())
+
+    @staticmethod
+    async def _build(folder: Path, trust_remote_code: bool, config: EngineConfig, args: dict[str, Any]) -> Any:
+        """The AsyncLLM, in time; what it raises where it is not is EngineFailed."""
+        before = children()
+        building = in_new_thread(build, folder, trust_remote_code, args, config.env)
+        try:
+            llm = await asyncio.wait_for(asyncio.wrap_future(building), config.start_timeout_s)
+            if args.get("worker_extension_cls") == REPEATS_STEPS:
+                await llm.collective_rpc("repeat_steps")
+        except TimeoutError as error:
+            await end_of_building(building, before)
+            raise EngineFailed(f"vLLM did not start within engine.start_timeout_s={config.start_timeout_s:g} s") from error
+        except Exception as error:  # whatever stops vLLM from starting is this engine's failure, not the study's
+            raise EngineFailed(f"{type(error).__name__}: {' '.join(str(error).split())}") from error
+        return llm
 
     async def generate(
         self,
@@ -93,7 +113,8 @@ class VllmEngine:
         return not self.llm.errored
 
     def overrides(self) -> list[Override]:
-        return []
+        reports = read_reports(self._reports)
+        return [what_ran(choice, reports) for choice in self._choices]
 
     def numbers(self) -> dict[str, float]:
         numbers: dict[str, float] = self.llm.logger_manager.numbers
@@ -198,69 +219,3 @@ def followed_by(params: Any, more: int) -> Any:
         params = copy.copy(params)
         params.extra_args = {FOLLOWED: more}
     return params
-
-
-async def in_new_thread(function: Callable[..., Any], *args: Any) -> Any:
-    """Call a blocking function in a thread that has never computed: a process forked from one with OpenMP workers hangs."""
-    thread = ThreadPoolExecutor(1, "vllm-start")
-    try:
-        return await asyncio.get_running_loop().run_in_executor(thread, function, *args)
-    finally:
-        thread.shutdown(wait=False)
-
-
-def build(folder: Path, trust_remote_code: bool, args: dict[str, Any], env: dict[str, str]) -> Any:
-    """Construct the engine; blocks for as long as loading, compiling and capturing take."""
-    import torch
-    from vllm.engine.arg_utils import AsyncEngineArgs
-    from vllm.v1.engine.async_llm import AsyncLLM
-
-    if "OMP_NUM_THREADS" in env:  # too late for the environment: PyTorch is loaded, and a forked engine inherits its setting
-        torch.set_num_threads(int(env["OMP_NUM_THREADS"]))
-    # Per-request metrics come with log_stats; vLLM prints them only where somebody asks it to.
-    # It needs no tokenizer: prompts and answers are token ids, and the end tokens are in generation_config.json.
-    ours = {"trust_remote_code": trust_remote_code, "disable_log_stats": False, "skip_tokenizer_init": True}
-    import_model(folder)
-    engine_args = AsyncEngineArgs(model=str(folder), **{**ours, **args})
-    vllm_config = engine_args.create_engine_config()
-    os.environ.update(env)  # again: vLLM's CPU platform overwrites VLLM_WORKER_MULTIPROC_METHOD in the line above
-    gc.freeze()  # for a forked engine: vLLM collects garbage by hand as it starts, half a second each time over all imports
-    llm = AsyncLLM.from_vllm_config(vllm_config)
-    logging.getLogger("vllm.renderers.base").setLevel(logging.ERROR)  # it warns of the missing tokenizer, see above
-    llm.logger_manager = SchedulerNumbers()
-    return llm
-
-
-def import_model(folder: Path) -> None:
-    """Import vLLM's code of the model: asked about a model that no cache of its knows, it starts a process that imports vLLM
-    and PyTorch once more, only to answer. A model of somebody else's it is left to find by itself."""
-    from vllm import ModelRegistry
-
-    config = folder / "config.json"
-    for name in json.loads(config.read_text(encoding="utf-8")).get("architectures") or () if config.is_file() else ():
-        if (known := ModelRegistry.models.get(name)) is not None:
-            ModelRegistry.register_model(name, known.load_model_cls())
-
-
-class SchedulerNumbers:
-    """Stands where vLLM keeps its statistics loggers and holds what its scheduler says, under vLLM's Prometheus names.
-
-    vLLM's own Prometheus logger also fills histograms for every request, which costs 0.15 ms a question.
-    """
-
-    def __init__(self) -> None:
-        gauges = ("num_requests_running", "num_requests_waiting", "kv_cache_usage_perc")
-        counters = ("prefix_cache_queries_total", "prefix_cache_hits_total", "num_preemptions_total")
-        self.numbers: dict[str, float] = dict.fromkeys((f"vllm:{name}" for name in (*gauges, *counters)), 0.0)
-
-    def record(self, scheduler_stats: Any, iteration_stats: Any, **_: Any) -> None:
-        """One step of the engine, or a few where nothing was handed out; called by vLLM, either may be None."""
-        numbers = self.numbers
-        if scheduler_stats is not None:
-            numbers["vllm:num_requests_running"] = scheduler_stats.num_running_reqs
-            numbers["vllm:num_requests_waiting"] = scheduler_stats.num_waiting_reqs
-            numbers["vllm:kv_cache_usage_perc"] = scheduler_stats.kv_cache_usage
-            numbers["vllm:prefix_cache_queries_total"] += scheduler_stats.prefix_cache_stats.queries
-            numbers["vllm:prefix_cache_hits_total"] += scheduler_stats.prefix_cache_stats.hits
-        if iteration_stats is not None:
-            numbers["vllm:num_preemptions_total"] += iteration_stats.num_preempted_reqs

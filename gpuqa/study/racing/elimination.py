@@ -37,7 +37,7 @@ from gpuqa.study.racing.evidence import (
 
 
 def bound_of(rule: SelectionConfig) -> RaceBound:
-    """When a race may drop a cell under this rule; `gpuqa.study.racing.race_session.race_of` refuses rules without one."""
+    """When a race may drop a cell under this rule; `gpuqa.study.racing.race_plan.race_of` refuses rules without one."""
     bound = RANKINGS[rule.rule].race
     assert bound is not None, "race_of refuses a rule that no race can be run by"
     return bound

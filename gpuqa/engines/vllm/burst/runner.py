@@ -21,6 +21,8 @@ import torch
 from vllm.logger import init_logger
 
 from gpuqa.engines.vllm.burst.unsupported import unsupported_runner
+from gpuqa.engines.vllm.override_reports import State, report
+from gpuqa.engines.vllm.overrides import PREPARED_ANEW
 
 log = init_logger(__name__)
 
@@ -33,7 +35,8 @@ class WorkerExtension:
     def repeat_steps(self) -> None:
         """Let the model runner repeat steps, if it can."""
         if reason := unsupported_runner(self.model_runner):
-            log.info("every step of a burst is prepared anew: %s", reason)
+            log.info("%s: %s", PREPARED_ANEW, reason)
+            report("scheduler", State.partly, f"{PREPARED_ANEW}: {reason}")
             return
         kind = type(self.model_runner)
         self.model_runner.__class__ = type(f"Repeating{kind.__name__}", (RepeatedSteps, kind), {})
@@ -116,6 +119,7 @@ class RepeatedSteps:
         except RuntimeError as error:  # out of memory, or a kernel that cannot be recorded: launch them one by one
             self.can_record, self.sampling = False, None
             log.warning("the sampler's kernels are not recorded as a CUDA graph: %s", error)
+            report("scheduler", State.partly, f"the sampler's kernels are not recorded as a CUDA graph: {first_line(error)}")
             return self.sample(hidden_states, input_batch, None)
 
     def _draws_by_kernels(self, batch: Any) -> bool:
@@ -128,6 +132,11 @@ class RepeatedSteps:
 def changes(scheduler_output: Any) -> bool:
     """Whether requests came or went; a burst has all its blocks from its first step on."""
     return bool(scheduler_output.scheduled_new_reqs or scheduler_output.finished_req_ids or scheduler_output.preempted_req_ids)
+
+
+def first_line(error: BaseException) -> str:
+    """Of a message: CUDA's goes on with advice over many lines."""
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 class SamplingGraph:

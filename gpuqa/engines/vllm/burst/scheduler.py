@@ -17,6 +17,7 @@ from vllm.v1.request import Request, RequestStatus
 
 from gpuqa.engines.vllm.burst.requests import Burst, HandedOut, Step, followers, only_decodes, steps_left
 from gpuqa.engines.vllm.burst.unsupported import unsupported_engine, unsupported_request
+from gpuqa.engines.vllm.override_reports import State, report
 
 log = init_logger(__name__)
 
@@ -42,17 +43,20 @@ class BurstScheduler(AsyncScheduler):  # type: ignore[misc]  # vLLM's modules ar
         self.followers, self.waits_until = 0, 0.0  # the rest of a batch, and when (monotonic clock) it is no longer waited for
         self.leaving: list[Request] = []  # their last tokens are handed out, their blocks not cached and freed yet
         self.steps = {"burst": 0, "plain": 0}
-        self.said: set[str] = set()
-        if reason := unsupported_engine(self):
-            self._say(f"engine.scheduler=burst is off: {reason}")
+        self.logged: set[str] = set()
+        reason = unsupported_engine(self)
         self.usable = reason is None
+        report("scheduler", State.on if self.usable else State.off, reason or "")
+        if reason:
+            self._warn_once(f"engine.scheduler=burst is off: {reason}")
 
     # ---------------------------------------------------------------- requests come and go
 
     def add_request(self, request: Request) -> None:
         if self.usable and request.request_id not in self.requests:
             if reason := unsupported_request(request):
-                self._say(f"a request takes vLLM's own scheduling: {reason}")
+                if self._warn_once(f"a request takes vLLM's own scheduling: {reason}"):
+                    report("scheduler", State.partly, f"requests took vLLM's own scheduling: {reason}")
             else:
                 self.handed_out[request.request_id] = HandedOut(request)
             self.followers, self.waits_until = followers(request), time.monotonic() + PATIENCE_S
@@ -259,7 +263,10 @@ class BurstScheduler(AsyncScheduler):  # type: ignore[misc]  # vLLM's modules ar
         request.update_block_hashes()
         self.kv_cache_manager.cache_blocks(request, request.num_computed_tokens - request.num_output_placeholders)
 
-    def _say(self, message: str) -> None:
-        if message not in self.said:
-            self.said.add(message)
+    def _warn_once(self, message: str) -> bool:
+        """Log a message that was not logged before; whether it was not."""
+        new = message not in self.logged
+        if new:
+            self.logged.add(message)
             log.warning(message)
+        return new

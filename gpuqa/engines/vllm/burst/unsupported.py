@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from gpuqa.engines import FOLLOWED, first_of
+from gpuqa.engines import FOLLOWED, first_that_holds
 
 
 def unsupported_engine(scheduler: Any) -> str | None:
@@ -12,12 +12,12 @@ def unsupported_engine(scheduler: Any) -> str | None:
     from vllm.v1.kv_cache_interface import FullAttentionSpec
 
     groups = scheduler.kv_cache_config.kv_cache_groups
-    obstacles = {
+    unsupported = {
         "pipeline parallelism": scheduler.use_pp,
         "speculative decoding": scheduler.num_spec_tokens > 0,
         "LoRA": scheduler.lora_config is not None,
         "a KV or encoder connector": scheduler.connector is not None or scheduler.ec_connector is not None,
-        "several engines behind one client": scheduler.finished_req_ids_dict is not None,
+        "data parallelism (several engines behind one client)": scheduler.finished_req_ids_dict is not None,
         "KV cache events": scheduler.enable_kv_cache_events,
         "prefills held back for some steps": scheduler.scheduler_config.prefill_schedule_interval > 1,
         "a KV cache that is zeroed or freed later": scheduler.needs_kv_cache_zeroing or scheduler.defer_block_free,
@@ -28,7 +28,7 @@ def unsupported_engine(scheduler: Any) -> str | None:
         "routed experts or sampling masks in the output": scheduler.aux_output_connector is not None
         or scheduler.return_sampling_mask,
     }
-    return first_of(obstacles)
+    return first_that_holds(unsupported)
 
 
 def unsupported_request(request: Any) -> str | None:
@@ -38,7 +38,7 @@ def unsupported_request(request: Any) -> str | None:
     params = request.sampling_params
     if params is None:
         return "pooling"
-    obstacles = {
+    unsupported = {
         "streaming": params.output_kind != RequestOutputKind.FINAL_ONLY or request.resumable,
         "a grammar": request.structured_output_request is not None,
         "logprobs": params.num_logprobs is not None or params.prompt_logprobs is not None,
@@ -49,7 +49,7 @@ def unsupported_request(request: Any) -> str | None:
         "LoRA": request.lora_request is not None,
         "images or sound": bool(request.mm_features),
     }
-    return first_of(obstacles)
+    return first_that_holds(unsupported)
 
 
 def changes_logits(params: Any) -> bool:
@@ -67,9 +67,9 @@ def unsupported_runner(runner: Any) -> str | None:
 
     if not isinstance(runner, GPUModelRunner):
         return "the first model runner"
-    obstacles = {
+    unsupported = {
         "prefill context parallelism": runner.pcp_manager is not None,
         "a sampler of another kind": type(runner.sampler) is not Sampler,
         "a trace that is replayed": runner.sampler.trace_replay_state is not None,
     }
-    return first_of(obstacles)
+    return first_that_holds(unsupported)

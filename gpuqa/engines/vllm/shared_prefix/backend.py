@@ -14,12 +14,14 @@ from vllm.v1.attention.backends.flash_attn import (
     FlashAttentionMetadataBuilder,
 )
 
-from gpuqa.engines import PLAIN_CACHES, first_of
+from gpuqa.engines import PLAIN_CACHES, first_that_holds
+from gpuqa.engines.vllm.override_reports import State, report
 from gpuqa.engines.vllm.shared_prefix.kernels import attend, shared_tokens
 
 log = init_logger(__name__)
 HEAD_SIZES = (16, 32, 64, 128, 256)
-FEWEST = 48  # sequences; below, one program for each of their key heads leaves much of an H200 idle (experiments/LOG.md)
+SHARED_TOKENS = "gpuqa_shared_tokens"  # on a step's metadata, for all layers: the first layer, and what it counted
+MIN_SEQUENCES = 48  # below, one program for each of their key heads leaves much of an H200 idle (experiments/LOG.md)
 
 
 class SharedPrefixBackend(FlashAttentionBackend):  # type: ignore[misc]  # vLLM's modules are skipped by the type checker
@@ -42,7 +44,7 @@ class SharedPrefixBuilder(FlashAttentionMetadataBuilder):  # type: ignore[misc]
     """Spares decoding steps of many sequences the plan that FlashAttention would make for them."""
 
     def build(self, common_prefix_len: int, common_attn_metadata: Any, fast_build: bool = False) -> FlashAttentionMetadata:
-        many = common_attn_metadata.max_query_len == 1 and common_attn_metadata.num_actual_tokens >= FEWEST
+        many = common_attn_metadata.max_query_len == 1 and common_attn_metadata.num_actual_tokens >= MIN_SEQUENCES
         return super().build(common_prefix_len, common_attn_metadata, fast_build or many)
 
 
@@ -51,7 +53,7 @@ class SharedPrefixImpl(FlashAttentionImpl):  # type: ignore[misc]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        obstacles = {
+        unsupported = {
             "attention other than a decoder's": self.attn_type != AttentionType.DECODER,
             f"heads of {self.head_size}": self.head_size not in HEAD_SIZES,
             f"a KV cache of {self.kv_cache_dtype}": self.kv_cache_dtype not in PLAIN_CACHES,
@@ -62,10 +64,11 @@ class SharedPrefixImpl(FlashAttentionImpl):  # type: ignore[misc]
             "context parallelism": self.dcp_world_size != 1,
             "batch invariance": self.batch_invariant_enabled,
         }
-        obstacle = first_of(obstacles)
-        self.usable = obstacle is None
-        if obstacle:
-            log.warning_once("engine.attention=shared_prefix is off: it does not know %s", obstacle)
+        reason = first_that_holds(unsupported)
+        self.usable = reason is None
+        report("attention", State.on if self.usable else State.off, f"it does not know {reason}" if reason else "")
+        if reason:
+            log.warning_once("engine.attention=shared_prefix is off: it does not know %s", reason)
 
     def forward(
         self,
@@ -83,10 +86,10 @@ class SharedPrefixImpl(FlashAttentionImpl):  # type: ignore[misc]
             return super().forward(layer, query, key, value, kv_cache, attn_metadata, output, *args, **kwargs)
         keys, values = kv_cache.transpose(1, 2).split(self.head_size, dim=-1)
         table, lengths, count = attn_metadata.block_table, attn_metadata.seq_lens, attn_metadata.num_actual_tokens
-        first, shared = getattr(attn_metadata, "shared_tokens", (layer, None))
+        first, shared = vars(attn_metadata).get(SHARED_TOKENS, (layer, None))
         if first is layer:  # the first layer of a step finds it for all, and again if the step is run again
             shared = shared_tokens(table[:count], lengths[:count], keys.shape[1])
-            attn_metadata.shared_tokens = (layer, shared)
+            vars(attn_metadata)[SHARED_TOKENS] = (layer, shared)
         attend(query[:count], keys, values, table, lengths, shared, self.scale, output[:count])
         return output
 
@@ -95,8 +98,8 @@ def decodes_many(step: FlashAttentionMetadata) -> bool:
     """Whether every sequence has one new token, which sees all before it, and there are enough of them."""
     return (
         step.max_query_len == 1
-        and step.num_actual_tokens >= FEWEST
+        and step.num_actual_tokens >= MIN_SEQUENCES
         and step.causal is True
         and step.rswa_prefix_lens is None
-        and not getattr(step, "use_cascade", False)
+        and step.mm_prefix_query_range_tensor is None
     )

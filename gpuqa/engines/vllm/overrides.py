@@ -55,9 +55,13 @@ def choose_scheduler(config: EngineConfig) -> Choice:
     if reason := unsupported_vllm("scheduler"):
         return Choice("scheduler", asked, reason=reason)
     args = {"scheduler_cls": "gpuqa.engines.vllm.burst.scheduler.BurstScheduler"}
-    own_extension = config.args.get("worker_extension_cls")
-    reason = f"vLLM takes one worker_extension_cls, here {own_extension!r}" if own_extension else unsupported_vllm("runner")
-    if reason:
+    own_extension, runner = config.args.get("worker_extension_cls"), unsupported_vllm("runner")
+    unsupported = {
+        f"vLLM takes one worker_extension_cls, here {own_extension!r}": own_extension,
+        "tensor parallelism sends each process a copy of a step": config.args.get("tensor_parallel_size", 1) > 1,
+        runner or "": runner,
+    }
+    if reason := first_that_holds(unsupported):
         return Choice("scheduler", asked, args, limits=(f"{PREPARED_ANEW}: {reason}",))
     return Choice("scheduler", asked, {**args, "worker_extension_cls": REPEATS_STEPS})
 

@@ -71,7 +71,7 @@ def test_an_override_counts_as_on_only_when_a_process_of_the_engine_says_so():
     assert what_ran(ON, []) == Override("scheduler", "burst", "default", SILENCE)
     assert what_ran(ON, [Report("attention", State.on)]).ran == "default"
     assert what_ran(ON, [Report("scheduler", State.on)]).ran == "burst"
-    off = what_ran(ON, [Report("scheduler", State.off, "LoRA")])
+    off = what_ran(ON, [Report("scheduler", State.off, "LoRA"), Report("scheduler", State.partly, "said by the runner")])
     assert off == Override("scheduler", "burst", "default", "LoRA")
 
 

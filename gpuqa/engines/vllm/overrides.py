@@ -108,10 +108,11 @@ def what_ran(choice: Choice, reports: Sequence[Report]) -> Override:
     if choice.asked == "default" or choice.reason is not None:
         return Override(choice.part, choice.asked, "default", choice.reason)
     of_part = [report for report in reports if report.part == choice.part]
-    reasons = "; ".join([*choice.limits, *(report.reason for report in of_part if report.reason)])
     if all(report.state is not State.on for report in of_part):
-        return Override(choice.part, choice.asked, "default", reasons or SILENCE)
-    return Override(choice.part, choice.asked, choice.asked, reasons or None, code_digest(choice.asked))
+        why_off = [report.reason for report in of_part if report.state is State.off]
+        return Override(choice.part, choice.asked, "default", "; ".join(why_off) or SILENCE)
+    limits = [*choice.limits, *(report.reason for report in of_part if report.reason)]
+    return Override(choice.part, choice.asked, choice.asked, "; ".join(limits) or None, code_digest(choice.asked))
 
 
 @functools.cache

@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from test_study import config, engines, one_thread, prepared, run  # noqa: F401
-from test_verdict_simulation import measured
+from generated_trials import measured
+from small_study import config, prepared, run
 
 from gpuqa.measure.cell import Cell
 from gpuqa.records import Answered, Completion, Pass
@@ -51,7 +51,8 @@ def test_a_rate_is_skipped_as_long_as_a_lower_one_is_saturated(saturated: float 
 
 
 @pytest.mark.engine
-def test_a_saturated_rate_ends_its_sweep_for_this_run_and_the_next(tmp_path: Path, engines: list[str]) -> None:  # noqa: F811
+@pytest.mark.usefixtures("one_thread")
+def test_a_saturated_rate_ends_its_sweep_for_this_run_and_the_next(tmp_path: Path, engines: list[str]) -> None:
     rows = [{**OPEN, "workload__rate_per_s": rate, "workload__repeats": 2} for rate in (4000, 2, 2000)]
     outcome, recorder = run(prepared(*rows), tmp_path)
     high, low, middle = outcome.trials
@@ -74,7 +75,8 @@ def test_a_saturated_rate_ends_its_sweep_for_this_run_and_the_next(tmp_path: Pat
 
 
 @pytest.mark.engine
-def test_a_sweep_that_was_ended_stays_so_when_a_kill_came_before_its_trial(tmp_path: Path, engines: list[str]) -> None:  # noqa: F811
+@pytest.mark.usefixtures("one_thread")
+def test_a_sweep_that_was_ended_stays_so_when_a_kill_came_before_its_trial(tmp_path: Path, engines: list[str]) -> None:
     cells = prepared(*({**OPEN, "workload__rate_per_s": rate} for rate in (2000, 4000)))
     said = Completion("答", "stop", 9, 2, 0, False, 0.1, 0.2)
     answered = Answered([said] * 8, 2.0, [2.0] * 8, saturated=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from test_study import config
+from small_study import config
 
 from gpuqa.measure.cell import Cell
 from gpuqa.measure.trial import trial_of

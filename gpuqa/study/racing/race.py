@@ -124,13 +124,11 @@ class Race:
             reached = math.exp(fmean(leader.logs))
             unknown = [candidate for candidate in self.running() if candidate.engine == engine and not candidate.known]
             for candidate in unknown:
-                bound_tokens = bound(candidate.key, tokens)
-                if bound_tokens is not None and bound_tokens * chars * math.sqrt(self.rule.max_interval_ratio) < reached:
-                    figure = (
-                        f"{bound_tokens * chars:,.0f} chars/s ({bound_tokens:,.0f} tokens of at most {chars:.2f} characters)"
-                    )
-                    reaches = f"reaches the {reached:,.0f} of {leader.trial.name}"
-                    self.dropped[candidate.key] = f"not even the bound of its card, {figure}, {reaches}"
+                limit = bound(candidate.key, tokens)
+                if limit is not None and limit * chars * math.sqrt(self.rule.max_interval_ratio) < reached:
+                    figure = f"{limit * chars:,.0f} chars/s ({limit:,.0f} tokens of at most {chars:.2f} characters)"
+                    reason = f"not even the bound of its card, {figure}, reaches the {reached:,.0f} of {leader.trial.name}"
+                    self.dropped[candidate.key] = reason
 
     def lengths(self) -> tuple[float, float]:
         """The fewest tokens that any cell's answers had, and the most characters that a token was; means over answers."""

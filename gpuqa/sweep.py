@@ -24,7 +24,7 @@ from gpuqa.config.app import INTERRUPTED, run_command
 from gpuqa.config.commands import CellConfig, StudyConfig, axes_of, resolve
 from gpuqa.machine import hardware
 from gpuqa.measure.cell import Cell
-from gpuqa.records import Pass, Trial
+from gpuqa.records import Override, Pass, Trial
 from gpuqa.selection.comparison import speed
 from gpuqa.selection.verdict import decide
 from gpuqa.study import finalists, report, study
@@ -150,6 +150,9 @@ class Watch:
         self.bar = self.progress.add_task("preparing", total=sum(self.repeats.values()), best="")
         self.passes: dict[str, int] = {}
         self.best: Trial | None = None
+        self.announced = {
+            item for reasons in Effects(cells).off.values() for item in reasons.items()
+        }  # before the study started
 
     def __enter__(self) -> Watch:
         self.progress.start()
@@ -163,7 +166,8 @@ class Watch:
         self.progress.update(self.bar, description=f"starting {cell.config.engine.name} ({cell.config.quantization.name})")
 
     def pass_done(self, cell: Cell, measured: Pass) -> None:
-        """Count the pass, unless a race adds it."""
+        """Count the pass, unless a race adds it, and say what its engine did not do."""
+        self.tell_reasons(measured.overrides)
         if measured.slice is not None:
             self.progress.update(self.bar, description=f"slice {measured.slice + 1}")
             return
@@ -174,6 +178,15 @@ class Watch:
             else f"repeat {measured.repeat + 1} of {cell.config.workload.repeats}"
         )
         self.progress.update(self.bar, completed=sum(self.passes.values()), description=text)
+
+    def tell_reasons(self, overrides: Sequence[Override]) -> None:
+        """Print each reason for which an override is off or limited once; some are known only when an engine runs."""
+        for override in [override for override in overrides if override.reason]:
+            name = f"engine.{override.part}={override.asked}"
+            if (name, override.reason) not in self.announced:
+                self.announced.add((name, str(override.reason)))
+                state = "is off" if override.ran != override.asked else "is limited"
+                self.progress.console.print(f"{name} {state}: {override.reason}", style="yellow", markup=False, highlight=False)
 
     def trial_done(self, trial: Trial, kept: bool) -> None:
         """Count the trial, failed or not, print its line, and update the best."""

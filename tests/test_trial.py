@@ -33,6 +33,10 @@ def test_an_override_that_was_off_in_any_pass_is_off_in_the_trial() -> None:
     for passes in ([BURST, BURST_OFF], [BURST_OFF, BURST]):
         trial, _ = trial_of(cell(), [measured(override, PLAIN, repeat=place) for place, override in enumerate(passes)])
         assert trial.overrides == [BURST_OFF, PLAIN]
+    limited = replace(BURST, reason="an answer was streamed")
+    for passes in ([BURST, limited], [limited, BURST]):
+        trial, _ = trial_of(cell(), [measured(override, repeat=place) for place, override in enumerate(passes)])
+        assert trial.overrides == [limited]
     warm_off, _ = trial_of(cell(), [measured(BURST), measured(BURST_OFF, prefix_cached=True)])
     assert warm_off.overrides == [BURST_OFF]
     none, _ = trial_of(cell(), [measured()])

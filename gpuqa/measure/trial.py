@@ -104,10 +104,10 @@ def trial_of(cell: Cell, passes: Sequence[Pass]) -> FinishedTrial:
 
 
 def overrides_of(passes: Sequence[Pass]) -> list[Override]:
-    """One override for each part of the engine: the first that was off in any pass, else the first."""
-    by_part: dict[str, Override] = {}
+    """One override for each part of the engine, of the worst pass: off, else limited for a reason, else as it was asked."""
+    by_part: dict[str, list[Override]] = {}
     for override in [override for measured in passes for override in measured.overrides]:
-        known = by_part.setdefault(override.part, override)
-        if known.ran == known.asked and override.ran != override.asked:
-            by_part[override.part] = override
-    return list(by_part.values())
+        by_part.setdefault(override.part, []).append(override)
+    return [
+        max(same, key=lambda override: (override.ran != override.asked, bool(override.reason))) for same in by_part.values()
+    ]

@@ -46,7 +46,8 @@ class Scoring:
                 if self.pool is pool:
                     self.pool = start_pool()
                     pool.shutdown(wait=False)
-        return cell.failed(f"the scoring process died {self.attempts} times; the same command scores what was measured"), []
+        reason = f"the scoring process died {self.attempts} times, perhaps for want of memory"
+        return cell.trial(None, f"{reason}; all passes are kept, so the same command only has to score them"), []
 
 
 def start_pool() -> ProcessPoolExecutor:

@@ -127,8 +127,8 @@ def summarize(answered: Answered, answers: Sequence[Answer]) -> dict[str, Any]:
     """The judge's two numbers first, then every metric that can be told over HTTP, then the intervals of the scores."""
     measurement = measure([answered], answers, Overhead(engine_start_s=0.0, warmup_s=0.0, peak_memory_gib=0.0))
     numbers = {name: getattr(measurement, name) for name, metric in METRICS.items() if metric.over_http}
-    intervals = {f"{name}_interval": found for name, found in intervals_of(measurement, answers).items() if found}
-    return {**{name: numbers[ours] for name, ours in JUDGE.items()}, **numbers, **intervals}
+    intervals = {f"{name}_interval": interval for name, interval in intervals_of(measurement, answers).items() if interval}
+    return {**{name: numbers[metric] for name, metric in JUDGE.items()}, **numbers, **intervals}
 
 
 def text_of(key: str, value: Any) -> str:

@@ -73,7 +73,7 @@ def serve(composed: Any) -> int:
     disable_created_metrics()  # type: ignore[no-untyped-call]  # it would show the time of its creation beside every counter
     telemetry = Telemetry(CollectorRegistry())
     telemetry.introduce(labels(content, here))
-    winner = Winner(lambda: Pipeline.start(pipeline), warmup, overrides_of(content))
+    winner = Winner(lambda: Pipeline.start(pipeline), warmup, overrides_of(content, config.frozen))
     service = Service(winner, config.http, telemetry, give_up)
     server = Server(create_app(service, facts(config, content, here), keys), service)
     server.run()
@@ -174,9 +174,18 @@ def has_route() -> bool:
     return True
 
 
-def overrides_of(content: dict[str, Any]) -> list[Override]:
-    """The overrides that ran when the winner was measured."""
-    return [Override(**override) for override in content.get("overrides") or ()]
+def overrides_of(content: dict[str, Any], path: str) -> list[Override]:
+    """The overrides that ran when the winner was measured.
+
+    Raises:
+        UserError: what the file says of them has another shape; allow_mismatch=true lets an edited file come so far.
+    """
+    try:
+        return [Override(**override) for override in content["overrides"]]
+    except TypeError as error:
+        raise UserError(
+            f"frozen: {path}: overrides: got {content['overrides']!r:.80}, allowed is what `gpuqa.sweep` wrote; measure again"
+        ) from error
 
 
 def labels(content: dict[str, Any], here: dict[str, Any]) -> dict[str, str]:
@@ -190,11 +199,14 @@ def facts(config: ServeConfig, content: dict[str, Any], here: dict[str, Any]) ->
     """What `GET /info` shows, which holds as long as the process lives. The engine's environment may hold a secret and is left
     out."""
     engine = {key: value for key, value in content["pipeline"]["engine"].items() if key != "env"}
-    optional = ("study", "axes", "setting", "note", "selection", "git_commit", "frozen_at", "trial", "overrides")
+    optional = ("study", "axes", "setting", "note", "selection", "git_commit", "frozen_at", "trial")
     return {
         "frozen": {
             "file": config.frozen,
-            **{key: content[key] for key in ("digest", "digests", "versions", "device", "driver", "reason", "measurement")},
+            **{
+                key: content[key]
+                for key in ("digest", "digests", "overrides", "versions", "device", "driver", "reason", "measurement")
+            },
             **{key: content.get(key) for key in optional},
             "pipeline": {**content["pipeline"], "engine": engine},
         },

@@ -77,9 +77,10 @@ def counted(number: int, noun: str) -> str:
 
 
 def measure_finalists(cells: Sequence[Cell], trials: Sequence[Trial], journal: Journal, console: Console) -> None:
-    """Measure those who may win again, in fresh engines: the best of many first measurements is too good to be true."""
+    """Measure the trials that may win again, in fresh engines: the best of many first measurements is too good to be true."""
     chosen = finalists.choose(trials, cells[0].config.selection, journal)
-    again = [replace(cell, again=True) for one in chosen.finalists for cell in cells if cell.key == one.key]
+    by_key = {cell.key: cell for cell in cells}
+    again = [replace(by_key[trial.key], again=True) for trial in chosen.finalists]
     if not again:
         return
     began = time.perf_counter()
@@ -93,11 +94,11 @@ def interrupted(cells: Sequence[Cell], journal: Journal, console: Console) -> in
     """Show what there is; nothing is frozen, because the rest may win."""
     trials = journal.read_study()
     ended = {trial.key for trial in trials if trial.error is None}
-    keys = [one.key for cell in cells for one in (cell, replace(cell, again=True)) if one.key not in ended]
+    keys = [wanted.key for cell in cells for wanted in (cell, replace(cell, again=True)) if wanted.key not in ended]
     passes = sum(len(journal.read_passes(key)) for key in keys)
-    told = f"Interrupted: {len(trials)} of {len(cells)} trials and {passes} passes of others are kept; "
-    told += "the same command goes on from here"
-    console.print(report.to_table(decide(trials, cells[0].config.selection), told))
+    text = f"Interrupted: {len(trials)} of {len(cells)} trials and {passes} passes of others are kept; "
+    text += "the same command goes on from here"
+    console.print(report.to_table(decide(trials, cells[0].config.selection), text))
     return INTERRUPTED
 
 
@@ -167,12 +168,12 @@ class Watch:
             self.progress.update(self.bar, description=f"slice {measured.slice + 1}")
             return
         self.passes[cell.key] = self.passes.get(cell.key, 0) + 1
-        told = (
+        text = (
             "repeats with a filled prefix cache"
             if measured.prefix_cached
             else f"repeat {measured.repeat + 1} of {cell.config.workload.repeats}"
         )
-        self.progress.update(self.bar, completed=sum(self.passes.values()), description=told)
+        self.progress.update(self.bar, completed=sum(self.passes.values()), description=text)
 
     def trial_done(self, trial: Trial, kept: bool) -> None:
         """Count the trial, failed or not, print its line, and update the best."""
@@ -181,10 +182,10 @@ class Watch:
         best = f"best {speed(self.best):,.0f} chars/s" if self.best else ""
         self.passes[trial.key] = self.repeats[trial.key]
         self.progress.update(self.bar, completed=sum(self.passes.values()), best=best)
-        told = f"failed: {trial.error}" if trial.error else f"{speed(trial):,.0f} chars/s"
-        told = f"skipped: {trial.skipped}" if trial.skipped else told
-        told = f"dropped: {trial.dropped.reason}" if trial.dropped else told
-        line = f"  {trial.name}: {told}{' (kept)' if kept else ''}"
+        text = f"failed: {trial.error}" if trial.error else f"{speed(trial):,.0f} chars/s"
+        text = f"skipped: {trial.skipped}" if trial.skipped else text
+        text = f"dropped: {trial.dropped.reason}" if trial.dropped else text
+        line = f"  {trial.name}: {text}{' (kept)' if kept else ''}"
         self.progress.console.print(line, markup=False, highlight=False)
 
 

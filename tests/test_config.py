@@ -246,6 +246,7 @@ pipelines = st.builds(
 )
 
 
+@pytest.mark.slow
 @given(pipelines)
 @settings(database=None, deadline=None, max_examples=40, phases=[Phase.generate])  # shrinking so large an example takes minutes
 def test_a_pipeline_survives_the_way_to_plain_values_and_back(config):

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_study import BARE, KEYWORDS, NARROW, Recorder, engines, one_thread, prepared, run  # noqa: F401
+from small_study import BARE, KEYWORDS, NARROW, Recorder, prepared, run
 
 from gpuqa.config.measurement import Executor
 from gpuqa.machine import hardware
@@ -35,7 +35,7 @@ from gpuqa.study.engine_session import (
 from gpuqa.study.executors import EXECUTORS
 from gpuqa.study.journal import Journal
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("one_thread")]
 
 
 def copied(value: Any) -> Any:
@@ -121,7 +121,7 @@ def test_a_pass_names_the_start_of_its_engine_the_machine_and_the_questions(tmp_
         assert measured.question_digests == [question.digest for question in cells[0].questions]
 
 
-def test_an_engine_that_does_not_start_or_breaks_is_an_event_and_the_next_step_starts_a_new_one(tmp_path, engines) -> None:  # noqa: F811
+def test_an_engine_that_does_not_start_or_breaks_is_an_event_and_the_next_step_starts_a_new_one(tmp_path, engines) -> None:
     [bad] = prepared({**BARE, "engine__args__attn_implementation": "no_such_attention"})
     slow, good = prepared({**BARE, "workload__answer_timeout_s": 0.001}, BARE)
     request = [Step([cell], PassRequest(cell, 0, cell.questions)) for cell in (bad, slow, good)]

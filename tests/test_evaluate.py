@@ -18,6 +18,8 @@ import yaml
 
 from gpuqa.measure.metrics import METRICS
 
+pytestmark = pytest.mark.slow
+
 ALSO = {  # what `evaluate` writes beside the metrics
     "url",
     "status",

@@ -131,6 +131,7 @@ AWKWARD = st.text(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None, database=None)
 @given(system=AWKWARD, reason=AWKWARD, stop=AWKWARD, number=st.floats(allow_nan=False, allow_infinity=False))
 def test_any_text_and_number_survive_the_file(tmp_path_factory, system, reason, stop, number):

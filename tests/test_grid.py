@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_study import BARE, KEYWORDS, Recorder, die, engines, one_thread, prepared, run  # noqa: F401
+from small_study import BARE, KEYWORDS, Recorder, die, prepared, run
 
 from gpuqa.engines import EngineFailed
 from gpuqa.engines.transformers_engine import TransformersEngine
@@ -19,7 +19,7 @@ from gpuqa.records import Pass, Trial
 from gpuqa.study import grid, study
 from gpuqa.study.journal import Journal
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("one_thread")]
 
 FOUR = [{"sampling__max_tokens": 4 + number, "workload__repeats": 3} for number in range(4)]
 
@@ -79,7 +79,7 @@ def test_the_order_is_another_one_in_every_repeat_and_the_same_in_every_run(undi
 def test_a_study_that_was_stopped_measures_only_the_passes_that_are_missing(
     undisturbed: Any,
     tmp_path: Path,
-    engines: list[str],  # noqa: F811
+    engines: list[str],
 ) -> None:
     cells, _, passes, whole = undisturbed
     first = Stops(after=6)
@@ -100,7 +100,7 @@ def test_a_study_that_was_stopped_measures_only_the_passes_that_are_missing(
 def test_a_cell_whose_passes_are_all_kept_needs_no_engine_for_its_trial(
     undisturbed: Any,
     tmp_path: Path,
-    engines: list[str],  # noqa: F811
+    engines: list[str],
 ) -> None:
     cells = prepared(BARE, KEYWORDS)
     last = Stops(after=2)  # both cells' only pass; the first trial may be there, the second is not

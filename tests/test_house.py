@@ -85,7 +85,7 @@ def has_main(name: str) -> bool:
 
 def test_the_parser_of_these_tests_sees_all_kinds_of_imports():
     assert {"gpuqa.pipeline.dataset", "gpuqa.study.journal"} <= imports_at_import("gpuqa.study.study")
-    assert "gpuqa.engines.vllm.engine" in imports_anywhere("gpuqa.engines") - imports_at_import("gpuqa.engines")
+    assert "gpuqa.config.app" in imports_anywhere("gpuqa") - imports_at_import("gpuqa")
 
 
 def test_every_folder_of_gpuqa_has_its_place_in_the_order():

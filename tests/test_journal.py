@@ -61,6 +61,7 @@ def test_trials_come_back_as_they_were_written(tmp_path):
 ANY_TEXT = st.text(st.characters(exclude_categories=["Cs"]) | st.sampled_from("\r\n\x0b\x85\u2028\u2029"))
 
 
+@pytest.mark.slow
 @settings(max_examples=80, deadline=None, database=None)
 @example(texts=["第一行\u2028第二行", "\x85", "\x1c"])  # line breaks to str.splitlines, but not to a journal
 @given(texts=st.lists(ANY_TEXT, max_size=4))

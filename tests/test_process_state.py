@@ -35,7 +35,7 @@ def state() -> STATE:
         "threads": (torch.get_num_threads(), torch_threads()),
         "collector": (gc.get_threshold(), gc.get_freeze_count(), gc.isenabled()),
         "level": logging.getLogger("vllm.renderers.base").level,
-        "children": threading.active_count() and [thread.name for thread in threading.enumerate() if "vllm" in thread.name],
+        "starting": [thread.name for thread in threading.enumerate() if thread.name.startswith("vllm-start")],
     }
 
 
@@ -121,7 +121,7 @@ FIRST, SECOND = ("+engine.env.GPUQA_FIRST='1'", "engine.env.OMP_NUM_THREADS='1'"
         ((*TRANSFORMERS, *SECOND), (*VLLM, *FIRST)),
         ((*VLLM, *FIRST), (*TRANSFORMERS, *SECOND)),
     ],
-    ids=["vllm_vllm", "transformers_vllm", "vllm_transformers"],
+    ids=["vllm_vllm", "vllm_vllm_reversed", "transformers_vllm", "vllm_transformers"],
 )
 def test_engines_that_follow_each_other_see_nothing_of_each_other(engines: Any, short_temporary: Path) -> None:
     pytest.importorskip("vllm.engine.arg_utils")  # which changes the environment as it is imported

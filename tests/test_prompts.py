@@ -164,6 +164,7 @@ def test_a_question_of_100_million_characters_takes_a_moment_and_no_memory_of_it
     assert (seconds < 5, peak < 10e6) == (True, True), (seconds, peak)
 
 
+@pytest.mark.slow
 def test_many_long_questions_come_out_as_each_one_alone_and_take_no_more_memory_than_a_few():
     questions = [f"{number} {'显存带宽 ' * 1_000}" for number in range(60)]  # 300,000 characters: two slices
     lone = encoder(room=768)

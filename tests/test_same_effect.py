@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from test_study import config, run
+from small_study import config, prepared, run
 
 from gpuqa.config.pipeline import Attention
 from gpuqa.measure.cell import Cell
@@ -67,7 +67,5 @@ def test_a_study_measures_cells_that_are_the_same_in_effect_once(tmp_path, prepa
 
 @pytest.fixture
 def prepared_twins() -> list[Cell]:
-    from test_study import prepared
-
     rows = [{"engine": "vllm_cpu", "engine__attention": name} for name in ("shared_prefix", "default")]
     return prepared(*({**row, "engine__args__max_num_seqs": 4} for row in rows))

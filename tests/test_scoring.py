@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from test_study import BARE, KEYWORDS, Recorder, engines, one_thread, prepared, run  # noqa: F401
+from small_study import BARE, KEYWORDS, Recorder, prepared
 
 from gpuqa.measure.cell import Cell
 from gpuqa.records import Answered, Completion, Pass
@@ -20,7 +20,7 @@ from gpuqa.study import study
 from gpuqa.study.journal import Journal
 from gpuqa.study.scoring import Scoring
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("one_thread")]
 
 
 def answered(cell: Cell) -> Pass:
@@ -79,7 +79,7 @@ def end_here(spared: int, number: int) -> None:
         os.kill(os.getpid(), number)
 
 
-def test_a_study_whose_scoring_process_is_killed_ends_as_if_nobody_had(tmp_path: Path, engines: list[str]) -> None:  # noqa: F811
+def test_a_study_whose_scoring_process_is_killed_ends_as_if_nobody_had(tmp_path: Path, engines: list[str]) -> None:
     class Kills(Recorder):
         """Kills the scoring process when the first trial is there."""
 

@@ -242,7 +242,7 @@ def test_metrics_and_info_tell_what_is_served_and_log_lines_are_json(other_weigh
     assert shown["here"]["allow_mismatch"] is True
     assert "env" not in shown["frozen"]["pipeline"]["engine"]
     assert shown["state"] == "ready"
-    assert shown["frozen"]["overrides"] == content.get("overrides")
+    assert shown["frozen"]["overrides"] == content["overrides"]
     assert isinstance(shown["here"]["overrides"], list)
     [build] = [
         line

@@ -26,6 +26,8 @@ from stand_in_service import PATIENCE_S, STARTING, Reply, ScriptedEngine, Served
 from gpuqa.config.http import HttpConfig, Status
 from gpuqa.config.paths import find
 from gpuqa.engines import EngineFailed
+from gpuqa.measure import trial
+from gpuqa.measure.cell import Cell
 from gpuqa.pipeline import dataset
 from gpuqa.pipeline.pipeline import WARMUP_TOKENS, Pipeline, encoder_for
 from gpuqa.pipeline.prompts import load_tokenizer
@@ -141,6 +143,26 @@ def test_a_warm_up_has_the_width_of_the_engine_and_short_answers() -> None:
     assert engine.asked == [1, 16, 1]
     assert engine.most == [WARMUP_TOKENS, WARMUP_TOKENS, 100]
     assert WARMUP_TOKENS < 100
+
+
+def test_a_server_asks_the_engine_the_same_warm_up_as_a_study() -> None:
+    engines, config, warmup = (ScriptedEngine(), ScriptedEngine()), composed("engine.args.batch_size=5"), ["甲", "乙", "丙"]
+
+    def pipeline_of(engine: ScriptedEngine) -> Pipeline:
+        engine.prompts = []
+        engine.open.set()
+        return Pipeline(engine, load_tokenizer(config.model), config)  # type: ignore[arg-type]
+
+    async def start() -> Pipeline:
+        return pipeline_of(engines[0])
+
+    with serving(start, warmup=warmup) as served:
+        served.wait_for((200, {"status": "batch"}))
+    asyncio.run(trial.warm_up(Cell(config, {}, [], warmup, {}), pipeline_of(engines[1])))
+    served_engine, studied_engine = engines
+    assert len(served_engine.prompts or []) == 1 + 5
+    assert served_engine.prompts == studied_engine.prompts
+    assert (served_engine.asked, served_engine.most) == (studied_engine.asked, studied_engine.most)
 
 
 def test_a_warm_up_that_fails_in_part_is_good_enough() -> None:

@@ -16,43 +16,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+from generated_trials import RULE, cell
 
-from gpuqa.config.measurement import ConstraintTest, SelectionConfig
+from gpuqa.config.measurement import ConstraintTest
 from gpuqa.config.paths import PACKAGE
 from gpuqa.measure.rouge import cut, score
-from gpuqa.measure.statistics import median_and_mad, speed_interval, trend
-from gpuqa.records import Answer, Measurement, Trial
+from gpuqa.measure.statistics import speed_interval, trend
+from gpuqa.records import Answer
 from gpuqa.selection.comparison import speed
 from gpuqa.selection.verdict import Outcome, decide
 from gpuqa.study import finalists
 
 NOISE = 0.08 * 1.4826  # standard deviation of log speed whose median absolute deviation is 8 %
-RULE = SelectionConfig(name="fastest_above_floor", min_rouge_l_f1_judge=0.15)
 STUDIES = 1000
 LATIN = re.compile("[a-zA-Z0-9]")
-
-
-def measured(repeats: list[float], **numbers: Any) -> Measurement:
-    """A measurement that has nothing but these speeds and numbers to tell it from others."""
-    middle, mad = median_and_mad(repeats)
-    same: dict[str, Any] = dict.fromkeys(Measurement.__dataclass_fields__, 1.0)
-    same |= {"questions": 100, "repeats": len(repeats), "chars_per_s": middle, "chars_per_s_mad": mad, "answers_empty": 0}
-    same |= {"chars_per_s_repeats": repeats, "rouge_l_f1_judge": 0.4, "rouge_l_f1": 0.4}
-    same |= {"first_round_chars_per_s": None, "saturated": False, "conditions": []}
-    same |= {"repeats_began_at": [], "throttle_reasons": None, "sm_clock_mhz_min": None}
-    same |= {"truncated_fraction": 0.0}
-    return Measurement(**{**same, **numbers})
-
-
-def cell(number: int, repeats: list[float], quantization: str = "none", **numbers: Any) -> Trial:
-    """One trial of a generated study; the number is its engine setting."""
-    pipeline = {
-        "prompt": {"name": "p", "system": None, "user": "{question}", "examples": []},
-        "quantization": {"name": quantization},
-        "engine": {"args": {"max_num_seqs": number}},
-        "sampling": {"max_tokens": 256},
-    }
-    return Trial(f"{number}{quantization}", {"seqs": str(number)}, pipeline, {}, measured(repeats, **numbers))
 
 
 def outcomes(cells: int, repeats: int, faster: float = 0.0, noise: float = NOISE) -> list[tuple[Outcome | None, bool]]:

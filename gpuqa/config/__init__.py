@@ -26,7 +26,7 @@ class UserError(Exception):
 
 
 def check(holds: bool, key: str, value: object, allowed: str) -> None:
-    """Raise a UserError in the house's form unless the check holds."""
+    """Raise a UserError that names the key, the value and what is allowed, unless the check holds."""
     if not holds:
         raise UserError(f"{key}: got {value!r}, allowed is {allowed}")
 

@@ -39,7 +39,7 @@ ISSUE_SETTINGS = {"concurrency": Issue.closed, "rate_per_s": Issue.open, "arriva
 class WorkloadConfig:
     """How the questions are issued and how often.
 
-    No repeats with a filled prefix cache unless somebody asks: each costs as much time as a cold one, and the judge asks every
+    There are no repeats with a filled prefix cache by default: each costs as much time as a cold one, and the judge asks every
     question once.
     """
 

@@ -1,4 +1,4 @@
-"""Which files of a model's folder are what: the one list for digests, and for whoever asks whether a tokenizer is there."""
+"""Which files of a model's folder are what: the one list for digests, and for the check whether a tokenizer is there."""
 
 from __future__ import annotations
 

@@ -199,8 +199,7 @@ async def warm_up(pipeline: Pipeline, questions: Sequence[str], batch: int | Non
 
 def engine_width(config: PipelineConfig) -> int | None:
     """How many questions the engine answers at once, as its arguments say; None where they leave it to the backend."""
-    args = config.engine_args()
-    width = args.get("max_num_seqs") or args.get("batch_size")
+    width = config.engine_args().get(BACKENDS[config.engine.backend].width_argument)
     return None if width is None else int(width)
 
 

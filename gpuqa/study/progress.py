@@ -23,8 +23,11 @@ class Progress:
         """
         self.max_failures, self.failures = max_failures, 0
         self.waiting = {cell.key: cell for cell in cells}  # have passes to be measured
-        self.passes = {key: [one for one in kept.get(key, ()) if one.slice is None] for key in self.waiting}
-        self.slices = {key: {one.slice: one for one in kept.get(key, ()) if one.slice is not None} for key in self.waiting}
+        self.passes = {key: [measured for measured in kept.get(key, ()) if measured.slice is None] for key in self.waiting}
+        self.slices = {
+            key: {measured.slice: measured for measured in kept.get(key, ()) if measured.slice is not None}
+            for key in self.waiting
+        }
         self.worked: set[str] = set()  # have warmed up on any engine
         self.complete: list[Cell] = []  # have all their passes; the study takes them from here and has them scored
         self.ended: list[Trial] = []  # failed or skipped; the study takes them from here

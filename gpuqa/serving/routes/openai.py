@@ -144,7 +144,7 @@ def usage(completion: Completion) -> dict[str, Any]:
 async def server_sent_events(
     head: dict[str, Any], first: CompletionDelta, rest: AsyncGenerator[CompletionDelta], wants_usage: bool
 ) -> AsyncGenerator[str]:
-    """The events of one answer; the first delta is known, and whoever closes this ends the answer."""
+    """The events of one answer; the first delta is known, and closing this generator ends the answer."""
     head |= {"usage": None} if wants_usage else {}
     try:
         async with aclosing(rest):

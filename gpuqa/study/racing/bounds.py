@@ -1,4 +1,4 @@
-"""The most that a cell could reach on its card, for a race that asks the promising engines first."""
+"""The most that a cell could reach on its card, for a race that measures the promising engines first."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def bounds_of(cells: Sequence[Cell]) -> Callable[[str, float], float | None]:
         prompts = [encoder.encode(question.text).token_ids for question in cell.questions]
         return load(prompts, Setup.of_config(cell.config), 1.0)
 
-    def most(key: str, answer_tokens: float) -> float | None:
+    def bound(key: str, answer_tokens: float) -> float | None:
         config = by_key[key].config
         if config.gpu.bandwidth_gb_per_s is None:
             return None
@@ -42,4 +42,4 @@ def bounds_of(cells: Sequence[Cell]) -> Callable[[str, float], float | None]:
         known = load_of(key)
         return most_tokens_per_s(roof, Load(known.questions, known.width, known.prompt, known.prefix, max(1.0, answer_tokens)))
 
-    return most
+    return bound

@@ -1,8 +1,8 @@
-"""A race on real engines: the race says after every round which passes its cells get next, and a plan asks for them.
+"""A race on real engines: the race says after every round which passes its cells get next, and a plan hands them on.
 
 Passes are scored while others are measured; only the end of a round waits for scores. All passes stay in the journal until
 the race has ended, and a study that goes on walks through them again first: the same passes lead to the same decisions, and
-an engine starts only where the race asks for a pass that is not there.
+an engine starts only where the race wants a pass that is not there.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from gpuqa.study.engine_session import CellFailed, Event, PassDone, StartFailed,
 from gpuqa.study.grid import in_order
 from gpuqa.study.progress import Progress
 from gpuqa.study.racing.bounds import bounds_of
-from gpuqa.study.racing.evidence import Glimpse, Runner
-from gpuqa.study.racing.race import Ask, Race, slices_of
+from gpuqa.study.racing.evidence import Candidate, SlicePass
+from gpuqa.study.racing.race import Race, WantedPass, slices_of
 
 Score = Callable[[Cell, Sequence[Pass]], Awaitable[FinishedTrial]]
 
@@ -42,14 +42,14 @@ def race_of(cells: Sequence[Cell], kept: Mapping[str, Trial], answers: Callable[
     check(RANKINGS[rule].race is not None, "study.racing", True, f"false with selection.rule={rule.name}")
     repeats = {cell.config.workload.repeats for cell in cells}
     check(len(repeats) == 1, "workload.repeats", sorted(repeats), "one value for all cells where study.racing=true")
-    runners = {cell.key: Runner(cell.trial(None), cell.engine_key, len(cell.questions)) for cell in cells}
+    candidates = {cell.key: Candidate(cell.trial(None), cell.engine_key, len(cell.questions)) for cell in cells}
     slices = slices_of(cells[0].questions, first.study, first.workload.issue)
-    race = Race(runners, first.selection, first.study.racing_confidence, slices, repeats.pop())
+    race = Race(candidates, first.selection, first.study.racing_confidence, slices, repeats.pop())
     for key, trial in kept.items():
         if trial.dropped:
             race.dropped[key] = trial.dropped.reason
         seen = seen_of(trial)
-        if seen is None or seen.questions == runners[key].questions:
+        if seen is None or seen.questions == candidates[key].questions:
             race.measured(replace(trial, measurement=seen, dropped=None), answers(key))
     return race
 
@@ -88,7 +88,7 @@ def dropped_trials(race: Race, digest: str) -> list[FinishedTrial]:
     """The trials of the cells that the race dropped, signed with the race's digest, and the answers that they gave."""
     dropped = [trial for trial in race.trials() if trial.dropped]
     signed = [replace(trial, dropped=replace(trial.dropped, race=digest)) for trial in dropped if trial.dropped]
-    return [(trial, list(race.runners[trial.key].known)) for trial in signed]
+    return [(trial, list(race.candidates[trial.key].known)) for trial in signed]
 
 
 class RacePlan:
@@ -98,19 +98,19 @@ class RacePlan:
         self.race, self.score, self.engine_key = race, score, cells[0].engine_key
         self.cells = {cell.key: cell for cell in cells}
         self.progress = Progress(cells, kept)
-        self.round: list[Ask] = []  # what the race asked for and has not been told of yet
-        self.scores: dict[Ask, asyncio.Task[FinishedTrial]] = {}
+        self.round: list[WantedPass] = []  # passes that the race wants and has not learnt of yet
+        self.scores: dict[WantedPass, asyncio.Task[FinishedTrial]] = {}
         self.report(self.progress.ended)
 
     async def next(self) -> Step | None:
         """The next pass of the round; after the last round, what the cells that stay still lack."""
-        while asks := self.round or self.race.next_round(self.engine_key):
-            self.round = asks
-            cells = in_order([self.cells[ask.key] for ask in asks], asks[0].repeat or 0)
-            asked = {ask.key: ask for ask in asks}
-            missing = [cell for cell in cells if not self.is_kept(asked[cell.key])]
+        while wanted_passes := self.round or self.race.next_round(self.engine_key):
+            self.round = wanted_passes
+            cells = in_order([self.cells[wanted.key] for wanted in wanted_passes], wanted_passes[0].repeat or 0)
+            by_key = {wanted.key: wanted for wanted in wanted_passes}
+            missing = [cell for cell in cells if not self.is_kept(by_key[cell.key])]
             if missing:
-                return Step(cells, self.request(asked[missing[0].key]))
+                return Step(cells, self.request(by_key[missing[0].key]))
             await self.close_round()
         lacking = [cell for cell in self.staying() if self.progress.missing(cell)]
         if lacking:
@@ -120,9 +120,9 @@ class RacePlan:
         return None
 
     def take(self, event: Event) -> None:
-        """Learn what happened. After a failure the race is asked for a new round."""
+        """Learn what happened. After a failure the race makes a new round."""
         if isinstance(event, StartFailed | CellFailed):
-            open_cells = {ask.key for ask in self.round} | {cell.key for cell in self.staying()}
+            open_cells = {wanted.key for wanted in self.round} | {cell.key for cell in self.staying()}
             self.progress.waiting = {key: cell for key, cell in self.progress.waiting.items() if key in open_cells}
             self.round = []
         ended = len(self.progress.ended)
@@ -130,55 +130,60 @@ class RacePlan:
         self.report(self.progress.ended[ended:])
         if isinstance(event, PassDone):
             part, repeat = event.measured.slice, event.measured.repeat
-            self.scored(Ask(event.key, slice=part) if part is not None else Ask(event.key, repeat=repeat))
+            self.scored(WantedPass(event.key, slice=part) if part is not None else WantedPass(event.key, repeat=repeat))
 
     def report(self, ended: Sequence[Trial]) -> None:
         """Tell the race of cells that failed or were skipped; they leave the round."""
         for trial in ended:
             self.race.measured(trial, [])
         gone = {trial.key for trial in ended}
-        self.round = [ask for ask in self.round if ask.key not in gone]
+        self.round = [wanted for wanted in self.round if wanted.key not in gone]
 
     def staying(self) -> list[Cell]:
         """The cells of this engine that may still win."""
-        running = {runner.key for runner in self.race.running()}
+        running = {candidate.key for candidate in self.race.running()}
         return [cell for key, cell in self.progress.waiting.items() if key in running]
 
-    def request(self, ask: Ask) -> PassRequest:
-        """The pass that the race asks for."""
-        cell = self.cells[ask.key]
-        if ask.slice is not None:
-            return PassRequest(cell, 0, self.race.slices[ask.slice], slice=ask.slice)
-        assert ask.repeat is not None, "an ask is for a slice or for a repeat"
-        return PassRequest(cell, ask.repeat, cell.questions)
+    def request(self, wanted: WantedPass) -> PassRequest:
+        """The request for a pass that the race wants."""
+        cell = self.cells[wanted.key]
+        if wanted.slice is not None:
+            return PassRequest(cell, 0, self.race.slices[wanted.slice], slice=wanted.slice)
+        assert wanted.repeat is not None, "a pass is over a slice, or a repeat over all questions"
+        return PassRequest(cell, wanted.repeat, cell.questions)
 
-    def is_kept(self, ask: Ask) -> bool:
+    def is_kept(self, wanted: WantedPass) -> bool:
         """Whether that pass was measured."""
-        if ask.slice is not None:
-            return ask.slice in self.progress.slices[ask.key]
-        return any(measured.repeat == ask.repeat for measured in self.progress.passes[ask.key] if not measured.prefix_cached)
+        if wanted.slice is not None:
+            return wanted.slice in self.progress.slices[wanted.key]
+        return any(
+            measured.repeat == wanted.repeat for measured in self.progress.passes[wanted.key] if not measured.prefix_cached
+        )
 
-    def scored(self, ask: Ask) -> asyncio.Task[FinishedTrial]:
+    def scored(self, wanted: WantedPass) -> asyncio.Task[FinishedTrial]:
         """The trial of a slice, or of the repeats up to this one; its scoring begins with the first call."""
-        if ask not in self.scores:
-            cell, passes = self.cells[ask.key], self.progress.passes[ask.key]
-            if ask.slice is not None:
-                cell = replace(cell, questions=self.race.slices[ask.slice])
-                upto = [self.progress.slices[ask.key][ask.slice]]
+        if wanted not in self.scores:
+            cell, passes = self.cells[wanted.key], self.progress.passes[wanted.key]
+            if wanted.slice is not None:
+                cell = replace(cell, questions=self.race.slices[wanted.slice])
+                upto = [self.progress.slices[wanted.key][wanted.slice]]
             else:
-                upto = sorted((one for one in passes if one.repeat <= (ask.repeat or 0)), key=lambda one: one.repeat)
-            self.scores[ask] = asyncio.ensure_future(self.score(cell, upto))
-        return self.scores[ask]
+                upto = sorted(
+                    (measured for measured in passes if measured.repeat <= (wanted.repeat or 0)),
+                    key=lambda measured: measured.repeat,
+                )
+            self.scores[wanted] = asyncio.ensure_future(self.score(cell, upto))
+        return self.scores[wanted]
 
     async def close_round(self) -> None:
         """Tell the race what the round showed, as soon as it is scored."""
-        asks, self.round = self.round, []
-        for ask in asks:
-            trial, answers = await asyncio.shield(self.scored(ask))
+        wanted_passes, self.round = self.round, []
+        for wanted in wanted_passes:
+            trial, answers = await asyncio.shield(self.scored(wanted))
             if trial.measurement is None:  # it could not be scored
                 self.progress.end([trial])
                 self.report([trial])
-            elif ask.slice is None:
+            elif wanted.slice is None:
                 self.race.measured(trial, answers)
             else:
-                self.race.saw(ask.key, Glimpse(trial.measurement, answers))
+                self.race.measured_slice(wanted.key, SlicePass(trial.measurement, answers))

@@ -19,6 +19,7 @@ import pytest
 
 from gpuqa.config.app import compose_cell
 from gpuqa.engines.vllm.compat import TABLES, unsupported_vllm
+from gpuqa.engines.vllm.overrides import choose_attention
 from gpuqa.pipeline import dataset
 from gpuqa.pipeline.pipeline import Pipeline
 from gpuqa.records import Generation, Override
@@ -37,114 +38,6 @@ ENGINE = (
     "engine.args.max_num_seqs=128",
     "sampling.max_tokens=64",
 )
-
-
-# ---------------------------------------------------------------- shared_prefix: the kernels
-
-
-@dataclass(frozen=True)
-class Shape:
-    """One decoding step of many sequences."""
-
-    sequences: int
-    prefix_blocks: int  # that all sequences share
-    own_tokens: int  # at most so many more; each sequence has another number of them
-    heads: int = 16
-    key_heads: int = 8
-    size: int = 128
-    block: int = 16
-    padding: int = 0  # rows at the end that are no sequences
-
-
-SHAPES = {
-    "qwen3_0.6b": Shape(sequences=128, prefix_blocks=32, own_tokens=300),
-    "qwen3_0.6b_wide": Shape(sequences=358, prefix_blocks=16, own_tokens=256, block=32),
-    "nothing_shared": Shape(sequences=48, prefix_blocks=0, own_tokens=200),
-    "one_shared_block": Shape(sequences=64, prefix_blocks=1, own_tokens=40),
-    "padded": Shape(sequences=60, prefix_blocks=8, own_tokens=64, padding=4),
-    "one_query_a_key": Shape(sequences=64, prefix_blocks=4, own_tokens=100, heads=8),
-    "embedded_model": Shape(sequences=128, prefix_blocks=3, own_tokens=64, heads=2, key_heads=1, size=64),
-}
-
-
-def step_of(shape: Shape, dtype: Any) -> tuple[Any, Any, Any, Any]:
-    """Queries [sequences, heads, size], a cache [blocks, tokens in a block, key heads, 2 * size], a block table
-    [sequences, blocks] and lengths [sequences] in tokens. What no sequence may read is NaN."""
-    random = torch.Generator(device="cuda").manual_seed(0)
-    rows = shape.sequences + shape.padding
-    own_blocks = -(-shape.own_tokens // shape.block)
-    blocks = shape.prefix_blocks + rows * own_blocks + 1
-    order = torch.randperm(blocks - 1, generator=random, device="cuda").int() + 1  # block 0 is nobody's
-    table = torch.zeros(rows, shape.prefix_blocks + own_blocks, dtype=torch.int32, device="cuda")
-    table[:, : shape.prefix_blocks] = order[: shape.prefix_blocks]
-    table[:, shape.prefix_blocks :] = order[shape.prefix_blocks :].reshape(rows, own_blocks)
-    own = torch.randint(1, shape.own_tokens + 1, (rows,), generator=random, device="cuda").int()
-    lengths = own + shape.prefix_blocks * shape.block
-    lengths[shape.sequences :] = 0
-    table[shape.sequences :] = 0
-    query = torch.randn(rows, shape.heads, shape.size, generator=random, device="cuda").to(dtype)
-    cache = torch.randn(blocks, shape.block, shape.key_heads, 2 * shape.size, generator=random, device="cuda").to(dtype)
-    cache[0] = float("nan")
-    for row, length in enumerate(lengths.tolist()):  # behind the last token of each sequence
-        if length % shape.block:
-            cache[table[row, length // shape.block].long(), length % shape.block :] = float("nan")
-    return query, cache, table, lengths
-
-
-def by_the_formula(query: Any, cache: Any, table: Any, lengths: Any) -> Any:
-    """softmax(q k / sqrt(size)) v for every sequence by itself, in float64."""
-    group = query.shape[1] // cache.shape[2]
-    out = torch.zeros(query.shape, dtype=torch.float64, device="cuda")
-    for row, length in enumerate(lengths.tolist()):
-        tokens = cache[table[row].long()].flatten(0, 1)[:length].double().repeat_interleave(group, dim=1)
-        keys, values = tokens.chunk(2, dim=-1)
-        scores = torch.einsum("hd,thd->ht", query[row].double(), keys) / query.shape[-1] ** 0.5
-        out[row] = torch.einsum("ht,thd->hd", scores.softmax(-1), values)
-    return out
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bfloat16", "float16"])
-@pytest.mark.parametrize("name", SHAPES)
-def test_the_kernels_give_what_the_formula_gives(name: str, dtype: Any) -> None:
-    from gpuqa.engines.vllm.shared_prefix import kernels
-
-    shape = SHAPES[name]
-    query, cache, table, lengths = step_of(shape, dtype)
-    out = torch.full_like(query, float("nan"))  # what is not written stays NaN
-    keys, values = cache.split(shape.size, dim=-1)
-    shared = kernels.shared_tokens(table, lengths, shape.block)
-    assert shared.item() == shape.prefix_blocks * shape.block
-    kernels.attend(query, keys, values, table, lengths, shared, shape.size**-0.5, out)
-    torch.cuda.synchronize()
-    assert not out.isnan().any(), "a row that was not written, or a token that is no part of the sequence"
-    real = slice(0, shape.sequences)
-    expected = by_the_formula(query, cache, table, lengths)[real]
-    torch.testing.assert_close(out[real].double(), expected, atol=2e-2, rtol=0)
-
-
-def test_the_kernels_give_the_same_inside_a_cuda_graph_with_other_values() -> None:
-    from gpuqa.engines.vllm.shared_prefix import kernels
-
-    shape = SHAPES["embedded_model"]
-    query, cache, table, lengths = step_of(shape, torch.bfloat16)
-    keys, values = cache.split(shape.size, dim=-1)
-    out = torch.empty_like(query)
-
-    def attend() -> None:
-        shared = kernels.shared_tokens(table, lengths, shape.block)
-        kernels.attend(query, keys, values, table, lengths, shared, shape.size**-0.5, out)
-
-    attend()
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        attend()
-    lengths.clamp_(max=shape.prefix_blocks * shape.block + 1)  # other lengths, and less that is shared
-    table[1, 0] = table[0, 1]
-    out.fill_(float("nan"))
-    graph.replay()
-    torch.cuda.synchronize()
-    torch.testing.assert_close(out.double(), by_the_formula(query, cache, table, lengths), atol=2e-2, rtol=0)
 
 
 # ---------------------------------------------------------------- engines
@@ -280,3 +173,119 @@ def test_the_runner_repeats_most_steps_and_replays_the_sampler_as_a_cuda_graph(
 def test_drawn_tokens_differ_from_step_to_step_although_the_graph_is_the_same(caches: Path) -> None:
     run = answered("engine.scheduler=burst", "sampling.temperature=2.0", "sampling.ignore_eos=true", questions=16)
     assert all(len(set(tokens)) > len(tokens) / 4 for tokens in run.tokens)
+
+
+# ---------------------------------------------------------------- shared_prefix: the kernels
+# They stand behind the engines' tests: once this process has used CUDA, vLLM spawns an engine instead of forking it.
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One decoding step of many sequences."""
+
+    sequences: int
+    prefix_blocks: int  # that all sequences share
+    own_tokens: int  # at most so many more; each sequence has another number of them
+    heads: int = 16
+    key_heads: int = 8
+    size: int = 128
+    block: int = 16
+    padding: int = 0  # rows at the end that are no sequences
+
+
+SHAPES = {
+    "qwen3_0.6b": Shape(sequences=128, prefix_blocks=32, own_tokens=300),
+    "qwen3_0.6b_wide": Shape(sequences=358, prefix_blocks=16, own_tokens=256, block=32),
+    "nothing_shared": Shape(sequences=48, prefix_blocks=0, own_tokens=200),
+    "one_shared_block": Shape(sequences=64, prefix_blocks=1, own_tokens=40),
+    "padded": Shape(sequences=60, prefix_blocks=8, own_tokens=64, padding=4),
+    "one_query_a_key": Shape(sequences=64, prefix_blocks=4, own_tokens=100, heads=8),
+    "embedded_model": Shape(sequences=128, prefix_blocks=3, own_tokens=64, heads=2, key_heads=1, size=64),
+}
+
+
+def step_of(shape: Shape, dtype: Any) -> tuple[Any, Any, Any, Any]:
+    """Queries [sequences, heads, size], a cache [blocks, tokens in a block, key heads, 2 * size], a block table
+    [sequences, blocks] and lengths [sequences] in tokens. What no sequence may read is NaN."""
+    random = torch.Generator(device="cuda").manual_seed(0)
+    rows = shape.sequences + shape.padding
+    own_blocks = -(-shape.own_tokens // shape.block)
+    blocks = shape.prefix_blocks + rows * own_blocks + 1
+    order = torch.randperm(blocks - 1, generator=random, device="cuda").int() + 1  # block 0 is nobody's
+    table = torch.zeros(rows, shape.prefix_blocks + own_blocks, dtype=torch.int32, device="cuda")
+    table[:, : shape.prefix_blocks] = order[: shape.prefix_blocks]
+    table[:, shape.prefix_blocks :] = order[shape.prefix_blocks :].reshape(rows, own_blocks)
+    own = torch.randint(1, shape.own_tokens + 1, (rows,), generator=random, device="cuda").int()
+    lengths = own + shape.prefix_blocks * shape.block
+    lengths[shape.sequences :] = 0
+    table[shape.sequences :] = 0
+    query = torch.randn(rows, shape.heads, shape.size, generator=random, device="cuda").to(dtype)
+    cache = torch.randn(blocks, shape.block, shape.key_heads, 2 * shape.size, generator=random, device="cuda").to(dtype)
+    cache[0] = float("nan")
+    for row, length in enumerate(lengths.tolist()):  # behind the last token of each sequence
+        if length % shape.block:
+            cache[table[row, length // shape.block].long(), length % shape.block :] = float("nan")
+    return query, cache, table, lengths
+
+
+def by_the_formula(query: Any, cache: Any, table: Any, lengths: Any) -> Any:
+    """softmax(q k / sqrt(size)) v for every sequence by itself, in float64."""
+    group = query.shape[1] // cache.shape[2]
+    out = torch.zeros(query.shape, dtype=torch.float64, device="cuda")
+    for row, length in enumerate(lengths.tolist()):
+        tokens = cache[table[row].long()].flatten(0, 1)[:length].double().repeat_interleave(group, dim=1)
+        keys, values = tokens.chunk(2, dim=-1)
+        scores = torch.einsum("hd,thd->ht", query[row].double(), keys) / query.shape[-1] ** 0.5
+        out[row] = torch.einsum("ht,thd->hd", scores.softmax(-1), values)
+    return out
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bfloat16", "float16"])
+@pytest.mark.parametrize("name", SHAPES)
+def test_the_kernels_give_what_the_formula_gives(name: str, dtype: Any) -> None:
+    from gpuqa.engines.vllm.shared_prefix import kernels
+
+    shape = SHAPES[name]
+    query, cache, table, lengths = step_of(shape, dtype)
+    out = torch.full_like(query, float("nan"))  # what is not written stays NaN
+    keys, values = cache.split(shape.size, dim=-1)
+    shared = kernels.shared_tokens(table, lengths, shape.block)
+    assert shared.item() == shape.prefix_blocks * shape.block
+    kernels.attend(query, keys, values, table, lengths, shared, shape.size**-0.5, out)
+    torch.cuda.synchronize()
+    assert not out.isnan().any(), "a row that was not written, or a token that is no part of the sequence"
+    real = slice(0, shape.sequences)
+    expected = by_the_formula(query, cache, table, lengths)[real]
+    torch.testing.assert_close(out[real].double(), expected, atol=2e-2, rtol=0)
+
+
+def test_the_kernels_give_the_same_inside_a_cuda_graph_with_other_values() -> None:
+    from gpuqa.engines.vllm.shared_prefix import kernels
+
+    shape = SHAPES["embedded_model"]
+    query, cache, table, lengths = step_of(shape, torch.bfloat16)
+    keys, values = cache.split(shape.size, dim=-1)
+    out = torch.empty_like(query)
+
+    def attend() -> None:
+        shared = kernels.shared_tokens(table, lengths, shape.block)
+        kernels.attend(query, keys, values, table, lengths, shared, shape.size**-0.5, out)
+
+    attend()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        attend()
+    lengths.clamp_(max=shape.prefix_blocks * shape.block + 1)  # other lengths, and less that is shared
+    table[1, 0] = table[0, 1]
+    out.fill_(float("nan"))
+    graph.replay()
+    torch.cuda.synchronize()
+    torch.testing.assert_close(out.double(), by_the_formula(query, cache, table, lengths), atol=2e-2, rtol=0)
+
+
+def test_a_process_that_has_used_cuda_is_told_that_the_attention_is_off() -> None:
+    torch.zeros(1, device="cuda")
+    config = compose_cell("experiment=none", *ENGINE, "engine.attention=shared_prefix")
+    reason = choose_attention(config.engine, config.engine_args()).reason
+    assert reason == "this process has used CUDA, so vLLM spawns the engine's process instead of forking it"

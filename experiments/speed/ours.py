@@ -22,7 +22,7 @@ class Ours(Contestant):
         from gpuqa.config.http import HttpConfig
         from gpuqa.pipeline.pipeline import Pipeline, checked_tokenizer, start_engine
         from gpuqa.serving.app import create_app
-        from gpuqa.serving.service import Service, State
+        from gpuqa.serving.service import Service, State, Winner
         from gpuqa.serving.telemetry import Telemetry
 
         configs = {prefix: our_config(self.task, system) for prefix, system in self.task.systems.items()}
@@ -32,7 +32,8 @@ class Ours(Contestant):
         self.pipelines = {prefix: Pipeline(self.engine, tokenizer, config) for prefix, config in configs.items()}
         for prefix, pipeline in self.pipelines.items():
             http, telemetry = HttpConfig(host=HOST, port=0, warmup_batch=1), Telemetry(CollectorRegistry())
-            service = Service(lambda one=pipeline: immediately(one), ["Warm?"], http, telemetry, fail)  # type: ignore[misc]
+            winner = Winner(lambda started=pipeline: immediately(started), ["Warm?"])  # type: ignore[misc]
+            service = Service(winner, http, telemetry, fail)
             app = create_app(service)
             self.addresses[prefix] = (await listen(app), "/predict")
             while service.look() is not State.ready:

@@ -77,6 +77,7 @@ def choose_attention(config: EngineConfig, args: dict[str, Any]) -> Choice:
         return Choice("attention", asked)
     if reason := unsupported_vllm("attention"):
         return Choice("attention", asked, reason=reason)
+    import torch
     from vllm.platforms import current_platform
 
     kv_cache = args.get("kv_cache_dtype", "auto")
@@ -84,6 +85,7 @@ def choose_attention(config: EngineConfig, args: dict[str, Any]) -> Choice:
         f"it does not read a KV cache of {kv_cache}": kv_cache not in PLAIN_CACHES,
         "it needs engine.env.VLLM_WORKER_MULTIPROC_METHOD=fork": config.env.get("VLLM_WORKER_MULTIPROC_METHOD") != "fork",
         "there is no CUDA device": not current_platform.is_cuda(),
+        "this process has used CUDA, so vLLM spawns the engine's process instead of forking it": torch.cuda.is_initialized(),
     }
     if reason := first_that_holds(unsupported):
         return Choice("attention", asked, reason=reason)

@@ -32,7 +32,8 @@ class Ours(Contestant):
         self.pipelines = {prefix: Pipeline(self.engine, tokenizer, config) for prefix, config in configs.items()}
         for prefix, pipeline in self.pipelines.items():
             http, telemetry = HttpConfig(host=HOST, port=0, warmup_batch=1), Telemetry(CollectorRegistry())
-            winner = Winner(lambda started=pipeline: immediately(started), ["Warm?"])  # type: ignore[misc]
+            measured = self.engine.overrides()
+            winner = Winner(lambda started=pipeline: immediately(started), ["Warm?"], measured)  # type: ignore[misc]
             service = Service(winner, http, telemetry, fail)
             app = create_app(service)
             self.addresses[prefix] = (await listen(app), "/predict")

@@ -1,3 +1,32 @@
 """Find, prove and serve the best configuration of a small LLM that answers GPU/CUDA questions."""
 
-__version__ = "0.1.0"
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gpuqa.config.app import compose_cell as compose_cell
+    from gpuqa.pipeline.pipeline import Pipeline as Pipeline
+    from gpuqa.records import Trial as Trial
+    from gpuqa.study.journal import Journal as Journal
+
+__version__ = "0.2.0"
+__all__ = ["Journal", "Pipeline", "Trial", "compose_cell"]
+HOMES = {  # name -> the module that has it; imported when somebody asks for it, since some take seconds
+    "compose_cell": "gpuqa.config.app",
+    "Pipeline": "gpuqa.pipeline.pipeline",
+    "Trial": "gpuqa.records",
+    "Journal": "gpuqa.study.journal",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """The public API for scripts and notebooks.
+
+    Raises:
+        AttributeError: the package has no such name.
+    """
+    if name not in HOMES:
+        raise AttributeError(f"module 'gpuqa' has no attribute {name!r}; it has {', '.join(HOMES)}")
+    return getattr(importlib.import_module(HOMES[name]), name)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from rich.console import Console
@@ -22,10 +23,10 @@ from gpuqa import frozen
 from gpuqa.config import UserError
 from gpuqa.config.app import run_command
 from gpuqa.config.commands import CompareConfig, resolve
-from gpuqa.measure.statistics import holm, paired_interval, sign_flip_p_value
+from gpuqa.measure.statistics import holm
 from gpuqa.records import Answer, Interval, Trial
-from gpuqa.selection.comparison import narrow, relative, relative_interval, speed_estimate
-from gpuqa.selection.constraints import paired, scores_of
+from gpuqa.selection.comparison import lead_texts, narrow, relative, relative_interval, speed_estimate
+from gpuqa.selection.pairing import paired, paired_test, scores_of
 from gpuqa.study.journal import Journal
 
 BETTER_OR_EQUAL, WORSE, INCONCLUSIVE = 0, 1, 2
@@ -36,9 +37,10 @@ EQUAL_WITHIN = 1.5  # high end / low end of an interval that still says "equal"
 class Side:
     """One of the two: its trial and its answers."""
 
-    told: str
+    name: str  # as the command line has it
     trial: Trial
     answers: list[Answer]
+    problems: list[str]  # lines of its journal that cannot be read
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +48,8 @@ class Row:
     """One quantity of both sides."""
 
     name: str
-    ours: float
-    theirs: float
+    a: float
+    b: float
     lead: float  # of A, as a share of B
     interval: Interval | None
     p_value: float | None
@@ -84,50 +86,51 @@ def side_of(text: str, key: str) -> Side:
     Raises:
         UserError: nothing is there, or the name fits no trial or several.
     """
-    path, wanted = Path(text), ""
+    path, key_start = Path(text), ""
     if not path.exists() and ":" in text:
-        folder, _, wanted = text.rpartition(":")
+        folder, _, key_start = text.rpartition(":")
         path = Path(folder)
     else:
         file = path / "frozen.yaml" if path.is_dir() else path
-        path, wanted = file.parent, str(frozen.read(file).get("trial", ""))
+        path, key_start = file.parent, str(frozen.read(file).get("trial", ""))
     journal = Journal(path)
-    found = [trial for trial in journal.read().values() if trial.measurement and trial.key.startswith(wanted)]
-    if len(found) != 1:
-        known = ", ".join(trial.key[:16] for trial in journal.read().values() if trial.measurement) or "none"
-        raise UserError(f"{key}: {text!r} names {len(found)} measured trials of {path}; measured there: {known}")
-    answers = journal.answers(found[0].key)
+    measured = [trial for trial in journal.read().values() if trial.measurement]
+    named, problems = [trial for trial in measured if trial.key.startswith(key_start)], journal.problems()
+    if len(named) != 1:
+        known = ", ".join(trial.key[:16] for trial in measured) or "none"
+        message = f"{key}: {text!r} names {len(named)} measured trials of {path}; measured there: {known}"
+        raise UserError("; ".join([message, *problems]))
+    answers = journal.answers(named[0].key)
     if not answers:
-        raise UserError(f"{key}: the answers of trial {found[0].key[:16]} are not in {journal.folder}; measure it again")
-    return Side(text, found[0], answers)
+        message = f"{key}: the answers of trial {named[0].key[:16]} are not in {journal.folder}, or not whole; measure it again"
+        raise UserError("; ".join([message, *problems]))
+    return Side(text, named[0], answers, problems)
 
 
 def speed_row(a: Trial, b: Trial, config: CompareConfig) -> Row:
     """Characters per second by Welch's test on the logs of the repeats."""
     assert a.measurement is not None
     assert b.measurement is not None
-    ours, theirs = a.measurement.chars_per_s, b.measurement.chars_per_s
-    found = speed_estimate(a, b)
-    if found is None:
-        return Row("chars_per_s", ours, theirs, ours / theirs - 1 if theirs else 0.0, None, None)
-    interval = relative_interval(found, config.confidence)
-    return Row("chars_per_s", ours, theirs, relative(found.difference), interval, found.p_value)
+    speeds = a.measurement.chars_per_s, b.measurement.chars_per_s
+    estimate = speed_estimate(a, b)
+    if estimate is None:
+        return Row("chars_per_s", *speeds, speeds[0] / speeds[1] - 1 if speeds[1] else 0.0, None, None)
+    interval = relative_interval(estimate, config.confidence)
+    return Row("chars_per_s", *speeds, relative(estimate.difference), interval, estimate.p_value)
 
 
 def score_row(key: str, pairs: list[tuple[Answer, Answer]], config: CompareConfig) -> Row:
     """A score over the same questions: bootstrap interval and sign-flip test of the difference, as shares of B's mean."""
-    ours, theirs = [getattr(one, key) for one, _ in pairs], [getattr(other, key) for _, other in pairs]
-    means = sum(ours) / len(ours), sum(theirs) / len(theirs)
-    scale = means[1] or 1.0
-    found = paired_interval(ours, theirs, config.confidence)
-    interval = Interval(found.low / scale, found.high / scale)
-    return Row(key, *means, (means[0] - means[1]) / scale, interval, sign_flip_p_value(ours, theirs))
+    scores = scores_of(pairs, key)
+    mean_a, mean_b = fmean(score for score, _ in scores), fmean(score for _, score in scores)
+    scale = mean_b or 1.0
+    return Row(key, mean_a, mean_b, (mean_a - mean_b) / scale, *paired_test(scores, scale, config.confidence))
 
 
 def corrected(rows: list[Row]) -> list[Row]:
-    """The rows with p-values that Holm corrected for their being several."""
-    right = iter(holm([row.p_value for row in rows if row.p_value is not None]))
-    return [row if row.p_value is None else replace(row, p_value=next(right)) for row in rows]
+    """The rows with p-values that Holm's method corrected for the number of tests."""
+    p_values = iter(holm([row.p_value for row in rows if row.p_value is not None]))
+    return [row if row.p_value is None else replace(row, p_value=next(p_values)) for row in rows]
 
 
 def verdict_of(rows: list[Row], config: CompareConfig) -> int:
@@ -142,24 +145,26 @@ def verdict_of(rows: list[Row], config: CompareConfig) -> int:
 def show(a: Side, b: Side, rows: list[Row], console: Console) -> None:
     """Both sides and every quantity."""
     for name, side in (("A", a), ("B", b)):
-        console.print(f"{name}: {side.told}: {side.trial.name} ({side.trial.key[:16]})", markup=False, highlight=False)
+        console.print(f"{name}: {side.name}: {side.trial.name} ({side.trial.key[:16]})", markup=False, highlight=False)
+        for problem in side.problems:
+            console.print(f"   {problem}", style="yellow", markup=False, highlight=False)
     table = Table("", "A", "B", "A against B", "interval", "p after Holm")
     for row in rows:
-        ends = f"{row.interval.low:+.1%} to {row.interval.high:+.1%}" if row.interval else "n/a (needs 2 repeats)"
-        p_value = "n/a" if row.p_value is None else f"{row.p_value:.3g}"
-        table.add_row(row.name, f"{row.ours:,.4g}", f"{row.theirs:,.4g}", f"{row.lead:+.1%}", ends, p_value)
+        lead, interval, p_value = lead_texts(row.lead, row.interval, row.p_value)
+        needs = "" if row.interval else " (needs 2 repeats)"
+        table.add_row(row.name, f"{row.a:,.4g}", f"{row.b:,.4g}", lead, f"{interval}{needs}", p_value)
     console.print(table)
 
 
 def show_flips(pairs: list[tuple[Answer, Answer]], config: CompareConfig, console: Console) -> None:
     """The answers that changed most, the worst for A first; all of `pairs` were scored."""
-    changes = ((ours - theirs, *pair) for pair, (ours, theirs) in zip(pairs, scores_of(pairs), strict=True))
+    changes = ((score_a - score_b, *pair) for pair, (score_a, score_b) in zip(pairs, scores_of(pairs), strict=True))
     flipped = sorted((row for row in changes if abs(row[0]) > config.min_flip), key=lambda row: row[0])
     better = sum(change > 0 for change, _, _ in flipped)
-    told = f"{len(flipped)} of {len(pairs)} answers flipped (rouge_l_f1 by more than {config.min_flip:g})"
-    console.print(f"{told}: {better} better, {len(flipped) - better} worse", highlight=False)
-    for change, one, other in flipped[: config.shown_flips]:
-        text = f"{change:+.2f} {one.id}: {one.question}\n  A: {one.answer}\n  B: {other.answer}"
+    count = f"{len(flipped)} of {len(pairs)} answers flipped (rouge_l_f1 by more than {config.min_flip:g})"
+    console.print(f"{count}: {better} better, {len(flipped) - better} worse", highlight=False)
+    for change, answer_a, answer_b in flipped[: config.shown_flips]:
+        text = f"{change:+.2f} {answer_a.id}: {answer_a.question}\n  A: {answer_a.answer}\n  B: {answer_b.answer}"
         console.print(text, markup=False, highlight=False)
 
 

@@ -100,9 +100,9 @@ def verify(folder: Path, expected: dict[str, str]) -> None:
     """
     for name, digest in expected.items():
         file = folder / name
-        found = sha256(file) if file.is_file() else "no such file"
-        if found != digest:
-            raise DownloadFailed(f"{file}: sha256 is {found}, model.download.sha256 says {digest}; remove it and fetch again")
+        actual = sha256(file) if file.is_file() else "no such file"
+        if actual != digest:
+            raise DownloadFailed(f"{file}: sha256 is {actual}, model.download.sha256 says {digest}; remove it and fetch again")
     for file in sorted(folder.glob("*")):
         if file.is_file() and file.name not in expected:
             print(f"not pinned: {file.name}: {sha256(file)}")

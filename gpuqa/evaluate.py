@@ -14,7 +14,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import httpx
@@ -23,10 +22,10 @@ from gpuqa.config import check
 from gpuqa.config.app import run_command
 from gpuqa.config.commands import EvaluateConfig, resolve
 from gpuqa.config.http import Status
-from gpuqa.measure.metrics import score_answers
-from gpuqa.measure.statistics import bootstrap_interval, percentile, questions_needed
+from gpuqa.machine.files import write_atomically
+from gpuqa.measure.metrics import METRICS, Overhead, intervals_of, measure, score_answers, shown
 from gpuqa.pipeline import dataset
-from gpuqa.records import Answer, Answered, Completion, Question
+from gpuqa.records import Answer, Answered, Completion, Interval, Question
 
 BROKEN = 1
 POLL_EVERY_S = 0.5
@@ -57,12 +56,11 @@ def evaluate(composed: Any) -> int:
         return BROKEN
     answers = score_answers(questions, answered)
     results = {"url": config.url, "status": status.name, "ready_after_s": waited_s, **summarize(answered, answers)}
-    Path(config.output).write_text(
-        json.dumps({**results, "answers": [asdict(answer) for answer in answers]}, ensure_ascii=False, indent=1),
-        encoding="utf-8",
-    )
     for key, value in results.items():
-        print(f"{key:28} {shown(key, value)}")
+        print(f"{key:28} {text_of(key, value)}")
+    plain = {key: asdict(value) if isinstance(value, Interval) else value for key, value in results.items()}
+    plain["answers"] = [asdict(answer) for answer in answers]
+    write_atomically(Path(config.output), json.dumps(plain, ensure_ascii=False, indent=1))
     print(f"every answer: {config.output}")
     return 0
 
@@ -122,37 +120,25 @@ def completion(text: Any) -> Completion:
     return Completion(text if isinstance(text, str) else "", "unknown", 0, 0, 0, False, None, None)
 
 
+JUDGE = {"judge_accuracy": "rouge_l_f1_judge", "judge_tokens_per_s": "chars_per_s"}  # the judge's names of two metrics
+
+
 def summarize(answered: Answered, answers: Sequence[Answer]) -> dict[str, Any]:
-    """The judge's two numbers first, then ours."""
-    characters = sum(len(answer.answer) for answer in answers)
-    judge = [score for answer in answers if (score := answer.rouge_l_f1_judge) is not None]
-    chinese = [score for answer in answers if (score := answer.rouge_l_f1) is not None]
-    latencies_ms = [latency * 1000 for latency in answered.latencies_s]
-    return {
-        "questions": len(answers),
-        "judge_accuracy": fmean(judge),
-        "judge_tokens_per_s": characters / answered.seconds,
-        "seconds": answered.seconds,
-        "rouge_l_f1_judge_interval": asdict(bootstrap_interval(judge)),
-        "rouge_l_f1": fmean(chinese),
-        "rouge_l_f1_interval": asdict(bootstrap_interval(chinese)),
-        "questions_per_s": len(answers) / answered.seconds,
-        "answer_chars_mean": characters / len(answers),
-        "answers_empty": sum(not answer.answer for answer in answers),
-        "answers_multi_line": sum("\n" in answer.answer for answer in answers),
-        "e2e_latency_ms_p50": percentile(latencies_ms, 50),
-        "e2e_latency_ms_p95": percentile(latencies_ms, 95),
-        "e2e_latency_ms_p99": percentile(latencies_ms, 99),
-    }
+    """The judge's two numbers first, then every metric that can be told over HTTP, then the intervals of the scores."""
+    measurement = measure([answered], answers, Overhead(engine_start_s=0.0, warmup_s=0.0, peak_memory_gib=0.0))
+    numbers = {name: getattr(measurement, name) for name, metric in METRICS.items() if metric.over_http}
+    intervals = {f"{name}_interval": interval for name, interval in intervals_of(measurement, answers).items() if interval}
+    return {**{name: numbers[metric] for name, metric in JUDGE.items()}, **numbers, **intervals}
 
 
-def shown(key: str, value: Any) -> str:
+def text_of(key: str, value: Any) -> str:
     """A result as text."""
-    if value is None:
-        return f"n/a (needs {questions_needed(int(key.rpartition('_p')[2]))} questions)"
-    if isinstance(value, dict):
-        return f"{value['low']:.4f} to {value['high']:.4f} (95 % bootstrap)"
-    return f"{value:,.4f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)
+    name = JUDGE.get(key, key)
+    if name in METRICS:
+        return shown(name, value)
+    if isinstance(value, Interval):
+        return f"{value:.4f} (95 % bootstrap)"
+    return f"{value:,.4f}" if isinstance(value, float) else str(value)
 
 
 if __name__ == "__main__":

@@ -26,11 +26,14 @@ def main() -> None:
 def freeze(composed: Any) -> int:
     """The composed config -> exit code."""
     config = resolve(composed, FreezeConfig)
-    journal = Journal(config.study.folder)
-    trials = journal.read_study()
+    journal, console = Journal(config.study.folder), Console()
+    trials, problems = journal.read_study(), journal.problems()
     if not trials:
-        raise UserError(f"study: {config.study.folder} holds no trials; `python -m gpuqa.sweep` measures some")
-    return conclude(trials, config.study, config.selection, journal, Console())
+        message = f"study: {config.study.folder} holds no trials" + (" that can be read" if problems else "")
+        raise UserError("; ".join([message, *problems, "`python -m gpuqa.sweep` measures some"]))
+    for problem in problems:
+        console.print(problem, style="yellow", markup=False, highlight=False)
+    return conclude(trials, config.study, config.selection, journal, console)
 
 
 if __name__ == "__main__":

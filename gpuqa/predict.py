@@ -26,8 +26,8 @@ from gpuqa.pipeline import dataset
 from gpuqa.pipeline.pipeline import encoder_for
 from gpuqa.pipeline.prompts import load_tokenizer
 from gpuqa.roofline.checkpoint import Shape, read_shape
-from gpuqa.roofline.load import L2_BYTES, load
-from gpuqa.roofline.roofline import Bound, Roof, bound_of, roof_of, sequences_that_fit, slots_of
+from gpuqa.roofline.load import L2_BYTES, Setup, load, slots_of
+from gpuqa.roofline.roofline import Bound, Roof, bound_of, roof_of, sequences_that_fit
 
 TITLE = "Bounds, not promises"
 HEADINGS = (
@@ -87,10 +87,10 @@ def predict(composed: Any) -> int:
 
 def predicted(config: PredictConfig, axes: dict[str, str], tokenizer: Any, shape: Shape) -> Prediction:
     """The bounds of one cell; its prompts are tokenised as the pipeline would."""
-    encoder = encoder_for(tokenizer, config)
+    encoder, setup = encoder_for(tokenizer, config), Setup.of_config(config)
     prompts = [encoder.encode(question.text).token_ids for question in dataset.load(config.dataset)]
-    asked = load(prompts, config, config.answer_tokens or config.sampling.max_tokens)
-    roof = roof_of(shape, config)
+    asked = load(prompts, setup, config.answer_tokens or config.sampling.max_tokens)
+    roof = roof_of(shape, setup)
     longest = max(map(len, prompts)) + config.sampling.max_tokens
     return Prediction(
         config,
@@ -98,8 +98,8 @@ def predicted(config: PredictConfig, axes: dict[str, str], tokenizer: Any, shape
         shape,
         roof,
         bound_of(roof, asked),
-        fit_here=sequences_that_fit(roof, config, longest, int(asked.prefix)),
-        fit_full=sequences_that_fit(roof, config, config.engine.max_model_len, int(asked.prefix)),
+        fit_here=sequences_that_fit(roof, setup, longest, int(asked.prefix)),
+        fit_full=sequences_that_fit(roof, setup, config.engine.max_model_len, int(asked.prefix)),
     )
 
 
@@ -111,28 +111,28 @@ def print_table(predictions: Sequence[Prediction], console: Console) -> None:
         table.add_column(key.removeprefix("engine.args."), no_wrap=True)
     for heading in HEADINGS:
         table.add_column(heading, justify="right", no_wrap=True)
-    for one in predictions:
-        table.add_row(*(Text(one.axes[key]) for key in axes), *cells(one))
+    for prediction in predictions:
+        table.add_row(*(Text(prediction.axes[key]) for key in axes), *cells(prediction))
     wide = console.measure(table, options=console.options.update(width=1000))
     console.width = max(console.width, wide.maximum)
     console.print(table)
 
 
-def cells(one: Prediction) -> list[str]:
+def cells(prediction: Prediction) -> list[str]:
     """A prediction's numbers as text; the step is the one half-way through the answers."""
-    load, roof = one.bound.load, one.roof
+    load, roof = prediction.bound.load, prediction.roof
     own = load.prompt - load.prefix + load.answer / 2
     once, each = roof.step_bytes(load.width, own, load.prefix), roof.step_bytes(load.width, load.prefix + own)
     weights = roof.weight_bytes / once
     return [
         f"{load.prefix:.0f}+{load.prompt - load.prefix:.0f}",
-        f"{one.bound.output_tokens_per_s:,.0f}",
-        f"{one.bound.questions_per_s:,.1f}",
+        f"{prediction.bound.output_tokens_per_s:,.0f}",
+        f"{prediction.bound.questions_per_s:,.1f}",
         f"{once / roof.bytes_per_s * 1e3:.3g}|{each / roof.bytes_per_s * 1e3:.3g}",
         f"{weights:.0%}+{1 - weights:.0%}",
-        f"{one.bound.prefill_s:.3g}",
-        f"{shown(one.fit_here)}|{shown(one.fit_full)}",
-        fits(one),
+        f"{prediction.bound.prefill_s:.3g}",
+        f"{shown(prediction.fit_here)}|{shown(prediction.fit_full)}",
+        fits(prediction),
     ]
 
 
@@ -141,29 +141,29 @@ def shown(count: int | None) -> str:
     return "n/a" if count is None else f"{count:,}"
 
 
-def fits(one: Prediction) -> str:
+def fits(prediction: Prediction) -> str:
     """Whether the sequences that the engine may run at once fit: at full length, only these questions', or not."""
-    if one.fit_here is None or one.fit_full is None:
+    if prediction.fit_here is None or prediction.fit_full is None:
         return "n/a"
-    slots = slots_of(one.config, one.bound.load.questions)
-    return "yes" if slots <= one.fit_full else "here" if slots <= one.fit_here else "no"
+    slots = slots_of(Setup.of_config(prediction.config), prediction.bound.load.questions)
+    return "yes" if slots <= prediction.fit_full else "here" if slots <= prediction.fit_here else "no"
 
 
 def assumptions(predictions: Sequence[Prediction]) -> list[str]:
     """What went into the numbers, and how to read them."""
     lines = []
-    for one in predictions:
-        config, load = one.config, one.bound.load
-        origin = "ESTIMATED from config.json: no weight files" if one.shape.estimated else "by its weight files"
+    for prediction in predictions:
+        config, load, weights = prediction.config, prediction.bound.load, prediction.roof.weight_bytes
+        origin = "ESTIMATED from config.json: no weight files" if prediction.shape.estimated else "by its weight files"
         length = "sampling.max_tokens" if config.answer_tokens is None else "answer_tokens"
         lines += [
             f"card: {config.gpu.name}; {config.gpu.source}",
-            f"weights: {config.model.name}, {config.quantization.name}: {one.roof.weight_bytes / 1e6:,.1f} MB a step {origin}",
+            f"weights: {config.model.name}, {config.quantization.name}: {weights / 1e6:,.1f} MB a step {origin}",
             f"assumed: {load.questions} questions of {config.dataset.name}, every answer {load.answer:.0f} tokens ({length})",
         ]
         if config.model.note:
             lines.append(f"note: {config.model.note}")
-        if one.roof.weight_bytes < L2_BYTES:
+        if weights < L2_BYTES:
             lines.append("note: weights this small fit the card's L2 cache; the engine's own overhead will be the limit")
     return [*sorted(set(lines), key=lambda line: (line.partition(":")[0], lines.index(line))), *LEGEND]
 

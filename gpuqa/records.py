@@ -1,4 +1,4 @@
-"""What flows through the house: small frozen records, no behaviour beyond what follows from their fields."""
+"""What flows from one stage to the next: small frozen records, no behaviour beyond what follows from their fields."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SETTINGS = {
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One question with its reference answer (empty where nobody scores)."""
+    """One question with its reference answer (empty where answers are not scored)."""
 
     id: str
     text: str
@@ -39,7 +39,7 @@ class EncodedPrompt:
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """What an engine makes of one prompt: token ids, because text is the pipeline's business.
+    """What an engine makes of one prompt: token ids, because only the pipeline turns them into text.
 
     Times are seconds since `generate` was called; None where the engine produced no token.
     """
@@ -103,7 +103,7 @@ class Answered:
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
-    """What a GPU said of itself at one moment."""
+    """What NVML read from a GPU at one moment."""
 
     sm_clock_mhz: int
     memory_clock_mhz: int
@@ -114,7 +114,7 @@ class Conditions:
 
 @dataclass(frozen=True, slots=True)
 class Override:
-    """A part of an engine that one of ours may replace: what the configuration asked for, and what ran."""
+    """A part of an engine that this project may replace by its own: what the configuration asked for, and what ran."""
 
     part: str  # "scheduler" or "attention"
     asked: str  # the configuration's word, such as "burst" or "default"
@@ -147,60 +147,65 @@ class Pass:
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A confidence interval."""
+    """A confidence interval. A format is applied to both ends: `f"{interval:.1%}"` is "1.0% to 2.5%"."""
 
     low: float
     high: float
 
+    def __format__(self, form: str) -> str:
+        return f"{self.low:{form}} to {self.high:{form}}"
+
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """The numbers of one trial. Units are in the names; speeds are medians over the repeats.
+    """The numbers of one trial, as they were measured. Units are in the names; speeds are medians over the repeats.
 
-    Every repeat begins with an empty prefix cache. Only the `warm_*` numbers are of passes that found the cache as a pass
-    over the same questions had left it; they are in no other number.
+    `gpuqa.measure.metrics` has the formulas, and in `METRICS` how each number is shown. What follows from these numbers and the
+    answers is computed when it is read: intervals by `gpuqa.measure.metrics.intervals_of`, `roofline_fraction` by
+    `gpuqa.roofline.roofline.fraction`.
 
-    A percentile that the sample cannot support is None; see `gpuqa.measure.metrics.percentile`.
+    Every repeat begins with an empty prefix cache. Only the `prefix_cached_*` numbers are of passes that found the cache as a
+    pass over the same questions had left it; they are in no other number. Percentiles are over all answers of all repeats; one
+    that the sample cannot support is None, see `gpuqa.measure.statistics.percentile`. Scores and the counts of answers are
+    those of the first repeat.
 
     The repeats of a study that was cut off come from two engines, started alike. `engine_start_s` and `warmup_s` are then
     those of the engine of the first repeat, the one whose answers are scored; the other start is the interruption's cost.
     """
 
-    questions: int
+    questions: int  # of one repeat
     repeats: int
-    seconds: float  # median time of one pass over all questions
-    chars_per_s: float  # sum of answer characters / seconds: the judge's "tokens/s"
+    seconds: float  # median time of one repeat
+    chars_per_s: float  # median of: characters of all answers / seconds of the repeat; the judge's "tokens/s"
     chars_per_s_mad: float  # median absolute deviation over the repeats
     chars_per_s_repeats: list[float]  # every repeat's, in the order measured
-    chars_per_s_interval: Interval | None  # 95 %, see `gpuqa.measure.statistics.speed_interval`; None below two repeats
-    output_tokens_per_s: float
-    questions_per_s: float
+    output_tokens_per_s: float  # median of: output tokens of all answers / seconds of the repeat
+    questions_per_s: float  # questions / seconds
     ttft_ms_p50: float | None  # time from the call to the first token
     ttft_ms_p95: float | None
-    tpot_ms_mean: float | None  # (last token - first token) / (output tokens - 1), mean over answers
-    e2e_latency_ms_p50: float | None
+    tpot_ms_mean: float | None  # mean over answers of two tokens or more: (latency - time to first token) / (output tokens - 1)
+    e2e_latency_ms_p50: float | None  # time from the call (issue=open: from the scheduled arrival) to the answer
     e2e_latency_ms_p95: float | None
     e2e_latency_ms_p99: float | None
-    prefix_cache_hit_rate: float  # cached_tokens / prompt_tokens
-    cached_tokens: int
-    prompt_tokens: int
-    output_tokens: int
-    rouge_l_f1_judge: float | None  # the judge's formula, which sees only [a-z0-9]+; None where answers ran past their end
-    rouge_l_f1_judge_interval: Interval | None
-    rouge_l_f1: float | None  # the same F1 over jieba words, Chinese kept
-    rouge_l_f1_interval: Interval | None
-    answer_chars_mean: float
+    prefix_cache_hit_rate: float  # cached_tokens / prompt_tokens; 0 without a prompt token
+    cached_tokens: int  # prompt tokens that came out of the prefix cache, sum over all repeats
+    prompt_tokens: int  # sum over all repeats
+    output_tokens: int  # sum over all repeats
+    rouge_l_f1_judge: (
+        float | None
+    )  # mean by the judge's formula, which sees only [a-z0-9]+; None where answers ran past their end
+    rouge_l_f1: float | None  # mean of the same F1 over jieba words, Chinese kept
+    answer_chars_mean: float  # characters of all answers / questions
     answers_truncated: int  # ended by max_tokens instead of a stop token
-    truncated_fraction: float
+    truncated_fraction: float  # answers_truncated / questions
     answers_empty: int
     answers_multi_line: int
     answers_failed: int  # the engine raised for this question; counted as empty too
-    questions_cut: int
+    questions_cut: int  # too long for the context, so their middle was taken out
     engine_start_s: float  # of the engine of the first repeat; all cells of a group share it
     warmup_s: float  # of this cell on that engine
     peak_memory_gib: float  # host memory of this process and its children so far; on a GPU also its memory in use
-    roofline_fraction: float | None = None  # output_tokens_per_s / the bandwidth bound of the named GPU
-    saturated: bool = False  # in any pass, questions came faster than answers: `workload.rate_per_s` is too high
+    saturated: bool = False  # in any repeat, questions came faster than answers: `workload.rate_per_s` is too high
     repeats_began_at: list[float] = field(default_factory=list)  # of every repeat, seconds since the epoch
     first_round_chars_per_s: float | None = None  # of a finalist, whose other numbers are from measuring it again
     conditions: list[Conditions] = field(default_factory=list)  # before and after every repeat; none without NVML
@@ -208,7 +213,7 @@ class Measurement:
     temperature_c_max: int | None = None
     throttle_reasons: list[str] | None = None  # that were given in any pass, "gpu_idle" apart; None without NVML
     prefix_cached_repeats: int = 0
-    prefix_cached_chars_per_s: float | None = None
+    prefix_cached_chars_per_s: float | None = None  # as without `prefix_cached_`, over the repeats with a filled cache
     prefix_cached_output_tokens_per_s: float | None = None
     prefix_cached_ttft_ms_p50: float | None = None
     prefix_cached_ttft_ms_p95: float | None = None
@@ -223,7 +228,7 @@ class Answer:
     question: str
     reference: str
     answer: str
-    rouge_l_f1_judge: float | None  # None where `sampling.ignore_eos` made the answer run past its end: nobody scored it
+    rouge_l_f1_judge: float | None  # None where `sampling.ignore_eos` made the answer run past its end: it is not scored
     rouge_l_f1: float | None
     finish_reason: str
     output_tokens: int
@@ -238,7 +243,7 @@ class Dropped:
 
     reason: str
     seen: Measurement | None  # over all questions if it came so far, else over its last slice; None if it was never asked
-    race: str = ""  # digest of the cells and the rule of the race: under another one the cell would have to be asked again
+    race: str = ""  # digest of the cells and the rule of the race: in another race the cell would have to be measured again
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import os
 import tempfile
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,13 @@ from gpuqa.config.app import run_command
 from gpuqa.config.commands import CellConfig, ReproduceConfig, from_plain, resolve
 from gpuqa.config.paths import find
 from gpuqa.measure.cell import Cell
-from gpuqa.records import Measurement, Pass, Trial
+from gpuqa.measure.metrics import METRICS, shown
+from gpuqa.records import Interval, Measurement, Pass, Trial
 from gpuqa.study import study
 from gpuqa.study.journal import Journal
 
 OUTSIDE = 1
-NUMBERS = {"chars_per_s": ",.0f", "rouge_l_f1_judge": ".4f", "rouge_l_f1": ".4f"}  # what has an interval
+NUMBERS = ("chars_per_s", "rouge_l_f1_judge", "rouge_l_f1")  # what has an interval
 ELSEWHERE = {"selection": {"name": "none"}, "executor": {"name": "local", "kind": "local"}, "study": {"name": "reproduce"}}
 
 
@@ -50,6 +52,9 @@ def reproduce(composed: Any) -> int:
     if trial.measurement is None:
         console.print(trial.error, markup=False, highlight=False)
         return OUTSIDE
+    then, now = ran(content["overrides"]), ran([asdict(override) for override in trial.overrides])
+    if then != now:
+        console.print(f"frozen with {then}, measured here with {now}", style="yellow", markup=False, highlight=False)
     outside = show(content["measurement"], trial.measurement, console)
     console.print("outside its interval: " + ", ".join(outside) if outside else "reproduced", style="bold")
     return OUTSIDE if outside else 0
@@ -61,8 +66,8 @@ def cell_of(content: dict[str, Any], config: ReproduceConfig) -> Cell:
     Raises:
         UserError: the file does not say how it was measured, or weights, prompt or questions are not those of then.
     """
-    if not content.get("setting"):
-        raise UserError(f"frozen: {config.frozen} does not say how it was measured; measure its study again with this version")
+    if not content.get("setting") or not isinstance(content["setting"], dict):
+        raise UserError(f"frozen: {config.frozen} does not say how it was measured (setting is empty); measure its study again")
     plain = {**content["pipeline"], **content["setting"], **ELSEWHERE}
     cell_config = from_plain(plain, CellConfig, config.frozen)
     if config.model_path is not None:
@@ -71,7 +76,8 @@ def cell_of(content: dict[str, Any], config: ReproduceConfig) -> Cell:
     folder = find(cell_config.model.path, "model_path")
     [cell] = study.prepare([(cell_config, content["axes"])])
     digests: Any = cell.fingerprint["digests"]
-    differences = frozen.mismatches(content, pipeline, folder, dataset=digests["dataset"])
+    also = {key: digests[key] for key in ("dataset", "prompt_tokens") if key in digests}
+    differences = frozen.mismatches(content, pipeline, folder, **also)
     frozen.refuse(config.frozen, differences, "Put it back, or measure its study again")
     return cell
 
@@ -83,17 +89,22 @@ def measure(cell: Cell) -> Trial:
         return outcome.trials[0]
 
 
+def ran(overrides: Sequence[Mapping[str, Any]]) -> str:
+    """Which parts of the engine ran, in words."""
+    return ", ".join(f"{part['part']}={part['ran']}" for part in overrides) or "the engine's own parts"
+
+
 class Silent:
     """An observer with nothing to say."""
 
     def engine_starts(self, cell: Cell) -> None:
-        """One start, no news."""
+        """Nothing to say."""
 
     def pass_done(self, cell: Cell, measured: Pass) -> None:
-        """One of a few."""
+        """Nothing to say."""
 
     def trial_done(self, trial: Trial, kept: bool) -> None:
-        """The caller has it."""
+        """The caller has the trial."""
 
 
 def show(then: dict[str, Any], now: Measurement, console: Console) -> list[str]:
@@ -102,14 +113,15 @@ def show(then: dict[str, Any], now: Measurement, console: Console) -> list[str]:
     for heading in ("number", "frozen", "interval", "here", ""):
         table.add_column(heading, justify="left" if heading in ("number", "") else "right")
     outside = []
-    for name, form in NUMBERS.items():
-        ours, theirs, interval = getattr(now, name), then.get(name), then.get(f"{name}_interval")
-        if ours is None or theirs is None:
+    for name in NUMBERS:
+        measured, promised, ends = getattr(now, name), then.get(name), then.get(f"{name}_interval")
+        if measured is None or promised is None:
             continue
-        inside = interval is None or interval["low"] <= ours <= interval["high"]
-        ends = "n/a (needs two repeats)" if interval is None else f"{interval['low']:{form}} to {interval['high']:{form}}"
-        told = "" if interval is None else "inside" if inside else "OUTSIDE"
-        table.add_row(name, f"{theirs:{form}}", ends, f"{ours:{form}}", told)
+        interval = Interval(**ends) if ends else None
+        inside = interval is None or interval.low <= measured <= interval.high
+        text = "n/a (needs two repeats)" if interval is None else f"{interval:{METRICS[name].form}}"
+        place = "" if interval is None else "inside" if inside else "OUTSIDE"
+        table.add_row(name, shown(name, promised), text, shown(name, measured), place)
         outside += [] if inside else [name]
     console.print(table)
     return outside

@@ -30,16 +30,18 @@ from gpuqa.config.paths import find
 from gpuqa.config.pipeline import PipelineConfig
 from gpuqa.machine.child_processes import kill_children
 from gpuqa.measure import fingerprint
-from gpuqa.pipeline.pipeline import Pipeline, warmup_questions
+from gpuqa.pipeline.pipeline import Pipeline, encoder_for, warmup_questions
+from gpuqa.pipeline.prompts import load_tokenizer
+from gpuqa.records import Override
 from gpuqa.serving.app import create_app
 from gpuqa.serving.auth import read_keys
-from gpuqa.serving.service import Service
+from gpuqa.serving.service import Service, Winner
 from gpuqa.serving.telemetry import JsonLines, Telemetry
 
 log = logging.getLogger("gpuqa.serve")
 FAILED = 1
-KEEP_ALIVE_S = 75  # longer than load balancers keep an idle connection: who closes first must not be the one that is asked
-LAST_BYTES_S = 5  # for answers that are on their way to slow clients when everything else has ended
+KEEP_ALIVE_S = 75  # longer than load balancers keep an idle connection: a server that closes first may lose a request
+LAST_BYTES_S = 5  # for answers that slow clients are still reading when everything else has ended
 NOWHERE = ("192.0.2.1", 9)  # RFC 5737: an address for documentation; a UDP connect sends nothing
 
 
@@ -68,10 +70,11 @@ def serve(composed: Any) -> int:
         failures.append(reason)
         server.should_exit = True
 
-    disable_created_metrics()  # type: ignore[no-untyped-call]  # a time beside every counter, which nobody reads
+    disable_created_metrics()  # type: ignore[no-untyped-call]  # it would show the time of its creation beside every counter
     telemetry = Telemetry(CollectorRegistry())
     telemetry.introduce(labels(content, here))
-    service = Service(lambda: Pipeline.start(pipeline), warmup, config.http, telemetry, give_up)
+    winner = Winner(lambda: Pipeline.start(pipeline), warmup, overrides_of(content, config.frozen))
+    service = Service(winner, config.http, telemetry, give_up)
     server = Server(create_app(service, facts(config, content, here), keys), service)
     server.run()
     return FAILED if failures or not server.started else 0
@@ -108,7 +111,7 @@ class Server(uvicorn.Server):
 
 
 def log_to_stderr(logs: Logs) -> None:
-    """Log lines of this process, of vLLM's too, which keeps its own form unless it is told before it is imported."""
+    """Log lines of this process and of vLLM; the variable that keeps vLLM from its own form must be set before its import."""
     handler = logging.StreamHandler()
     text = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
     handler.setFormatter(JsonLines() if logs is Logs.json else text)
@@ -118,7 +121,11 @@ def log_to_stderr(logs: Logs) -> None:
 
 
 def check_port(http: HttpConfig) -> None:
-    """Refuse an address that cannot be had before minutes go into an engine."""
+    """Refuse an address that this process cannot listen on, before it spends minutes on starting an engine.
+
+    Raises:
+        UserError: names the address and the reason.
+    """
     family = socket.AF_INET6 if ":" in http.host else socket.AF_INET
     try:
         socket.create_server((http.host, http.port), family=family).close()
@@ -130,10 +137,14 @@ def check_port(http: HttpConfig) -> None:
 
 
 def verify(config: ServeConfig, content: dict[str, Any], pipeline: PipelineConfig, here: dict[str, Any]) -> None:
-    """Refuse to serve anything but what was measured, unless `allow_mismatch` says otherwise."""
-    differences = frozen.mismatches(
-        content, pipeline, find(pipeline.model.path, "model_path" if config.model_path else "model.path")
-    )
+    """Refuse to serve anything but what was measured, unless `allow_mismatch` says otherwise.
+
+    The tokens of the prompt are compared beside the files that they are made of: another version of transformers may make
+    other tokens of the same files.
+    """
+    folder = find(pipeline.model.path, "model_path" if config.model_path else "model.path")
+    prompt_tokens = encoder_for(load_tokenizer(pipeline.model), pipeline).digest
+    differences = frozen.mismatches(content, pipeline, folder, prompt_tokens=prompt_tokens)
     if not config.allow_mismatch:
         frozen.refuse(config.frozen, differences, "Measure again, or set allow_mismatch=true")
     for difference in differences:
@@ -163,6 +174,20 @@ def has_route() -> bool:
     return True
 
 
+def overrides_of(content: dict[str, Any], path: str) -> list[Override]:
+    """The overrides that ran when the winner was measured.
+
+    Raises:
+        UserError: what the file says of them has another shape; allow_mismatch=true lets an edited file come so far.
+    """
+    try:
+        return [Override(**override) for override in content["overrides"]]
+    except TypeError as error:
+        raise UserError(
+            f"frozen: {path}: overrides: got {content['overrides']!r:.80}, allowed is what `gpuqa.sweep` wrote; measure again"
+        ) from error
+
+
 def labels(content: dict[str, Any], here: dict[str, Any]) -> dict[str, str]:
     """What is served, for `gpuqa_build_info`."""
     groups = {group: str(content["pipeline"][group]["name"]) for group in ("model", "prompt", "quantization", "engine")}
@@ -171,13 +196,17 @@ def labels(content: dict[str, Any], here: dict[str, Any]) -> dict[str, str]:
 
 
 def facts(config: ServeConfig, content: dict[str, Any], here: dict[str, Any]) -> dict[str, Any]:
-    """What `GET /info` shows. Without the engine's environment: somebody may have put a secret there."""
+    """What `GET /info` shows, which holds as long as the process lives. The engine's environment may hold a secret and is left
+    out."""
     engine = {key: value for key, value in content["pipeline"]["engine"].items() if key != "env"}
     optional = ("study", "axes", "setting", "note", "selection", "git_commit", "frozen_at", "trial")
     return {
         "frozen": {
             "file": config.frozen,
-            **{key: content[key] for key in ("digest", "digests", "versions", "device", "driver", "reason", "measurement")},
+            **{
+                key: content[key]
+                for key in ("digest", "digests", "overrides", "versions", "device", "driver", "reason", "measurement")
+            },
             **{key: content.get(key) for key in optional},
             "pipeline": {**content["pipeline"], "engine": engine},
         },

@@ -24,12 +24,13 @@ from gpuqa.config.app import INTERRUPTED, run_command
 from gpuqa.config.commands import CellConfig, StudyConfig, axes_of, resolve
 from gpuqa.machine import hardware
 from gpuqa.measure.cell import Cell
-from gpuqa.records import Pass, Trial
+from gpuqa.records import Override, Pass, Trial
 from gpuqa.selection.comparison import speed
 from gpuqa.selection.verdict import decide
 from gpuqa.study import finalists, report, study
 from gpuqa.study.conclusion import conclude
 from gpuqa.study.journal import Journal
+from gpuqa.study.same_effect import Effects
 
 
 def main() -> None:
@@ -43,13 +44,11 @@ def sweep(composed: Any) -> int:
     console = Console(file=os.fdopen(os.dup(1), "w"))  # an engine that starts takes file descriptor 1 for its own log
     cells = study.prepare(list(zip([resolve(config, CellConfig) for config in composed], axes_of(composed), strict=True)))
     where = one_study(cells)
-    console.print(
-        f"[bold]{where.name}[/]: {len(cells)} trials on {len(study.group_by_engine(cells))} engines; {setting(cells)}"
-    )
-    if note := cells[0].config.model.note:
-        console.print(f"[yellow]{note}[/]")
+    announce(cells, console)
     journal, began = Journal(where.folder), time.perf_counter()
     with journal.locked():
+        for problem in journal.problems():
+            console.print(problem, style="yellow", markup=False, highlight=False)
         journal.write_study([(cell.key, cell.axes) for cell in cells], where.finalists)
         try:
             with Watch(console, cells) as watch:
@@ -61,10 +60,27 @@ def sweep(composed: Any) -> int:
         return conclude(outcome.trials, where, cells[0].config.selection, journal, console)
 
 
+def announce(cells: Sequence[Cell], console: Console) -> None:
+    """Say what the study is, and what its user might not expect of it, before anything starts."""
+    effects, config = Effects(cells), cells[0].config
+    copies = {trial.key for trial in effects.copies()}
+    groups = study.group_by_engine([cell for cell in cells if cell.key not in copies])
+    sizes = f"{counted(len(cells), 'trial')} on {counted(len(groups), 'engine')}"
+    console.print(f"[bold]{config.study.name}[/]: {sizes}; {setting(cells)}")
+    for note in [*([config.model.note] if config.model.note else []), *effects.notes()]:
+        console.print(note, style="yellow", markup=False, highlight=False)
+
+
+def counted(number: int, noun: str) -> str:
+    """A number with its noun."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def measure_finalists(cells: Sequence[Cell], trials: Sequence[Trial], journal: Journal, console: Console) -> None:
-    """Measure those who may win again, in fresh engines: the best of many first measurements is too good to be true."""
+    """Measure the trials that may win again, in fresh engines: the best of many first measurements is too good to be true."""
     chosen = finalists.choose(trials, cells[0].config.selection, journal)
-    again = [replace(cell, again=True) for one in chosen.finalists for cell in cells if cell.key == one.key]
+    by_key = {cell.key: cell for cell in cells}
+    again = [replace(by_key[trial.key], again=True) for trial in chosen.finalists]
     if not again:
         return
     began = time.perf_counter()
@@ -78,11 +94,11 @@ def interrupted(cells: Sequence[Cell], journal: Journal, console: Console) -> in
     """Show what there is; nothing is frozen, because the rest may win."""
     trials = journal.read_study()
     ended = {trial.key for trial in trials if trial.error is None}
-    keys = [one.key for cell in cells for one in (cell, replace(cell, again=True)) if one.key not in ended]
+    keys = [wanted.key for cell in cells for wanted in (cell, replace(cell, again=True)) if wanted.key not in ended]
     passes = sum(len(journal.read_passes(key)) for key in keys)
-    told = f"Interrupted: {len(trials)} of {len(cells)} trials and {passes} passes of others are kept; "
-    told += "the same command goes on from here"
-    console.print(report.to_table(decide(trials, cells[0].config.selection), told))
+    text = f"Interrupted: {len(trials)} of {len(cells)} trials and {passes} passes of others are kept; "
+    text += "the same command goes on from here"
+    console.print(report.to_table(decide(trials, cells[0].config.selection), text))
     return INTERRUPTED
 
 
@@ -134,6 +150,9 @@ class Watch:
         self.bar = self.progress.add_task("preparing", total=sum(self.repeats.values()), best="")
         self.passes: dict[str, int] = {}
         self.best: Trial | None = None
+        self.announced = {
+            item for reasons in Effects(cells).off.values() for item in reasons.items()
+        }  # before the study started
 
     def __enter__(self) -> Watch:
         self.progress.start()
@@ -147,17 +166,27 @@ class Watch:
         self.progress.update(self.bar, description=f"starting {cell.config.engine.name} ({cell.config.quantization.name})")
 
     def pass_done(self, cell: Cell, measured: Pass) -> None:
-        """Count the pass, unless a race adds it."""
+        """Count the pass, unless a race adds it, and say what its engine did not do."""
+        self.tell_reasons(measured.overrides)
         if measured.slice is not None:
             self.progress.update(self.bar, description=f"slice {measured.slice + 1}")
             return
         self.passes[cell.key] = self.passes.get(cell.key, 0) + 1
-        told = (
+        text = (
             "repeats with a filled prefix cache"
             if measured.prefix_cached
             else f"repeat {measured.repeat + 1} of {cell.config.workload.repeats}"
         )
-        self.progress.update(self.bar, completed=sum(self.passes.values()), description=told)
+        self.progress.update(self.bar, completed=sum(self.passes.values()), description=text)
+
+    def tell_reasons(self, overrides: Sequence[Override]) -> None:
+        """Print each reason for which an override is off or limited once; some are known only when an engine runs."""
+        for override in [override for override in overrides if override.reason]:
+            name = f"engine.{override.part}={override.asked}"
+            if (name, override.reason) not in self.announced:
+                self.announced.add((name, str(override.reason)))
+                state = "is off" if override.ran != override.asked else "is limited"
+                self.progress.console.print(f"{name} {state}: {override.reason}", style="yellow", markup=False, highlight=False)
 
     def trial_done(self, trial: Trial, kept: bool) -> None:
         """Count the trial, failed or not, print its line, and update the best."""
@@ -166,10 +195,10 @@ class Watch:
         best = f"best {speed(self.best):,.0f} chars/s" if self.best else ""
         self.passes[trial.key] = self.repeats[trial.key]
         self.progress.update(self.bar, completed=sum(self.passes.values()), best=best)
-        told = f"failed: {trial.error}" if trial.error else f"{speed(trial):,.0f} chars/s"
-        told = f"skipped: {trial.skipped}" if trial.skipped else told
-        told = f"dropped: {trial.dropped.reason}" if trial.dropped else told
-        line = f"  {trial.name}: {told}{' (kept)' if kept else ''}"
+        text = f"failed: {trial.error}" if trial.error else f"{speed(trial):,.0f} chars/s"
+        text = f"skipped: {trial.skipped}" if trial.skipped else text
+        text = f"dropped: {trial.dropped.reason}" if trial.dropped else text
+        line = f"  {trial.name}: {text}{' (kept)' if kept else ''}"
         self.progress.console.print(line, markup=False, highlight=False)
 
 

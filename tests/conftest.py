@@ -1,7 +1,7 @@
 """What the end-to-end tests share: commands run as a user runs them, one small study, and its winner served.
 
-A command is a process with its own session, so that whatever it leaves behind is found, reported and ended. It is forked from
-a Python that is warm (`warm_python.py`), unless a test gives it an environment. The study and the two services are
+A command is a process with its own session, so that every process that it leaves behind is found, reported and ended. It is
+forked from a warm Python (`warm_python.py`), unless a test gives it an environment. The study and the two services are
 session-scoped: each starts once, however many files ask for it.
 """
 
@@ -93,12 +93,12 @@ def child_environment(extra: dict[str, str] | None = None) -> dict[str, str]:
 
 def left_behind(session: int) -> list[psutil.Process]:
     """Living processes of a session that a command started."""
-    found = []
+    processes = []
     for process in psutil.process_iter():
         with contextlib.suppress(ProcessLookupError, psutil.Error):
             if os.getsid(process.pid) == session and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
-    return found
+                processes.append(process)
+    return processes
 
 
 def end_session(session: int, grace_s: float = 10.0) -> list[str]:
@@ -114,10 +114,21 @@ def end_session(session: int, grace_s: float = 10.0) -> list[str]:
     return ended
 
 
+class Selected:
+    """What the tests of this run need."""
+
+    engines = True  # some of them start an engine
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Look whether any test that was selected starts an engine: without one the warm Python needs no PyTorch."""
+    Selected.engines = any(item.get_closest_marker("engine") for item in session.items)
+
+
 @functools.cache
 def warm_python() -> WarmPython:
-    """Started by the first who asks; it ends with this process."""
-    return WarmPython(child_environment())
+    """Started by the first test that runs a command; it ends with this process."""
+    return WarmPython(child_environment(), Selected.engines)
 
 
 def start_python(
@@ -178,11 +189,11 @@ def starting_service(frozen: Path, *overrides: str, cwd: Path, env: dict[str, st
 def wait_for_address(service: Service) -> None:
     """Until its port answers."""
     deadline = time.monotonic() + PATIENCE_S
-    while not (found := ADDRESS.search(service.log)):
+    while not (address := ADDRESS.search(service.log)):
         assert service.process.poll() is None, f"the service ended early:\n{service.log}"
         assert time.monotonic() < deadline, service.log
         time.sleep(0.05)
-    service.url = found[1]
+    service.url = address[1]
 
 
 def wait_until_ready(service: Service) -> None:
@@ -254,3 +265,35 @@ def serial_service(study_folder: Path, tmp_path_factory: pytest.TempPathFactory)
     """The study's winner, served in ok mode."""
     with ready_service(study_folder / "frozen.yaml", "http=serial", cwd=tmp_path_factory.mktemp("serial")) as ready:
         yield ready
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Two threads that share a busy core with others wait for each other most of the time."""
+    import torch  # seconds
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def engines(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Starts and closes of real transformers engines, as they happen."""
+    from gpuqa.engines.transformers_engine import TransformersEngine
+
+    happened: list[str] = []
+    start, close = TransformersEngine.start.__func__, TransformersEngine.close  # type: ignore[attr-defined]
+
+    async def noted_start(cls: type, *args: Any) -> Any:
+        happened.append("start")
+        return await start(cls, *args)
+
+    async def noted_close(self: Any) -> None:
+        happened.append("close")
+        await close(self)
+
+    monkeypatch.setattr(TransformersEngine, "start", classmethod(noted_start))
+    monkeypatch.setattr(TransformersEngine, "close", noted_close)
+    return happened

@@ -29,7 +29,6 @@ FIXED = [
     "quantization=none",
     "engine.args.max_num_seqs=16",
     "workload.repeats=2",
-    "workload.warmup_questions=1",
 ]
 GRID = ["dataset.limit=3"]
 RACE = [

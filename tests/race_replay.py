@@ -24,8 +24,8 @@ from gpuqa.config.measurement import SelectionConfig
 from gpuqa.measure.statistics import median_and_mad
 from gpuqa.records import Answer, Measurement, Trial
 from gpuqa.selection.verdict import decide
-from gpuqa.study.racing.evidence import Glimpse, Runner
-from gpuqa.study.racing.race import Ask, Race
+from gpuqa.study.racing.evidence import Candidate, SlicePass
+from gpuqa.study.racing.race import Race, WantedPass
 
 TRACES = Path(__file__).parent / "traces"
 
@@ -103,20 +103,20 @@ def replayed(cells: Sequence[Drawn], starts_s: Sequence[float], rule: SelectionC
     trials = [trial_of(cell, repeats) for cell in cells]
     verdict = decide(trials, rule, {cell.trial.key: cell.answers for cell in cells})
     grid_s = sum(starts_s) + sum(cell.warmup_s + sum(seconds for seconds, _ in cell.repeats) for cell in cells)
-    runners = {cell.trial.key: Runner(cell.trial, cell.engine, len(cell.answers)) for cell in cells}
-    race = Race(runners, rule, confidence, [[] for _ in cells[0].slices], repeats)
+    candidates = {cell.trial.key: Candidate(cell.trial, cell.engine, len(cell.answers)) for cell in cells}
+    race = Race(candidates, rule, confidence, [[] for _ in cells[0].slices], repeats)
     race_s, starts = 0.0, 0
     for engine in engines_of(race):
         warm: set[str] = set()
-        while asks := race.next_round(engine):
+        while wanted_passes := race.next_round(engine):
             if not warm:
                 race_s, starts = race_s + starts_s[int(engine)], starts + 1
-            for ask in asks:
-                cell = by_key[ask.key]
-                race_s += (0 if ask.key in warm else cell.warmup_s) + answer(race, ask, cell)
-                warm.add(ask.key)
+            for wanted in wanted_passes:
+                cell = by_key[wanted.key]
+                race_s += (0 if wanted.key in warm else cell.warmup_s) + answer(race, wanted, cell)
+                warm.add(wanted.key)
     ended = race.trials()
-    found = decide(ended, rule, {trial.key: race.runners[trial.key].known for trial in ended})
+    found = decide(ended, rule, {trial.key: race.candidates[trial.key].known for trial in ended})
     return Replay(key_of(verdict.winner), key_of(found.winner), grid_s, race_s, starts, dict(race.dropped))
 
 
@@ -126,16 +126,16 @@ def engines_of(race: Race) -> Iterator[str]:
     yield from race.recall()
 
 
-def answer(race: Race, ask: Ask, cell: Drawn) -> float:
+def answer(race: Race, wanted: WantedPass, cell: Drawn) -> float:
     """Give the race what was recorded; the seconds that it took."""
-    if ask.slice is not None:
-        places, seconds, chars = cell.slices[ask.slice]
+    if wanted.slice is not None:
+        places, seconds, chars = cell.slices[wanted.slice]
         answers = [cell.answers[place] for place in places]
-        race.saw(ask.key, Glimpse(numbers([(seconds, chars)], answers), answers))
+        race.measured_slice(wanted.key, SlicePass(numbers([(seconds, chars)], answers), answers))
         return seconds
-    assert ask.repeat is not None
-    race.measured(trial_of(cell, ask.repeat + 1), cell.answers)
-    return cell.repeats[ask.repeat][0]
+    assert wanted.repeat is not None
+    race.measured(trial_of(cell, wanted.repeat + 1), cell.answers)
+    return cell.repeats[wanted.repeat][0]
 
 
 def trial_of(cell: Drawn, repeats: int) -> Trial:
@@ -150,10 +150,10 @@ def numbers(passes: Sequence[tuple[float, int]], answers: Sequence[Answer]) -> M
     needed = [one.name for one in fields(Measurement) if one.default is MISSING and one.default_factory is MISSING]
     same: dict[str, Any] = dict.fromkeys(needed, 1.0)
     same |= {"questions": len(answers), "repeats": len(passes), "chars_per_s": middle, "chars_per_s_mad": mad}
-    same |= {"chars_per_s_repeats": speeds, "chars_per_s_interval": None, "repeats_began_at": [], "conditions": []}
+    same |= {"chars_per_s_repeats": speeds, "repeats_began_at": [], "conditions": []}
     same |= {"first_round_chars_per_s": None, "saturated": False, "throttle_reasons": None, "sm_clock_mhz_min": None}
-    same |= {"rouge_l_f1_judge": mean([one.rouge_l_f1_judge for one in answers]), "rouge_l_f1_judge_interval": None}
-    same |= {"rouge_l_f1": mean([one.rouge_l_f1 for one in answers]), "rouge_l_f1_interval": None}
+    same |= {"rouge_l_f1_judge": mean([one.rouge_l_f1_judge for one in answers])}
+    same |= {"rouge_l_f1": mean([one.rouge_l_f1 for one in answers])}
     same |= {"answer_chars_mean": mean([len(one.answer) for one in answers])}
     same |= {"truncated_fraction": mean([one.finish_reason == "length" for one in answers])}
     same |= {"answers_empty": sum(not one.answer for one in answers)}

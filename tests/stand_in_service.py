@@ -22,10 +22,10 @@ from gpuqa.config.http import HttpConfig
 from gpuqa.config.pipeline import SamplingConfig
 from gpuqa.pipeline.pipeline import BUILTIN_WARMUP, Pipeline
 from gpuqa.pipeline.prompts import load_tokenizer
-from gpuqa.records import Generation, GenerationDelta
+from gpuqa.records import Generation, GenerationDelta, Override
 from gpuqa.serving.app import create_app
 from gpuqa.serving.auth import Keys
-from gpuqa.serving.service import Service
+from gpuqa.serving.service import Service, Winner
 from gpuqa.serving.telemetry import Telemetry
 
 PATIENCE_S = 120.0
@@ -95,7 +95,7 @@ def serving(
         listening.bind(("127.0.0.1", 0))
         served = Served(listening.getsockname()[1])
         telemetry = Telemetry(CollectorRegistry())
-        served.service = Service(start, warmup, config or HttpConfig(), telemetry, served.gave_up.append)
+        served.service = Service(Winner(start, warmup), config or HttpConfig(), telemetry, served.gave_up.append)
         app = create_app(served.service, {"a": "fact"}, keys)
         server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="on"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
@@ -118,7 +118,8 @@ class ScriptedEngine:
     def __init__(self, script: Callable[[int], Generation] | None = None) -> None:
         self.script = script
         self.open = threading.Event()
-        self.asked: list[int] = []  # prompts of each call
+        self.asked: list[int] = []  # number of prompts of each call
+        self.prompts: list[list[int]] | None = None  # of all calls, where a test wants them kept
         self.most: list[int] = []  # tokens that an answer of each call may have
         self.held: set[int] = set()  # places in a call that are never answered
         self.cancelled = self.closed = 0
@@ -134,6 +135,8 @@ class ScriptedEngine:
         finished: dict[int, Generation] | None = None,
     ) -> list[Generation]:
         self.asked.append(len(prompts))
+        if self.prompts is not None:
+            self.prompts += prompts
         self.most.append(sampling.max_tokens)
         done = {} if finished is None else finished
         try:
@@ -157,6 +160,9 @@ class ScriptedEngine:
 
     def alive(self) -> bool:
         return not self.dead
+
+    def overrides(self) -> list[Override]:
+        return [Override("scheduler", "burst", "default", "this vLLM is unknown")]
 
     def numbers(self) -> dict[str, float]:
         return {"vllm:num_requests_running": 7.0}

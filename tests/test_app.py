@@ -61,6 +61,7 @@ def test_a_mistake_of_the_user_is_one_message_and_exit_code_2(tmp_path, argument
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_answers_a_mistake_before_it_loads_an_engine(tmp_path, command):
     script = (
@@ -93,6 +94,7 @@ def test_a_config_that_is_only_shown_runs_no_task(tmp_path):
     assert yaml.safe_load(done.stdout)["study"]["name"] == "mine"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_is_shown_without_running_anything(tmp_path, command):
     done = run_command(command, "--help", cwd=tmp_path)

@@ -73,6 +73,7 @@ def test_every_option_file_composes_resolves_and_is_called_as_its_file(option):
         assert getattr(config, group).name == option.name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_every_value_of_every_axis_of_an_experiment_composes_and_resolves(experiment):
     axes = axes_of(experiment).values()

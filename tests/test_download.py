@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 REPOSITORY = "tester/tiny"
 COMMIT = "1234567890abcdef1234567890abcdef12345678"
 FILES = {

@@ -1,4 +1,4 @@
-"""The passes of cells that share an engine: in which order, which are kept, and what a breakdown costs.
+"""What a session gets and gives: steps in, events out, both as another process would get them. Real engines.
 
 The transformers backend runs the embedded model here, because it starts in a moment; the fixtures are test_study's.
 """
@@ -6,189 +6,129 @@ The transformers backend runs the embedded model here, because it starts in a mo
 from __future__ import annotations
 
 import asyncio
+import pickle
+import platform
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
 import pytest
-from test_study import BARE, KEYWORDS, Recorder, die, engines, one_thread, prepared, run  # noqa: F401
+from small_study import BARE, KEYWORDS, NARROW, Recorder, prepared, run
 
-from gpuqa.engines import EngineFailed
-from gpuqa.engines.transformers_engine import TransformersEngine
-from gpuqa.measure.cell import Cell
-from gpuqa.records import Pass, Trial
-from gpuqa.study import engine_session, study
+from gpuqa.config.measurement import Executor
+from gpuqa.machine import hardware
+from gpuqa.measure.trial import PassRequest
+from gpuqa.records import Pass
+from gpuqa.study import study
+from gpuqa.study.engine_session import (
+    CellFailed,
+    CellWarm,
+    EngineSession,
+    EngineStarts,
+    Event,
+    PassDone,
+    StartFailed,
+    Step,
+    Steps,
+)
+from gpuqa.study.executors import EXECUTORS
 from gpuqa.study.journal import Journal
 
-pytestmark = pytest.mark.engine
-
-FOUR = [{"sampling__max_tokens": 4 + number, "workload__repeats": 3} for number in range(4)]
+pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("one_thread")]
 
 
-class Stops:
-    """An observer that stops the study, as Ctrl-C would, after so many passes."""
-
-    def __init__(self, after: int) -> None:
-        self.left, self.passes = after, []  # type: ignore[var-annotated]
-
-    def engine_starts(self, cell: Cell) -> None: ...
-
-    def pass_done(self, cell: Cell, measured: Pass) -> None:
-        self.passes.append((cell.key, measured.repeat))
-        self.left -= 1
-        if self.left == 0:
-            raise KeyboardInterrupt
-
-    def trial_done(self, trial: Trial, kept: bool) -> None: ...
+def copied(value: Any) -> Any:
+    """The value as another process would get it."""
+    return pickle.loads(pickle.dumps(value))
 
 
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Cell], Path, list[tuple[str, int]], study.Outcome]:
-    """Four cells of one engine, three repeats each: cells, folder, the passes as they were measured, the outcome."""
-    folder = tmp_path_factory.mktemp("undisturbed")
-    cells = prepared(*FOUR)
-    outcome, recorder = run(cells, folder)
-    return cells, folder, recorder.passes, outcome
+class Elsewhere:
+    """A session at the other end of a pipe, as far as its consumer can tell: all that goes in or comes out is pickled."""
+
+    def __init__(self, log: Path) -> None:
+        self.session = EngineSession(copied(log))
+
+    async def measure(self, step: Step) -> AsyncGenerator[Event]:
+        async with aclosing(self.session.measure(copied(step))) as events:
+            async for event in events:
+                yield copied(event)
 
 
-def test_every_repeat_goes_round_all_cells_before_the_next_one_begins(undisturbed: Any) -> None:
-    cells, _, passes, outcome = undisturbed
-    assert [repeat for _, repeat in passes] == [0] * 4 + [1] * 4 + [2] * 4
-    for repeat in range(3):
-        assert {key for key, number in passes if number == repeat} == {cell.key for cell in cells}
-    assert outcome.engine_starts == 1
-    began = {trial.key: trial.measurement.repeats_began_at for trial in outcome.trials}
-    moments = [began[key][repeat] for key, repeat in passes]
-    assert moments == sorted(moments)
-    assert moments[-1] - moments[0] < 600, "seconds since the epoch, not since the start of the machine"
+async def run_elsewhere(plans: Sequence[Steps], log: Path) -> AsyncGenerator[Event]:
+    """An executor: the plans stay here, the engines are elsewhere."""
+    for plan in plans:
+        place = Elsewhere(log)
+        try:
+            while (step := await plan.next()) is not None:
+                async with aclosing(place.measure(step)) as events:
+                    async for event in events:
+                        yield event
+        finally:
+            await place.session.close()
 
 
-def test_the_order_is_another_one_in_every_repeat_and_the_same_in_every_run(undisturbed: Any) -> None:
-    cells, _, passes, _ = undisturbed
-    for repeat in range(3):
-        ordered = [cell.key for cell in engine_session.in_order(list(reversed(cells)), repeat)]
-        assert ordered == [key for key, number in passes if number == repeat]
-    many = [Cell(cells[0].config, {}, [], [], {"number": number}) for number in range(20)]
-    orders = {tuple(cell.key for cell in engine_session.in_order(many, repeat)) for repeat in range(50)}
-    assert len(orders) == 50
-    places = [engine_session.in_order(many, repeat).index(many[0]) for repeat in range(400)]
-    assert sum(places) / len(places) == pytest.approx(9.5, abs=1.0), "nobody is favoured: sd of the mean is 0.29"
-    few = many[3:9]
-    assert engine_session.in_order(few, 0) == [cell for cell in engine_session.in_order(many, 0) if cell in few], (
-        "also for those left over"
-    )
-
-
-def test_a_study_that_was_stopped_measures_only_the_passes_that_are_missing(
-    undisturbed: Any,
-    tmp_path: Path,
-    engines: list[str],  # noqa: F811
-) -> None:
-    cells, _, passes, whole = undisturbed
-    first = Stops(after=6)
-    with pytest.raises(KeyboardInterrupt):
-        asyncio.run(study.run(prepared(*FOUR), Journal(tmp_path), first))
-    assert sum(len(Journal(tmp_path).read_passes(cell.key)) for cell in cells) == 6
-    outcome, second = run(prepared(*FOUR), tmp_path)
-    assert [*first.passes, *second.passes] == passes
-    assert engines == ["start", "close"] * 2
-    assert not list((tmp_path / "trials").glob("*.passes.jsonl"))
-    for ours, theirs in zip(outcome.trials, whole.trials, strict=True):
-        assert ours.measurement.output_tokens == theirs.measurement.output_tokens
-        assert ours.measurement.rouge_l_f1 == theirs.measurement.rouge_l_f1
-        said = [[one.answer for one in Journal(folder).answers(ours.key)] for folder in (tmp_path, undisturbed[1])]
-        assert said[0] == said[1]
-
-
-def test_a_cell_whose_passes_are_all_kept_needs_no_engine_for_its_trial(
-    undisturbed: Any,
-    tmp_path: Path,
-    engines: list[str],  # noqa: F811
-) -> None:
-    cells = prepared(BARE, KEYWORDS)
-    last = Stops(after=2)  # both cells' only pass; the first trial may be there, the second is not
-    with pytest.raises(KeyboardInterrupt):
-        asyncio.run(study.run(cells, Journal(tmp_path), last))
-    engines.clear()
+@pytest.mark.parametrize("racing", [False, True])
+def test_a_study_is_the_same_when_all_that_crosses_to_its_engines_is_pickled(racing, tmp_path, monkeypatch) -> None:
+    monkeypatch.setitem(EXECUTORS, Executor.local, run_elsewhere)
+    more = {"study__racing": racing, "study__racing_first_slice": 2, "dataset__limit": 8}
+    more |= {"selection__min_rouge_l_f1_judge": 0.0, "selection__max_truncated_fraction": 1.0}
+    cells = prepared({**BARE, **more}, {**KEYWORDS, **more}, {**NARROW, **more})
     outcome, recorder = run(cells, tmp_path)
-    assert engines == recorder.starts == recorder.passes == []
-    assert [trial.error for trial in outcome.trials] == [None, None]
-    assert all(trial.measurement.peak_memory_gib > 0 for trial in outcome.trials)
-
-
-def test_all_cells_are_warm_before_the_first_pass_and_on_a_new_engine_again(tmp_path: Path, monkeypatch: Any) -> None:
-    """A fake: the real engine, but it notes its calls and breaks in the second pass of one cell."""
-    real, calls = TransformersEngine.generate, []
-
-    async def generate(self: TransformersEngine, prompts: Any, sampling: Any, stop: Any, finished: Any) -> Any:
-        calls.append((sampling.max_tokens, len(prompts)))
-        if calls.count((5, 2)) == 2 and calls[-1] == (5, 2):
-            raise EngineFailed("the engine process died")
-        return await real(self, prompts, sampling, stop, finished)
-
-    monkeypatch.setattr(TransformersEngine, "generate", generate)  # one warm-up question, two measured ones
-    rows = [{"sampling__max_tokens": tokens, "workload__repeats": 3} for tokens in (4, 5, 6)]
-    outcome, _ = run(prepared(*rows), tmp_path)
-    assert [bool(trial.error) for trial in outcome.trials] == [False, True, False]
-    assert calls[:3] == [(4, 1), (5, 1), (6, 1)]
-    assert sorted(calls[3:6]) == [(4, 2), (5, 2), (6, 2)]
-    restart = calls.index((4, 1), 3)
-    assert calls[restart : restart + 2] == [(4, 1), (6, 1)]
-    measured = calls[3:restart] + calls[restart + 2 :]
-    assert [measured.count((tokens, 2)) for tokens in (4, 5, 6)] == [3, 2, 3], "no pass twice"
     assert outcome.engine_starts == 2
-    kept = Journal(tmp_path).read_passes(outcome.trials[1].key)
-    assert [one.repeat for one in kept] == [0], "the broken cell's first pass stays for the next try"
+    assert [trial.error for trial in outcome.trials] == [None] * 3
+    assert len(recorder.passes) >= 3, "racing goes through the executors too"
+    assert not any(trial.skipped for trial in outcome.trials)
 
 
-def test_cells_that_worked_are_measured_though_three_others_broke_the_engine_while_warming_up(tmp_path, monkeypatch) -> None:
-    """A fake: the real engine, but it breaks on every cell with more than 4 tokens."""
-    real = TransformersEngine.generate
-
-    async def generate(self: TransformersEngine, prompts: Any, sampling: Any, stop: Any, finished: Any) -> Any:
-        return die(0) if sampling.max_tokens > 4 else await real(self, prompts, sampling, stop, finished)
-
-    monkeypatch.setattr(TransformersEngine, "generate", generate)
-    outcome, _ = run(prepared(*({"sampling__max_tokens": 4 + number} for number in range(6))), tmp_path)
-    assert [(trial.error or "").count("skipped after 3 failures in a row") for trial in outcome.trials] == [0, 0, 0, 0, 1, 1]
-    assert outcome.trials[0].error is None
-    assert outcome.engine_starts == 4
+async def events_of(session: EngineSession, steps: Sequence[Step]) -> list[Event]:
+    events = [event for step in steps async for event in session.measure(step)]
+    await session.close()
+    return events
 
 
-def test_three_cells_that_break_in_a_row_while_measuring_end_their_group(tmp_path: Path, monkeypatch: Any) -> None:
-    """A fake: the real engine, but it answers warm-ups only (one question; two are measured)."""
-    real = TransformersEngine.generate
-
-    async def generate(self: TransformersEngine, prompts: Any, sampling: Any, stop: Any, finished: Any) -> Any:
-        return die(0) if len(prompts) > 1 else await real(self, prompts, sampling, stop, finished)
-
-    monkeypatch.setattr(TransformersEngine, "generate", generate)
-    outcome, _ = run(prepared(*({"sampling__max_tokens": 4 + number} for number in range(5))), tmp_path)
-    assert outcome.engine_starts == 3
-    assert sum("skipped after 3 failures in a row" in (trial.error or "") for trial in outcome.trials) == 2
-    assert all(trial.error for trial in outcome.trials)
+def test_a_session_warms_all_cells_of_a_step_and_yields_the_pass_it_was_asked_for(tmp_path: Path) -> None:
+    first, second = cells = prepared(BARE, KEYWORDS)
+    steps = [Step(cells, PassRequest(cell, repeat, cell.questions)) for repeat, cell in enumerate((second, first))]
+    events = asyncio.run(events_of(EngineSession(tmp_path / "engine.log"), steps))
+    kinds = [(type(event), event.key) for event in events]
+    assert kinds[:3] == [(EngineStarts, first.key), (CellWarm, first.key), (CellWarm, second.key)]
+    assert kinds[3:] == [(PassDone, second.key), (PassDone, first.key)]
+    passes = [event.measured for event in events if isinstance(event, PassDone)]
+    assert [measured.repeat for measured in passes] == [0, 1]
+    assert [measured.round for measured in passes] == [0, 1]
 
 
-class Keeps(Recorder):
-    """A recorder that keeps the passes themselves, which go with their trials."""
+def test_a_pass_names_the_start_of_its_engine_the_machine_and_the_questions(tmp_path: Path) -> None:
+    class Keeps(Recorder):
+        kept: list[Pass]
 
-    def pass_done(self, cell: Cell, measured: Pass) -> None:
-        super().pass_done(cell, measured)
-        self.kept = [*getattr(self, "kept", []), (cell.key, measured)]
+        def pass_done(self, cell: Any, measured: Pass) -> None:
+            super().pass_done(cell, measured)
+            self.kept = [*getattr(self, "kept", []), measured]
+
+    cells = prepared({**BARE, "workload__repeats": 2}, KEYWORDS, NARROW)
+    recorder = Keeps(Journal(tmp_path))
+    asyncio.run(study.run(cells, Journal(tmp_path), recorder))
+    starts = list(dict.fromkeys(measured.engine_id for measured in recorder.kept))
+    assert [len(name) for name in starts] == [32, 32], "one for each start"
+    for name in starts:
+        rounds = [measured.round for measured in recorder.kept if measured.engine_id == name]
+        assert rounds == list(range(len(rounds)))
+    for measured in recorder.kept:
+        assert measured.host == platform.node()
+        assert measured.device == hardware.describe()["device"]
+        assert measured.question_digests == [question.digest for question in cells[0].questions]
 
 
-def test_a_warm_pass_finds_the_cache_filled_also_on_a_new_engine(tmp_path: Path) -> None:
-    rows = [{"engine": "vllm_cpu", "prompt": name, "workload__warm_repeats": 1} for name in ("structured", "few_shot")]
-    cells, journals = prepared(*rows), [Journal(tmp_path / name) for name in ("whole", "cut")]
-    whole, cut = (Keeps(journal) for journal in journals)
-    undisturbed = asyncio.run(study.run(cells, journals[0], whole))
-    assert [one.prefix_cached for _, one in whole.kept] == [False, True] * 2, "at once after the cold one"
-    for key, measured in whole.kept:
-        if not measured.prefix_cached:  # as if a kill had come before the warm ones
-            journals[1].write_pass(key, measured)
-    resumed = asyncio.run(study.run(cells, journals[1], cut))
-    assert [one.prefix_cached for _, one in cut.kept] == [True] * 2
-    for before, after in zip(undisturbed.trials, resumed.trials, strict=True):
-        assert before.measurement.prefix_cached_hit_rate == after.measurement.prefix_cached_hit_rate
-        assert before.measurement.prefix_cached_hit_rate > before.measurement.prefix_cache_hit_rate
-        assert after.measurement.chars_per_s_repeats == before.measurement.chars_per_s_repeats
-        assert (after.measurement.repeats, after.measurement.prefix_cached_repeats) == (1, 1)
+def test_an_engine_that_does_not_start_or_breaks_is_an_event_and_the_next_step_starts_a_new_one(tmp_path, engines) -> None:
+    [bad] = prepared({**BARE, "engine__args__attn_implementation": "no_such_attention"})
+    slow, good = prepared({**BARE, "workload__answer_timeout_s": 0.001}, BARE)
+    request = [Step([cell], PassRequest(cell, 0, cell.questions)) for cell in (bad, slow, good)]
+    (starting, failed) = asyncio.run(events_of(EngineSession(tmp_path / "engine.log"), request[:1]))
+    assert isinstance(starting, EngineStarts)
+    assert isinstance(failed, StartFailed)
+    assert "no_such_attention" in failed.error
+    events = asyncio.run(events_of(EngineSession(tmp_path / "engine.log"), request[1:]))
+    assert [type(event) for event in events] == [EngineStarts, CellWarm, CellFailed, EngineStarts, CellWarm, PassDone]
+    assert engines == ["start", "start", "close", "start", "close"]

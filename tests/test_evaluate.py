@@ -16,6 +16,20 @@ from typing import Any
 import pytest
 import yaml
 
+from gpuqa.measure.metrics import METRICS
+
+pytestmark = pytest.mark.slow
+
+ALSO = {  # what `evaluate` writes beside the metrics
+    "url",
+    "status",
+    "ready_after_s",
+    "judge_accuracy",
+    "judge_tokens_per_s",
+    "rouge_l_f1_judge_interval",
+    "rouge_l_f1_interval",
+    "answers",
+}
 QUESTIONS = (  # question, reference, the answer of the scripted service, both scores worked out by hand
     # judge: 3 common words of 4 and 3, so P = 1, R = 3/4, F1 = 6/7; the line break separates words as a space does
     ("q1", "cudaMalloc allocates device memory", "cudaMalloc\nallocates memory", 6 / 7, 6 / 7),
@@ -114,7 +128,8 @@ def check_by_hand(found: dict[str, Any]) -> None:
     assert found["answer_chars_mean"] == CHARACTERS / 4
     assert found["answers_empty"] == 1
     assert found["answers_multi_line"] == 1
-    assert found["judge_tokens_per_s"] == pytest.approx(CHARACTERS / found["seconds"])
+    assert found["judge_tokens_per_s"] == found["chars_per_s"] == pytest.approx(CHARACTERS / found["seconds"])
+    assert set(found) - ALSO == {name for name, metric in METRICS.items() if metric.over_http}
     assert found["questions_per_s"] == pytest.approx(4 / found["seconds"])
     assert found["rouge_l_f1_judge_interval"]["low"] <= JUDGE <= found["rouge_l_f1_judge_interval"]["high"]
     assert found["e2e_latency_ms_p95"] is None, "four questions do not support it"
@@ -135,8 +150,9 @@ def test_batch_mode_asks_everything_in_one_post_and_a_missing_answer_counts_as_e
     assert found["status"] == "batch"
     assert found["ready_after_s"] >= 1.5, "four polls said 503, half a second apart"
     assert 0.6 <= found["seconds"] < 0.6 + found["ready_after_s"], "the wait is not on the clock"
-    assert "n/a (needs 20 questions)" in run.stdout
-    assert "judge_accuracy               0.381\n" in run.stdout
+    assert "e2e_latency_ms_p95           n/a (needs 20)\n" in run.stdout
+    assert "judge_accuracy               0.3810\n" in run.stdout
+    assert "rouge_l_f1_interval          0." in run.stdout
 
 
 def test_ok_mode_asks_one_question_after_the_other(dataset: list[str], command: Any, tmp_path: Path) -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from generated_trials import RULE, cell
 from rich.console import Console
-from test_study import engines, one_thread, prepared, run  # noqa: F401
-from test_verdict_simulation import RULE, cell
+from small_study import prepared, run
 
 from gpuqa import sweep
 from gpuqa.config.commands import StudyConfig
@@ -112,7 +112,8 @@ def test_those_who_were_left_out_are_counted(journal: Journal) -> None:
 
 
 @pytest.mark.engine
-def test_finalists_are_measured_again_in_a_fresh_engine_once_and_frozen_so(tmp_path: Path, engines: list[str]) -> None:  # noqa: F811
+@pytest.mark.usefixtures("one_thread")
+def test_finalists_are_measured_again_in_a_fresh_engine_once_and_frozen_so(tmp_path: Path, engines: list[str]) -> None:
     cells, journal = prepared(*ROWS), Journal(tmp_path / "mine")
     console = Console(file=StringIO(), width=200)
     anything = dict.fromkeys(("max_truncated_fraction", "max_empty_fraction"), 1.0)

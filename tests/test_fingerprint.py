@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.metadata
 import os
 import platform
 import shutil
 import subprocess
+from collections.abc import Iterator
 from dataclasses import fields, replace
 from enum import Enum
 from pathlib import Path
@@ -16,7 +18,9 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from gpuqa.config.pipeline import Backend, ExampleConfig, PostprocessConfig, PromptConfig
+from gpuqa.config.paths import PACKAGE
+from gpuqa.config.pipeline import Backend, DownloadConfig, ExampleConfig, ModelConfig, PostprocessConfig, PromptConfig
+from gpuqa.engines import BACKENDS
 from gpuqa.measure import fingerprint
 
 LEAF = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=5)
@@ -150,7 +154,9 @@ def test_the_environment_names_the_versions_that_are_installed_and_no_others():
     }
     assert versions.pop("python") == platform.python_version()
     assert versions.pop("gpuqa")
-    assert versions == {name: installed[name] for name in fingerprint.PACKAGES if name in installed}
+    assert versions == {name: installed[name] for name in fingerprint.packages() if name in installed}
+    needed = {name for entry in BACKENDS.values() for name in entry.packages}
+    assert needed | {"jieba", "rouge-score", "rapidfuzz"} == set(fingerprint.packages()), "of all backends, also of a new one"
     assert {"torch", "jieba", "transformers"} <= set(versions)
 
 
@@ -173,15 +179,86 @@ def checkout(tmp_path, monkeypatch) -> Path:
     return package
 
 
-def test_the_code_that_measures_is_part_of_the_environment(checkout):
-    seen = [fingerprint.environment()["code"]]
-    (checkout / "notes.txt").write_text("not code")
-    assert fingerprint.environment()["code"] == seen[0]
-    (checkout / "metrics.py").write_text("FACTOR = 2\n")
-    seen.append(fingerprint.environment()["code"])
-    (checkout / "engines" / "one.py").rename(checkout / "engines" / "two.py")
-    seen.append(fingerprint.environment()["code"])
-    assert len(set(seen)) == 3
+@pytest.fixture(scope="session")
+def package(tmp_path_factory) -> Path:
+    """A copy of this package, to edit it and put it back."""
+    return Path(shutil.copytree(PACKAGE, tmp_path_factory.mktemp("copy") / "gpuqa", ignore=shutil.ignore_patterns("model")))
+
+
+@contextlib.contextmanager
+def edited(file: Path) -> Iterator[None]:
+    before = file.read_bytes()
+    file.write_bytes(before + b"# a comment\n")
+    yield
+    file.write_bytes(before)
+
+
+CAN_CHANGE_A_NUMBER = [
+    "records.py",
+    "machine/hardware.py",
+    "config/pipeline.py",
+    "config/measurement.py",
+    "engines/__init__.py",
+    "engines/vllm/engine.py",
+    "engines/vllm/burst/scheduler.py",
+    "pipeline/prompts.py",
+    "measure/cell.py",
+    "measure/metrics.py",
+    "study/engine_session.py",
+    "study/grid.py",
+]
+CANNOT_CHANGE_A_NUMBER = [
+    "study/report.py",
+    "study/report.html.j2",
+    "study/journal.py",
+    "study/conclusion.py",
+    "selection/verdict.py",
+    "roofline/roofline.py",
+    "serving/app.py",
+    "config/http.py",
+    "frozen.py",
+    "freeze.py",
+    "serve.py",
+    "embedded/train.py",
+]
+
+
+@pytest.mark.parametrize("name", CAN_CHANGE_A_NUMBER)
+def test_an_edit_of_code_that_can_change_a_number_changes_the_trials_key(package, name):
+    before = fingerprint.sha256_of_code(package)
+    with edited(package / name):
+        assert fingerprint.sha256_of_code(package) != before
+    assert fingerprint.sha256_of_code(package) == before
+
+
+@pytest.mark.parametrize("name", CANNOT_CHANGE_A_NUMBER)
+def test_a_comment_in_code_that_only_reads_numbers_measures_nothing_again(package, name):
+    before = fingerprint.sha256_of_code(package)
+    with edited(package / name):
+        assert fingerprint.sha256_of_code(package) == before
+
+
+@pytest.mark.parametrize("pattern", [*fingerprint.MEASURING_CODE, *fingerprint.NOT_MEASURING])
+def test_every_pattern_of_measuring_code_names_files_that_exist(pattern):
+    assert any(PACKAGE.glob(pattern)), "a file that was moved would drop out of the key unnoticed"
+
+
+def test_a_renamed_module_that_measures_counts_as_other_code(package):
+    before = fingerprint.sha256_of_code(package)
+    (package / "measure" / "rouge.py").rename(package / "measure" / "rouge2.py")
+    after = fingerprint.sha256_of_code(package)
+    (package / "measure" / "rouge2.py").rename(package / "measure" / "rouge.py")
+    assert after != before
+
+
+def test_the_code_that_measures_is_part_of_the_environment():
+    assert fingerprint.environment()["code"] == fingerprint.sha256_of_code(PACKAGE)
+
+
+def test_the_revision_is_that_of_the_repository_and_a_model_without_one_has_none():
+    source = DownloadConfig(repository="somebody/a-model", revision="v1.0")
+    assert fingerprint.model_revision(ModelConfig(name="m", path="m", download=source)) == "v1.0"
+    assert fingerprint.model_revision(ModelConfig(name="embedded", path="m")) is None
 
 
 def git(folder: Path, *arguments: str) -> str:

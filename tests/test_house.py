@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
+import gpuqa
 from gpuqa.config.paths import PACKAGE
 
 ORDER = [  # a folder (or module) of gpuqa imports only those before it in this list; commands and `embedded` import all
@@ -42,7 +45,7 @@ def name_of(file: Path) -> str:
 PLUGINS = PACKAGE.parent / "hydra_plugins"
 FILES = {name_of(file): file for folder in (PACKAGE, PLUGINS) for file in sorted(folder.rglob("*.py"))}
 TREES = {name: ast.parse(file.read_text(encoding="utf-8")) for name, file in FILES.items()}
-MODULES = sorted(name for name in FILES if name != "gpuqa")
+MODULES = sorted(name for name in FILES if name not in ("gpuqa", "gpuqa.__main__"))  # the list of commands is no command
 
 
 def imports_of(name: str, nodes: Iterator[ast.AST] | list[ast.stmt]) -> set[str]:
@@ -82,7 +85,7 @@ def has_main(name: str) -> bool:
 
 def test_the_parser_of_these_tests_sees_all_kinds_of_imports():
     assert {"gpuqa.pipeline.dataset", "gpuqa.study.journal"} <= imports_at_import("gpuqa.study.study")
-    assert "gpuqa.engines.vllm.engine" in imports_anywhere("gpuqa.engines") - imports_at_import("gpuqa.engines")
+    assert "gpuqa.config.app" in imports_anywhere("gpuqa") - imports_at_import("gpuqa")
 
 
 def test_every_folder_of_gpuqa_has_its_place_in_the_order():
@@ -112,7 +115,7 @@ def test_no_module_imports_a_heavy_library_before_it_is_used(name):
 
 
 def test_only_commands_have_a_main():
-    assert {name.removeprefix("gpuqa.") for name in FILES if has_main(name)} == set(COMMANDS)
+    assert {name.removeprefix("gpuqa.") for name in MODULES if has_main(name)} == set(COMMANDS)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -123,3 +126,12 @@ def test_a_command_shows_how_it_is_called(command):
 @pytest.mark.parametrize("name", MODULES)
 def test_every_module_has_a_name_that_says_what_it_is_about(name):
     assert not NAMELESS & set(name.replace("_", ".").split("."))
+
+
+def test_the_package_hands_out_its_api_when_it_is_asked_and_imports_nothing_before():
+    asked = "import sys, gpuqa; before = len([name for name in sys.modules if name.startswith('gpuqa.')])"
+    asked += "; print(before, *(getattr(gpuqa, name).__name__ for name in gpuqa.__all__))"
+    done = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True, cwd=PACKAGE.parent)
+    assert done.stdout == "0 Journal Pipeline Trial compose_cell\n"
+    with pytest.raises(AttributeError, match="no attribute 'Pipelin'; it has compose_cell, Pipeline"):
+        getattr(gpuqa, "Pipelin")  # noqa: B009

@@ -2,37 +2,46 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
-from dataclasses import asdict, fields, replace
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from any_measurement import READINGS, any_measurement
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from gpuqa.records import Answer, Answered, Completion, Conditions, Interval, Measurement, Pass, Trial
+from gpuqa.config import UserError
+from gpuqa.machine.files import FileNotWritten
+from gpuqa.records import Answer, Answered, Completion, Dropped, Measurement, Override, Pass, Trial
 from gpuqa.study.journal import Journal
+from gpuqa.study.record_lines import digest_of
 
-READINGS = [Conditions(1980, 3201, 61, 412.5, ["sw_power_cap"]), Conditions(345, 2600, 40, 80.0, ["gpu_idle"])]
+BURST = Override("scheduler", "burst", "burst", None, "5" * 16)
+OFF = Override("attention", "shared_prefix", "default", "fp8 KV")
 
 
 def measurement() -> Measurement:
-    """A different number in every field, so that a swap shows; None where the records allow it."""
-    numbers = {field.name: place + 0.125 for place, field in enumerate(fields(Measurement))}
-    intervals = {key: Interval(value - 0.1, value + 0.1) for key, value in numbers.items() if key.endswith("_interval")}
-    return Measurement(
-        **{**numbers, **intervals, "questions": 24, "ttft_ms_p95": None, "roofline_fraction": None, "conditions": READINGS}
-    )
+    """Numbers in every field, None where a sample may be too small."""
+    return any_measurement(ttft_ms_p95=None)
 
 
 def trial(key: str, error: str | None = None, **axes: str) -> Trial:
     pipeline = {"prompt": {"name": "结构化", "examples": []}, "engine": {"args": {"max_model_len": 1024, "seed": None}}}
     found = None if error else measurement()
-    return Trial(key, axes, pipeline, {"digests": {"weights": "ab"}, "driver": ""}, found, error)
+    known = {"digests": {"weights": "ab"}, "revision": "v1.0", "driver": ""}
+    return Trial(key, axes, pipeline, known, found, error, overrides=[BURST, OFF])
 
 
 def answer(number: int, text: str = "warp 是 32 个线程。") -> Answer:
-    return Answer(str(number), f"问题 {number}", "参考", text, 0.5, 0.25, "stop", 12, 0.75, None)
+    return Answer(str(number), f"问题 {number}", "参考", text, 0.5, 0.25, "stop", 12, 0.75, None, "0123456789abcdef")
 
 
 def lines(file: Path) -> list[dict]:
@@ -43,12 +52,16 @@ def test_trials_come_back_as_they_were_written(tmp_path):
     first, failed = trial("a" * 64, prompt="bare"), trial("b" * 64, error="KV cache 放不下")
     Journal(tmp_path / "study").write(first, [answer(1)])
     Journal(tmp_path / "study").write(failed, [])
-    assert Journal(tmp_path / "study").read() == {first.key: first, failed.key: failed}
+    dropped = replace(trial("c" * 64), measurement=None, dropped=Dropped("too slow", measurement(), "race"))
+    Journal(tmp_path / "study").write(dropped, [])
+    assert Journal(tmp_path / "study").read() == {first.key: first, failed.key: failed, dropped.key: dropped}
+    assert Journal(tmp_path / "study").problems() == []
 
 
 ANY_TEXT = st.text(st.characters(exclude_categories=["Cs"]) | st.sampled_from("\r\n\x0b\x85\u2028\u2029"))
 
 
+@pytest.mark.slow
 @settings(max_examples=80, deadline=None, database=None)
 @example(texts=["第一行\u2028第二行", "\x85", "\x1c"])  # line breaks to str.splitlines, but not to a journal
 @given(texts=st.lists(ANY_TEXT, max_size=4))
@@ -97,15 +110,112 @@ def test_a_last_line_that_lacks_only_its_newline_counts_and_the_next_line_stays_
     assert journal.read() == {"first": first, "second": second}
 
 
-def test_a_trial_of_a_version_with_other_fields_is_measured_again_instead_of_stopping_the_study(tmp_path):
+def signed(row: dict[str, Any]) -> str:
+    """A line with the digest that belongs to its content."""
+    row = {"format": 2, **row}
+    return json.dumps({**row, "digest": digest_of(row)}, ensure_ascii=False)
+
+
+def test_every_line_says_its_format_and_carries_a_digest_that_other_tools_can_check(tmp_path):
+    journal = Journal(tmp_path)
+    journal.write(trial("k", error="died"), [answer(1), answer(2)])
+    journal.write_pass("k", one_pass(0))
+    rows = [row for file in (journal.file, journal.answers_file("k"), journal.passes_file("k")) for row in lines(file)]
+    assert [row["format"] for row in rows] == [2] * 4
+    for row in rows:
+        digest = row.pop("digest")
+        text = json.dumps(row, sort_keys=True, ensure_ascii=False)
+        assert digest == hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def test_a_number_that_was_edited_is_named_and_its_trial_does_not_count(tmp_path):
     journal, mine = Journal(tmp_path), trial("mine")
-    older = asdict(trial("older"))
-    del older["measurement"]["chars_per_s"]
-    newer = {**asdict(trial("newer")), "weather": "rain"}
-    journal.folder.mkdir()
-    journal.file.write_text("".join(json.dumps(row) + "\n" for row in (older, newer, {"unlike": "a trial"}, [1])))
     journal.write(mine, [])
+    journal.write(trial("other"), [])
+    kept, edited = journal.file.read_text(encoding="utf-8").splitlines()
+    edited = edited.replace('"chars_per_s": 3.125', '"chars_per_s": 999.125')
+    journal.file.write_text(f"{kept}\n{edited}\n", encoding="utf-8")
     assert journal.read() == {"mine": mine}
+    assert journal.problems() == ["trials.jsonl: 1 of 2 lines cannot be read: line 2 was edited (its digest differs)"]
+
+
+def changed(row: dict[str, Any], place: str, value: Any = None) -> dict[str, Any]:
+    """A copy of a row with another value at a dotted place, or without it."""
+    copy = json.loads(json.dumps(row))
+    *path, last = place.split(".")
+    inner = copy
+    for key in path:
+        inner = inner[key]
+    if value is None:
+        del inner[last]
+    else:
+        inner[last] = value
+    return copy
+
+
+ROW = asdict(trial("other"))
+UNREADABLE = {
+    signed(changed(ROW, "measurement.chars_per_s")): "lacks measurement.chars_per_s",
+    signed(changed(ROW, "measurement.weather", "rain")): "holds measurement.weather, which this version does not know",
+    signed(changed(ROW, "measurement.repeats", "three")): "holds 'three' as measurement.repeats, which should be int",
+    signed(changed(ROW, "measurement.repeats", 2.5)): "holds '2.5' as measurement.repeats, which should be int",
+    signed(changed(ROW, "measurement.saturated", 1)): "holds '1' as measurement.saturated, which should be bool",
+    signed(changed(ROW, "measurement.conditions", [3])): "holds '3' as measurement.conditions[0], which should be a mapping",
+    signed(changed(ROW, "axes", ["a"])): "holds \"['a']\" as axes, which should be dict",
+    signed({"unlike": "a trial"}): "lacks key, axes, pipeline, fingerprint",
+    signed(changed(ROW, "pipeline.engine", json.loads("[" * 40 + "]" * 40))): "is nested too deeply",
+    "[" * 100_000: "is nested too deeply",
+    "[1]": "is not a JSON object",
+    '{"key": 1, }': "is not JSON",
+    '{"key": "k", "axes": {"prompt': "was never finished",
+    json.dumps({"format": 2, **ROW}): "lacks its digest",
+    json.dumps({"format": 3, **ROW}): "has format 3",
+}
+
+
+@pytest.mark.parametrize(("line", "reason"), UNREADABLE.items(), ids=UNREADABLE.values())
+def test_a_line_that_cannot_be_read_is_counted_and_explained_and_the_others_count(tmp_path, line, reason):
+    journal, first, last = Journal(tmp_path), trial("first"), trial("last")
+    journal.write(first, [])
+    with journal.file.open("a", encoding="utf-8") as stream:
+        stream.write(line + "\n")
+    journal.write(last, [])
+    assert journal.read() == {"first": first, "last": last}
+    assert journal.problems() == [f"trials.jsonl: 1 of 3 lines cannot be read: line 2 {reason}"]
+
+
+def test_several_unreadable_lines_are_told_in_one_sentence_with_equal_reasons_together(tmp_path):
+    journal = Journal(tmp_path)
+    journal.write(trial("first"), [])
+    old = signed(changed(ROW, "measurement.chars_per_s"))
+    with journal.file.open("a", encoding="utf-8") as stream:
+        stream.write("\n".join([old, '{"key": "k', old, "[1]"]) + "\n")
+    assert journal.problems() == [
+        "trials.jsonl: 4 of 5 lines cannot be read: lines 2, 4: each lacks measurement.chars_per_s; "
+        "line 3 was never finished; line 5 is not a JSON object"
+    ]
+
+
+def test_a_field_that_a_later_version_added_with_a_default_takes_that_default(tmp_path):
+    journal, whole = Journal(tmp_path), trial("k")
+    journal.folder.mkdir()
+    journal.file.write_text(signed(changed(asdict(whole), "overrides")) + "\n", encoding="utf-8")
+    assert journal.read() == {"k": replace(whole, overrides=[])}
+    assert journal.problems() == []
+
+
+def test_a_last_line_that_a_kill_tore_off_is_told_as_what_it_is(tmp_path):
+    journal = Journal(tmp_path)
+    journal.write(trial("first"), [])
+    journal.write(trial("torn"), [])
+    journal.file.write_bytes(journal.file.read_bytes()[:-40])
+    [told] = journal.problems()
+    assert told == "trials.jsonl: the last line was never finished, as a kill leaves it; a sweep measures it again"
+
+
+def without_marks(row: dict[str, Any]) -> dict[str, Any]:
+    """What a line holds of its record."""
+    return {key: value for key, value in row.items() if key not in ("format", "digest")}
 
 
 def test_answers_lie_beside_the_trials_one_line_each_in_the_order_of_the_questions(tmp_path):
@@ -113,7 +223,7 @@ def test_answers_lie_beside_the_trials_one_line_each_in_the_order_of_the_questio
     answers = [answer(2, "第一\n第二\u2028第三"), replace(answer(1), answer="", error="ValueError: 太长")]
     journal.write(trial("0123456789abcdef" + "f" * 48), answers)
     file = tmp_path / "trials" / "0123456789abcdef.answers.jsonl"
-    assert lines(file) == [asdict(one) for one in answers]
+    assert [without_marks(row) for row in lines(file)] == [asdict(one) for one in answers]
     assert "太长" in file.read_text(encoding="utf-8")  # readable without a decoder
 
 
@@ -132,6 +242,17 @@ def test_answers_that_a_killed_run_left_half_written_do_not_stop_a_report(tmp_pa
         journal.answers_file(key).write_text(left)
     assert [one.answer for one in journal.answers("good")] == ["甲"]
     assert journal.answers("empty") == journal.answers("torn") == []
+    told = "torn.answers.jsonl: the last line was never finished, as a kill leaves it; a sweep measures it again"
+    assert journal.problems() == [told]
+
+
+def test_answers_of_which_one_was_edited_do_not_count_and_are_named(tmp_path):
+    journal = Journal(tmp_path)
+    journal.write(trial("k"), [answer(1, "甲"), answer(2, "乙")])
+    text = journal.answers_file("k").read_text(encoding="utf-8")
+    journal.answers_file("k").write_text(text.replace("乙", "丙"), encoding="utf-8")
+    assert journal.answers("k") == []
+    assert journal.problems() == ["k.answers.jsonl: 1 of 2 lines cannot be read: line 2 was edited (its digest differs)"]
 
 
 def test_a_study_is_read_in_its_own_order_with_its_own_axes(tmp_path):
@@ -165,7 +286,23 @@ def test_axes_stay_the_text_that_the_user_typed(tmp_path, value):
 def one_pass(repeat: int, text: str = "warp 是 32 个线程。") -> Pass:
     said = Completion(text, "stop", 20, 9, 16, False, 0.1, 0.5)
     answered = Answered([said, replace(said, error="E: 太长", first_token_s=None)], 0.5, [0.4, 0.5], saturated=True)
-    return Pass(answered, repeat, ["a", "b"], 1.25e9, 14.5, 0.25, 1.5, prefix_cached=repeat == 2, conditions=READINGS)
+    return Pass(
+        answered,
+        repeat,
+        ["a", "b"],
+        1.25e9,
+        14.5,
+        0.25,
+        1.5,
+        prefix_cached=repeat == 2,
+        conditions=READINGS,
+        engine_id="start 1",
+        round=repeat,
+        host="host",
+        device="a GPU",
+        overrides=[BURST, OFF],
+        question_digests=["0" * 16, "1" * 16],
+    )
 
 
 def test_passes_come_back_as_they_were_written_and_go_with_their_trial(tmp_path):
@@ -193,3 +330,78 @@ def test_a_pass_that_a_kill_tore_off_is_missing_and_the_next_one_stays_intact(tm
         assert journal.read_passes("k") == [one_pass(0)], f"torn at byte {length}"
         journal.write_pass("k", one_pass(2))
         assert journal.read_passes("k") == [one_pass(0), one_pass(2)], f"torn at byte {length}"
+
+
+BAD_STUDIES = {
+    "not UTF-8": b"\xff\xfe\x00",
+    "not YAML": b"a: [1",
+    "nested too deeply": b"[" * 5000,
+    "a number": b"3",
+    "cells that are a number": b"format: 2\nfinalists: 0\ncells: 3\n",
+    "a cell without axes": b"format: 2\nfinalists: 0\ncells:\n- trial: a\n",
+    "a key that is a list": b"format: 2\nfinalists: 0\ncells:\n- trial: [a]\n  axes: {}\n",
+    "finalists that are text": b"format: 2\nfinalists: many\ncells: []\n",
+}
+
+
+@pytest.mark.parametrize("content", BAD_STUDIES.values(), ids=BAD_STUDIES)
+def test_a_study_file_that_is_damaged_is_a_user_error_in_one_line_and_the_next_sweep_writes_it_again(tmp_path, content):
+    journal, kept = Journal(tmp_path), trial("a")
+    journal.write(kept, [])
+    journal.study_file.write_bytes(content)
+    for read in (journal.read_study, journal.finalists):
+        with pytest.raises(UserError, match=r"study\.yaml .*the sweep's command writes it again") as refused:
+            read()
+        assert "\n" not in str(refused.value)
+    assert journal.study_file.read_bytes() == content
+    with journal.locked():
+        journal.write_study([("a", {})], finalists=1)
+    assert journal.read_study() == [kept]
+    assert journal.finalists() == 1
+
+
+def test_a_file_of_trials_that_cannot_be_opened_is_a_user_error(tmp_path):
+    journal = Journal(tmp_path)
+    journal.file.mkdir(parents=True)
+    with pytest.raises(UserError, match=r"trials\.jsonl cannot be read: Is a directory"):
+        journal.read()
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path, kib: int) -> Iterator[None]:
+    """A real file system of so many KiB."""
+    if os.geteuid() != 0 or not shutil.which("mount"):
+        pytest.skip("mounting a small file system needs root")
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={kib}k", "tmpfs", str(folder)], check=False)
+    if mounted.returncode != 0:
+        pytest.skip("this container may not mount")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_keeps_all_that_was_finished_and_takes_no_half_of_anything(tmp_path):
+    with small_disk(tmp_path / "disk", kib=64):
+        journal: Journal = Journal(tmp_path / "disk" / "study")
+        written: list[str] = []
+        journal.write_study([(f"{number}", {}) for number in range(100)])
+
+        def write_trials() -> None:
+            for number in range(100):
+                journal.write(trial(f"{number}"), [answer(number)])
+                written.append(f"{number}")
+
+        with pytest.raises(FileNotWritten, match="No space left on device; all that was finished before is kept"):
+            write_trials()
+        before = journal.study_file.read_bytes()
+        with pytest.raises(FileNotWritten, match=r"study\.yaml cannot be written"):
+            journal.write_study([(f"{number}", {"prompt": "x" * 100}) for number in range(1000)])
+        assert journal.study_file.read_bytes() == before
+        assert len(written) > 1
+        assert list(journal.read()) == written
+        assert [one.key for one in journal.read_study()] == written
+        assert all(journal.answers(key) for key in written)
+        assert journal.problems() == []
+        assert not list(journal.folder.glob("*.tmp"))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 
-from gpuqa.measure.metrics import Overhead, measure, measure_prefix_cached, score_answers
+from gpuqa.measure.metrics import METRICS, Overhead, intervals_of, measure, measure_prefix_cached, score_answers, shown
 from gpuqa.measure.statistics import speed_interval
 from gpuqa.records import Answer, Answered, Completion, Conditions, Interval, Measurement, Question
 
@@ -82,7 +82,8 @@ def test_answers_that_ran_past_their_end_have_no_score_and_no_mean() -> None:
     unscored = score_answers(QUESTIONS, FIRST, scored=False)
     assert {(one.rouge_l_f1_judge, one.rouge_l_f1) for one in unscored} == {(None, None)}
     found = measure([FIRST, SECOND, THIRD], unscored, OVERHEAD)
-    assert (found.rouge_l_f1_judge, found.rouge_l_f1, found.rouge_l_f1_interval) == (None, None, None)
+    assert (found.rouge_l_f1_judge, found.rouge_l_f1) == (None, None)
+    assert intervals_of(found, unscored)["rouge_l_f1"] is None
     assert found.chars_per_s > 0
 
 
@@ -100,7 +101,7 @@ def test_speeds_are_medians_over_the_passes(found: Measurement) -> None:
     assert found.chars_per_s == 4.5
     assert found.chars_per_s_mad == 3.0  # of 0, 18.5 and 3
     assert found.chars_per_s_repeats == [4.5, 23.0, 1.5]
-    assert found.chars_per_s_interval == speed_interval([4.5, 23.0, 1.5])
+    assert intervals_of(found, [])["chars_per_s"] == speed_interval([4.5, 23.0, 1.5])
     assert found.output_tokens_per_s == 2.0  # of 4 / 2, 6 / 1 and 4 / 6
     assert found.questions_per_s == 1.5
 
@@ -121,9 +122,11 @@ def test_percentiles_that_nine_answers_cannot_support_are_none(found: Measuremen
     assert (found.ttft_ms_p95, found.e2e_latency_ms_p95, found.e2e_latency_ms_p99) == (None, None, None)
 
 
-def test_time_between_tokens_is_a_mean_over_answers_of_two_tokens_or_more(found: Measurement) -> None:
-    # 200 ms in 2 gaps, 120 ms in 4 gaps, 200 ms in 2 gaps; the answer of one token has no gap.
-    assert found.tpot_ms_mean == pytest.approx((100 + 30 + 100) / 3)
+def test_time_per_output_token_is_a_mean_over_answers_of_what_their_latency_has_beyond_the_first_token(
+    found: Measurement,
+) -> None:
+    # 300 - 100 ms for 2 more tokens, 400 - 180 ms for 4 more, 500 - 100 ms for 2 more; the answer of one token has none.
+    assert found.tpot_ms_mean == pytest.approx((100 + 55 + 200) / 3)
 
 
 def test_scores_are_means_over_the_scored_answers(found: Measurement) -> None:
@@ -143,15 +146,36 @@ def test_counts_are_those_of_the_first_pass(found: Measurement) -> None:
 
 def test_what_the_trial_cost_beside_its_passes_is_kept(found: Measurement) -> None:
     assert (found.engine_start_s, found.warmup_s, found.peak_memory_gib) == (5.5, 0.7, 1.25)
-    assert found.roofline_fraction is None
 
 
 def test_each_score_has_its_own_interval() -> None:
     questions = [Question(str(number), "问", "共享内存") for number in range(4)]
     seen = Answered([replace(CUDA, text="共享内存")] * 4, seconds=1.0, latencies_s=[0.1] * 4)
-    found = measure([seen], score_answers(questions, seen), OVERHEAD)
-    assert (found.rouge_l_f1_judge, found.rouge_l_f1_judge_interval) == (0.0, Interval(0.0, 0.0))
-    assert (found.rouge_l_f1, found.rouge_l_f1_interval) == (1.0, Interval(1.0, 1.0))
+    answers = score_answers(questions, seen)
+    found = measure([seen], answers, OVERHEAD)
+    assert (found.rouge_l_f1_judge, found.rouge_l_f1) == (0.0, 1.0)
+    intervals = intervals_of(found, answers)
+    assert intervals == {"chars_per_s": None, "rouge_l_f1_judge": Interval(0.0, 0.0), "rouge_l_f1": Interval(1.0, 1.0)}
+
+
+def test_every_number_of_a_measurement_has_a_line_in_the_table_of_metrics() -> None:
+    lists = {"chars_per_s_repeats", "repeats_began_at", "conditions", "throttle_reasons"}
+    assert set(METRICS) == {field.name for field in fields(Measurement)} - lists
+
+
+def test_a_metric_is_shown_in_its_format_and_a_missing_percentile_with_what_it_needs() -> None:
+    assert shown("chars_per_s", 12345.6) == "12,346"
+    assert shown("truncated_fraction", 0.125) == "12.5%"
+    assert shown("saturated", True) == "True"
+    assert (shown("e2e_latency_ms_p99", None), shown("ttft_ms_p50", None)) == ("n/a (needs 100)", "n/a (needs 2)")
+    assert shown("tpot_ms_mean", None) == "n/a"
+
+
+def test_an_answer_carries_the_digest_of_its_question_which_repeated_questions_share() -> None:
+    questions = [Question("a", "什么是 warp？"), Question("b", "什么是 warp？"), Question("c", "什么是 bank？")]
+    digests = [one.question_digest for one in score_answers(questions, FIRST)]
+    assert digests == [one.digest for one in questions]
+    assert digests[0] == digests[1] != digests[2]
 
 
 def test_a_hundred_answers_support_every_percentile() -> None:

@@ -92,7 +92,7 @@ def dark(tmp_path_factory: pytest.TempPathFactory) -> Dark:
     (folder / "watch" / "sitecustomize.py").write_text(WATCH, encoding="utf-8")
     (folder / "inside.py").write_text(INSIDE, encoding="utf-8")
     overrides = ["experiment=none", "study.name=dark", "prompt=structured_short", "dataset.limit=2", "workload.repeats=1"]
-    overrides += ["workload.warmup_questions=1", "selection.min_rouge_l_f1_judge=0"]
+    overrides += ["selection.min_rouge_l_f1_judge=0"]
     env = child_environment(
         {"PYTHONPATH": os.pathsep.join([str(folder / "watch"), str(ROOT)]), "WATCH_LOG": str(folder / "watch.log")}
     )

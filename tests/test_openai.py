@@ -197,9 +197,9 @@ def test_a_client_that_goes_away_frees_its_place(client: openai.OpenAI, service:
     next(iter(stream))
     stream.close()
     deadline = time.monotonic() + PATIENCE_S
-    while metric(service.url, "gpuqa_questions_inside") and time.monotonic() < deadline:
+    while metric(service.url, "gpuqa_questions_in_flight") and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert metric(service.url, "gpuqa_questions_inside") == 0
+    assert metric(service.url, "gpuqa_questions_in_flight") == 0
     assert metric(service.url, "vllm:num_requests_running") == 0
     assert metric(service.url, gone) in (before, before + 1), "+ 0 if the answer was quicker than the leaving"
 

@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 from conftest import ROOT
 
+pytestmark = pytest.mark.slow
+
 
 def rows(out: str) -> list[list[str]]:
     """The table's lines below its rule, in columns."""
@@ -88,6 +90,10 @@ def test_a_setting_that_memory_cannot_hold_is_said_to_not_fit(command: Any, here
         (
             ["gpu=rtx5090", "+engine.args.tensor_parallel_size=2"],
             "got {'tensor_parallel_size': 2}, allowed is one card",
+        ),
+        (
+            ["gpu=rtx5090", "+quantization.args.quantization=w4a8"],
+            "engine.args.quantization: no bound: the format 'w4a8' is not in the table",
         ),
     ],
 )

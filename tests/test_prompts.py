@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+import time
+import tracemalloc
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,8 +22,9 @@ from gpuqa.config import UserError
 from gpuqa.config.paths import PACKAGE
 from gpuqa.config.pipeline import PLACEHOLDER, ExampleConfig, ModelConfig, PromptConfig
 from gpuqa.embedded.train import shipped_prompts
+from gpuqa.pipeline.chat_template import messages
 from gpuqa.pipeline.dataset import read_questions
-from gpuqa.pipeline.prompts import GAP, PromptEncoder, TextStream, decode_all, load_tokenizer, messages
+from gpuqa.pipeline.prompts import CHARS_PER_TOKEN, GAP, PromptEncoder, TextStream, decode_all, load_tokenizer
 
 EMBEDDED = PACKAGE / "embedded" / "model"
 CONTROL = ("<|im_start|>", "<|im_end|>", "<|endoftext|>")
@@ -33,7 +39,7 @@ def tokenizer() -> Any:
 
 
 def encoder(prompt: PromptConfig = BARE, room: int = AMPLE, thinking: bool = False) -> PromptEncoder:
-    return PromptEncoder(tokenizer(), prompt, room, thinking)
+    return PromptEncoder(tokenizer(), prompt, room, thinking, "embedded")
 
 
 def from_template(prompt: PromptConfig, question: str, tokenize: bool = True, thinking: bool = False) -> Any:
@@ -98,7 +104,7 @@ def test_a_tokenizer_that_would_cut_or_fill_up_texts_does_neither(tmp_path):
     filled = {"pad_to_multiple_of": None, "pad_id": 0, "pad_type_id": 0, "pad_token": "a"}
     content["padding"] = {"strategy": {"Fixed": 50}, "direction": "Right", **filled}
     file.write_text(json.dumps(content), encoding="utf-8")
-    strict = PromptEncoder(load_tokenizer(ModelConfig(name="strict", path=str(tmp_path / "model"))), BARE, AMPLE, False)
+    strict = PromptEncoder(load_tokenizer(ModelConfig(name="strict", path=str(tmp_path / "model"))), BARE, AMPLE, False, "m")
     for question in ("", "什么是 warp divergence？怎样避免它？"):
         assert strict.encode(question) == encoder().encode(question)
 
@@ -129,6 +135,43 @@ def test_the_middle_of_an_over_long_question_is_cut(prompt, filling, room):
     assert gap
     assert question.startswith(head)
     assert question.endswith(tail)
+
+
+@pytest.mark.parametrize("filling", ["显存", "word ", " " * 40, "\n"])
+def test_a_question_with_far_more_characters_than_the_room_has_tokens_keeps_its_ends(filling):
+    room = 200
+    question = f"开头HEAD{filling * (10 * CHARS_PER_TOKEN * room // len(filling))}结尾TAIL"
+    encoded = encoder(room=room).encode(question)
+    before, after = from_template(BARE, "\0", tokenize=False).split("\0")
+    head, gap, tail = tokenizer().decode(encoded.token_ids).removeprefix(before).removesuffix(after).partition(GAP)
+    assert (encoded.question_was_cut, gap) == (True, GAP)
+    assert question.startswith(head)
+    assert head.startswith("开头HEAD")
+    assert question.endswith(tail)
+    assert tail.endswith("结尾TAIL")
+    assert len(encoded.token_ids) <= room
+
+
+def test_a_question_of_100_million_characters_takes_a_moment_and_no_memory_of_its_size():
+    question, encode = "显存带宽 " * 20_000_000, encoder(room=768).encode
+    tracemalloc.start()
+    began = time.perf_counter()
+    encoded = encode(question)
+    seconds, (_, peak) = time.perf_counter() - began, tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(encoded.token_ids) <= 768
+    assert encoded.question_was_cut
+    assert (seconds < 5, peak < 10e6) == (True, True), (seconds, peak)
+
+
+@pytest.mark.slow
+def test_many_long_questions_come_out_as_each_one_alone_and_take_no_more_memory_than_a_few():
+    questions = [f"{number} {'显存带宽 ' * 1_000}" for number in range(60)]  # 300,000 characters: two slices
+    lone = encoder(room=768)
+    assert [lone.encode(text) for text in questions[:3]] == lone.encode_all(questions)[:3]
+    before = psutil.Process().memory_info().rss
+    assert len(lone.encode_all(questions * 4)) == 240
+    assert psutil.Process().memory_info().rss - before < 100e6
 
 
 def test_a_question_is_cut_only_when_it_does_not_fit():
@@ -230,6 +273,118 @@ def test_a_folder_without_what_prompts_need_is_a_user_error(case, tmp_path):
     assert str(caught.value).startswith("model.path")
 
 
+# ------------------------------------------------------------------------------------------ what a chat template may not do
+
+EXAMPLES = [ExampleConfig("甲是什么？", "甲是第一。"), ExampleConfig("乙是什么？", "乙是第二。")]
+FULL = PromptConfig(name="full", system="只说 CUDA。", user="问：{question}", examples=EXAMPLES)
+LOOP = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}<assistant>"
+TEMPLATES = {
+    "system text": (
+        "{% for m in messages if m.role != 'system' %}<{{ m.role }}>{{ m.content }}{% endfor %}<assistant>",
+        "drops the system text: '只说 CUDA。'",
+    ),
+    "system text that an example holds too": (
+        "{% for m in messages if m.role != 'system' %}<{{ m.role }}>{{ m.content }} 只说 CUDA。{% endfor %}<assistant>",
+        "drops the system text",
+    ),
+    "first question": (
+        "{% for m in messages %}{% if loop.index != 2 %}<{{ m.role }}>{{ m.content }}{% endif %}{% endfor %}<assistant>",
+        "drops the question of example 1: '问：甲是什么？'",
+    ),
+    "answers": (
+        "{% for m in messages if m.role != 'assistant' %}<{{ m.role }}>{{ m.content }}{% endfor %}<assistant>",
+        "drops the answer of example 1: '甲是第一。'",
+    ),
+    "last answer's end": (
+        "{% for m in messages %}{{ m.content.split('第二')[0] }}{% endfor %}<assistant>",
+        "drops a part of the answer of example 2: '乙是第二。'",
+    ),
+    "user's turn": (
+        "{% for m in messages[:-1] %}<{{ m.role }}>{{ m.content }}{% endfor %}<assistant>",
+        "drops the user's turn",
+    ),
+    "twice": (LOOP + "{{ messages[-1].content }}", "repeats the user's turn"),
+    "no system role": (
+        "{% if messages[0].role == 'system' %}{{ raise_exception('no system role here') }}{% endif %}" + LOOP,
+        "refuses this chat (the system text, the question of example 1.*): no system role here",
+    ),
+    "broken": ("{% for m in messages %}{{ m.content }}", "refuses this chat.*endfor"),
+    "date": ("{{ strftime_now('%d %b %Y') }}" + LOOP, "writes the date"),
+    "weekday": (LOOP + "{% if strftime_now('%A') == 'Saturday' %}!{% endif %}", "writes the date"),
+    "year from 2050": (LOOP + "{% if strftime_now('%Y') | int > 2050 %}!{% endif %}", "writes the date"),
+    "chance": ("{{ range(100000) | random }}" + LOOP, "differently each time"),
+}
+
+
+@pytest.fixture
+def with_template(tmp_path: Path) -> Callable[[str], Any]:
+    """The embedded model's tokenizer with another chat template, loaded as any model's is."""
+
+    def load(template: str) -> Any:
+        shutil.copytree(EMBEDDED, tmp_path / "model")
+        (tmp_path / "model" / "chat_template.jinja").write_text(template, encoding="utf-8")
+        return load_tokenizer(ModelConfig(name="theirs", path=str(tmp_path / "model")))
+
+    return load
+
+
+@pytest.mark.parametrize("case", TEMPLATES)
+def test_a_template_that_would_change_what_is_asked_is_refused_by_name(case, with_template):
+    template, told = TEMPLATES[case]
+    with pytest.raises(UserError, match=re.escape(told).replace(r"\.\*", ".*")) as caught:
+        PromptEncoder(with_template(template), FULL, AMPLE, False, "gemma")
+    assert str(caught.value).startswith("prompt=full: the chat template of model=gemma ")
+    assert "chat template in the model's folder" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        LOOP,
+        "{% for m in messages %}<{{ m.role }}>{{ m.content | trim }}{% endfor %}<assistant>",
+        "{% for m in messages[1:] %}<{{ m.role }}>{% if loop.first %}{{ messages[0].content }} {% endif %}{{ m.content }}"
+        "{% endfor %}<assistant>",
+        "{% for m in messages[1:] %}<{{ m.role }}>{% if loop.last %}{{ messages[0].content }} {% endif %}{{ m.content }}"
+        "{% endfor %}<assistant>",
+        "{% if strftime_now is defined %}{% set date = '26 Jul 2024' %}{% endif %}{{ date }}" + LOOP,
+    ],
+    ids=["plain", "strips", "system in the first turn", "system in the last turn", "a fixed date"],
+)
+def test_a_template_that_says_everything_in_its_own_way_is_used(template, with_template):
+    own = with_template(template)
+    encode = PromptEncoder(own, FULL, AMPLE, False, "gemma").encode
+    expected = own.apply_chat_template(messages(FULL, "问：丙？"), tokenize=False, add_generation_prompt=True)
+    assert own.decode(encode("丙？").token_ids) == expected
+
+
+def test_a_system_text_that_is_dropped_harms_no_prompt_without_one(with_template):
+    template, _ = TEMPLATES["system text"]
+    assert PromptEncoder(with_template(template), BARE, AMPLE, False, "gemma").encode("丙？").token_ids
+
+
+# --------------------------------------------------------------------------------------------------- the digest of a prompt
+
+
+def test_prompts_that_ask_the_same_have_one_digest_whatever_they_are_called():
+    assert encoder(replace(FULL, name="other")).digest == encoder(FULL).digest
+    assert encoder(FULL, room=500).digest == encoder(FULL).digest, "the room changes no prompt"
+    assert re.fullmatch("[0-9a-f]{64}", encoder(FULL).digest)
+
+
+def test_every_part_of_a_prompt_and_the_template_are_in_its_digest(with_template):
+    others = [
+        replace(FULL, system="只说 GPU。"),
+        replace(FULL, user="问题：{question}"),
+        replace(FULL, user="问：{question}？"),
+        replace(FULL, examples=EXAMPLES[:1]),
+        BARE,
+    ]
+    digests = [encoder(FULL).digest, *(encoder(prompt).digest for prompt in others), encoder(FULL, thinking=True).digest]
+    digests.append(PromptEncoder(with_template(LOOP), FULL, AMPLE, False, "m").digest)
+    assert len(set(digests)) == len(others) + 3
+
+
 # ------------------------------------------------------------------------------------------------------- text in pieces
 
 
@@ -274,5 +429,5 @@ def test_a_template_that_opens_a_thought_is_known(tmp_path):
     template.write_text(template.read_text(encoding="utf-8").rstrip() + opening, encoding="utf-8")
     thinker = load_tokenizer(ModelConfig(name="thinker", path=str(tmp_path / "model")))
     system = PromptConfig(name="system", system="Never write <think>.")
-    assert PromptEncoder(thinker, BARE, AMPLE, False).in_thought
+    assert PromptEncoder(thinker, BARE, AMPLE, False, "m").in_thought
     assert not encoder(system).in_thought, "only what follows the question counts"

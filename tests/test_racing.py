@@ -1,4 +1,4 @@
-"""Who is dropped from a race and why, what is asked next, and how often a race ends as the full grid does.
+"""Which cells are dropped from a race and why, what is measured next, and how often a race ends as the full grid does.
 
 The replays run the same `Race` that a study runs, on studies recorded on the CPU engine (tests/traces, made by
 experiments/racing/record.py) and on generated ones; run this file with `-s` to see the rates that the README states.
@@ -19,8 +19,8 @@ from gpuqa.config.measurement import Issue, Rule, SelectionConfig
 from gpuqa.measure.statistics import t_quantile
 from gpuqa.records import Answer, Question, Trial
 from gpuqa.selection.verdict import decide
-from gpuqa.study.racing.evidence import Glimpse, Runner, chance_of, mean_of, speed_of, spread
-from gpuqa.study.racing.race import Ask, Race, slices_of
+from gpuqa.study.racing.evidence import Candidate, SlicePass, chance_of, mean_of, speed_of, spread
+from gpuqa.study.racing.race import Race, WantedPass, slices_of
 
 RULE = SelectionConfig(name="fastest_above_floor", min_rouge_l_f1_judge=0.35)
 QUESTIONS = 80
@@ -61,21 +61,21 @@ def trial(name: str, quantization: str = "none") -> Trial:
 def race_of(*names: str, rule: SelectionConfig = RULE, repeats: int = 3, slices: int = 1) -> Race:
     """A race of unquantized cells on engine "none" and of quantized ones ("name:fp8") on engine "fp8"."""
     split = [(name.partition(":")[0], name.partition(":")[2] or "none") for name in names]
-    runners = {(one := trial(*pair)).key: Runner(one, pair[1], QUESTIONS) for pair in split}
-    return Race(runners, rule, 0.9, [[]] * slices, repeats)
+    candidates = {(one := trial(*pair)).key: Candidate(one, pair[1], QUESTIONS) for pair in split}
+    return Race(candidates, rule, 0.9, [[]] * slices, repeats)
 
 
 def see(race: Race, key: str, speed: float, score: float = 0.5, judge: float | None = None) -> None:
     """A slice of 16 questions."""
     answers = answers_of(score, 16, judge)
-    race.saw(key, Glimpse(numbers([(1.0, round(speed))], answers), answers))
+    race.measured_slice(key, SlicePass(numbers([(1.0, round(speed))], answers), answers))
 
 
 def finish(race: Race, key: str, speeds: list[float], score: float = 0.5, judge: float | None = None) -> None:
     """All questions, as often as there are speeds."""
     answers = answers_of(score, judge=judge)
     race.measured(
-        replace(race.runners[key].trial, measurement=numbers([(1.0, round(one)) for one in speeds], answers)), answers
+        replace(race.candidates[key].trial, measurement=numbers([(1.0, round(one)) for one in speeds], answers)), answers
     )
 
 
@@ -106,32 +106,34 @@ def test_a_batch_has_one_slice_and_a_small_dataset_none(count, issue, sizes):
     assert [len(one) for one in slices_of(questions(count), study(), issue)] == sizes
 
 
-def test_an_engine_is_asked_the_slice_then_its_best_in_full_then_the_others_then_the_repeats():
+def test_an_engine_measures_the_slice_then_its_best_cell_in_full_then_the_others_then_the_repeats():
     race = race_of("a", "b", "c", "d:fp8", "e:fp8")
-    assert race.next_round("none") == [Ask(f"{name}-none", slice=0) for name in "abc"]
+    assert race.next_round("none") == [WantedPass(f"{name}-none", slice=0) for name in "abc"]
     for name, speed in zip("abc", (1000, 1300, 1200), strict=True):
         see(race, f"{name}-none", speed)
-    assert race.next_round("none") == [Ask("b-none", repeat=0), Ask("c-none", repeat=0)], "two while nothing is known"
+    assert race.next_round("none") == [WantedPass("b-none", repeat=0), WantedPass("c-none", repeat=0)], (
+        "two while nothing is known"
+    )
     finish(race, "b-none", [2600])
     finish(race, "c-none", [2610])
-    assert race.next_round("none") == [Ask("a-none", repeat=0)]
+    assert race.next_round("none") == [WantedPass("a-none", repeat=0)]
     finish(race, "a-none", [2590])
-    assert race.next_round("none") == [Ask(f"{name}-none", repeat=1) for name in "abc"]
+    assert race.next_round("none") == [WantedPass(f"{name}-none", repeat=1) for name in "abc"]
     for name in "abc":
         finish(race, f"{name}-none", [2600, 2600, 2600])
     assert race.next_round("none") == []
     for name, speed in (("d", 1200), ("e", 1300)):
         see(race, f"{name}-fp8", speed)
-    assert race.next_round("fp8") == [Ask("e-fp8", repeat=0)], "one on every other engine"
+    assert race.next_round("fp8") == [WantedPass("e-fp8", repeat=0)], "one on every other engine"
     assert race.dropped == {}
 
 
-def test_one_pass_that_stalled_drops_nobody_by_a_slice():
+def test_one_pass_that_stalled_drops_no_cell_by_a_slice():
     race = race_of("stalled", "b", "c", "d")
     race.confidence = study().racing_confidence
     for name, speed in (("stalled", 5000), ("b", 4800), ("c", 2000), ("d", 1900)):
         see(race, f"{name}-none", speed)
-    assert race.next_round("none") == [Ask("stalled-none", repeat=0), Ask("b-none", repeat=0)]
+    assert race.next_round("none") == [WantedPass("stalled-none", repeat=0), WantedPass("b-none", repeat=0)]
     finish(race, "stalled-none", [4900])  # as if a slice and all questions were equally fast
     finish(race, "b-none", [20000])
     race.next_round("none")
@@ -139,16 +141,16 @@ def test_one_pass_that_stalled_drops_nobody_by_a_slice():
     assert "d-none" not in race.dropped
 
 
-def test_a_cell_that_was_measured_before_is_asked_nothing():
+def test_a_cell_that_was_measured_before_gets_no_more_passes():
     race = race_of("a", "b")
     finish(race, "a-none", [1000, 1000, 1000])
-    assert race.next_round("none") == [Ask("b-none", slice=0)]
+    assert race.next_round("none") == [WantedPass("b-none", slice=0)]
 
 
 def test_a_cell_that_failed_runs_no_more():
     race = race_of("a", "b")
-    race.measured(replace(race.runners["a-none"].trial, error="out_of_memory"), [])
-    assert race.next_round("none") == [Ask("b-none", slice=0)]
+    race.measured(replace(race.candidates["a-none"].trial, error="out_of_memory"), [])
+    assert race.next_round("none") == [WantedPass("b-none", slice=0)]
 
 
 def test_engines_with_baselines_come_first_and_then_those_with_the_highest_bound():
@@ -160,7 +162,7 @@ def test_engines_with_baselines_come_first_and_then_those_with_the_highest_bound
 
 def test_where_no_bound_is_known_the_engine_that_takes_more_at_once_comes_first():
     race = race_of("a:fp8", "b:fp8_kv")
-    race.runners["b-fp8_kv"].trial.pipeline["engine"]["args"]["max_num_seqs"] = 128
+    race.candidates["b-fp8_kv"].trial.pipeline["engine"]["args"]["max_num_seqs"] = 128
     assert race.engines(lambda key, tokens: None) == ["fp8_kv", "fp8"]
     assert race.engines(lambda key, tokens: {"a-fp8": 2.0, "b-fp8_kv": 1.0}[key]) == ["fp8", "fp8_kv"]
 
@@ -191,7 +193,7 @@ def test_a_cell_that_cuts_more_answers_of_its_slice_than_chance_would_is_dropped
     race = race_of("good", "short")
     see(race, "good-none", 1000)
     answers = [replace(one, finish_reason="length" if place < cut else "stop") for place, one in enumerate(answers_of(0.5, 16))]
-    race.saw("short-none", Glimpse(numbers([(1.0, 5000)], answers), answers))
+    race.measured_slice("short-none", SlicePass(numbers([(1.0, 5000)], answers), answers))
     race.next_round("none")
     told = f"{cut} of 16 answers are truncated, which shows that more than 50% of all would be"
     assert race.dropped == ({} if stays else {"short-none": told})
@@ -233,20 +235,20 @@ def test_dominated_is_behind_in_what_the_rule_ranks_by(rule, score):
         assert race.dropped == {}
 
 
-def test_a_slice_is_not_compared_with_another_engines_speed_before_that_engine_has_measured_somebody_in_full():
+def test_a_slice_is_not_compared_with_another_engines_speed_before_that_engine_has_measured_a_cell_in_full():
     race = race_of("a", "a:fp8", "b:fp8")
     see(race, "a-none", 2000)
     finish(race, "a-none", [4000, 4000, 4000])
     see(race, "a-fp8", 500)
     see(race, "b-fp8", 400)
-    assert race.next_round("fp8") == [Ask("a-fp8", repeat=0)]
+    assert race.next_round("fp8") == [WantedPass("a-fp8", repeat=0)]
     assert race.dropped == {}
     finish(race, "a-fp8", [6000])  # this engine gains twelve times from a slice to all, the other twice
-    assert race.next_round("fp8") == [Ask("b-fp8", repeat=0)]
+    assert race.next_round("fp8") == [WantedPass("b-fp8", repeat=0)]
     assert race.dropped == {"a-none": race.dropped["a-none"]} if race.dropped else True
 
 
-def test_a_fast_cell_that_something_speaks_against_drops_nobody():
+def test_a_fast_cell_with_a_violation_drops_no_other():
     race = race_of("good", "nonsense")
     for key, speed in (("good-none", 1000), ("nonsense-none", 5000)):
         see(race, key, speed, score=0.5 if key == "good-none" else 0.33, judge=0.5)
@@ -256,7 +258,7 @@ def test_a_fast_cell_that_something_speaks_against_drops_nobody():
     assert "below the floor" in race.dropped["nonsense-none"]
 
 
-def test_a_quantized_cell_leads_only_once_its_baseline_was_asked_everything():
+def test_a_quantized_cell_leads_only_once_its_baseline_was_measured_in_full():
     race = race_of("a", "b", "a:fp8")
     for key, speed in (("a-none", 1000), ("b-none", 1000), ("a-fp8", 4000)):
         see(race, key, speed)
@@ -268,7 +270,7 @@ def test_a_quantized_cell_leads_only_once_its_baseline_was_asked_everything():
     assert "slower than prompt=a quantization=fp8" in race.dropped["b-none"]
 
 
-def test_a_dropped_baseline_of_a_cell_that_stays_is_asked_everything_once_and_guards_it():
+def test_a_dropped_baseline_of_a_cell_that_stays_is_measured_in_full_once_and_constrains_it():
     race = race_of("fast", "slow", "slow:fp8")
     for key, speed in (("fast-none", 2000), ("slow-none", 400)):
         see(race, key, speed)
@@ -279,13 +281,13 @@ def test_a_dropped_baseline_of_a_cell_that_stays_is_asked_everything_once_and_gu
     finish(race, "slow-fp8", [4500, 4500, 4500], score=0.45)
     assert race.next_round("fp8") == []
     assert race.recall() == ["none"]
-    assert race.next_round("none") == [Ask("slow-none", repeat=0)]
+    assert race.next_round("none") == [WantedPass("slow-none", repeat=0)]
     finish(race, "slow-none", [800])
     assert race.next_round("none") == []
     assert race.recall() == []
     ended = {one.key: one for one in race.trials()}
     assert ended["slow-none"].dropped.seen.questions == QUESTIONS
-    verdict = decide(race.trials(), RULE, {key: race.runners[key].known for key in ended})
+    verdict = decide(race.trials(), RULE, {key: race.candidates[key].known for key in ended})
     assert verdict.winner is ended["fast-none"], "the guard refuses the quantized one, which lost a tenth"
     assert "99% of the unquantized" in ended["slow-fp8"].dropped.reason
 
@@ -294,16 +296,16 @@ def test_if_all_would_be_dropped_the_best_stays():
     race = race_of("a", "b")
     see(race, "a-none", 1000, judge=0.05)
     see(race, "b-none", 2000, judge=0.05)
-    assert race.next_round("none") == [Ask("b-none", repeat=0)]
+    assert race.next_round("none") == [WantedPass("b-none", repeat=0)]
     assert list(race.dropped) == ["a-none"]
 
 
 def test_cells_that_cannot_win_even_at_the_bound_of_their_card_are_skipped_with_the_reason():
     race = race_of("a", "a:fp8", "b:fp8")
     finish(race, "a-none", [4000, 4000, 4000])
-    measured = race.runners["a-none"].trial
+    measured = race.candidates["a-none"].trial
     measurement = replace(measured.measurement, output_tokens=QUESTIONS * 3 * 50)  # two characters a token
-    race.measured(replace(measured, measurement=measurement), race.runners["a-none"].answers)
+    race.measured(replace(measured, measurement=measurement), race.candidates["a-none"].answers)
     bounds = {"a-fp8": 1500.0, "b-fp8": 2500.0}
     race.skip_hopeless("fp8", lambda key, tokens: bounds[key] if tokens == 50 else None)
     assert list(race.dropped) == ["a-fp8"]
@@ -359,13 +361,13 @@ def test_a_forecast_from_a_slice_misses_the_whole_as_seldom_as_it_says(sd):
         speeds, gains = generator.normal(8, 0.3, 8), generator.normal(1, sd, 8)
         race = race_of(*"abcdefgh")
         for name, speed, gain in zip("abcdefgh", speeds, gains, strict=True):
-            race.saw(
+            race.measured_slice(
                 f"{name}-none",
-                Glimpse(numbers([(1.0, round(float(np.exp(speed)) * 1000))], answers_of(0.5, 16)), answers_of(0.5, 16)),
+                SlicePass(numbers([(1.0, round(float(np.exp(speed)) * 1000))], answers_of(0.5, 16)), answers_of(0.5, 16)),
             )
             if name != "h":
                 finish(race, f"{name}-none", [float(np.exp(speed + gain)) * 1000])
-        found = speed_of(race.runners["h-none"], list(race.runners.values()))
+        found = speed_of(race.candidates["h-none"], list(race.candidates.values()))
         bound = found.difference + t_quantile(0.9, found.freedom) * found.error
         missed += speeds[-1] + gains[-1] + np.log(1000) > bound
     assert missed / count <= 0.05 + 0.02

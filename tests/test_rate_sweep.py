@@ -1,4 +1,4 @@
-"""Ladders of arrival rates: the lowest rung first, and none above one that is saturated. Real engines where one is needed."""
+"""Sweeps of arrival rates: the lowest rate first, and none above a saturated one. Real engines where one is needed."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from test_study import config, engines, one_thread, prepared, run  # noqa: F401
-from test_verdict_simulation import measured
+from generated_trials import measured
+from small_study import config, prepared, run
 
 from gpuqa.measure.cell import Cell
 from gpuqa.records import Answered, Completion, Pass
@@ -17,7 +17,7 @@ from gpuqa.study.journal import Journal
 OPEN = {"workload": "open", "dataset__limit": 8, "sampling__max_tokens": 2}
 
 
-def rung(rate: float | None, tokens: int = 8) -> Cell:
+def at_rate(rate: float | None, tokens: int = 8) -> Cell:
     """A cell with nothing read from the disk."""
     paced = {} if rate is None else {"workload": "open", "workload__rate_per_s": rate}
     return Cell(config(**paced, sampling__max_tokens=tokens), {"rate": str(rate)}, [], [], {})
@@ -27,12 +27,12 @@ def rates(cells: list[Cell]) -> list[float]:
     return [rate_sweep.rate_of(cell) for cell in cells]
 
 
-def test_the_rungs_of_a_ladder_share_out_their_places_by_rate_and_all_others_keep_theirs() -> None:
-    batch, other = rung(None), [rung(rate, tokens=9) for rate in (8, 2)]
-    mixed = [rung(4), other[0], batch, rung(1), other[1], rung(2)]
+def test_the_cells_of_a_rate_sweep_follow_each_other_by_rate_and_all_others_keep_their_places() -> None:
+    batch, other = at_rate(None), [at_rate(rate, tokens=9) for rate in (8, 2)]
+    mixed = [at_rate(4), other[0], batch, at_rate(1), other[1], at_rate(2)]
     assert rates(rate_sweep.lowest_first(mixed)) == [1, 2, 0, 2, 8, 4]
     assert [cell.config.sampling.max_tokens for cell in rate_sweep.lowest_first(mixed)] == [8, 9, 8, 8, 9, 8]
-    assert rates(rate_sweep.above(rung(2), mixed)) == [4]
+    assert rates(rate_sweep.above(at_rate(2), mixed)) == [4]
     assert rate_sweep.above(batch, mixed) == []
     clients = [Cell(config(workload="closed", workload__concurrency=count), {}, [], [], {}) for count in (1, 8)]
     assert rate_sweep.lowest_first(clients[::-1]) == clients[::-1]
@@ -40,9 +40,9 @@ def test_the_rungs_of_a_ladder_share_out_their_places_by_rate_and_all_others_kee
 
 
 @pytest.mark.parametrize(("saturated", "skipped"), [(None, []), (1, [2, 4]), (2, [4]), (4, [])])
-def test_a_rung_is_skipped_as_long_as_one_below_it_is_saturated(saturated: float | None, skipped: list[float]) -> None:
-    cells = [rung(4), rung(1), rung(2)]
-    low = rung(saturated or 1)
+def test_a_rate_is_skipped_as_long_as_a_lower_one_is_saturated(saturated: float | None, skipped: list[float]) -> None:
+    cells = [at_rate(4), at_rate(1), at_rate(2)]
+    low = at_rate(saturated or 1)
     done = {low.key: low.trial(measured([1.0, 2.0], saturated=saturated is not None))}
     found = rate_sweep.skipped_by(cells, done)
     assert [trial.axes["rate"] for trial in sorted(found, key=lambda one: one.axes["rate"])] == [str(one) for one in skipped]
@@ -51,7 +51,8 @@ def test_a_rung_is_skipped_as_long_as_one_below_it_is_saturated(saturated: float
 
 
 @pytest.mark.engine
-def test_a_saturated_rung_ends_its_ladder_for_this_run_and_the_next(tmp_path: Path, engines: list[str]) -> None:  # noqa: F811
+@pytest.mark.usefixtures("one_thread")
+def test_a_saturated_rate_ends_its_sweep_for_this_run_and_the_next(tmp_path: Path, engines: list[str]) -> None:
     rows = [{**OPEN, "workload__rate_per_s": rate, "workload__repeats": 2} for rate in (4000, 2, 2000)]
     outcome, recorder = run(prepared(*rows), tmp_path)
     high, low, middle = outcome.trials
@@ -69,17 +70,18 @@ def test_a_saturated_rung_ends_its_ladder_for_this_run_and_the_next(tmp_path: Pa
     Journal(tmp_path).write(relieved, [])
     assert known[high.key].skipped
     third, recorder = run(prepared(*rows), tmp_path)
-    assert {key for key, _ in recorder.passes} == {high.key}, "the rung below is no longer saturated"
+    assert {key for key, _ in recorder.passes} == {high.key}, "the rate below is no longer saturated"
     assert third.trials[0].measurement.saturated
 
 
 @pytest.mark.engine
-def test_a_ladder_that_was_ended_stays_so_when_a_kill_came_before_its_trial(tmp_path: Path, engines: list[str]) -> None:  # noqa: F811
+@pytest.mark.usefixtures("one_thread")
+def test_a_sweep_that_was_ended_stays_so_when_a_kill_came_before_its_trial(tmp_path: Path, engines: list[str]) -> None:
     cells = prepared(*({**OPEN, "workload__rate_per_s": rate} for rate in (2000, 4000)))
     said = Completion("答", "stop", 9, 2, 0, False, 0.1, 0.2)
     answered = Answered([said] * 8, 2.0, [2.0] * 8, saturated=True)
     kept = Pass(answered, 0, [question.id for question in cells[0].questions], 1.7e9, 1.0, 0.1, 0.5)
-    Journal(tmp_path).write_pass(cells[0].key, kept)  # the only pass of the lower rung; its trial was never written
+    Journal(tmp_path).write_pass(cells[0].key, kept)  # the only pass of the lower rate; its trial was never written
     outcome, recorder = run(cells, tmp_path)
     assert recorder.passes == engines == []
     assert [bool(trial.skipped) for trial in outcome.trials] == [False, True]

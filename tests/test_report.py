@@ -18,7 +18,10 @@ from gpuqa.config.app import introduce_to_hydra
 from gpuqa.config.commands import StudyConfig
 from gpuqa.config.measurement import Rule, SelectionConfig
 from gpuqa.config.paths import conf_folder
-from gpuqa.records import Answer, Dropped, Interval, Measurement, Trial
+from gpuqa.measure.metrics import METRICS
+from gpuqa.measure.statistics import bootstrap_interval
+from gpuqa.records import Answer, Dropped, Measurement, Override, Trial
+from gpuqa.selection.pairing import Answers
 from gpuqa.selection.verdict import Verdict, decide
 from gpuqa.study import report
 from gpuqa.study.conclusion import conclude
@@ -31,7 +34,6 @@ NASTY = "<script>alert('字')</script> & \"quoted\""
 def measurement(**numbers: Any) -> Measurement:
     """A different number in every field, so that a swap shows."""
     base: dict[str, Any] = {field.name: 10.0 + place for place, field in enumerate(fields(Measurement))}
-    base |= {key: Interval(place / 100, 0.5) for place, key in enumerate(base) if key.endswith("_interval")}
     base |= {"answers_empty": 0.0, "truncated_fraction": 0.125, "chars_per_s_repeats": [1.5, 2.5]}
     base |= {
         "repeats_began_at": [1763990000.25, 1763990042.5],
@@ -39,16 +41,20 @@ def measurement(**numbers: Any) -> Measurement:
         "first_round_chars_per_s": None,
         "conditions": [],
     }
-    return Measurement(**{**base, "rouge_l_f1_judge": 0.4, "rouge_l_f1": 0.5, **numbers})
+    return Measurement(**{**base, "questions": 10, "rouge_l_f1_judge": 0.4, "rouge_l_f1": 0.5, **numbers})
 
 
-def trial(axes: dict[str, str], error: str | None = None, **numbers: Any) -> Trial:
+def answer(key: str, score: float) -> Answer:
+    return Answer(key, f"问题 {key}", "参考", "回答", 0.1, score, "stop", 5, 0.1)
+
+
+def trial(axes: dict[str, str], error: str | None = None, note: str | None = None, **numbers: Any) -> Trial:
     prompt = {"name": axes.get("prompt", ""), "system": None, "user": "{question}", "examples": []}
     pipeline = {
         **axes,
         "prompt": prompt,
         "quantization": {"name": axes.get("quantization", "none")},
-        "model": {"note": None},
+        "model": {"note": note},
         "engine": {"args": {}},
         "sampling": {"max_tokens": 256},
     }
@@ -60,13 +66,13 @@ def prompts(**speeds: float) -> list[Trial]:
     return [trial({"prompt": name}, chars_per_s=speed, chars_per_s_repeats=[speed]) for name, speed in speeds.items()]
 
 
-def rows_of(verdict: Verdict, folder: Path) -> list[dict[str, str]]:
-    report.write(verdict, "Study s", None, {}, folder)
+def rows_of(verdict: Verdict, folder: Path, answers: Answers | None = None) -> list[dict[str, str]]:
+    report.write(verdict, "Study s", answers or {}, folder)
     return list(csv.DictReader(StringIO((folder / "leaderboard.csv").read_text(encoding="utf-8"))))
 
 
-def page_of(verdict: Verdict, folder: Path, note: str | None = None, samples: dict[str, str] | None = None) -> str:
-    report.write(verdict, f"Study {NASTY}", note, samples or {}, folder)
+def page_of(verdict: Verdict, folder: Path, answers: Answers | None = None) -> str:
+    report.write(verdict, f"Study {NASTY}", answers or {}, folder)
     return (folder / "report.html").read_text(encoding="utf-8")
 
 
@@ -94,7 +100,7 @@ class Page(HTMLParser):
             self.open.append((tag, name))
         if tag == "tr":
             self.cells.append([])
-        if tag in ("td", "th", "dt", "dd", "p", "h1", "title"):
+        if tag in ("td", "th", "dt", "dd", "p", "h1", "li", "title"):
             self.text.setdefault(f"{tag}.{name}" if name else tag, []).append("")
 
     def handle_endtag(self, tag: str) -> None:
@@ -112,17 +118,19 @@ class Page(HTMLParser):
 
 
 def test_the_leaderboard_has_a_row_a_trial_with_axes_rule_and_every_number(tmp_path):
-    fast = trial({"prompt": "bare", "engine.args.max_num_seqs": "64"}, chars_per_s=300.0, roofline_fraction=None)
+    fast = trial({"prompt": "bare", "engine.args.max_num_seqs": "64"}, chars_per_s=300.0)
     low = trial({"prompt": "keywords", "engine.args.max_num_seqs": "16"}, chars_per_s=900.0, rouge_l_f1_judge=0.1)
     failed = trial({"prompt": "broken", "engine.args.max_num_seqs": "16"}, error="KV cache, 放不下")
-    rows = rows_of(decide([failed, low, fast], RULE), tmp_path)
+    answers = {fast.key: [answer(f"q{place}", score) for place, score in enumerate([0.4, 0.6] * 5)]}
+    rows = rows_of(decide([failed, low, fast], RULE), tmp_path, answers)
     lists = {"chars_per_s_repeats", "repeats_began_at", "throttle_reasons"}
     ranged = ("chars_per_s", "rouge_l_f1_judge", "rouge_l_f1")
-    numbers = {field.name for field in fields(Measurement)} - {f"{key}_interval" for key in ranged} - lists - {"conditions"}
-    intervals = {f"{key}_interval_{end}" for key in ranged for end in ("low", "high")} | lists
+    numbers = {field.name for field in fields(Measurement)} - lists - {"conditions"}
+    derived = {"roofline_fraction"} | {f"{key}_interval_{end}" for key in ranged for end in ("low", "high")} | lists
     leads = {"first_leads_by", "first_leads_low", "first_leads_high", "p_holm", "pareto"}
     named = {"rank", "eligible", "violations", "dropped", "prompt", "engine.args.max_num_seqs", "trial"}
-    assert set(rows[0]) == named | numbers | intervals | leads
+    overrides = {"scheduler", "attention", "overrides_off"}
+    assert set(rows[0]) == named | numbers | derived | leads | overrides
     assert [row["pareto"] for row in rows] == ["False", "True", "False"]
     assert rows[0]["chars_per_s_repeats"] == "1.5 2.5"
     assert (rows[0]["repeats_began_at"], rows[0]["throttle_reasons"]) == ("1763990000.25 1763990042.5", "sw_power_cap")
@@ -131,11 +139,13 @@ def test_the_leaderboard_has_a_row_a_trial_with_axes_rule_and_every_number(tmp_p
         ("2", "keywords", "False"),
         ("3", "broken", "False"),
     ]
-    expected = {**{key: getattr(fast.measurement, key) for key in numbers}, "roofline_fraction": None}
+    expected = {key: getattr(fast.measurement, key) for key in numbers}
     assert {key: rows[0][key] for key in numbers} == {
         key: "" if value is None else str(value) for key, value in expected.items()
     }
-    assert rows[0]["rouge_l_f1_interval_low"] == str(fast.measurement.rouge_l_f1_interval.low)
+    interval = bootstrap_interval([0.4, 0.6] * 5)
+    assert (rows[0]["rouge_l_f1_interval_low"], rows[0]["rouge_l_f1_interval_high"]) == (str(interval.low), str(interval.high))
+    assert (rows[1]["rouge_l_f1_interval_low"], rows[0]["roofline_fraction"]) == ("", "")
     assert rows[0]["trial"] == fast.key[:16]
     assert rows[1]["violations"] == "rouge_l_f1_judge 0.1000 is below the floor 0.35"
     assert rows[2]["violations"] == "failed: KV cache, 放不下"
@@ -183,14 +193,12 @@ def test_a_percentile_that_the_sample_cannot_support_says_what_it_needs(tmp_path
     table = [row for row in page.cells if len(row) > 4]
     column = table[0].index("p95 ms")
     assert [row[column] for row in table[1:]] == ["n/a (needs 20)", "1,234"]
-    assert report.shown(measurement(e2e_latency_ms_p99=None), "e2e_latency_ms_p99") == "n/a (needs 100)"
-    assert report.shown(measurement(ttft_ms_p50=None), "ttft_ms_p50") == "n/a (needs 2)"
-    assert report.shown(measurement(tpot_ms_mean=None), "tpot_ms_mean") == "n/a"
 
 
 def test_the_page_shows_the_verdict_the_note_and_marks_the_winner(tmp_path):
-    verdict = decide(prompts(slow=100.0, quick=5000.0), RULE)
-    text = page_of(verdict, tmp_path, note="DEMONSTRATION")
+    trials = [trial({"prompt": "slow"}, note="DEMONSTRATION", chars_per_s=100.0, chars_per_s_repeats=[100.0])]
+    verdict = decide([*trials, *prompts(quick=5000.0)], RULE)
+    text = page_of(verdict, tmp_path)
     page = Page(text)
     assert page.text["p.verdict"] == [verdict.reason]
     assert page.text["p.note"] == ["DEMONSTRATION"]
@@ -233,6 +241,33 @@ def test_warm_numbers_are_shown_where_they_were_measured(tmp_path):
     assert next(row for row in rows_of(decide([both], RULE), tmp_path))["prefix_cached_chars_per_s"] == "1234.0"
 
 
+def test_overrides_that_did_not_run_are_told_in_leaderboard_page_and_terminal_once_for_each_reason(tmp_path):
+    off = Override("scheduler", "burst", "default", "fp8 KV cache")
+    on = Override("attention", "shared_prefix", "shared_prefix", version="0123456789abcdef")
+    trials = [replace(one, overrides=[off, on]) for one in prompts(a=9.0, b=8.0)]
+    trials.append(replace(trial({"prompt": "c"}, chars_per_s=7.0), overrides=[replace(off, reason="vLLM 0.99"), on]))
+    verdict = decide([*trials, *prompts(plain=1.0)], RULE)
+    rows = {row["prompt"]: row for row in rows_of(verdict, tmp_path)}
+    assert (rows["a"]["scheduler"], rows["a"]["attention"]) == ("default", "shared_prefix")
+    assert rows["a"]["overrides_off"] == "scheduler: burst asked for, default ran: fp8 KV cache"
+    assert (rows["plain"]["scheduler"], rows["plain"]["overrides_off"]) == ("", "")
+    told = [
+        "scheduler=burst did not run in 2 of 4 trials, scheduler=default ran instead: fp8 KV cache",
+        "scheduler=burst did not run in 1 of 4 trials, scheduler=default ran instead: vLLM 0.99",
+    ]
+    assert sorted(Page(page_of(verdict, tmp_path)).text["li"]) == sorted(told)
+    assert all(sentence in " ".join(" ".join(printed(verdict, 200)).split()) for sentence in told)
+    without = decide(prompts(plain=1.0), RULE)
+    assert "did not run" not in page_of(without, tmp_path) + " ".join(printed(without, 200))
+
+
+def test_the_page_says_what_each_of_its_columns_means(tmp_path):
+    page = Page(page_of(decide(prompts(a=1.0), RULE), tmp_path))
+    [legend] = page.text["p.legend"]
+    assert METRICS["output_tokens_per_s"].meaning in legend
+    assert METRICS["ttft_ms_p50"].meaning not in legend
+
+
 def test_without_a_note_or_a_winner_the_page_shows_none(tmp_path):
     verdict = decide([trial({"prompt": "bare"}, rouge_l_f1_judge=0.1)], RULE)
     text = page_of(verdict, tmp_path)
@@ -264,8 +299,10 @@ def test_dropped_trials_are_in_brackets_with_their_reason_and_the_page_says_what
 
 
 def test_text_from_models_users_and_errors_is_shown_and_never_run(tmp_path):
-    good, bad = trial({"prompt": NASTY}, chars_per_s=9.0), trial({"prompt": "b"}, error=NASTY)
-    text = page_of(decide([good, bad], RULE), tmp_path, note=NASTY, samples={good.key: f"问题\n{NASTY}"})
+    override = Override("scheduler", NASTY, "default", NASTY)
+    good, bad = trial({"prompt": NASTY}, note=NASTY, chars_per_s=9.0), trial({"prompt": "b"}, note=NASTY, error=NASTY)
+    known = {good.key: [replace(answer("q", 0.5), question="问题", answer=NASTY)]}
+    text = page_of(decide([replace(good, overrides=[override]), bad], RULE), tmp_path, known)
     page = Page(text)
     assert "script" not in page.tags
     assert page.text["p.note"] == [NASTY]

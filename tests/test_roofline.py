@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
-from gpuqa.config import UserError
+from gpuqa.config import UserError, plain
 from gpuqa.config.commands import CellConfig, StudyConfig
 from gpuqa.config.measurement import DatasetConfig, Executor, ExecutorConfig, GpuConfig, Issue, SelectionConfig, WorkloadConfig
 from gpuqa.config.pipeline import Backend, EngineConfig, ModelConfig, PromptConfig, QuantizationConfig, SamplingConfig
-from gpuqa.records import Interval, Measurement
+from gpuqa.records import Dropped, Measurement, Trial
 from gpuqa.roofline.checkpoint import Layers, Shape, read_shape
-from gpuqa.roofline.roofline import Load, Roof, bound_of, most_tokens_per_s, roof_of, sequences_that_fit, with_fraction
+from gpuqa.roofline.formats import KV_FORMATS, PACKED, WEIGHT_FORMATS
+from gpuqa.roofline.load import Load, Setup
+from gpuqa.roofline.roofline import Roof, bound_of, fraction, most_tokens_per_s, roof_of, sequences_that_fit
 
 CONFIG = {
     "num_hidden_layers": 2,
@@ -97,7 +99,6 @@ MEASURED = Measurement(
     chars_per_s=600.0,
     chars_per_s_mad=0.0,
     chars_per_s_repeats=[600.0, 600.0, 600.0],
-    chars_per_s_interval=Interval(600.0, 600.0),
     output_tokens_per_s=400.0,
     questions_per_s=20.0,
     ttft_ms_p50=None,
@@ -111,9 +112,7 @@ MEASURED = Measurement(
     prompt_tokens=60 * 40,
     output_tokens=60 * 20,
     rouge_l_f1_judge=0.4,
-    rouge_l_f1_judge_interval=Interval(0.4, 0.4),
     rouge_l_f1=0.4,
-    rouge_l_f1_interval=Interval(0.4, 0.4),
     answer_chars_mean=30.0,
     answers_truncated=0,
     truncated_fraction=0.0,
@@ -127,7 +126,7 @@ MEASURED = Measurement(
 )
 
 
-def cell(
+def config(
     model: Path,
     gb_per_s: float | None = 1.0,
     card: dict[str, Any] | None = None,
@@ -150,6 +149,17 @@ def cell(
         executor=ExecutorConfig(name="local", kind=Executor.local),
         study=StudyConfig(name="mine"),
     )
+
+
+def cell(model: Path, **settings: Any) -> Setup:
+    """What of such a cell decides its bounds."""
+    return Setup.of_config(config(model, **settings))
+
+
+def trial(cell_config: CellConfig, measurement: Measurement | None = MEASURED) -> Trial:
+    """A trial of such a cell, as the journal would hold it."""
+    setting = plain({key: asdict(getattr(cell_config, key)) for key in ("dataset", "workload", "gpu")})
+    return Trial("key", {}, cell_config.as_dict(), {}, measurement, setting=setting)
 
 
 @pytest.mark.parametrize(
@@ -178,31 +188,116 @@ def cell(
 def test_a_trial_knows_its_share_of_the_bandwidth(
     settings: dict[str, Any], sequences: int, read_bytes: float, tmp_path: Path
 ) -> None:
-    found = with_fraction(MEASURED, cell(checkpoint(tmp_path), **settings))
-    assert found.roofline_fraction == pytest.approx(400 / (sequences * 1e9 / read_bytes))
+    found = fraction(trial(config(checkpoint(tmp_path), **settings)))
+    assert found == pytest.approx(400 / (sequences * 1e9 / read_bytes))
 
 
 def test_a_prefix_that_came_out_of_the_cache_counts_once_a_step(tmp_path: Path) -> None:
     # 19 of 20 questions found 20 tokens of their 40 in the cache: 20 for all, and 20 + 9 for each.
-    found = with_fraction(replace(MEASURED, cached_tokens=3 * 19 * 20), cell(checkpoint(tmp_path)))
-    assert found.roofline_fraction == pytest.approx(400 / (20 * 1e9 / (WEIGHT_BYTES + 0.95 * (20 + 20 * 29) * 512)))
+    found = fraction(trial(config(checkpoint(tmp_path)), replace(MEASURED, cached_tokens=3 * 19 * 20)))
+    assert found == pytest.approx(400 / (20 * 1e9 / (WEIGHT_BYTES + 0.95 * (20 + 20 * 29) * 512)))
 
 
-def test_without_a_named_gpu_there_is_no_bound_and_no_model_is_read(tmp_path: Path) -> None:
-    assert with_fraction(MEASURED, cell(tmp_path / "absent", gb_per_s=None)) is MEASURED
+def test_without_a_named_gpu_there_is_no_fraction_and_no_model_is_read(tmp_path: Path) -> None:
+    assert fraction(trial(config(tmp_path / "absent", gb_per_s=None))) is None
 
 
-def test_a_trial_whose_bound_nobody_knows_keeps_its_other_numbers(tmp_path: Path) -> None:
-    assert with_fraction(MEASURED, cell(checkpoint(tmp_path, num_experts=8))) is MEASURED
-    assert with_fraction(MEASURED, cell(checkpoint(tmp_path), speculative_config={"method": "ngram"})) is MEASURED
-    silent = replace(MEASURED, output_tokens=0, output_tokens_per_s=0.0)
-    assert with_fraction(silent, cell(checkpoint(tmp_path))) is silent
+def test_a_trial_whose_bound_is_not_known_has_no_fraction(tmp_path: Path) -> None:
+    assert fraction(trial(config(checkpoint(tmp_path), speculative_config={"method": "ngram"}))) is None
+    assert fraction(trial(config(tmp_path), replace(MEASURED, output_tokens=0, output_tokens_per_s=0.0))) is None
+    assert fraction(trial(config(tmp_path), None)) is None
+    assert fraction(trial(config(tmp_path, quantization={"quantization": "w4a8"}))) is None
+    assert fraction(trial(config(checkpoint(tmp_path, num_experts=8)))) is None
+    assert fraction(trial(config(tmp_path / "moved away"))) is None
 
 
-def test_nothing_but_the_fraction_is_filled_in(tmp_path: Path) -> None:
-    found = with_fraction(MEASURED, cell(checkpoint(tmp_path)))
-    assert found.roofline_fraction is not None
-    assert replace(found, roofline_fraction=None) == MEASURED
+def test_a_dropped_trial_has_the_fraction_of_what_it_was_asked(tmp_path: Path) -> None:
+    whole = trial(config(checkpoint(tmp_path)))
+    assert fraction(replace(whole, measurement=None, dropped=Dropped("slower", MEASURED))) == fraction(whole)
+
+
+def test_the_formats_of_the_installed_vllm_are_in_the_tables_or_are_of_no_dense_decoder() -> None:
+    cache, quantization = pytest.importorskip("vllm.config.cache"), pytest.importorskip("vllm.config.quantization")
+    assert set(get_args(cache.CacheDType)) - set(KV_FORMATS) == {"fp8_ds_mla", "nvfp4_ds_mla"}
+    assert set(quantization.ONLINE_QUANT_SHORTHAND_NAMES) - set(WEIGHT_FORMATS) == {"online"}  # its own argument says what
+
+
+@pytest.mark.parametrize(
+    ("name", "head_bytes"),
+    [
+        ("auto", 2 * 2 * 16),
+        ("fp8_e5m2", 2 * 16),
+        ("fp8_per_token_head", 2 * (16 + 4)),
+        ("int8_per_token_head", 2 * (16 + 4)),
+        ("int4_per_token_head", 2 * (8 + 4)),
+        ("nvfp4", 2 * (8 + 1)),
+        ("turboquant_k8v4", 16 + (8 + 4)),
+        ("turboquant_4bit_nc", (8 + 2) + (8 + 4)),
+        ("turboquant_k3v4_nc", (6 + 2) + (8 + 4)),
+        ("turboquant_3bit_nc", (6 + 2) + (6 + 4)),
+    ],
+)
+def test_keys_and_values_count_with_their_scales_by_the_name_of_the_format(name: str, head_bytes: int, tmp_path: Path) -> None:
+    shape = replace(read_shape(checkpoint(tmp_path)), layers=6)
+    plain_layers = 4 if name.startswith("turboquant") else 0  # the first two and the last two
+    wanted = 4 * ((6 - plain_layers) * head_bytes + plain_layers * 64)
+    assert roof_of(shape, cell(tmp_path, quantization={"kv_cache_dtype": name})).kv_bytes == wanted
+
+
+def test_the_kv_sizes_of_packed_formats_are_those_of_the_installed_vllm() -> None:
+    turboquant = pytest.importorskip("vllm.model_executor.layers.quantization.turboquant.config")
+    ultraquant = pytest.importorskip("vllm.v1.attention.ops.ultraquant.format")
+    for name in turboquant.TQ_PRESETS:
+        preset = turboquant.TurboQuantConfig.from_cache_dtype(name, 128)
+        assert KV_FORMATS[name].bytes_of(128, 2.0) == preset.slot_size_aligned
+    assert KV_FORMATS["ultraquant_4bit"].bytes_of(128, 2.0) == ultraquant.slot_size(128)
+    torch_utils = pytest.importorskip("vllm.utils.torch_utils")
+    assert KV_FORMATS["nvfp4"].bytes_of(128, 2.0) == 2 * torch_utils.nvfp4_kv_cache_full_dim(128)
+
+
+@pytest.mark.parametrize(
+    ("name", "matrix_bytes", "tflops"),
+    [
+        (None, 2.0, 1.0),
+        ("fp8_per_channel", 1.0, 2.0),
+        ("mxfp8", 1.03125, 2.0),
+        ("int8_per_channel_weight_only", 2.0, 1.0),  # of experts only: a dense decoder stays as it is
+        ("nvfp4_per_token", 2.0, 1.0),
+        ("mxfp4", 0.53125, None),  # no rate for fp4 in conf/gpu: operations are left out
+    ],
+)
+def test_weights_have_the_bytes_and_the_arithmetic_of_their_format(
+    name: str | None, matrix_bytes: float, tflops: float | None, tmp_path: Path
+) -> None:
+    card = {"bf16_tflops": 1.0, "fp8_tflops": 2.0}
+    roof = roof_of(read_shape(checkpoint(tmp_path)), cell(tmp_path, card=card, quantization={"quantization": name}))
+    assert roof.weight_bytes == pytest.approx(399_000 * matrix_bytes + 2 * (1_000 + EMBEDDING))
+    assert roof.layers_s == pytest.approx(2 * PARAMETERS / (tflops * 1e12) if tflops else 0.0)
+
+
+@pytest.mark.parametrize(
+    ("argument", "name"), [("quantization", "w4a8"), ("kv_cache_dtype", "fp8_ds_mla"), ("dtype", "float8")]
+)
+def test_a_format_that_is_not_in_the_table_has_no_bound(argument: str, name: str, tmp_path: Path) -> None:
+    told = rf"engine\.args\.{argument}: no bound: the format '{name}' is not in the table; it has "
+    with pytest.raises(UserError, match=told):
+        roof_of(read_shape(checkpoint(tmp_path)), cell(tmp_path, quantization={argument: name}))
+
+
+@pytest.mark.parametrize(("dtype", "tflops"), [("F8_E4M3", 2.0), ("I32", 1.0), ("I8", None)])
+def test_weights_that_a_checkpoint_packed_compute_as_their_files_say(dtype: str, tflops: float | None, tmp_path: Path) -> None:
+    packed = {**TENSORS, "model.layers.1.mlp.up_proj.weight": (dtype, [100, 100], 10_000)}
+    setup = cell(tmp_path, card={"bf16_tflops": 1.0, "fp8_tflops": 2.0}, quantization={"quantization": "compressed-tensors"})
+    roof = roof_of(read_shape(checkpoint(tmp_path, packed)), setup)
+    assert roof.weight_bytes == WEIGHT_BYTES + 10_000
+    assert roof.layers_s == pytest.approx(2 * PARAMETERS / (tflops * 1e12) if tflops else 0.0)
+    assert (dtype in PACKED) == (tflops is not None)
+
+
+def test_a_packed_checkpoint_of_unknown_size_has_no_bound_without_its_files(tmp_path: Path) -> None:
+    shape = read_shape(checkpoint(tmp_path, {}))
+    with pytest.raises(UserError, match="no bound: only weight files say how many bytes this quantization takes"):
+        roof_of(shape, cell(tmp_path, quantization={"quantization": "compressed-tensors"}))
 
 
 def test_weights_that_are_small_on_disk_count_as_they_lie_there(tmp_path: Path) -> None:
@@ -260,9 +355,9 @@ def test_more_questions_than_sequences_run_in_waves() -> None:
 def test_memory_holds_the_weights_one_prefix_and_whole_blocks_for_each_sequence(tmp_path: Path) -> None:
     shape = read_shape(checkpoint(tmp_path))
     card = {"memory_gb": (WEIGHT_BYTES + 102 * BLOCK_BYTES) / 0.9 / 1e9 + 1e-9}  # vLLM takes 0.9 of it
-    config = cell(tmp_path, card=card)
-    assert sequences_that_fit(roof_of(shape, config), config, tokens=100) == 14  # of 7 blocks each
-    assert sequences_that_fit(roof_of(shape, config), config, tokens=100, prefix=32) == 20  # 2 blocks and 5 each
+    setup = cell(tmp_path, card=card)
+    assert sequences_that_fit(roof_of(shape, setup), setup, tokens=100) == 14  # of 7 blocks each
+    assert sequences_that_fit(roof_of(shape, setup), setup, tokens=100, prefix=32) == 20  # 2 blocks and 5 each
     by_hand = cell(tmp_path, card=card, kv_cache_memory_bytes=12 * BLOCK_BYTES)
     assert sequences_that_fit(roof_of(shape, by_hand), by_hand, tokens=100, prefix=32) == 2
     too_small = cell(tmp_path, card={"memory_gb": 0.001})

@@ -10,7 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpuqa.config.measurement import ConstraintTest, Rule, SelectionConfig
-from gpuqa.records import Answer, Interval, Measurement, Trial
+from gpuqa.measure.statistics import bootstrap_interval
+from gpuqa.records import Answer, Dropped, Measurement, Trial
+from gpuqa.selection.pairing import paired, scores_of
+from gpuqa.selection.ranking import RANKINGS
 from gpuqa.selection.verdict import Outcome, decide
 
 RULE = SelectionConfig(
@@ -29,7 +32,6 @@ GOOD = Measurement(
     chars_per_s=10_000.0,
     chars_per_s_mad=50.0,
     chars_per_s_repeats=[9_950.0, 10_000.0, 10_050.0],
-    chars_per_s_interval=Interval(9_876.0, 10_125.0),
     output_tokens_per_s=6_000.0,
     questions_per_s=100.0,
     ttft_ms_p50=10.0,
@@ -43,9 +45,7 @@ GOOD = Measurement(
     prompt_tokens=10_000,
     output_tokens=6_000,
     rouge_l_f1_judge=0.40,
-    rouge_l_f1_judge_interval=Interval(0.38, 0.42),
     rouge_l_f1=0.50,
-    rouge_l_f1_interval=Interval(0.48, 0.52),
     answer_chars_mean=100.0,
     answers_truncated=0,
     truncated_fraction=0.0,
@@ -131,19 +131,19 @@ def test_a_fast_trial_whose_answers_collapsed_never_wins(
     assert violations_of(fast, trials) == (violation,)
 
 
-def test_a_trial_exactly_at_its_guards_may_win() -> None:
+def test_a_trial_exactly_at_its_ratios_may_win() -> None:
     fast = trial("fp8", chars_per_s=20_000, rouge_l_f1=0.99 * 0.50, answer_chars_mean=0.90 * 100)
     assert decide([fast, trial()], RULE).winner is fast
 
 
-def test_the_guards_can_be_set() -> None:
+def test_the_ratios_can_be_set() -> None:
     fast, baseline = trial("fp8", chars_per_s=20_000, rouge_l_f1=0.26, answer_chars_mean=51.0), trial()
     assert decide([fast, baseline], RULE).winner is baseline
     lax = replace(RULE, min_rouge_l_f1_ratio=0.5, min_answer_chars_ratio=0.5)
     assert decide([fast, baseline], lax).winner is fast
 
 
-def test_every_objection_is_named() -> None:
+def test_every_violation_is_named() -> None:
     bad = trial("fp8", rouge_l_f1_judge=0.1, rouge_l_f1=0.1, answer_chars_mean=10.0)
     assert [violation.split()[0] for violation in violations_of(bad, [bad, trial()])] == [
         "rouge_l_f1_judge",
@@ -180,7 +180,7 @@ def test_the_rule_says_which_quantization_is_the_baseline() -> None:
     assert decide([unquantized, fp8, int4], RULE).winner is unquantized
 
 
-def test_standings_are_eligible_by_speed_then_objected_by_speed_then_failures() -> None:
+def test_standings_are_eligible_by_speed_then_those_with_violations_by_speed_then_failures() -> None:
     slow, fast = trial(chars_per_s=1_000), trial(chars_per_s=3_000, seqs=64)
     poor, poorer = trial(chars_per_s=9_000, rouge_l_f1_judge=0.3), trial(chars_per_s=8_000, rouge_l_f1_judge=0.1)
     broken, silent = failed(), trial(chars_per_s=0.0, rouge_l_f1_judge=0.0)
@@ -189,7 +189,7 @@ def test_standings_are_eligible_by_speed_then_objected_by_speed_then_failures() 
     assert verdict.standings[-1].violations == ("failed: EngineFailed: no fp8 here",)
 
 
-def test_where_nobody_is_eligible_the_nearest_is_named_with_its_objections() -> None:
+def test_where_nobody_is_eligible_the_nearest_is_named_with_its_violations() -> None:
     fastest = trial(chars_per_s=90_000, rouge_l_f1_judge=0.05, prompt="keywords")
     nearest = trial(chars_per_s=100, rouge_l_f1_judge=0.34, prompt="structured")
     verdict = decide([fastest, failed(), nearest], RULE)
@@ -200,7 +200,7 @@ def test_where_nobody_is_eligible_the_nearest_is_named_with_its_objections() -> 
     )
 
 
-def test_fewer_objections_are_nearer_than_a_better_score() -> None:
+def test_fewer_violations_are_nearer_than_a_better_score() -> None:
     rule = replace(RULE, min_rouge_l_f1_judge=0.9)
     baseline, quantized = trial(rouge_l_f1_judge=0.4), trial("fp8", rouge_l_f1_judge=0.8, rouge_l_f1=0.1)
     assert "nearest is prompt=bare quantization=none" in decide([quantized, baseline], rule).reason
@@ -324,7 +324,7 @@ BASE = [0.3, 0.5, 0.7, 0.4] * 25
 
 
 @pytest.mark.parametrize(
-    ("guard", "scores", "wins"),
+    ("test", "scores", "wins"),
     [
         ("bound", BASE, True),
         ("bound", [score + 0.02 for score in BASE], True),
@@ -334,18 +334,20 @@ BASE = [0.3, 0.5, 0.7, 0.4] * 25
         ("refuted", [score * 0.8 for score in BASE], False),
     ],
 )
-def test_a_guard_reads_the_bound_of_the_paired_questions_as_it_is_told(guard: str, scores: list[float], wins: bool) -> None:
+def test_a_ratio_is_read_from_the_bound_over_paired_questions_as_the_rule_says(
+    test: str, scores: list[float], wins: bool
+) -> None:
     mean = sum(scores) / len(scores)
     fast, baseline = repeats(2000, 2001, 2002, quantization="fp8", rouge_l_f1=mean), repeats(1000, 1001, 1002, rouge_l_f1=0.475)
     told = {fast.key: answers(scores), baseline.key: answers(BASE)}
-    verdict = decide([fast, baseline], replace(RULE, constraint_test=ConstraintTest[guard]), told)
+    verdict = decide([fast, baseline], replace(RULE, constraint_test=ConstraintTest[test]), told)
     assert verdict.winner is (fast if wins else baseline)
     if not wins:
         [violation] = next(one.violations for one in verdict.standings if one.trial is fast)
-        assert f"over 100 questions (selection.constraint_test={guard})" in violation
+        assert f"over 100 questions (selection.constraint_test={test})" in violation
 
 
-def test_a_length_is_guarded_question_by_question_too() -> None:
+def test_a_length_is_compared_question_by_question_too() -> None:
     fast, baseline = trial("fp8", 20_000, answer_chars_mean=80.0), trial()
     told = {fast.key: answers(BASE, chars=80), baseline.key: answers(BASE, chars=100)}
     [violation] = next(one.violations for one in decide([fast, baseline], RULE, told).standings if one.trial is fast)
@@ -367,10 +369,42 @@ def test_answers_that_are_no_answers_have_a_cap_without_a_baseline(numbers: dict
     assert told in verdict.standings[1].violations[0]
 
 
-def test_a_verdict_says_that_guards_were_off_for_what_has_no_baseline() -> None:
+def test_a_verdict_says_which_quantized_trials_have_no_baseline() -> None:
     verdict = decide([trial("fp8"), trial("int4", 9_000)], RULE)
-    assert "Guards were off for 2 trials (fp8, int4): nothing unquantized was measured beside them." in verdict.reason
-    assert "Guards were off" not in decide([trial("fp8"), trial()], RULE).reason
+    unchecked = "2 quantized trials (fp8, int4) were not checked for lost quality and length, because no trial with "
+    assert f"{unchecked}quantization=none that is otherwise the same was measured." in verdict.reason
+    assert "were not checked" not in decide([trial("fp8"), trial()], RULE).reason
+    without_ratios = replace(RULE, min_rouge_l_f1_ratio=0.0, min_answer_chars_ratio=0.0)
+    assert "were not checked" not in decide([trial("fp8")], without_ratios).reason
+
+
+def test_every_rule_has_a_row_in_the_table_that_ranks_compares_and_names_the_first() -> None:
+    assert set(RANKINGS) == set(Rule)
+    trials = [repeats(1000, 1010, 1020), repeats(2000, 2010, 2020, prompt="fast", rouge_l_f1=0.4)]
+    for rule in Rule:
+        verdict = decide(trials, replace(RULE, rule=rule))
+        assert verdict.winner in trials
+        assert f"the {RANKINGS[rule].title} of 2 eligible trials" in verdict.reason
+        assert RANKINGS[rule].untested is None or f"Not conclusive: {RANKINGS[rule].untested}" in verdict.reason
+
+
+def test_a_slice_counts_for_the_best_of_a_study_with_the_lower_end_of_its_interval() -> None:
+    scores = [0.6, 0.9] * 8
+    seen = replace(GOOD, questions=16, rouge_l_f1=0.75)
+    dropped = replace(trial(prompt="good"), measurement=None, dropped=Dropped("slower", seen))
+    whole, rule = trial(rouge_l_f1=0.5), replace(RULE, min_rouge_l_f1_of_best=0.75)
+    known = {dropped.key: [*answers([0.0] * 8), *answers(scores)]}  # of two slices: the numbers are those of the second
+    [violation] = decide([whole, dropped], rule, known).standings[0].violations
+    assert violation == f"rouge_l_f1 0.5000 is below 75% of the study's best {bootstrap_interval(scores).low:.4g}"
+    assert not decide([whole, dropped], rule, {}).standings[0].violations, "without answers a slice shows nothing"
+
+
+def test_answers_are_paired_by_id_and_text_and_only_where_both_were_asked() -> None:
+    ours, other = answers([0.1, 0.2, 0.3]), answers([0.4, 0.5])
+    assert paired(ours, other) == []
+    assert scores_of(paired(ours, other, partly=True)) == [(0.1, 0.4), (0.2, 0.5)]
+    assert paired(ours[:2], [replace(other[0], question="另一个问题"), other[1]]) == []
+    assert scores_of(paired(ours[:2], [replace(other[0], rouge_l_f1=None), other[1]], partly=True)) == [(0.2, 0.5)]
 
 
 def test_limits_and_other_rules_choose_others() -> None:

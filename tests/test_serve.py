@@ -20,6 +20,8 @@ import pytest
 import yaml
 from conftest import PATIENCE_S, ROOT, left_behind, starting_service, wait_for_address
 
+from gpuqa.measure import fingerprint
+
 pytestmark = pytest.mark.engine
 
 QUESTIONS: list[str] = [
@@ -209,6 +211,17 @@ def test_an_edited_frozen_file_is_refused(
     assert "weights differs" not in told
 
 
+def test_a_prompt_that_comes_out_as_other_tokens_here_is_refused_by_name(study_copy: Path, command: Any) -> None:
+    def sign_with_other_tokens(content: dict[str, Any]) -> None:
+        content["digests"]["prompt_tokens"] = "0" * 64
+        content["digest"] = fingerprint.sha256_of({key: value for key, value in content.items() if key != "digest"})
+
+    edit_frozen(study_copy / "frozen.yaml", sign_with_other_tokens)
+    told = refused(command("serve", cwd=study_copy.parent.parent))
+    assert "sha256 of the prompt_tokens differs: frozen 0000000000000000" in told
+    assert told.count("differs") == 1
+
+
 def test_allow_mismatch_serves_other_weights_and_warns(other_weights: Any) -> None:
     said = [
         line for line in log_lines(other_weights) if "allow_mismatch=true: sha256 of the weights differs" in line["message"]
@@ -218,7 +231,7 @@ def test_allow_mismatch_serves_other_weights_and_warns(other_weights: Any) -> No
     assert answer
 
 
-RUNNING, INSIDE = 'vllm:num_requests_running{model_name="embedded"}', "gpuqa_questions_inside"
+RUNNING, IN_FLIGHT = 'vllm:num_requests_running{model_name="embedded"}', "gpuqa_questions_in_flight"
 
 
 def test_metrics_and_info_tell_what_is_served_and_log_lines_are_json(other_weights: Any, study_folder: Path) -> None:
@@ -228,6 +241,9 @@ def test_metrics_and_info_tell_what_is_served_and_log_lines_are_json(other_weigh
     assert shown["frozen"]["measurement"] == content["measurement"]
     assert shown["here"]["allow_mismatch"] is True
     assert "env" not in shown["frozen"]["pipeline"]["engine"]
+    assert shown["state"] == "ready"
+    assert shown["frozen"]["overrides"] == content["overrides"]
+    assert isinstance(shown["here"]["overrides"], list)
     [build] = [
         line
         for line in httpx.get(f"{other_weights.url}/metrics", timeout=60, trust_env=False).text.splitlines()
@@ -253,8 +269,8 @@ def test_a_client_that_leaves_frees_its_slots_of_the_engine(other_weights: Any) 
     with socket.create_connection((host, int(port))) as connection:
         connection.sendall(head.encode() + body)
         until(lambda: metric(other_weights, RUNNING) > 0)
-        assert metric(other_weights, INSIDE) == 4 * len(QUESTIONS)
-    until(lambda: metric(other_weights, INSIDE) == 0 == metric(other_weights, RUNNING), 20)
+        assert metric(other_weights, IN_FLIGHT) == 4 * len(QUESTIONS)
+    until(lambda: metric(other_weights, IN_FLIGHT) == 0 == metric(other_weights, RUNNING), 20)
     assert metric(other_weights, 'gpuqa_questions_total{outcome="gone"}') == 4 * len(QUESTIONS)
 
 
@@ -302,7 +318,7 @@ def test_sigterm_lets_a_running_request_finish_and_health_checks_are_answered_me
 def test_a_second_signal_ends_everything_at_once(study_folder: Path, serve: Any, tmp_path: Path) -> None:
     with serve(study_folder / "frozen.yaml", cwd=tmp_path) as running:
         predict_later(running, [f"{number} {question}" for number in range(8) for question in QUESTIONS])
-        until(lambda: metric(running, INSIDE) > 0)
+        until(lambda: metric(running, IN_FLIGHT) > 0)
         running.process.send_signal(signal.SIGTERM)
         until(lambda: httpx.get(f"{running.url}/readyz", timeout=60, trust_env=False).status_code == 503)
         running.process.send_signal(signal.SIGTERM)

@@ -26,8 +26,10 @@ from stand_in_service import PATIENCE_S, STARTING, Reply, ScriptedEngine, Served
 from gpuqa.config.http import HttpConfig, Status
 from gpuqa.config.paths import find
 from gpuqa.engines import EngineFailed
+from gpuqa.measure import trial
+from gpuqa.measure.cell import Cell
 from gpuqa.pipeline import dataset
-from gpuqa.pipeline.pipeline import WARMUP_TOKENS, Pipeline
+from gpuqa.pipeline.pipeline import WARMUP_TOKENS, Pipeline, encoder_for
 from gpuqa.pipeline.prompts import load_tokenizer
 from gpuqa.records import Generation
 from gpuqa.serving.app import FREE
@@ -141,6 +143,26 @@ def test_a_warm_up_has_the_width_of_the_engine_and_short_answers() -> None:
     assert engine.asked == [1, 16, 1]
     assert engine.most == [WARMUP_TOKENS, WARMUP_TOKENS, 100]
     assert WARMUP_TOKENS < 100
+
+
+def test_a_server_asks_the_engine_the_same_warm_up_as_a_study() -> None:
+    engines, config, warmup = (ScriptedEngine(), ScriptedEngine()), composed("engine.args.batch_size=5"), ["甲", "乙", "丙"]
+
+    def pipeline_of(engine: ScriptedEngine) -> Pipeline:
+        engine.prompts = []
+        engine.open.set()
+        return Pipeline(engine, load_tokenizer(config.model), config)  # type: ignore[arg-type]
+
+    async def start() -> Pipeline:
+        return pipeline_of(engines[0])
+
+    with serving(start, warmup=warmup) as served:
+        served.wait_for((200, {"status": "batch"}))
+    asyncio.run(trial.warm_up(Cell(config, {}, [], warmup, {}), pipeline_of(engines[1])))
+    served_engine, studied_engine = engines
+    assert len(served_engine.prompts or []) == 1 + 5
+    assert served_engine.prompts == studied_engine.prompts
+    assert (served_engine.asked, served_engine.most) == (studied_engine.asked, studied_engine.most)
 
 
 def test_a_warm_up_that_fails_in_part_is_good_enough() -> None:
@@ -271,7 +293,7 @@ def echo() -> Iterator[Served]:
     """A stand-in pipeline, because only HTTP is looked at: the answer to a question is its prompt."""
     engine = ScriptedEngine()
     engine.open.set()
-    limits = HttpConfig(max_questions_per_request=2_000, max_question_chars=10_000, max_body_bytes=80_000_000)
+    limits = HttpConfig(max_questions_per_request=2_000, max_body_bytes=110_000_000)
     with serving(scripted(engine), limits) as served:
         served.wait_for((200, {"status": "batch"}))
         yield served
@@ -290,14 +312,38 @@ def test_one_question_more_than_allowed_is_refused_with_the_limit(echo: Served) 
     assert "2001 questions, allowed are 2000 a request (http.max_questions_per_request)" in json.dumps(body)
 
 
-def test_of_a_question_with_too_many_characters_the_middle_is_taken_out(echo: Served) -> None:
+def test_a_question_of_any_length_reaches_the_engine_as_the_tokens_that_a_study_would_give_it() -> None:
     engine = ScriptedEngine()
     engine.open.set()
-    with serving(scripted(engine), HttpConfig(max_question_chars=10)) as served:
+    questions = ["短", "长" * 1_000, "长" * 200_000, f"HEAD{'word ' * 50_000}TAIL", "\ud800" * 99_999]
+    config = composed()
+    encoder = encoder_for(load_tokenizer(config.model), config)
+    with serving(scripted(engine)) as served:
         served.wait_for((200, {"status": "batch"}))
-        whole, cut = served.predict(["0123456789", "abcdefghijk"])[1]["response"]
-    assert "0123456789" in whole
-    assert "abcde…ghijk" in cut
+        engine.prompts = []
+        assert served.predict(questions)[0] == 200
+        chat = {"model": config.model.name, "messages": [{"role": "user", "content": questions[3]}], "stream": True}
+        assert served.ask("POST", "/v1/chat/completions", json.dumps(chat).encode())[0] == 200
+        assert served.metric("gpuqa_questions_cut_total") == 5
+    asked = [encoder.encode(question).token_ids for question in questions]
+    assert engine.prompts == [*asked, asked[3]]
+
+
+def test_a_body_of_100_mb_is_answered_in_time_and_health_meanwhile(echo: Served) -> None:
+    body = json.dumps({"prompt": ["显存带宽 " * 800_000] * 5 + ["word " * 9_000_000]}, ensure_ascii=False).encode()
+    assert 95e6 < len(body) < 110e6
+    began, waits = time.monotonic(), list[float]()
+    with ThreadPoolExecutor(1) as client:
+        running = client.submit(echo.call, "POST", "/predict", body)
+        while not running.done():
+            asked = time.monotonic()
+            assert echo.call("GET", "/livez")[0] == 200
+            waits.append(time.monotonic() - asked)
+            time.sleep(0.05)
+    status, reply = running.result()
+    assert (status, len(reply["response"])) == (200, 6)
+    assert time.monotonic() - began < 30
+    assert max(waits) < 10
 
 
 def test_a_body_that_is_too_large_is_413_announced_or_in_chunks() -> None:
@@ -366,7 +412,13 @@ def test_requests_and_questions_are_counted_by_outcome_and_route(echo: Served) -
 
 
 def test_info_shows_the_facts_and_the_state(echo: Served) -> None:
-    assert echo.call("GET", "/info") == (200, {"state": "ready", "a": "fact"})
+    status, shown = echo.call("GET", "/info")
+    assert (status, shown["state"], shown["a"]) == (200, "ready", "fact")
+
+
+def test_info_shows_which_parts_run_in_the_engine_at_this_moment(echo: Served) -> None:
+    running = {"part": "scheduler", "asked": "burst", "ran": "default", "reason": "this vLLM is unknown", "version": ""}
+    assert echo.call("GET", "/info")[1]["here"]["overrides"] == [running]
 
 
 def test_with_keys_questions_need_one_and_health_does_not() -> None:

@@ -1,4 +1,4 @@
-"""The service behind the routes: a full house, deadlines, clients that leave, an engine that dies, and the end.
+"""The service behind the routes: capacity, deadlines, clients that leave, an engine that dies, and the end.
 
 The engine is a stand-in that waits, fails and dies when told to; what vLLM itself does then is in test_serve.py. Over a real
 socket, because clients leave by closing one.
@@ -17,12 +17,15 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from prometheus_client import CollectorRegistry
 from stand_in_service import PATIENCE_S, Reply, ScriptedEngine, Served, scripted, serving, until
 
 from gpuqa.config.http import HttpConfig
 from gpuqa.engines import EngineFailed
 from gpuqa.pipeline.pipeline import Pipeline
-from gpuqa.records import Generation
+from gpuqa.records import Generation, Override
+from gpuqa.serving.service import Service, State, Winner
+from gpuqa.serving.telemetry import Telemetry
 
 pytestmark = pytest.mark.engine
 
@@ -56,16 +59,16 @@ def outcome(served: Served, name: str) -> float:
     return served.metric(f'gpuqa_questions_total{{outcome="{name}"}}')
 
 
-# ------------------------------------------------------------------------------------------------------- a full house
+# ----------------------------------------------------------------------------------------------------------- capacity
 
 
-def test_a_full_house_refuses_with_429_and_a_time_and_never_health_or_metrics() -> None:
+def test_at_capacity_questions_are_refused_with_429_and_a_time_and_never_health_or_metrics() -> None:
     engine = ScriptedEngine()
     with ready(engine, max_waiting_questions=5) as served:
         with asking(served, ["一", "二", "三"], "四") as running:
             until(lambda: in_flight(served) == 4)
             status, headers, text = served.ask("POST", "/predict", json.dumps({"prompt": ["五", "六"]}).encode())
-            assert (status, "more than 5" in text) == (429, True)
+            assert (status, "at capacity: 4 of 5 questions in flight, 2 more requested" in text) == (429, True)
             assert int(headers["retry-after"]) >= 1
             for path in ("/", "/livez", "/readyz", "/metrics", "/info"):
                 assert served.ask("GET", path)[0] == 200
@@ -99,7 +102,7 @@ def test_a_single_question_that_is_late_is_an_empty_answer_too() -> None:
 # ------------------------------------------------------------------------------------------------- clients that leave
 
 
-def test_a_client_that_leaves_gives_its_place_and_the_engines_slots_back() -> None:
+def test_questions_of_a_client_that_disconnects_are_no_longer_in_flight_nor_in_the_engine() -> None:
     engine = ScriptedEngine()
     with ready(engine) as served:
         connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=PATIENCE_S)
@@ -113,7 +116,7 @@ def test_a_client_that_leaves_gives_its_place_and_the_engines_slots_back() -> No
         assert served.metric('gpuqa_requests_total{outcome="gone",route="/predict"}') == 1
 
 
-def test_a_client_that_waits_keeps_its_place() -> None:
+def test_questions_of_a_client_that_waits_stay_in_flight() -> None:
     engine = ScriptedEngine()
     with ready(engine) as served, asking(served, ["一"]) as running:
         until(lambda: engine.asked == [1])
@@ -218,6 +221,38 @@ def test_a_warm_up_that_fails_is_let_pass_only_where_the_config_says_so() -> Non
         assert served.predict(["一"]) == (200, {"response": [""]})
 
 
+# ------------------------------------------------------------------------------------------------------------ overrides
+
+
+@pytest.mark.parametrize(
+    ("measured", "warned"),
+    [
+        ([Override("scheduler", "burst", "burst", None, "1f0a")], "scheduler=burst (1f0a)"),
+        ([], "the backend's own parts"),
+        ([Override("scheduler", "burst", "default", "another reason")], None),
+    ],
+    ids=["ours was measured", "nothing was said", "the same"],
+)
+def test_an_engine_that_runs_other_parts_than_the_measured_one_is_warned_of_with_both(
+    measured: list[Override], warned: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = ScriptedEngine()
+    engine.open.set()
+    winner = Winner(scripted(engine), ["Warm?"], measured)
+
+    async def start_and_end() -> None:
+        service = Service(winner, HttpConfig(), Telemetry(CollectorRegistry()), pytest.fail)
+        async with service.running():
+            while service.look() is not State.ready:
+                await asyncio.sleep(0.01)
+
+    asyncio.run(start_and_end())
+    said = [record.getMessage() for record in caplog.records if "OTHER PARTS" in record.message]
+    assert len(said) == (warned is not None)
+    for message in said:
+        assert f"was measured with {warned}; this engine runs scheduler=default (asked: burst; this vLLM is unknown)" in message
+
+
 # -------------------------------------------------------------------------------------------------------------- the end
 
 
@@ -258,7 +293,7 @@ def drain(served: Served, engine: ScriptedEngine) -> Future[None]:
     return asyncio.run_coroutine_threadsafe(served.service.drain(), engine.loop)
 
 
-def test_many_clients_that_come_and_go_leave_nothing_inside() -> None:
+def test_many_clients_that_come_and_go_leave_nothing_in_flight() -> None:
     engine = ScriptedEngine()
     with ready(engine, max_waiting_questions=40) as served:
         engine.open.set()

@@ -10,128 +10,29 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from omegaconf import OmegaConf
+from small_study import BARE, KEYWORDS, NARROW, Recorder, config, die, prepared, run
 
 from gpuqa.config import UserError
-from gpuqa.config.commands import CellConfig, from_plain
-from gpuqa.config.paths import PACKAGE, conf_folder
-from gpuqa.engines import EngineFailed
+from gpuqa.config.paths import PACKAGE
 from gpuqa.engines.transformers_engine import TransformersEngine
 from gpuqa.measure.cell import Cell
 from gpuqa.measure.failures import explained
 from gpuqa.pipeline.dataset import read_questions
 from gpuqa.pipeline.pipeline import BUILTIN_WARMUP
-from gpuqa.records import Generation, Pass, Trial
+from gpuqa.records import Generation, Trial
 from gpuqa.study import study
-from gpuqa.study.engine_session import in_order
+from gpuqa.study.grid import in_order
 from gpuqa.study.journal import Journal
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("one_thread")]
 
-CHOSEN = {
-    "model": "embedded",
-    "prompt": "bare",
-    "quantization": "none",
-    "engine": "transformers",
-    "sampling": "greedy",
-    "dataset": "embedded",
-    "workload": "batch",
-    "selection": "fastest_above_floor",
-    "gpu": "none",
-    "executor": "local",
-}
-QUICK = {
-    "dataset.limit": 2,
-    "workload.repeats": 1,
-    "workload.warmup_questions": 1,
-    "sampling.max_tokens": 8,
-    "engine.args.dtype": "float32",
-    "study": {"name": "mine"},
-}
 QUESTIONS = PACKAGE / "embedded" / "questions"
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Two threads that share a busy core with others wait for each other most of the time."""
-    import torch  # seconds
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-def option(group: str, name: str) -> Any:
-    return OmegaConf.to_container(OmegaConf.load(conf_folder() / group / f"{name}.yaml"))
-
-
-def config(**axes: Any) -> CellConfig:
-    """A quick cell with other options for groups (`prompt="bare"`) and other values (`sampling__max_tokens=4`)."""
-    chosen = {group: option(group, axes.pop(group, name)) for group, name in CHOSEN.items()}
-    values = OmegaConf.create(chosen)
-    for key, value in {**QUICK, **{key.replace("__", "."): value for key, value in axes.items()}}.items():
-        OmegaConf.update(values, key, value, force_add=True)
-    return from_plain(values, CellConfig, "the test")  # type: ignore[arg-type]
-
-
-def prepared(*rows: dict[str, Any]) -> list[Cell]:
-    return study.prepare([(config(**row), {key: str(value) for key, value in row.items()}) for row in rows])
-
-
-class Recorder:
-    """Notes what a study tells its observer; the journal must know a pass and a trial before the observer does."""
-
-    def __init__(self, journal: Journal) -> None:
-        self.journal = journal
-        self.starts: list[dict[str, str]] = []
-        self.measured: list[dict[str, str]] = []
-        self.passes: list[tuple[str, int]] = []
-        self.kept: list[dict[str, str]] = []
-
-    def engine_starts(self, cell: Cell) -> None:
-        self.starts.append(cell.axes)
-
-    def pass_done(self, cell: Cell, measured: Pass) -> None:
-        assert measured in self.journal.read_passes(cell.key)
-        self.passes.append((cell.key, measured.repeat))
-
-    def trial_done(self, trial: Trial, kept: bool) -> None:
-        assert trial.key in self.journal.read()
-        (self.kept if kept else self.measured).append(trial.axes)
-
-
-def run(cells: Sequence[Cell], folder: Path) -> tuple[study.Outcome, Recorder]:
-    journal = Journal(folder)
-    recorder = Recorder(journal)
-    return asyncio.run(study.run(cells, journal, recorder)), recorder
-
-
-@pytest.fixture
-def engines(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Starts and closes of real engines, as they happen."""
-    happened: list[str] = []
-    start, close = TransformersEngine.start.__func__, TransformersEngine.close  # type: ignore[attr-defined]
-
-    async def noted_start(cls: type, *args: Any) -> Any:
-        happened.append("start")
-        return await start(cls, *args)
-
-    async def noted_close(self: TransformersEngine) -> None:
-        happened.append("close")
-        await close(self)
-
-    monkeypatch.setattr(TransformersEngine, "start", classmethod(noted_start))
-    monkeypatch.setattr(TransformersEngine, "close", noted_close)
-    return happened
-
-
-BARE, KEYWORDS, NARROW = {"prompt": "bare"}, {"prompt": "keywords"}, {"prompt": "bare", "engine__args__batch_size": 1}
 
 
 @pytest.fixture(scope="module")
@@ -295,12 +196,17 @@ def test_a_cell_that_takes_too_long_gets_its_error_and_the_others_a_new_engine(t
     }
 
 
-def break_down(monkeypatch: pytest.MonkeyPatch, max_tokens: int, instead: Callable[[int], list[Generation]]) -> None:
-    """A fake: the real engine, but it breaks on the cell with these `max_tokens`, since a real one does so too rarely."""
+def break_down(
+    monkeypatch: pytest.MonkeyPatch, max_tokens: int, instead: Callable[[int], list[Generation]], questions: int | None = None
+) -> None:
+    """A fake: the real engine, but it breaks on the cell with these `max_tokens`, since a real one does so too rarely.
+
+    With `questions` it breaks on batches of so many only: two are measured, a warm-up has one and then many.
+    """
     real = TransformersEngine.generate
 
     async def generate(self: TransformersEngine, prompts: Any, sampling: Any, stop: Any, finished: Any) -> list[Generation]:
-        if sampling.max_tokens != max_tokens:
+        if sampling.max_tokens != max_tokens or questions not in (None, len(prompts)):
             return await real(self, prompts, sampling, stop, finished)
         finished.update(enumerate(instead(len(prompts))))
         return list(finished.values())
@@ -308,22 +214,26 @@ def break_down(monkeypatch: pytest.MonkeyPatch, max_tokens: int, instead: Callab
     monkeypatch.setattr(TransformersEngine, "generate", generate)
 
 
-def die(_: int) -> list[Generation]:
-    raise EngineFailed("the engine process died")
+def refuse(count: int) -> list[Generation]:
+    return [Generation(error="E: refused")] * count
 
 
 @pytest.mark.parametrize(
-    ("instead", "told"),
+    ("instead", "questions", "told"),
     [
-        (die, "the engine process died"),
-        (lambda count: [Generation(error="E: refused")] * count, "every question failed, the first with E: refused"),
+        (die, None, "the engine process died"),
+        (die, 2, "the engine process died"),
+        (refuse, None, "every warm-up question failed, the first with E: refused"),
+        (refuse, 2, "every question failed, the first with E: refused"),
     ],
-    ids=["dies", "refuses everything"],
+    ids=["dies in the warm-up", "dies in a pass", "refuses the warm-up", "refuses a pass"],
 )
-def test_a_cell_that_breaks_in_the_middle_is_a_failed_trial_and_is_tried_again_next_time(tmp_path, engines, instead, told):
+def test_a_cell_that_breaks_in_the_middle_is_a_failed_trial_and_is_tried_again_next_time(
+    tmp_path, engines, instead, questions, told
+):
     rows = ({"sampling__max_tokens": 4}, {"sampling__max_tokens": 5}, {"sampling__max_tokens": 6})
     with pytest.MonkeyPatch.context() as patch:
-        break_down(patch, 5, instead)
+        break_down(patch, 5, instead, questions)
         outcome, _ = run(prepared(*rows), tmp_path)
     assert [trial.error for trial in outcome.trials] == [None, explained(told), None]
     assert [trial.measurement is None for trial in outcome.trials] == [False, True, False]
@@ -387,6 +297,26 @@ def test_the_command_refuses_a_bad_last_cell_before_it_measures_the_first(tmp_pa
     assert done.stderr.startswith("error: prompt=structured takes ")
     assert "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_prompts_that_reach_the_model_as_the_same_tokens_are_refused_with_both_names() -> None:
+    twin = {"prompt": "bare", "prompt__name": "twin"}
+    with pytest.raises(
+        UserError, match="prompt: 'bare' and 'twin' come out of the chat template of model=embedded as the same"
+    ):
+        prepared(BARE, twin)
+    treated = prepared(BARE, {**twin, "prompt__postprocess__one_line": not config(**BARE).prompt.postprocess.one_line})
+    assert len(treated) == 2, "what is made of the answers tells them apart"
+
+
+def test_a_cell_is_known_by_its_prompts_tokens_and_its_models_revision() -> None:
+    bare, keywords, released = prepared(BARE, KEYWORDS, {**NARROW, "model__download__repository": "some/model"})
+    tokens = [one.fingerprint["digests"]["prompt_tokens"] for one in (bare, keywords, released)]  # type: ignore[index]
+    assert tokens[0] == tokens[2] != tokens[1]
+    assert [one.fingerprint["revision"] for one in (bare, keywords, released)] == [None, None, "main"]
+    others = [replace(bare, fingerprint={**bare.fingerprint, "revision": "v2"})]
+    others.append(replace(bare, fingerprint={**bare.fingerprint, "digests": {"prompt_tokens": "other"}}))
+    assert len({one.key for one in (bare, *others)}) == 3
 
 
 # Warm-up

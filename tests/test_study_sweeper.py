@@ -13,6 +13,8 @@ from conftest import run_python
 
 from gpuqa.config.paths import conf_folder
 
+pytestmark = pytest.mark.slow
+
 # Enters as gpuqa.sweep does, with a task that starts no engine: it notes each time it is called, and with which cells.
 SCRIPT = """
 import json, sys

@@ -137,7 +137,7 @@ def test_one_wrong_cell_stops_the_study_before_anything_starts(command: Any, tmp
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_a_study_that_is_cut_off_goes_on_where_it_was(number: signal.Signals, command: Any, tmp_path: Path) -> None:
     overrides = ["experiment=none", "engine=transformers", "prompt=bare,structured,keywords", "dataset.limit=2"]
-    overrides += ["workload.repeats=3", "study.finalists=0", "workload.warmup_questions=1", "selection.min_rouge_l_f1_judge=0"]
+    overrides += ["workload.repeats=3", "study.finalists=0", "selection.min_rouge_l_f1_judge=0"]
     overrides += ["sampling.max_tokens=96"]
     journal = Journal(tmp_path / "experiments" / "adhoc")
     process = subprocess.Popen(

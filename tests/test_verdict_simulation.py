@@ -16,43 +16,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+from generated_trials import RULE, cell
 
-from gpuqa.config.measurement import ConstraintTest, SelectionConfig
+from gpuqa.config.measurement import ConstraintTest
 from gpuqa.config.paths import PACKAGE
 from gpuqa.measure.rouge import cut, score
-from gpuqa.measure.statistics import median_and_mad, speed_interval, trend
-from gpuqa.records import Answer, Interval, Measurement, Trial
+from gpuqa.measure.statistics import speed_interval, trend
+from gpuqa.records import Answer
 from gpuqa.selection.comparison import speed
 from gpuqa.selection.verdict import Outcome, decide
 from gpuqa.study import finalists
 
 NOISE = 0.08 * 1.4826  # standard deviation of log speed whose median absolute deviation is 8 %
-RULE = SelectionConfig(name="fastest_above_floor", min_rouge_l_f1_judge=0.15)
 STUDIES = 1000
 LATIN = re.compile("[a-zA-Z0-9]")
-
-
-def measured(repeats: list[float], **numbers: Any) -> Measurement:
-    """A measurement that has nothing but these speeds and numbers to tell it from others."""
-    middle, mad = median_and_mad(repeats)
-    same: dict[str, Any] = dict.fromkeys(Measurement.__dataclass_fields__, 1.0)
-    same |= {"questions": 100, "repeats": len(repeats), "chars_per_s": middle, "chars_per_s_mad": mad, "answers_empty": 0}
-    same |= {"chars_per_s_repeats": repeats, "chars_per_s_interval": None, "rouge_l_f1_judge": 0.4, "rouge_l_f1": 0.4}
-    same |= {"first_round_chars_per_s": None, "saturated": False, "conditions": []}
-    same |= {"repeats_began_at": [], "throttle_reasons": None, "sm_clock_mhz_min": None}
-    same |= {"truncated_fraction": 0.0, "rouge_l_f1_judge_interval": Interval(0, 1), "rouge_l_f1_interval": Interval(0, 1)}
-    return Measurement(**{**same, **numbers})
-
-
-def cell(number: int, repeats: list[float], quantization: str = "none", **numbers: Any) -> Trial:
-    """One trial of a generated study; the number is its engine setting."""
-    pipeline = {
-        "prompt": {"name": "p", "system": None, "user": "{question}", "examples": []},
-        "quantization": {"name": quantization},
-        "engine": {"args": {"max_num_seqs": number}},
-        "sampling": {"max_tokens": 256},
-    }
-    return Trial(f"{number}{quantization}", {"seqs": str(number)}, pipeline, {}, measured(repeats, **numbers))
 
 
 def outcomes(cells: int, repeats: int, faster: float = 0.0, noise: float = NOISE) -> list[tuple[Outcome | None, bool]]:
@@ -218,25 +195,25 @@ def numbers_of(answers: list[Answer]) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("guard", list(ConstraintTest), ids=lambda guard: guard.name)
-@pytest.mark.parametrize("quantization", ["fp8", "none"])  # with an unquantized cell beside it, and guarded by nobody
+@pytest.mark.parametrize("test", list(ConstraintTest), ids=lambda test: test.name)
+@pytest.mark.parametrize("quantization", ["fp8", "none"])  # with an unquantized cell beside it, and without one
 @pytest.mark.parametrize("write", [cut_short, nonsense])
 def test_a_fast_but_broken_cell_never_wins(
-    write: Callable[[np.random.Generator, tuple[str, ...]], list[str]], quantization: str, guard: ConstraintTest
+    write: Callable[[np.random.Generator, tuple[str, ...]], list[str]], quantization: str, test: ConstraintTest
 ) -> None:
     for seed in range(5):
         good, bad = answered(seed, good_text), answered(seed, write)
         speeds = np.random.default_rng(seed).normal(10_000, 300, size=(2, 3))
         sound = cell(64, speeds[0].tolist(), **numbers_of(good))
         broken = cell(64 if quantization == "fp8" else 32, (3 * speeds[1]).tolist(), quantization, **numbers_of(bad))
-        verdict = decide([broken, sound], replace(RULE, constraint_test=guard), {sound.key: good, broken.key: bad})
+        verdict = decide([broken, sound], replace(RULE, constraint_test=test), {sound.key: good, broken.key: bad})
         assert verdict.winner is sound, numbers_of(bad)
         if write is nonsense:
             assert numbers_of(bad)["rouge_l_f1_judge"] > numbers_of(good)["rouge_l_f1_judge"], "the judge would take it"
 
 
-def test_a_quantized_cell_whose_answers_are_the_same_is_let_in_by_every_guard() -> None:
+def test_a_quantized_cell_whose_answers_are_the_same_is_let_in_by_every_test() -> None:
     good = answered(0, good_text)
     sound, quick = cell(64, [1000, 1010, 1020], **numbers_of(good)), cell(64, [3000, 3010, 3020], "fp8", **numbers_of(good))
-    for guard in ConstraintTest:
-        assert decide([sound, quick], replace(RULE, constraint_test=guard), {sound.key: good, quick.key: good}).winner is quick
+    for test in ConstraintTest:
+        assert decide([sound, quick], replace(RULE, constraint_test=test), {sound.key: good, quick.key: good}).winner is quick

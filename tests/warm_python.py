@@ -1,10 +1,10 @@
 """A Python that has imported what all commands import, and forks for every command: seconds less for each of them.
 
-    python tests/warm_python.py   # commands come over the Unix socket that is its standard input; see `WarmPython`
+    python tests/warm_python.py [engines]   # commands come over the Unix socket that is its standard input; see `WarmPython`
 
 What it runs is a process like any other, with a session, a folder, an environment and an exit code of its own. Only
-libraries are imported beforehand: neither vLLM, which reads the environment when it is imported, nor gpuqa. Whoever
-looks at what a command imports, or gives it another path, starts a Python of his own.
+libraries are imported beforehand, those of engines where it is told to: neither vLLM, which reads the environment when it is
+imported, nor gpuqa. A test that looks at what a command imports, or gives it another path, starts a fresh Python instead.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ import setproctitle  # vLLM's
 
 LIBRARIES = (
     *("numpy", "hydra", "omegaconf", "httpx", "rich.console", "rich.table", "rich.progress", "jinja2", "fastapi", "uvicorn"),
+)
+OF_ENGINES = (
     *("torch", "torch._dynamo", "torch._inductor.standalone_compile", "torch._inductor.lowering", "torch.export"),
     *("transformers", "transformers.models.gemma", "transformers.modeling_gguf_pytorch_utils"),
     *("openai.types.responses", "cv2", "xgrammar", "sympy"),  # vLLM's
@@ -62,31 +64,33 @@ class WarmProcess:
 
 
 class WarmPython:
-    """The process that forks, from outside; it ends with the one that started it."""
+    """The process that forks, seen from the one that started it, with which it ends."""
 
-    def __init__(self, env: dict[str, str]) -> None:
-        self._ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    def __init__(self, env: dict[str, str], engines: bool) -> None:
+        """`engines`: whether it also imports what engines need, which takes many seconds."""
+        self._ours, other_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}  # as the commands have it before they import anything
-        with theirs:
-            self._process = subprocess.Popen([sys.executable, __file__], stdin=theirs, env={**env, **offline})
+        words = [sys.executable, __file__, *(["engines"] if engines else [])]
+        with other_end:
+            self._process = subprocess.Popen(words, stdin=other_end, env={**env, **offline})
 
     def start(self, words: list[str], cwd: Path, env: dict[str, str], stdout: int, stderr: int) -> WarmProcess:
         """`python WORDS`, where these are `-m MODULE ...`, `-c CODE ...` or `FILE ...`."""
         request = json.dumps({"words": words, "cwd": os.fspath(cwd), "env": env}).encode()
-        news, theirs = os.pipe()
-        socket.send_fds(self._ours, [request], [stdout, stderr, theirs])
-        os.close(theirs)
+        news, writing_end = os.pipe()
+        socket.send_fds(self._ours, [request], [stdout, stderr, writing_end])
+        os.close(writing_end)
         return WarmProcess(news)
 
 
 def main() -> None:
-    """Import, then fork for every command until nobody can send one any more."""
-    for name in LIBRARIES:
+    """Import, then fork for every command, until the process that sends them has ended."""
+    for name in (*LIBRARIES, *(OF_ENGINES if "engines" in sys.argv[1:] else ())):
         importlib.import_module(name)
     setproctitle.getproctitle()  # it looks for the title's memory once, and finds it while the environment is the first one
     gc.collect()
     gc.freeze()
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the go-betweens
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # no process waits for the go-betweens
     with socket.socket(fileno=os.dup(0)) as requests:
         while True:
             request, numbers, *_ = socket.recv_fds(requests, 2**20, 3)

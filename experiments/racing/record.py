@@ -25,7 +25,7 @@ from gpuqa.engines import Engine, EngineFailed
 from gpuqa.machine import hardware
 from gpuqa.measure.cell import Cell
 from gpuqa.measure.metrics import chars, score_answers
-from gpuqa.measure.trial import repeated
+from gpuqa.measure.trial import warm_up
 from gpuqa.measure.workload import issue
 from gpuqa.pipeline.pipeline import Pipeline
 from gpuqa.pipeline.prompts import load_tokenizer
@@ -38,7 +38,7 @@ AXES = {
     "quantization": "none,fp8_per_channel",
     "engine.args.max_num_seqs": "16,64",
 }
-FIXED = ["experiment=none", "workload.warmup_questions=4"]
+FIXED = ["experiment=none"]
 
 
 def main() -> None:
@@ -102,9 +102,8 @@ async def measure(engine: Engine, group: list[Cell], jobs: list[Any], rows: dict
     tokenizer = load_tokenizer(group[0].config.model)
     pipelines = {cell.key: Pipeline(engine, tokenizer, cell.config) for cell in group}
     for cell in group:
-        began = time.perf_counter()
-        await pipelines[cell.key].answer(repeated(cell.warmup, cell.config.workload.warmup_questions))
-        rows[cell.key].setdefault("warmup_s", round(time.perf_counter() - began, 4))
+        warm = await warm_up(cell, pipelines[cell.key])
+        rows[cell.key].setdefault("warmup_s", round(warm.warmup_s, 4))
     while jobs:
         cell, seed, size = jobs[0]
         places = list(range(size)) if seed is None else slice_of(seed, size, len(cell.questions))

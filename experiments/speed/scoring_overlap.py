@@ -17,10 +17,11 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from gpuqa.config.app import compose_cell
 from gpuqa.measure import metrics, rouge
 from gpuqa.measure.statistics import median_and_mad
-from gpuqa.measure.trial import Turn, measure_pass, start_scorers, warm_up
+from gpuqa.measure.trial import PassRequest, measure_pass, warm_up
 from gpuqa.pipeline.pipeline import Pipeline
 from gpuqa.records import Answered, Completion, Question
 from gpuqa.study import study
+from gpuqa.study.scoring import start_pool
 
 ANSWERS, CHARACTERS = 400, 256
 
@@ -29,9 +30,9 @@ def main() -> None:
     """Print medians with their MAD, and the ratio."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=12, help="passes of each kind")
-    with start_scorers() as scorers:
+    with start_pool() as scorers:
         speeds = asyncio.run(measure(parser.parse_args().repeats, scorers))
-    with start_scorers() as scorers:
+    with start_pool() as scorers:
         first, *later = costs(scorers)
     for name, values in speeds.items():
         middle, mad = median_and_mad(values)
@@ -50,7 +51,7 @@ async def measure(repeats: int, scorers: ProcessPoolExecutor) -> dict[str, list[
         for repeat in range(repeats):
             for name in sorted(speeds, reverse=bool(repeat % 2)):
                 busy = keep_busy(scorers, cell.questions) if name != "alone" else []
-                answered = (await measure_pass(Turn(cell, repeat, cell.questions), ready)).answered
+                answered = (await measure_pass(PassRequest(cell, repeat, cell.questions), ready)).answered
                 speeds[name].append(metrics.chars(answered.completions) / answered.seconds)
                 assert not busy or not busy[-1].done(), "the scorer ran out of work"
                 await drain(busy)

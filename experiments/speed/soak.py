@@ -59,7 +59,7 @@ def make_requests(rng: random.Random) -> list[tuple[list[int], dict[str, Any]]]:
     from gpuqa.pipeline.prompts import PromptEncoder, load_tokenizer
 
     tokenizer = load_tokenizer(ModelConfig(name="embedded", path="gpuqa/embedded/model"))
-    encoder = PromptEncoder(tokenizer, PromptConfig(name="bare", system="你是 GPU 编程助教。" * 8), 400, False)
+    encoder = PromptEncoder(tokenizer, PromptConfig(name="bare", system="你是 GPU 编程助教。" * 8), 400, False, "embedded")
     questions = [question.text for question in read_questions(ROOT / "gpuqa/embedded/questions/train.json")]
     ways = [{"temperature": 0.0}, {"temperature": 0.0, "ignore_eos": True}, {"temperature": 0.8, "seed": 5}]
     prompts = [encoder.encode(question).token_ids for question in rng.sample(questions, 90)]

@@ -93,7 +93,7 @@ def overrides(arguments: argparse.Namespace, row: dict[str, str]) -> list[str]:
     """One cell as the command line of a sweep."""
     engine = "vllm_cpu" if arguments.tiny else "vllm_hopper"
     fixed = ["experiment=none", "model=random_qwen3_0_6b", f"model.path={arguments.model}", f"engine={engine}"]
-    speed = ["sampling=fixed_length", "selection=fastest", "dataset=embedded_train", "workload.warmup_questions=4"]
+    speed = ["sampling=fixed_length", "selection=fastest", "dataset=embedded_train"]
     return [*fixed, *speed, *arguments.set, *(f"{key}={value}" for key, value in row.items())]
 
 

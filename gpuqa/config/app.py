@@ -13,9 +13,10 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from gpuqa.config import UserError
+from gpuqa.config import UserError, renamed_in
 from gpuqa.config.commands import CellConfig, register_schemas, resolve
 from gpuqa.config.paths import conf_folder
+from gpuqa.machine.files import FileNotWritten
 from gpuqa.machine.hardware import processor_flags
 
 USER_ERROR, INTERRUPTED = 2, 130
@@ -48,34 +49,37 @@ def compose_cell(*overrides: str) -> CellConfig:
 
 
 def introduce_to_hydra() -> None:
-    """What conf/ names beside files: the schemas, and what follows from the machine."""
+    """Register what the files in conf/ refer to: the schemas, and the options that depend on the machine."""
     register_schemas()
-    for follows in (vllm_on_this_machine, fp8_on_this_machine):
-        OmegaConf.register_new_resolver(follows.__name__, follows, replace=True)
+    for option in (vllm_on_this_machine, fp8_on_this_machine):
+        OmegaConf.register_new_resolver(option.__name__, option, replace=True)
 
 
-def run_command(task: Callable[[Any], int], root: str) -> NoReturn:
-    """Compose conf/{root}.yaml with the command line, run the task and exit with the code that it returns."""
+def run_command(task: Callable[[Any], int], name: str) -> NoReturn:
+    """Compose conf/{name}.yaml with the command line, run the task and exit with the code that it returns."""
     introduce_to_hydra()
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is fetched unless somebody asks for it: gpuqa.download
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is fetched but by gpuqa.download
     os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors instead of printing them with exit code 1
     try:
-        sys.exit(task(compose(root)))
+        sys.exit(task(compose(name)))
     except (UserError, HydraException, OmegaConfBaseException) as error:
         cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else None
-        told = "" if cause is None or str(cause) in str(error) else f"\n{cause}"
-        print(f"error: {error}{told}", file=sys.stderr)
+        detail = "" if cause is None or str(cause) in str(error) else f"\n{cause}"
+        print(f"error: {error}{detail}{renamed_in(' '.join([str(error), *sys.argv[1:]]))}", file=sys.stderr)
+        sys.exit(USER_ERROR)
+    except FileNotWritten as error:
+        print(f"error: {error}", file=sys.stderr)
         sys.exit(USER_ERROR)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
 
 
-def compose(root: str) -> Any:
-    """What Hydra makes of conf/{root}.yaml and the command line; ends the process where it only prints (`--help`, `--cfg`)."""
+def compose(name: str) -> Any:
+    """What Hydra makes of conf/{name}.yaml and the command line; ends the process where it only prints (`--help`, `--cfg`)."""
     composed: list[Any] = []
     try:
-        hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name=root)(composed.append)()
+        hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name=name)(composed.append)()
     except ValueError as error:  # Hydra's own word for a group that is set to null
         raise UserError(f"{error}; a group needs the name of an option: {' '.join(sys.argv[1:])}") from error
     if not composed:

@@ -21,7 +21,7 @@ from gpuqa.config.pipeline import ModelConfig, PipelineConfig
 
 @dataclass
 class StudyConfig:
-    """What a study is called and where its results go."""
+    """The name of a study, where its results go, and how its cells are raced."""
 
     name: str = MISSING
     root: str = "experiments"
@@ -61,20 +61,20 @@ class CellConfig(PipelineConfig):
 
 @dataclass
 class PredictConfig(CellConfig):
-    """Root of `predict`: a cell of a study that nobody measures, and how long its answers would be."""
+    """Config of `predict`: a cell of a study that is not measured, and how long its answers would be."""
 
     answer_tokens: int | None = None  # None means sampling.max_tokens, the most that an answer may have
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        most = self.sampling.max_tokens
-        allowed = f"an integer from 1 to sampling.max_tokens ({most}), or null"
-        check(self.answer_tokens is None or 1 <= self.answer_tokens <= most, "answer_tokens", self.answer_tokens, allowed)
+        limit = self.sampling.max_tokens
+        allowed = f"an integer from 1 to sampling.max_tokens ({limit}), or null"
+        check(self.answer_tokens is None or 1 <= self.answer_tokens <= limit, "answer_tokens", self.answer_tokens, allowed)
 
 
 @dataclass
 class ServeConfig:
-    """Root of `serve`: which frozen winner, and how it is reached."""
+    """Config of `serve`: which frozen winner, and how it is reached."""
 
     frozen: str = MISSING
     http: HttpConfig = MISSING
@@ -85,7 +85,7 @@ class ServeConfig:
 
 @dataclass
 class FreezeConfig:
-    """Root of `freeze`: which study, decided anew by which rule."""
+    """Config of `freeze`: which study, decided anew by which rule."""
 
     study: StudyConfig = MISSING
     selection: SelectionConfig = MISSING
@@ -93,7 +93,7 @@ class FreezeConfig:
 
 @dataclass
 class CompareConfig:
-    """Root of `compare`: what stands against what, and how sure the answer must be."""
+    """Config of `compare`: which two sides are compared, and how sure the answer must be."""
 
     a: str = MISSING  # a frozen.yaml, a study folder (its winner), or FOLDER:TRIAL with the start of a trial's key
     b: str = MISSING
@@ -109,7 +109,7 @@ class CompareConfig:
 
 @dataclass
 class ReproduceConfig:
-    """Root of `reproduce`: which frozen winner to measure again."""
+    """Config of `reproduce`: which frozen winner to measure again."""
 
     frozen: str = MISSING
     model_path: str | None = None  # where the frozen weights lie on this machine, if elsewhere
@@ -117,7 +117,7 @@ class ReproduceConfig:
 
 @dataclass
 class EvaluateConfig:
-    """Root of `evaluate`: which service, which questions, how long to wait."""
+    """Config of `evaluate`: which service, which questions, how long to wait."""
 
     url: str = MISSING
     dataset: DatasetConfig = MISSING
@@ -133,7 +133,7 @@ class EvaluateConfig:
 
 @dataclass
 class ModelDownloadConfig:
-    """Root of `download`."""
+    """Config of `download`: which model."""
 
     model: ModelConfig = MISSING
 
@@ -160,12 +160,12 @@ def register_schemas() -> None:
 
 
 def resolve(config: DictConfig, schema: type[Config]) -> Config:
-    """PassRequest a composed config into typed, checked objects.
+    """Turn a composed config into typed, checked objects.
 
     Raises:
         UserError: a value is missing, of the wrong type or out of range.
     """
-    known = [one.name for one in fields(schema)]  # type: ignore[arg-type]
+    known = [field.name for field in fields(schema)]  # type: ignore[arg-type]
     for key in config:
         if key != "hydra":
             check(key in known, "the config's keys", key, ", ".join(known))
@@ -180,7 +180,7 @@ def resolve(config: DictConfig, schema: type[Config]) -> Config:
 
 def axes_of(composed: Sequence[Any]) -> list[dict[str, str]]:
     """What tells each cell from the others: its overrides that are not the same in all cells."""
-    rows = [dict(str(one).lstrip("+").split("=", 1) for one in config.hydra.overrides.task) for config in composed]
+    rows = [dict(str(override).lstrip("+").split("=", 1) for override in config.hydra.overrides.task) for config in composed]
     varying = [key for key in rows[0] if len({row[key] for row in rows}) > 1]
     return [{key: row[key] for key in varying} for row in rows]
 
@@ -190,7 +190,7 @@ def refuse_unknown_keys(node: Any, place: str) -> None:
     schema = OmegaConf.get_type(node) if isinstance(node, DictConfig) else None
     if not is_dataclass(schema):
         return
-    known = [one.name for one in fields(schema)]
+    known = [field.name for field in fields(schema)]
     for key in node:
         check(key in known, f"{place}.{key}", node._get_node(key), f"one of {', '.join(known)}")
         if not OmegaConf.is_missing(node, key):
@@ -212,7 +212,7 @@ def from_plain(values: dict[str, Any], schema: type[Config], source: str) -> Con
 def escaped(value: Any) -> Any:
     """Plain values with every `${` made harmless: a prompt may hold one, and OmegaConf would look it up."""
     if isinstance(value, str):
-        return INTERPOLATION.sub(lambda found: found[1] * 2 + r"\${", value)
+        return INTERPOLATION.sub(lambda match: match[1] * 2 + r"\${", value)
     if isinstance(value, dict):
         return {key: escaped(item) for key, item in value.items()}
     return [escaped(item) for item in value] if isinstance(value, list) else value

@@ -33,14 +33,13 @@ class HttpConfig:
     batch_str_as_list: bool = True  # in batch mode a str prompt is answered by a list of one
     logs: Logs = Logs.json
 
-    max_waiting_questions: int = 4096  # in the house, over all requests; beyond: 429. At most deadline_s x answers a second
+    max_waiting_questions: int = 4096  # in flight, over all requests; beyond: 429. At most deadline_s x answers a second
     max_questions_per_request: int = 4096  # beyond: 422
-    max_question_chars: int = 100_000  # of a longer question the middle is taken out
     max_body_bytes: int = 64 * 2**20  # beyond: 413
     deadline_s: float = 330.0  # then the answers that are done are returned, the others empty
     shutdown_timeout_s: float = 330.0  # after the first signal; then the same
 
-    keys_file: str | None = None  # bearer keys, one a line; without keys everybody may ask
+    keys_file: str | None = None  # bearer keys, one a line; without keys every client may ask
     keys_variable: str = "GPUQA_KEYS"  # an environment variable that may hold keys, too
 
     warmup_batch: int | None = None  # questions of the warm-up's batch; None: as many as the engine answers at once
@@ -51,11 +50,11 @@ class HttpConfig:
 
     def __post_init__(self) -> None:
         check(0 <= self.port <= 65535, "http.port", self.port, "an integer from 0 (any free port) to 65535")
-        for one in fields(self):
-            value = getattr(self, one.name)
-            if one.name.startswith("max_") or one.name == "warmup_batch":
-                check(value is None or value >= 1, f"http.{one.name}", value, "an integer of at least 1")
-            if one.name.endswith("_s"):
-                check(0 < value < math.inf, f"http.{one.name}", value, "a number of seconds above 0")
+        for name in (field.name for field in fields(self)):
+            value = getattr(self, name)
+            if name.startswith("max_") or name == "warmup_batch":
+                check(value is None or value >= 1, f"http.{name}", value, "an integer of at least 1")
+            if name.endswith("_s"):
+                check(0 < value < math.inf, f"http.{name}", value, "a number of seconds above 0")
         check(self.restart_attempts >= 1, "http.restart_attempts", self.restart_attempts, "an integer of at least 1")
         check(bool(self.keys_variable), "http.keys_variable", self.keys_variable, "the name of an environment variable")

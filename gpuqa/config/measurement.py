@@ -39,7 +39,7 @@ ISSUE_SETTINGS = {"concurrency": Issue.closed, "rate_per_s": Issue.open, "arriva
 class WorkloadConfig:
     """How the questions are issued and how often.
 
-    No repeats with a filled prefix cache unless somebody asks: each costs as much time as a cold one, and the judge asks every
+    There are no repeats with a filled prefix cache by default: each costs as much time as a cold one, and the judge asks every
     question once.
     """
 
@@ -47,7 +47,6 @@ class WorkloadConfig:
     issue: Issue = MISSING
     repeats: int = 3  # each from an empty prefix cache
     prefix_cached_repeats: int = 0  # and so many that find it filled by the same questions
-    warmup_questions: int = 16
     answer_timeout_s: float = 600.0  # for one repeat; issue=open counts it from the last scheduled arrival
     concurrency: int | None = None  # issue=closed: clients at once
     rate_per_s: float | None = None  # issue=open: mean arrivals a second
@@ -61,7 +60,6 @@ class WorkloadConfig:
             self.prefix_cached_repeats,
             "an integer of at least 0",
         )
-        check(self.warmup_questions >= 1, "workload.warmup_questions", self.warmup_questions, "an integer of at least 1")
         check(0 < self.answer_timeout_s < math.inf, "workload.answer_timeout_s", self.answer_timeout_s, "a number above 0")
         for key, owner in ISSUE_SETTINGS.items():
             fits = (getattr(self, key) is not None) == (self.issue is owner)
@@ -78,7 +76,10 @@ class WorkloadConfig:
 
 
 class Rule(Enum):
-    """What makes the best of the eligible trials; quality is `rouge_l_f1`, which nonsense with the right words cannot have."""
+    """What makes the best of the eligible trials; quality is `rouge_l_f1`, which nonsense with the right words cannot have.
+
+    `gpuqa.selection.ranking.RANKINGS` has a row for each.
+    """
 
     fastest = "fastest"  # chars/s
     best_quality = "best_quality"
@@ -87,7 +88,7 @@ class Rule(Enum):
 
 
 class ConstraintTest(Enum):
-    """When a guard refuses a quantized trial, by its questions paired with the unquantized baseline's."""
+    """When a quantized trial violates a ratio constraint, by its questions paired with those of its unquantized baseline."""
 
     bound = "bound"  # unless its one-sided lower bound clears the limit: it is shown to be as good
     refuted = "refuted"  # only if its one-sided upper bound misses the limit: it is shown to be worse

@@ -14,19 +14,19 @@ def find(path: str, key: str) -> Path:
     """A file or folder from the config: relative ones in the working folder first, then beside the installed package.
 
     Raises:
-        UserError: it is in neither place; the message names the key and both places.
+        UserError: it is in neither; the message names the key and both paths.
     """
-    places = [Path(os.path.expanduser(path))]  # pathlib's raises for an unknown user
-    if not places[0].is_absolute():
-        places.append(PACKAGE.parent / path)
-    for place in places:
-        if os.path.exists(place):  # pathlib's raises for a name that is too long
-            return place
-    looked = " or ".join(dict.fromkeys(str(place.absolute()) for place in places))  # the same place for one in a checkout
+    paths = [Path(os.path.expanduser(path))]  # pathlib's raises for an unknown user
+    if not paths[0].is_absolute():
+        paths.append(PACKAGE.parent / path)
+    for candidate in paths:
+        if os.path.exists(candidate):  # pathlib's raises for a name that is too long
+            return candidate
+    looked = " or ".join(dict.fromkeys(str(candidate.absolute()) for candidate in paths))  # once where both are the same
     raise UserError(f"{key}: {path!r} does not exist; looked for {looked}")
 
 
 def conf_folder() -> Path:
     """Where the YAML lies: inside an installed wheel, or beside the package in a checkout."""
-    inside = PACKAGE / "conf"
-    return inside if inside.is_dir() else PACKAGE.parent / "conf"
+    in_wheel = PACKAGE / "conf"
+    return in_wheel if in_wheel.is_dir() else PACKAGE.parent / "conf"

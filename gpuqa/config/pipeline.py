@@ -2,7 +2,7 @@
 and judged is chosen in `gpuqa.config.measurement`.
 
 Values live in conf/, keys and types live here. Checks run in `__post_init__`, which OmegaConf calls when
-`gpuqa.config.commands.resolve` turns a composed config into objects. Below that nobody sees a DictConfig.
+`gpuqa.config.commands.resolve` turns a composed config into objects. Code below works with these, never with a DictConfig.
 """
 
 from __future__ import annotations
@@ -186,11 +186,11 @@ class PipelineConfig:
             UserError: both groups set one argument to different values.
         """
         for key in self.engine.args.keys() & self.quantization.args.keys():
-            ours, theirs = self.engine.args[key], self.quantization.args[key]
-            if ours != theirs:
+            engine, quantization = self.engine.args[key], self.quantization.args[key]
+            if engine != quantization:
                 raise UserError(
-                    f"engine.args.{key}={ours!r} (engine={self.engine.name}) clashes with "
-                    f"quantization.args.{key}={theirs!r} (quantization={self.quantization.name}): set it in one of them"
+                    f"engine.args.{key}={engine!r} (engine={self.engine.name}) clashes with "
+                    f"quantization.args.{key}={quantization!r} (quantization={self.quantization.name}): set it in one of them"
                 )
         return {**self.engine.args, **self.quantization.args}
 

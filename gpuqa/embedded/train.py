@@ -26,7 +26,7 @@ from omegaconf import OmegaConf
 from gpuqa.config.commands import from_plain
 from gpuqa.config.paths import conf_folder
 from gpuqa.config.pipeline import PLACEHOLDER, PromptConfig
-from gpuqa.pipeline.prompts import messages
+from gpuqa.pipeline.chat_template import messages
 
 HERE = Path(__file__).resolve().parent
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]

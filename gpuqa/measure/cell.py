@@ -38,15 +38,15 @@ class Cell:
     @property
     def engine_key(self) -> str:
         """Digest of all that an engine is started with: cells with the same one share a start."""
-        plain = self.config.as_dict()
-        return fingerprint.sha256_of([plain["model"], plain["engine"], self.config.engine_args()])
+        values = self.config.as_dict()
+        return fingerprint.sha256_of([values["model"], values["engine"], self.config.engine_args()])
 
     def failed(self, error: str) -> Trial:
         """This cell as a trial that did not work."""
         return self.trial(None, explained(error))
 
     def skipped(self, reason: str) -> Trial:
-        """This cell as a trial that nobody needs."""
+        """This cell as a trial that is not needed."""
         return replace(self.trial(None), skipped=reason)
 
     def trial(self, measurement: Measurement | None, error: str | None = None) -> Trial:

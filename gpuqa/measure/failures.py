@@ -1,4 +1,4 @@
-"""Why an engine failed, in the words of somebody who wants it to work: a kind, and what to do about it.
+"""Why an engine failed: the kind of failure, and what a user can do about it.
 
 vLLM tells its reasons as text from another process, so they are recognised by their text (vLLM 0.32 and 0.33:
 v1/core/kv_cache_utils.py, v1/worker/utils.py; PyTorch's OutOfMemoryError).
@@ -32,7 +32,7 @@ HINTS = {
     Failure.out_of_memory: "lower engine.args.max_num_seqs, max_model_len or gpu_memory_utilization, or take"
     " quantization=fp8_kv; python -m gpuqa.predict says what fits",
     Failure.start_timeout: "raise engine.start_timeout_s; a first start compiles",
-    Failure.engine_died: "engine.log in the study's folder has its last words",
+    Failure.engine_died: "engine.log in the study's folder ends with its last messages",
     Failure.no_answer: "raise workload.answer_timeout_s, or ask for shorter answers (sampling.max_tokens)",
     Failure.bad_config: "engine.log in the study's folder has the whole message",
 }

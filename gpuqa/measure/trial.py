@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
-import signal
 import time
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
-from multiprocessing import get_context
 
 from gpuqa.engines import EngineFailed
 from gpuqa.machine import hardware
-from gpuqa.machine.child_processes import end_with_parent
 from gpuqa.measure.cell import Cell
 from gpuqa.measure.metrics import Overhead, measure, measure_prefix_cached, score_answers
 from gpuqa.measure.workload import issue
+from gpuqa.pipeline import pipeline as pipelines
 from gpuqa.pipeline.pipeline import Pipeline
-from gpuqa.records import Answer, Pass, Question, Trial
-from gpuqa.roofline import roofline
+from gpuqa.records import Answer, Override, Pass, Question, Trial
 
 FinishedTrial = tuple[Trial, list[Answer]]
 
@@ -44,18 +38,18 @@ class WarmCell:
 
 
 async def warm_up(cell: Cell, pipeline: Pipeline) -> WarmCell:
-    """Answer the warm-up questions; nobody reads the answers.
+    """Warm up as the server does, at the full width of the engine; nobody reads the answers.
 
     Raises:
-        EngineFailed: as `measure_pass`.
+        EngineFailed: as `measure_pass`, or no warm-up question was answered.
     """
     began = time.perf_counter()
-    await pipeline.answer(repeated(cell.warmup, cell.config.workload.warmup_questions))
+    await pipelines.warm_up(pipeline, cell.warmup, None)
     return WarmCell(pipeline, time.perf_counter() - began)
 
 
 async def measure_pass(request: PassRequest, ready: WarmCell, filled: bool = False) -> Pass:
-    """One pass from a cold prefix cache, or a warm one.
+    """One pass from a cold prefix cache, or a warm one. Which start of which engine it was, the caller fills in.
 
     Args:
         filled: the cache is as a pass over the same questions left it; where it is not, a pass that nobody counts fills it.
@@ -77,6 +71,7 @@ async def measure_pass(request: PassRequest, ready: WarmCell, filled: bool = Fal
         answered=answered,
         repeat=request.repeat,
         questions=[question.id for question in request.questions],
+        question_digests=[question.digest for question in request.questions],
         began_at=began_at,
         engine_start_s=engine.start_s,
         warmup_s=ready.warmup_s,
@@ -84,43 +79,35 @@ async def measure_pass(request: PassRequest, ready: WarmCell, filled: bool = Fal
         prefix_cached=request.prefix_cached,
         conditions=[*before, *after],
         slice=request.slice,
+        overrides=engine.overrides(),
     )
-
-
-async def score_trial(cell: Cell, passes: Sequence[Pass], scorers: ProcessPoolExecutor) -> FinishedTrial:
-    """The trial of a cell by its passes, with the first one's answers; made in another process while engines measure."""
-    return await asyncio.get_running_loop().run_in_executor(scorers, trial_of, cell, list(passes))
 
 
 def trial_of(cell: Cell, passes: Sequence[Pass]) -> FinishedTrial:
-    """The same in this process, which it keeps busy for long enough to disturb a clock."""
-    warm, passes = [one.answered for one in passes if one.prefix_cached], [one for one in passes if not one.prefix_cached]
-    answered = [one.answered for one in passes]
-    answers = score_answers(cell.questions, answered[0], not cell.config.sampling.ignore_eos)
+    """The trial of a cell by its passes, with the answers of the first one.
+
+    It keeps this process busy for long enough to disturb a clock; see `gpuqa.study.scoring`.
+    """
+    cold = [measured for measured in passes if not measured.prefix_cached]
+    prefix_cached = [measured.answered for measured in passes if measured.prefix_cached]
+    answers = score_answers(cell.questions, cold[0].answered, not cell.config.sampling.ignore_eos)
     overhead = Overhead(
-        passes[0].engine_start_s,
-        passes[0].warmup_s,
-        max(one.peak_memory_gib for one in passes),
-        [one.began_at for one in passes],
-        [reading for one in passes for reading in one.conditions],
+        cold[0].engine_start_s,
+        cold[0].warmup_s,
+        max(measured.peak_memory_gib for measured in cold),
+        [measured.began_at for measured in cold],
+        [reading for measured in cold for reading in measured.conditions],
     )
-    measurement = measure(answered, answers, overhead)
-    measurement = replace(measurement, **measure_prefix_cached(warm))  # type: ignore[arg-type]
-    return cell.trial(roofline.with_fraction(measurement, cell.config)), answers
+    measurement = measure([measured.answered for measured in cold], answers, overhead)
+    measurement = replace(measurement, **measure_prefix_cached(prefix_cached))  # type: ignore[arg-type]
+    return replace(cell.trial(measurement), overrides=overrides_of(passes)), answers
 
 
-def start_scorers() -> ProcessPoolExecutor:
-    """A process for `score_trial` that gives way to the engine; it starts with the first score."""
-    return ProcessPoolExecutor(1, get_context("spawn"), initializer=give_way, initargs=(os.getpid(),))
-
-
-def give_way(study: int) -> None:
-    """In the scoring process: the engine comes first, Ctrl-C is the study's business, and without it there is no work."""
-    os.nice(10)
-    end_with_parent(study)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def repeated(texts: Sequence[str], count: int) -> list[str]:
-    """`count` texts, starting over where there are fewer."""
-    return [texts[place % len(texts)] for place in range(count)]
+def overrides_of(passes: Sequence[Pass]) -> list[Override]:
+    """One override for each part of the engine, of the worst pass: off, else limited for a reason, else as it was asked."""
+    by_part: dict[str, list[Override]] = {}
+    for override in [override for measured in passes for override in measured.overrides]:
+        by_part.setdefault(override.part, []).append(override)
+    return [
+        max(same, key=lambda override: (override.ran != override.asked, bool(override.reason))) for same in by_part.values()
+    ]

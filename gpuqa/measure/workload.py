@@ -20,7 +20,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, slots=True)
 class Timed:
-    """One answer with the times, on one clock, between which somebody waited for it."""
+    """One answer with the times, on one clock, between which its caller waited for it."""
 
     completion: Completion
     since: float
@@ -61,7 +61,7 @@ async def issue_serial(questions: Sequence[Question], answer: Answer, _: Workloa
 async def issue_closed(questions: Sequence[Question], answer: Answer, config: WorkloadConfig) -> Answered:
     """`workload.concurrency` clients, each with its next question as soon as its last is answered."""
     assert config.concurrency is not None, "WorkloadConfig checks it"
-    waiting = iter(enumerate(questions))  # shared: whoever is free takes the next
+    waiting = iter(enumerate(questions))  # shared: the next client that is free takes the next
     done: dict[int, Timed] = {}
 
     async def client() -> None:
@@ -76,26 +76,27 @@ async def issue_open(questions: Sequence[Question], answer: Answer, config: Work
     """One call a question at its scheduled time, whatever became of the others.
 
     Everything counts from the scheduled time, also where the call itself came late: a server that stalls would
-    otherwise be spared the waiting of those who came meanwhile (coordinated omission; Gil Tene, "How NOT to Measure
+    otherwise be spared the waiting of the questions that came meanwhile (coordinated omission; Gil Tene, "How NOT to Measure
     Latency", and his wrk2).
     """
     schedule = arrivals_s(len(questions), config)
     began = time.perf_counter()
 
-    async def visitor(question: Question, due: float) -> Timed:
+    async def arrival(question: Question, due: float) -> Timed:
         await asyncio.sleep(due - time.perf_counter())
         called = time.perf_counter()
         timed = await ask(question, answer)
         return Timed(later(timed.completion, called - due), due, timed.until)
 
-    found = answered(await together([visitor(one, began + due) for one, due in zip(questions, schedule, strict=True)]))
-    return replace(found, saturated=is_saturated(found.latencies_s, schedule))
+    arrivals = [arrival(question, began + due) for question, due in zip(questions, schedule, strict=True)]
+    outcome = answered(await together(arrivals))
+    return replace(outcome, saturated=is_saturated(outcome.latencies_s, schedule))
 
 
 def arrivals_s(count: int, config: WorkloadConfig) -> list[float]:
     """Seconds from the start of a pass at which questions arrive: the first at once, then a Poisson process.
 
-    The gaps are drawn from the seed alone and divided by the rate: a ladder of rates is one pattern, ever denser.
+    The gaps are drawn from the seed alone and divided by the rate: all rates of a sweep get one pattern, ever denser.
     """
     assert config.rate_per_s is not None, "WorkloadConfig checks it"
     draw = Random(config.arrival_seed)
@@ -124,7 +125,7 @@ async def ask(question: Question, answer: Answer) -> Timed:
 
 
 def later(completion: Completion, by_s: float) -> Completion:
-    """The same answer for somebody who had waited so long before the call."""
+    """The same answer for a caller that had waited so long before the call."""
     first, last = completion.first_token_s, completion.last_token_s
     return replace(
         completion,
@@ -135,19 +136,19 @@ def later(completion: Completion, by_s: float) -> Completion:
 
 async def together(coroutines: Sequence[Coroutine[Any, Any, Result]]) -> list[Result]:
     """All results in order. The first error ends all the others and flies as it is (a TaskGroup would wrap it)."""
-    tasks = [asyncio.create_task(one) for one in coroutines]
+    tasks = [asyncio.create_task(coroutine) for coroutine in coroutines]
     try:
         return await asyncio.gather(*tasks)
     finally:
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)  # nobody is left when the engine is closed
+        await asyncio.gather(*tasks, return_exceptions=True)  # no call is left when the engine is closed
 
 
 def answered(timed: Sequence[Timed]) -> Answered:
     """Calls that overlap as one pass: its clock runs from the first of them to the last answer."""
-    seconds = max((one.until for one in timed), default=0.0) - min((one.since for one in timed), default=0.0)
-    return Answered([one.completion for one in timed], seconds, [one.until - one.since for one in timed])
+    seconds = max((call.until for call in timed), default=0.0) - min((call.since for call in timed), default=0.0)
+    return Answered([call.completion for call in timed], seconds, [call.until - call.since for call in timed])
 
 
 ISSUES: dict[Issue, Callable[[Sequence[Question], Answer, WorkloadConfig], Coroutine[Any, Any, Answered]]] = {

@@ -1,6 +1,6 @@
 """A question file becomes a list of questions.
 
-Formats, told apart by content, tables by the ending of the file's name:
+Formats are recognised by content, tables by the ending of the file's name:
 
 * Alpaca JSON: `[{"instruction": ..., "input": ..., "output": ...}, ...]`
 * chat JSONL: `{"messages": [{"role": "user", ...}, {"role": "assistant", ...}]}` a line
@@ -91,8 +91,8 @@ def parse_table(text: str, path: Path) -> list[Any]:
     try:
         table = pd.read_csv(io.StringIO(text), sep=SEPARATORS[path.suffix.lower()], dtype=str, keep_default_na=False)
     except pd.errors.ParserError as error:
-        told = str(error).strip()
-        raise UserError(f"{path}: is not a valid table: {told}; quote cells that hold separators or line breaks") from error
+        reason = str(error).strip()
+        raise UserError(f"{path}: is not a valid table: {reason}; quote cells that hold separators or line breaks") from error
     except pd.errors.EmptyDataError:
         return []
     return table.to_dict("records")

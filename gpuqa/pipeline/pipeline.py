@@ -19,7 +19,7 @@ from gpuqa.pipeline.postprocess import Postprocessor, postprocess
 from gpuqa.pipeline.prompts import PromptEncoder, TextStream, decode_all, load_tokenizer
 from gpuqa.records import Completion, CompletionDelta, EncodedPrompt, Generation
 
-WARMUP_TOKENS = 32
+WARMUP_TOKENS = 32  # of each warm-up answer at most; see `warm_up`
 WORTH_A_THREAD = 2_000  # characters or tokens; below, the tokenizer needs less than a millisecond
 Item = TypeVar("Item")
 Made = TypeVar("Made")
@@ -55,20 +55,20 @@ class Pipeline:
     async def answer(self, questions: Sequence[str]) -> list[Completion]:
         """One completion for each question, in their order. A question that fails is an empty answer with an error.
 
-        This is what is measured, and it goes the way of what is served: `answer_in_time`, with a clock that never runs out.
+        The study measures this. It calls what the server calls, `answer_in_time`, with a clock that never runs out.
 
         Raises:
-            EngineFailed: the whole engine is gone, whatever was done before.
+            EngineFailed: the whole engine is gone, even if some answers were done.
         """
         completions = await self.answer_in_time(questions, asyncio.timeout(None))
-        lost = [one.error for one in completions if one.finish_reason == "lost"]
+        lost = [completion.error for completion in completions if completion.finish_reason == "lost"]
         if lost:
             raise EngineFailed(lost[0])
         return completions
 
     async def answer_in_time(self, questions: Sequence[str], clock: asyncio.Timeout) -> list[Completion]:
         """As `answer`, but when the clock runs out or the engine dies, the answers that are done are returned and the
-        others are empty: `finish_reason` "late" or "lost". Whoever made the clock may move it meanwhile.
+        others are empty: `finish_reason` "late" or "lost". The caller, who made the clock, may move it meanwhile.
 
         Raises:
             EngineFailed: the whole engine is gone, and no answer was done.
@@ -90,8 +90,8 @@ class Pipeline:
                 raise
             missing = Generation(finish_reason="lost", error=str(error))
         generations = [finished.get(place, missing) for place in range(len(questions))]
-        texts = await self._tokenize(self._decode, generations, sum(len(one.token_ids) for one in generations))
-        return [completion_of(*one) for one in zip(prompts, generations, texts, strict=True)]
+        texts = await self._tokenize(self._decode, generations, sum(len(generation.token_ids) for generation in generations))
+        return [completion_of(*parts) for parts in zip(prompts, generations, texts, strict=True)]
 
     async def stream(self, question: str) -> AsyncGenerator[CompletionDelta]:
         """The answer to one question as it comes: the deltas' texts add up to the text that `answer` gives.
@@ -138,7 +138,7 @@ class Pipeline:
             try:
                 return await asyncio.shield(working)
             except asyncio.CancelledError:
-                await asyncio.wait((working,))  # a thread cannot be cancelled, and nobody may enter the tokenizer meanwhile
+                await asyncio.wait((working,))  # a thread cannot be cancelled, and the tokenizer takes one call at a time
                 raise
 
     def _encode(self, questions: Sequence[str]) -> list[EncodedPrompt]:
@@ -166,24 +166,41 @@ def completion_of(prompt: EncodedPrompt, generation: Generation, text: str) -> C
 
 
 async def warm_up(pipeline: Pipeline, questions: Sequence[str], batch: int | None) -> int:
-    """Answer at the shapes that will come: one question alone, then `batch` of them at once (None: as many as the engine
-    takes at once; a few more questions than given are made by numbering them) -> answers made.
+    """Make the engine do once what it does later: answer one question alone, then `batch` questions at once -> answers made.
 
-    The answers are cut early: what the first steps did not compile, load or allocate, later ones do not either.
+    Study and server warm up with this function, so that the first measured and the first served answer meet the same engine.
+
+    What it brings about: the first prefill and the first decode step at width 1 and at the full width. They compile what is
+    compiled at its first use (Triton kernels of attention and sampling, PyTorch's own kernels), start the threads of engine and
+    tokenizer, and make the allocators hold as much memory as the widest step needs. Answers end after 32 tokens: a later step
+    runs the same kernels at the same or a smaller width, on a KV cache that was allocated and CUDA graphs that were captured
+    when the engine started. On an H200, 513 whole answers instead of short ones took 1.7 s more and made nothing faster
+    (experiments/LOG.md).
+
+    Args:
+        questions: to be answered; where there are fewer than `batch`, they are asked again with a number before them, because
+            an engine with a prefix cache would not compute a prompt that it has just computed.
+        batch: None means as many as the engine answers at once, `engine_width`.
 
     Raises:
-        EngineFailed: not one question was answered, or the engine is gone.
+        EngineFailed: no question was answered, or the engine is gone.
     """
-    args = pipeline.config.engine.args
-    size = batch or int(args.get("max_num_seqs") or args.get("batch_size") or len(questions))
-    many = [f"{place // len(questions) or ''}{questions[place % len(questions)]}" for place in range(max(size, len(questions)))]
+    width = batch or engine_width(pipeline.config) or len(questions)
+    places = range(max(width, len(questions)))
+    wide = [f"{place // len(questions) or ''}{questions[place % len(questions)]}" for place in places]
     sampling = replace(pipeline.config.sampling, max_tokens=min(pipeline.config.sampling.max_tokens, WARMUP_TOKENS))
     short = Pipeline(pipeline.engine, pipeline.tokenizer, replace(pipeline.config, sampling=sampling))
-    completions = [*await short.answer(questions[:1]), *await short.answer(many)]
+    completions = [*await short.answer(questions[:1]), *await short.answer(wide)]
     failed = [completion.error for completion in completions if completion.error]
     if len(failed) == len(completions):
         raise EngineFailed(f"every warm-up question failed, the first with {failed[0]}")
     return len(completions) - len(failed)
+
+
+def engine_width(config: PipelineConfig) -> int | None:
+    """How many questions the engine answers at once, as its arguments say; None where they leave it to the backend."""
+    width = config.engine_args().get(BACKENDS[config.engine.backend].width_argument)
+    return None if width is None else int(width)
 
 
 def checked_tokenizer(config: PipelineConfig) -> Any:
@@ -222,7 +239,7 @@ def collector_off() -> Iterator[None]:
 def encoder_for(tokenizer: Any, config: PipelineConfig) -> PromptEncoder:
     """The encoder that leaves `sampling.max_tokens` of the context for the answer."""
     room = config.engine.max_model_len - config.sampling.max_tokens
-    return PromptEncoder(tokenizer, config.prompt, room, config.sampling.enable_thinking)
+    return PromptEncoder(tokenizer, config.prompt, room, config.sampling.enable_thinking, config.model.name)
 
 
 def stop_token_ids(tokenizer: Any, sampling: SamplingConfig) -> list[int]:

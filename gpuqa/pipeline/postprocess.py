@@ -1,9 +1,9 @@
-"""What happens to a model's text before anybody scores or serves it; the prompt variant says which steps apply.
+"""What happens to a model's text before it is scored or served; the prompt variant says which steps apply.
 
-Every step works on text that comes in pieces, so that an answer can be streamed: a piece is handed on as soon as nothing
-that follows can change it, and whatever the cuts, the pieces add up to what `postprocess` makes of the whole text. That decides
-one case: `</think>` without a beginning takes back what stands before it only where the prompt had opened the thought,
-which is known beforehand; anywhere else the mark goes and the text stays.
+Every step works on text that comes in pieces, so that an answer can be streamed: a step returns a piece as soon as nothing
+that follows can change it, and however the text was cut, the pieces add up to what `postprocess` makes of the whole text. This
+decides one case: `</think>` without `<think>` removes the text before it only where the prompt had opened the thought, which
+is known beforehand; anywhere else the mark is removed and the text stays.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ def postprocess(text: str, config: PostprocessConfig, in_thought: bool = False) 
 
 
 class Step(Protocol):
-    """One step of the clean-up of one answer."""
+    """One step of the postprocessing of one answer."""
 
     def feed(self, text: str) -> str:
-        """What is certain after this piece and was not before."""
+        """The text that this piece makes certain."""
 
     def finish(self) -> str:
-        """What was held back, now that no piece follows."""
+        """The text that was held back, when no piece follows."""
 
 
 class Postprocessor:
@@ -61,11 +61,11 @@ class Postprocessor:
 
 
 class Thoughts:
-    """Takes out what stands between `<think>` and the next `</think>`, or the end. While a thought within a thought has used up
-    the end mark of the outer one, what follows is in doubt: another end mark drops it, without one it is the answer."""
+    """Removes the text between `<think>` and the next `</think>`, or the end. Where a thought within a thought has used the end
+    mark of the outer one, the text that follows is doubtful: another end mark removes it, without one it is the answer."""
 
     def __init__(self, in_thought: bool) -> None:
-        self.inside = in_thought
+        self.in_thought = in_thought
         self.open = int(in_thought)  # begin marks that had no end mark of their own yet
         self.held = ""
         self.doubtful = ""  # "" unless some mark is open
@@ -83,13 +83,13 @@ class Thoughts:
 
     def _part(self, part: str) -> str:
         if part == "<think>":
-            self.inside, self.open = True, self.open + 1
+            self.in_thought, self.open = True, self.open + 1
         elif part == "</think>":
-            self.doubtful = self.doubtful if self.inside else ""
-            self.inside, self.open = False, max(0, self.open - 1)
-        elif not self.inside and not self.open:
+            self.doubtful = self.doubtful if self.in_thought else ""
+            self.in_thought, self.open = False, max(0, self.open - 1)
+        elif not self.in_thought and not self.open:
             return part
-        elif not self.inside:
+        elif not self.in_thought:
             self.doubtful += part
         return ""
 

@@ -1,24 +1,28 @@
 """Question -> chat messages -> token ids.
 
-The chat template is rendered once for a prompt variant, around a marker where the user's text goes; a request only
-tokenises the user's text. That text is encoded with special tokens split into plain characters, so `<|im_start|>`
-inside a question is text and never a control token.
+The chat template is rendered once for a prompt variant (`gpuqa.pipeline.chat_template`); a request only tokenises the
+user's text. That text is encoded with special tokens split into plain characters, so `<|im_start|>` inside a question is
+text and never a control token.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from gpuqa.config import UserError
+from gpuqa.config.model_files import VOCABULARY_FILES
 from gpuqa.config.paths import find
 from gpuqa.config.pipeline import PLACEHOLDER, ModelConfig, PromptConfig
+from gpuqa.pipeline.chat_template import ChatTemplate
 from gpuqa.records import EncodedPrompt
 
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
-MARKER = "GPUQA-USER-TEXT"
 GAP = "…"  # stands where the middle of an over-long question was
 CACHED_WORDS = 256
+CHARS_PER_TOKEN = 8  # more than text has on average: English has 4 to 5, source code with its indentation 3 to 4
+SLICE_CHARS = 250_000  # the tokenizer needs some 100 bytes a character while it works, and half a second for these
 
 
 def load_tokenizer(model: ModelConfig) -> Any:
@@ -31,8 +35,8 @@ def load_tokenizer(model: ModelConfig) -> Any:
 
     folder = find(model.path, "model.path")
     try:
-        if not any((folder / name).is_file() for name in TOKENIZER_FILES):  # transformers would make an empty one up
-            raise ValueError(f"none of {', '.join(TOKENIZER_FILES)}")
+        if not any((folder / name).is_file() for name in VOCABULARY_FILES):  # transformers would make an empty one up
+            raise ValueError(f"none of {', '.join(VOCABULARY_FILES)}")
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=model.trust_remote_code, local_files_only=True)
     except (OSError, ValueError) as error:
         present = ", ".join(sorted(path.name for path in folder.glob("*"))[:12]) or "nothing"
@@ -59,7 +63,7 @@ def decode_all(tokenizer: Any, token_ids: Sequence[list[int]]) -> list[str]:
     if tokenizer.is_fast and not tokenizer.clean_up_tokenization_spaces:
         texts: list[str] = tokenizer.backend_tokenizer.decode_batch(token_ids, skip_special_tokens=True)
         return texts
-    return [tokenizer.decode(one, skip_special_tokens=True) for one in token_ids]
+    return [tokenizer.decode(answer, skip_special_tokens=True) for answer in token_ids]
 
 
 class TextStream:
@@ -87,30 +91,17 @@ class TextStream:
         return all_of_it[len(before) :]
 
 
-def messages(prompt: PromptConfig, user_text: str) -> list[dict[str, str]]:
-    """The chat of one question: system text, worked examples, the user's turn."""
-    chat = [{"role": "system", "content": prompt.system}] if prompt.system else []
-    for example in prompt.examples:
-        chat.append({"role": "user", "content": prompt.user.replace(PLACEHOLDER, example.question)})
-        chat.append({"role": "assistant", "content": example.answer})
-    return [*chat, {"role": "user", "content": user_text}]
-
-
 class PromptEncoder:
-    """Turns questions into token ids that leave room for the answer."""
+    """Turns questions into token ids that leave room for the answer. The study, the server and the bounds all use this one."""
 
-    def __init__(self, tokenizer: Any, prompt: PromptConfig, room: int, enable_thinking: bool) -> None:
-        """`room`: the most tokens that a prompt may take.
+    def __init__(self, tokenizer: Any, prompt: PromptConfig, room: int, enable_thinking: bool, model: str) -> None:
+        """`room`: how many tokens a prompt may take at most; `model`: the model's name, for messages.
 
         Raises:
-            UserError: the prompt variant alone takes all the room.
+            UserError: the prompt variant alone takes all the room, or the model's chat template cannot express it.
         """
         self.tokenizer, self.prompt, self.room = tokenizer, prompt, room
-        rendered = tokenizer.apply_chat_template(
-            messages(prompt, MARKER), tokenize=False, add_generation_prompt=True, enable_thinking=enable_thinking
-        )
-        before, marker, after = rendered.partition(MARKER)
-        assert marker, "the chat template dropped the user's turn"
+        before, after = ChatTemplate(tokenizer, prompt, model, enable_thinking).around_user_text()
         self.before: list[int] = tokenizer.encode(before, add_special_tokens=False)
         self.after: list[int] = tokenizer.encode(after, add_special_tokens=False)
         self.in_thought = after.rfind("<think>") > after.rfind("</think>")  # the answer begins within a thought
@@ -121,35 +112,54 @@ class PromptEncoder:
                 f"sampling.max_tokens leaves {room}: shorten the prompt or change one of them"
             )
 
+    @property
+    def digest(self) -> str:
+        """sha256 over the token ids of all that surrounds a question: of the chat before the user's turn, of the words around
+        the question within that turn, and of the chat after it. Two variants with one digest ask the model the same."""
+        around = [self.before, *map(self._plain, self.prompt.user.split(PLACEHOLDER)), self.after]
+        return hashlib.sha256(json.dumps(around).encode()).hexdigest()
+
     def encode(self, question: str) -> EncodedPrompt:
-        """Token ids of one question; the middle of an over-long one is taken out, its ends say most."""
+        """Token ids of one question; the middle of an over-long one is taken out, because its ends say the most."""
         return self.encode_all([question])[0]
 
     def encode_all(self, questions: Sequence[str]) -> list[EncodedPrompt]:
-        """Token ids of many questions: one call of the tokenizer takes a third of the time of one call each."""
-        users = self._all_plain([self.prompt.user.replace(PLACEHOLDER, question) for question in questions])
+        """Token ids of many questions: one call of the tokenizer takes a third of the time of one call each.
+
+        Time and memory are bounded: of a question that has more than `CHARS_PER_TOKEN` characters for each token of room, only
+        so many are read, half of them at either end, and the tokenizer gets about `SLICE_CHARS` characters at a time.
+        """
+        bounded = ["" if self._is_huge(question) else question for question in questions]
+        users = (user for part in slices(bounded) for user in self._all_plain([self._turn(text) for text in part]))
         return [self._fit(question, user) for question, user in zip(questions, users, strict=True)]
+
+    def _is_huge(self, question: str) -> bool:
+        """Whether a question has more characters than could fit in the room as tokens of any usual text."""
+        return len(question) > CHARS_PER_TOKEN * self.room
 
     def _fit(self, question: str, user: list[int]) -> EncodedPrompt:
         """The whole prompt of a question whose turn is `user`, cut where it is too long."""
         limit = self.room - len(self.before) - len(self.after)
-        was_cut = len(user) > limit
+        was_cut = self._is_huge(question) or len(user) > limit
         if was_cut:
-            plain = self._plain(question)
+            reach = CHARS_PER_TOKEN * self.room // 2  # in characters, from either end
+            ends = self._plain(question[:reach]), self._plain(question[-reach:])
             keep = limit - len(self._user("")) - len(self._plain(GAP))
-            while len(user := self._user(self._cut(plain, keep))) > limit and keep > 0:
+            while len(user := self._user(self._ends(*ends, keep))) > limit and keep > 0:
                 keep -= max(1, len(user) - limit)  # cutting inside a word can cost a few tokens more
         return EncodedPrompt(token_ids=[*self.before, *user, *self.after], question_was_cut=was_cut)
 
-    def _cut(self, token_ids: list[int], keep: int) -> str:
-        """The first and last tokens of a text, `keep` of them together."""
+    def _ends(self, head: list[int], tail: list[int], keep: int) -> str:
+        """The first tokens of `head` and the last ones of `tail`, `keep` of them together, as text with a gap between."""
         keep = max(keep, 0)
-        head, tail = token_ids[: keep - keep // 2], token_ids[len(token_ids) - keep // 2 :]
-        halves = (self.tokenizer.decode(half).strip("\ufffd") for half in (head, tail))
-        return GAP.join(halves)
+        halves = (head[: keep - keep // 2], tail[len(tail) - min(len(tail), keep // 2) :])
+        return GAP.join(self.tokenizer.decode(half).strip("\ufffd") for half in halves)
 
     def _user(self, question: str) -> list[int]:
-        return self._plain(self.prompt.user.replace(PLACEHOLDER, question))
+        return self._plain(self._turn(question))
+
+    def _turn(self, question: str) -> str:
+        return self.prompt.user.replace(PLACEHOLDER, question)
 
     def _plain(self, text: str) -> list[int]:
         return self._all_plain([text])[0]
@@ -161,8 +171,19 @@ class PromptEncoder:
             rust = self.tokenizer.backend_tokenizer  # cuts and pads nothing since `encode` was called above
             rust.encode_special_tokens = True
             return [encoding.ids for encoding in rust.encode_batch_fast(sound, add_special_tokens=False)]
-        found = self.tokenizer(
+        encoded = self.tokenizer(
             sound, add_special_tokens=False, split_special_tokens=True, return_attention_mask=False, verbose=False
         )
-        token_ids: list[list[int]] = found["input_ids"]
+        token_ids: list[list[int]] = encoded["input_ids"]
         return token_ids
+
+
+def slices(texts: Sequence[str]) -> Iterator[Sequence[str]]:
+    """The texts in their order, as many at a time as have `SLICE_CHARS` characters together, at least one."""
+    begin, size = 0, 0
+    for place, text in enumerate(texts):
+        if place > begin and size + len(text) > SLICE_CHARS:
+            yield texts[begin:place]
+            begin, size = place, 0
+        size += len(text)
+    yield texts[begin:]

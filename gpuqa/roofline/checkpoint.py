@@ -25,7 +25,7 @@ class Layers:
     matrix_values: int  # 16- or 32-bit floats in matrices: what an online quantization makes smaller
     vector_values: int = 0  # norms and biases: always in the engine's dtype
     packed_bytes: int = 0  # formats of the checkpoint's own (int4, fp8, their indices), kept as they are
-    fp8: bool = False
+    packed_dtypes: tuple[str, ...] = ()  # safetensors' names of the dtypes of those, each once
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class Shape:
     embedding: int  # values of one table, vocabulary x hidden size
     tied: bool  # the output layer is the input embedding: one table in memory, read whole as the output layer
     weights: Layers
-    estimated: bool = False  # no weight files: `weights` follows from config.json, and AWQ and GPTQ count as 4 bits
+    estimated: bool = False  # no weight files: `weights` follows from config.json
 
 
 def read_shape(folder: Path) -> Shape:
@@ -88,5 +88,5 @@ def layers_of(tensors: list[tuple[str, dict[str, Any]]]) -> Layers:
         matrix_values=sum(math.prod(shape) for shape in plain if len(shape) > 1),
         vector_values=sum(math.prod(shape) for shape in plain if len(shape) < 2),
         packed_bytes=sum(end - begin for begin, end in (tensor["data_offsets"] for tensor in packed)),
-        fp8=any(tensor["dtype"].startswith("F8") for tensor in packed),
+        packed_dtypes=tuple(sorted({tensor["dtype"] for tensor in packed})),
     )

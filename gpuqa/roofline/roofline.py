@@ -17,15 +17,18 @@ L2 (tens of MB) can beat all of this, because then memory is not read at all.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import assert_never
 
 from gpuqa.config import UserError, check
-from gpuqa.config.commands import CellConfig
+from gpuqa.config.measurement import GpuConfig
 from gpuqa.config.paths import find
-from gpuqa.records import Measurement
+from gpuqa.records import Trial
 from gpuqa.roofline.checkpoint import Shape, read_shape
+from gpuqa.roofline.formats import DTYPES, KV_FORMATS, WEIGHT_FORMATS, Arithmetic, KvFormat, format_of, packed_arithmetic
+from gpuqa.roofline.load import Load, Setup, block_of, measured_load
 
-BYTES = {"bfloat16": 2.0, "float16": 2.0, "half": 2.0, "float32": 4.0, "float": 4.0}
 BEYOND = ("speculative_config", "tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size")
 
 
@@ -56,17 +59,6 @@ class Roof:
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
-    """What one pass asks of the engine; lengths in tokens, means over the questions."""
-
-    questions: int
-    width: int  # most sequences that run at once
-    prompt: float
-    prefix: float  # of the prompt: shared by all questions and cached once; 0 without prefix caching
-    answer: float
-
-
-@dataclass(frozen=True, slots=True)
 class Bound:
     """Least times of one pass, prefill and decode one after the other; steps that mix both may hide some of the shorter."""
 
@@ -85,28 +77,21 @@ class Bound:
         return self.load.answer * self.questions_per_s
 
 
-def with_fraction(measurement: Measurement, cell: CellConfig) -> Measurement:
-    """The measurement with `roofline_fraction` filled in, where a GPU is named and the bound is known."""
-    if cell.gpu.bandwidth_gb_per_s is None or not measurement.output_tokens:
-        return measurement
-    try:
-        roof = roof_of(read_shape(find(cell.model.path, "model.path")), cell)
-    except UserError:  # what was measured stays measured, even if nobody knows its bound
-        return measurement
-    most = most_tokens_per_s(roof, measured_load(measurement, cell))
-    return replace(measurement, roofline_fraction=measurement.output_tokens_per_s / most)
+def fraction(trial: Trial) -> float | None:
+    """output_tokens_per_s of a trial / the most that its card's memory bandwidth allows.
 
-
-def measured_load(measurement: Measurement, cell: CellConfig) -> Load:
-    """The load of a trial; what came out of the prefix cache is what its prompts share.
-
-    The first question fills the cache for the other N - 1, so the prefix is N / (N - 1) of the mean that was cached.
+    None where no card is named, nothing was measured, or the bound is not known: the model is no dense decoder or no longer
+    where it was, or a number format is not in the tables.
     """
-    count = measurement.questions
-    passes = count * measurement.repeats
-    prompt, cached = measurement.prompt_tokens / passes, measurement.cached_tokens / passes
-    prefix = min(prompt, cached * count / max(count - 1, 1))
-    return Load(count, width_of(cell, count), prompt, prefix, measurement.output_tokens / passes)
+    measurement = trial.dropped.seen if trial.dropped else trial.measurement
+    if measurement is None or not measurement.output_tokens or trial.setting.get("gpu", {}).get("bandwidth_gb_per_s") is None:
+        return None
+    setup = Setup.of_trial(trial)
+    try:
+        roof = roof_of(read_shape(find(setup.model_path, "model.path")), setup)
+    except UserError:
+        return None
+    return measurement.output_tokens_per_s / most_tokens_per_s(roof, measured_load(measurement, setup))
 
 
 def most_tokens_per_s(roof: Roof, load: Load) -> float:
@@ -140,71 +125,85 @@ def bound_of(roof: Roof, load: Load) -> Bound:
     return Bound(load, prefill_s, sum(decode[width] for width in waves))
 
 
-def sequences_that_fit(roof: Roof, cell: CellConfig, tokens: int, prefix: int = 0) -> int | None:
+def sequences_that_fit(roof: Roof, setup: Setup, tokens: int, prefix: int = 0) -> int | None:
     """The most sequences of `tokens` tokens whose KV fits beside the weights; None where the card's memory is unknown.
 
     The cache is handed out in whole blocks, the shared prefix's once. `memory_gb` counts as 10^9 bytes each: cards have
     up to 7 % more, and what the engine's activations and CUDA graphs take is not counted either.
     """
-    args, block = cell.engine_args(), block_of(cell)
-    if cell.gpu.memory_gb is None:
+    args, block = setup.args, block_of(setup)
+    if setup.gpu.memory_gb is None:
         return None
-    budget = cell.gpu.memory_gb * 1e9 * float(args.get("gpu_memory_utilization") or 0.9)
+    budget = setup.gpu.memory_gb * 1e9 * float(args.get("gpu_memory_utilization") or 0.9)
     room = min(budget - roof.resident_bytes, float(args.get("kv_cache_memory_bytes") or budget))
     blocks = room / (roof.kv_bytes * block) - prefix / block
     return max(0, int(blocks // math.ceil((tokens - prefix) / block)))
 
 
-def roof_of(shape: Shape, cell: CellConfig) -> Roof:
+def roof_of(shape: Shape, setup: Setup) -> Roof:
     """What a token costs in the number formats of a cell on its card, which must be named.
 
-    fp8 made online and AWQ and GPTQ reach the layers only; embedding and output layer stay in the engine's dtype.
-    fp8 weights and fp8 KV compute at the card's fp8 rate, where it has one; int4 ones are unpacked to bf16 first.
+    Quantization reaches the layers only; embedding and output layer stay in the engine's dtype.
+
+    Raises:
+        UserError: a number format is not in the tables of `gpuqa.roofline.formats`, or the engine uses more than one card.
     """
-    args, gpu = cell.engine_args(), cell.gpu
+    args, gpu = setup.args, setup.gpu
     beyond = {key: args[key] for key in BEYOND if args.get(key) not in (None, 1)}
     check(not beyond, "engine.args", beyond, "one card and one token a step, where a bound is asked for")
     assert gpu.bandwidth_gb_per_s is not None, "the callers ask for a card first"
-    quantization = str(args.get("quantization"))
-    dtype = BYTES.get(str(args.get("dtype")), 2.0)
-    weight = bytes_of(quantization, dtype)
-    if shape.estimated and quantization.startswith(("awq", "gptq")):
-        weight = 0.5
-    kv = bytes_of(str(args.get("kv_cache_dtype")), dtype)
-    kept = shape.weights
-    layers = kept.matrix_values * weight + kept.vector_values * dtype + kept.packed_bytes
-    table = shape.embedding * dtype
-    plain_s = 1e-12 / gpu.bf16_tflops if gpu.bf16_tflops else 0.0  # of one operation
-    fp8_s = min(plain_s, 1e-12 / gpu.fp8_tflops) if gpu.fp8_tflops else plain_s
+    dtype_bytes = format_of(DTYPES, "dtype", str(args.get("dtype") or "auto"))
+    kv_format = format_of(KV_FORMATS, "kv_cache_dtype", str(args.get("kv_cache_dtype") or "auto"))
+    weight_format = format_of(WEIGHT_FORMATS, "quantization", args.get("quantization"))
+    layers = layer_bytes(shape, args.get("quantization"), dtype_bytes)
+    table = shape.embedding * dtype_bytes
+    packed = (packed_arithmetic(dtype) for dtype in shape.weights.packed_dtypes)
     return Roof(
         bytes_per_s=gpu.bandwidth_gb_per_s * 1e9,
         weight_bytes=layers + table,
         resident_bytes=layers + table * (1 if shape.tied else 2),
-        kv_bytes=2 * shape.layers * shape.kv_heads * shape.head_dim * kv,
-        layers_s=2 * shape.parameters * (fp8_s if "8" in quantization or kept.fp8 else plain_s),
-        head_s=2 * shape.embedding * plain_s,
-        pair_s=4 * shape.layers * shape.heads * shape.head_dim * (fp8_s if kv == 1 else plain_s),
+        kv_bytes=kv_bytes(shape, kv_format, dtype_bytes),
+        layers_s=2 * shape.parameters * least_s(gpu, [weight_format.arithmetic, *packed]),
+        head_s=2 * shape.embedding * least_s(gpu, [Arithmetic.bf16]),
+        pair_s=4 * shape.layers * shape.heads * shape.head_dim * least_s(gpu, [kv_format.arithmetic]),
     )
 
 
-def bytes_of(name: str, otherwise: float) -> float:
-    """Bytes of a value in a format by the engine's name for it; names that say nothing (`auto`, `awq`) mean `otherwise`."""
-    if "8" in name:
-        return 1.0
-    return 0.5 if "4" in name or name == "bitsandbytes" else BYTES.get(name, otherwise)
+def layer_bytes(shape: Shape, quantization: str | None, dtype_bytes: float) -> float:
+    """Bytes of the layers' weights: what the checkpoint has packed as it is, the other matrices as the quantization makes them.
+
+    Raises:
+        UserError: only weight files could tell, and there are none.
+    """
+    weight_format, weights = format_of(WEIGHT_FORMATS, "quantization", quantization), shape.weights
+    bits = weight_format.bits
+    if weight_format.in_files and shape.estimated:
+        bits = weight_format.estimated_bits
+        needs = "no bound: only weight files say how many bytes this quantization takes, and model.path has none"
+        check(bits is not None, "engine.args.quantization", quantization, f"one with a known size; {needs}")
+    matrix_bytes = dtype_bytes if bits is None else bits / 8
+    return weights.matrix_values * matrix_bytes + weights.vector_values * dtype_bytes + weights.packed_bytes
 
 
-def width_of(cell: CellConfig, questions: int) -> int:
-    """Sequences that run at once: no more than there are questions, or than are asked at once."""
-    return min(cell.workload.most_at_once or questions, questions, slots_of(cell, questions))
+def kv_bytes(shape: Shape, kv_format: KvFormat, dtype_bytes: float) -> float:
+    """Bytes of the keys and values of one token in all layers."""
+    plain = min(kv_format.plain_layers, shape.layers // 2 * 2)
+    packed_head, plain_head = kv_format.bytes_of(shape.head_dim, dtype_bytes), 2 * shape.head_dim * dtype_bytes
+    return shape.kv_heads * ((shape.layers - plain) * packed_head + plain * plain_head)
 
 
-def slots_of(cell: CellConfig, otherwise: int) -> int:
-    """Sequences that the engine would run at once, under its own name for them."""
-    args = cell.engine_args()
-    return int(args.get("max_num_seqs") or args.get("batch_size") or otherwise)
-
-
-def block_of(cell: CellConfig) -> int:
-    """Tokens in a block of the KV cache, vLLM's 16 unless the engine says otherwise; only whole blocks are shared."""
-    return int(cell.engine_args().get("block_size") or 16)
+def least_s(gpu: GpuConfig, kinds: Iterable[Arithmetic]) -> float:
+    """Least seconds of one operation by the fastest of these kinds; 0 where the card's rate for one of them is unknown."""
+    plain_s = 1e-12 / gpu.bf16_tflops if gpu.bf16_tflops else 0.0
+    times = []
+    for kind in kinds:
+        match kind:
+            case Arithmetic.bf16:
+                times.append(plain_s)
+            case Arithmetic.fp8:  # a card without it unpacks to 16 bits
+                times.append(min(plain_s, 1e-12 / gpu.fp8_tflops) if gpu.fp8_tflops else plain_s)
+            case Arithmetic.unknown:
+                times.append(0.0)
+            case _:
+                assert_never(kind)
+    return min(times)

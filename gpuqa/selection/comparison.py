@@ -1,16 +1,15 @@
-"""Two trials against each other: the difference in what a rule ranks by, its interval and its p-value."""
+"""Two trials against each other: by how much one leads in what a rule ranks by, with an interval and a p-value."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from statistics import stdev
 
-from gpuqa.config.measurement import Rule, SelectionConfig
-from gpuqa.measure.statistics import Estimate, added, holm, paired_interval, sign_flip_p_value, times, welch
+from gpuqa.config.measurement import SelectionConfig
+from gpuqa.measure.statistics import Estimate, added, times, welch
 from gpuqa.records import Interval, Trial
-from gpuqa.selection.constraints import Answers, paired, scores_of
+from gpuqa.selection.pairing import Answers, paired, paired_test, scores_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,76 +25,69 @@ class Comparison:
         """Whether the lead is more than chance."""
         return self.p_value is not None and self.difference > 0 and self.p_value <= 1 - confidence
 
-    def tells(self, most_ratio: float) -> bool:
+    def is_narrow(self, max_ratio: float) -> bool:
         """Whether the interval is narrow enough to call what it holds a tie."""
-        return narrow(self.interval, most_ratio)
+        return narrow(self.interval, max_ratio)
 
 
-def narrow(interval: Interval | None, most_ratio: float) -> bool:
+def narrow(interval: Interval | None, max_ratio: float) -> bool:
     """Whether high end / low end of a relative difference is small enough; without an interval it is not."""
-    return interval is not None and interval.low > -1 and (1 + interval.high) / (1 + interval.low) <= most_ratio
+    return interval is not None and interval.low > -1 and (1 + interval.high) / (1 + interval.low) <= max_ratio
 
 
-def compare_all(first: Trial, others: Sequence[Trial], rule: SelectionConfig, answers: Answers) -> list[Comparison]:
-    """The first trial against each of the others, by what the rule ranks by."""
-    compare = {
-        Rule.fastest: by_speed,
-        Rule.best_quality: by_quality,
-        Rule.weighted: by_both,
-        Rule.knee: without_a_test,  # a corner of a curve has no sampling distribution that anybody agrees on
-    }[rule.rule]
-    found = [compare(first, other, rule, answers) for other in others]
-    tested = [one.p_value for one in found if one.p_value is not None]
-    corrected = iter(holm(tested))
-    return [one if one.p_value is None else replace(one, p_value=next(corrected)) for one in found]
+def lead_texts(difference: float, interval: Interval | None, p_value: float | None) -> tuple[str, str, str]:
+    """A lead, its interval and its p-value as every table and message writes them; "n/a" where there was no test."""
+    tested = "n/a" if interval is None else f"{interval:+.1%}"
+    return f"{difference:+.1%}", tested, "n/a" if p_value is None else f"{p_value:.3g}"
 
 
-def by_speed(ours: Trial, theirs: Trial, rule: SelectionConfig, _: Answers) -> Comparison:
-    """The ratio of speeds by Welch's test on the logs of the repeats."""
-    found = speed_estimate(ours, theirs)
-    lead = speed(ours) / speed(theirs) - 1 if speed(theirs) else 0.0
-    return Comparison(theirs, lead) if found is None else of_logs(theirs, found, rule)
+def by_speed(first: Trial, other: Trial, rule: SelectionConfig, _: Answers) -> Comparison:
+    """The ratio of speeds, by Welch's test on the logs of the repeats."""
+    estimate = speed_estimate(first, other)
+    if estimate is not None:
+        return of_logs(other, estimate, rule)
+    return Comparison(other, speed(first) / speed(other) - 1 if speed(other) else 0.0)
 
 
-def by_quality(ours: Trial, theirs: Trial, rule: SelectionConfig, answers: Answers) -> Comparison:
-    """The difference of rouge_l_f1 as a share of theirs: bootstrap interval and sign-flip test over the same questions."""
-    mean = quality(theirs)
-    pairs = scores_of(paired(answers.get(ours.key, ()), answers.get(theirs.key, ())))
-    lead = quality(ours) / mean - 1 if mean else 0.0
-    if not pairs or not mean:
-        return Comparison(theirs, lead)
-    scores = [one for one, _ in pairs], [other for _, other in pairs]
-    found = paired_interval(*scores, rule.confidence)
-    return Comparison(theirs, lead, Interval(found.low / mean, found.high / mean), sign_flip_p_value(*scores))
+def by_quality(first: Trial, other: Trial, rule: SelectionConfig, answers: Answers) -> Comparison:
+    """The difference of rouge_l_f1 as a share of the other's: bootstrap interval and sign-flip test over the same questions."""
+    scale = quality(other)
+    difference = quality(first) / scale - 1 if scale else 0.0
+    scores = scores_of(paired(answers.get(first.key, ()), answers.get(other.key, ())))
+    if not scores or not scale:
+        return Comparison(other, difference)
+    return Comparison(other, difference, *paired_test(scores, scale, rule.confidence))
 
 
-def by_both(ours: Trial, theirs: Trial, rule: SelectionConfig, answers: Answers) -> Comparison:
-    """The ratio of weighted geometric means, in logs the sum of both weighted leads."""
-    fast = speed_estimate(ours, theirs)
-    pairs = scores_of(paired(answers.get(ours.key, ()), answers.get(theirs.key, ())))
+def by_both(first: Trial, other: Trial, rule: SelectionConfig, answers: Answers) -> Comparison:
+    """The ratio of weighted geometric means, which in logs is the sum of both weighted leads."""
+    fast = speed_estimate(first, other)
+    scores = scores_of(paired(answers.get(first.key, ()), answers.get(other.key, ())))
     weight = rule.speed_weight
-    if fast is None or len(pairs) < 2 or min(quality(ours), quality(theirs)) <= 0:
-        return without_a_test(ours, theirs, rule, answers)
-    lead = math.log(quality(ours) / quality(theirs))
-    spread = stdev(one / quality(ours) - other / quality(theirs) for one, other in pairs)
-    good = Estimate(lead, spread / math.sqrt(len(pairs)), len(pairs) - 1)
-    return of_logs(theirs, added(times(fast, weight), good, 1 - weight), rule)
+    if fast is None or len(scores) < 2 or min(quality(first), quality(other)) <= 0:
+        return without_a_test(first, other, rule, answers)
+    difference = math.log(quality(first) / quality(other))
+    spread = stdev(score / quality(first) - against / quality(other) for score, against in scores)
+    good = Estimate(difference, spread / math.sqrt(len(scores)), len(scores) - 1)
+    return of_logs(other, added(times(fast, weight), good, 1 - weight), rule)
 
 
-def without_a_test(ours: Trial, theirs: Trial, rule: SelectionConfig, _: Answers) -> Comparison:
-    """The lead in the rule's own merit, as it was measured."""
-    return Comparison(theirs, math.exp(merit(ours, rule) - merit(theirs, rule)) - 1 if merit(theirs, rule) > -math.inf else 0.0)
+def without_a_test(first: Trial, other: Trial, rule: SelectionConfig, _: Answers) -> Comparison:
+    """The lead in the weighted figure, as it was measured."""
+    against = merit(other, rule)
+    return Comparison(other, math.exp(merit(first, rule) - against) - 1 if against > -math.inf else 0.0)
 
 
-def of_logs(other: Trial, found: Estimate, rule: SelectionConfig) -> Comparison:
+def of_logs(other: Trial, estimate: Estimate, rule: SelectionConfig) -> Comparison:
     """A difference of logs as a relative one."""
-    return Comparison(other, relative(found.difference), relative_interval(found, rule.confidence), found.p_value)
+    interval = relative_interval(estimate, rule.confidence)
+    return Comparison(other, relative(estimate.difference), interval, estimate.p_value)
 
 
-def relative_interval(found: Estimate, confidence: float) -> Interval:
+def relative_interval(estimate: Estimate, confidence: float) -> Interval:
     """The interval of a difference of logs as shares."""
-    ends = found.interval(confidence)
-    return Interval(relative(ends.low), relative(ends.high))
+    interval = estimate.interval(confidence)
+    return Interval(relative(interval.low), relative(interval.high))
 
 
 def relative(logs: float) -> float:
@@ -103,15 +95,15 @@ def relative(logs: float) -> float:
     return math.expm1(min(logs, 700.0))
 
 
-def speed_estimate(ours: Trial, theirs: Trial) -> Estimate | None:
+def speed_estimate(first: Trial, other: Trial) -> Estimate | None:
     """The difference in log speed; None where the repeats allow no test."""
-    if ours.measurement is None or theirs.measurement is None:
+    if first.measurement is None or other.measurement is None:
         return None
-    return welch(ours.measurement.chars_per_s_repeats, theirs.measurement.chars_per_s_repeats)
+    return welch(first.measurement.chars_per_s_repeats, other.measurement.chars_per_s_repeats)
 
 
 def merit(trial: Trial, rule: SelectionConfig) -> float:
-    """What the weighted rule ranks by, in logs."""
+    """What the weighted rule ranks by, in logs: speed_weight * log chars/s + (1 - speed_weight) * log rouge_l_f1."""
     both = speed(trial), quality(trial)
     if min(both) <= 0:
         return -math.inf

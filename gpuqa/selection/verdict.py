@@ -1,4 +1,4 @@
-"""The rule: trials -> a verdict. Reads numbers and answers only, so it can be asked again about trials on disk.
+"""The verdict on a study. It reads numbers and answers only, so that trials on disk can be judged again by another rule.
 
 The first by the rule is compared with every other eligible trial. WIN: it is shown to lead all of them. TIE: some are not
 shown to be behind, and the simplest of these and the first wins. INCONCLUSIVE: an interval is too wide to call that a tie,
@@ -8,17 +8,17 @@ or no test was possible; the first wins, with a warning. Documented with its err
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any
 
-from gpuqa.config.measurement import Rule, SelectionConfig
+from gpuqa.config.measurement import SelectionConfig
 from gpuqa.measure.statistics import Trend, trend
 from gpuqa.records import SETTINGS, Trial
-from gpuqa.selection.comparison import Comparison, compare_all, merit, quality, speed
-from gpuqa.selection.constraints import Answers, name_of, text_of, unguarded, violations
-
-BEST = {Rule.fastest: "fastest", Rule.best_quality: "best in rouge_l_f1", Rule.weighted: "best by weight", Rule.knee: "knee"}
+from gpuqa.selection.comparison import Comparison, lead_texts, speed
+from gpuqa.selection.constraints import quantization_of, score_text, violations, without_baseline
+from gpuqa.selection.pairing import Answers
+from gpuqa.selection.ranking import RANKINGS, compare_all, pareto_front, rank
 
 
 class Outcome(Enum):
@@ -31,7 +31,7 @@ class Outcome(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """One trial before the rule: the violations against it, none if it may win; whether any trial is faster and better."""
+    """One trial before the rule: its violations of constraints, none if it may win; whether any trial is faster and better."""
 
     trial: Trial
     violations: tuple[str, ...]
@@ -40,7 +40,7 @@ class Standing:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Standings from first to last, and why the first won, or why nobody did."""
+    """Standings from first to last, and why the first won, or why none did."""
 
     standings: list[Standing]
     winner: Trial | None
@@ -52,29 +52,35 @@ class Verdict:
 
 
 def decide(trials: Sequence[Trial], rule: SelectionConfig, answers: Answers | None = None) -> Verdict:
-    """The winner first, then the eligible by the rule, the objected by speed, the dropped, failures last.
+    """The winner first, then the eligible by the rule, those with violations by speed, the dropped, failures last.
 
     Args:
-        answers: of each trial by its key; guards and quality are tested where they are at hand, else means decide.
+        answers: of each trial by its key; ratios and quality are tested where they are at hand, otherwise means decide.
     """
     answers = answers or {}
-    front = pareto_front(trials)
-    standings = [Standing(one, violations(one, trials, rule, answers), any(one is other for other in front)) for one in trials]
-    ranked = sorted(rank([one.trial for one in standings if not one.violations], rule), key=lambda one: not is_finalist(one))
-    place = {id(one): number for number, one in enumerate(ranked)}
-    standings.sort(
+    standings = standings_of(trials, rule, answers)
+    ranked = [one.trial for one in standings if not one.violations]
+    verdict = Verdict(standings, None, "", drift=drift_of(trials))
+    if ranked:
+        repeated = [one for one in ranked if is_finalist(one)] or ranked
+        comparisons = compare_all(ranked[0], repeated[1:], rule, answers)
+        outcome, tied = outcome_of(comparisons, rule)
+        winner = min([ranked[0], *tied], key=simplicity(rule)) if outcome is Outcome.TIE else ranked[0]
+        standings.sort(key=lambda one: one.trial is not winner)
+        verdict = Verdict(standings, winner, "", outcome, ranked[0], comparisons, verdict.drift)
+    return replace(verdict, reason=reason_of(verdict, rule))
+
+
+def standings_of(trials: Sequence[Trial], rule: SelectionConfig, answers: Answers) -> list[Standing]:
+    """Every trial with its violations: the eligible by the rule, finalists first, then the others by speed, failures last."""
+    front = {id(one) for one in pareto_front(trials)}
+    standings = [Standing(one, violations(one, trials, rule, answers), id(one) in front) for one in trials]
+    eligible = rank([one.trial for one in standings if not one.violations], rule)
+    place = {id(one): number for number, one in enumerate(sorted(eligible, key=lambda one: not is_finalist(one)))}
+    return sorted(
+        standings,
         key=lambda one: (place.get(id(one.trial), len(place)), one.trial.error is not None, -speed(one.trial)),
     )
-    drift = drift_of(trials)
-    if not ranked:
-        return Verdict(standings, None, why_nobody(standings), drift=drift)
-    finals = [one for one in ranked if is_finalist(one)] or ranked
-    comparisons = compare_all(ranked[0], finals[1:], rule, answers)
-    outcome, tied = outcome_of(comparisons, rule)
-    winner = min([ranked[0], *tied], key=simplicity(rule)) if outcome is Outcome.TIE else ranked[0]
-    standings.sort(key=lambda one: one.trial is not winner)
-    reason = " ".join([*why(outcome, winner, ranked, comparisons, standings, rule), *warnings(trials, rule, drift)])
-    return Verdict(standings, winner, reason, outcome, ranked[0], comparisons, drift)
 
 
 def is_finalist(trial: Trial) -> bool:
@@ -90,45 +96,8 @@ def outcome_of(comparisons: Sequence[Comparison], rule: SelectionConfig) -> tupl
     tied = [one for one in comparisons if not one.shown(rule.confidence)]
     if not tied:
         return Outcome.WIN, []
-    tells = all(one.tells(rule.max_interval_ratio) for one in tied)
-    return Outcome.TIE if tells else Outcome.INCONCLUSIVE, [one.other for one in tied]
-
-
-def rank(eligible: Sequence[Trial], rule: SelectionConfig) -> list[Trial]:
-    """The eligible trials from best to worst by the rule."""
-    if rule.rule is Rule.knee:
-        return sorted(eligible, key=knee(eligible), reverse=True)
-    if rule.rule is Rule.fastest:
-        return sorted(eligible, key=speed, reverse=True)
-    if rule.rule is Rule.best_quality:
-        return sorted(eligible, key=lambda one: (quality(one), speed(one)), reverse=True)
-    return sorted(eligible, key=lambda one: merit(one, rule), reverse=True)
-
-
-def knee(eligible: Sequence[Trial]) -> Any:
-    """Height above the line between the ends of the Pareto front, both axes scaled to it (Satopää et al., "Kneedle", 2011).
-
-    What is not on the front comes after it.
-    """
-    front = pareto_front(eligible)
-    ends = [(min(values), max(values)) for values in ([speed(one) for one in front], [quality(one) for one in front]) if values]
-
-    def height(trial: Trial) -> tuple[bool, float]:
-        values = zip((speed(trial), quality(trial)), ends, strict=True)
-        above = sum((value - low) / (high - low) if high > low else 0.0 for value, (low, high) in values)
-        return any(trial is one for one in front), above
-
-    return height
-
-
-def pareto_front(trials: Sequence[Trial]) -> list[Trial]:
-    """Measured trials of which no other has more chars/s and as much rouge_l_f1, or the other way round."""
-    points = [(one, speed(one), quality(one)) for one in trials if one.measurement]
-    return [
-        one
-        for one, fast, good in points
-        if not any(other[1] >= fast and other[2] >= good and (other[1] > fast or other[2] > good) for other in points)
-    ]
+    all_narrow = all(one.is_narrow(rule.max_interval_ratio) for one in tied)
+    return Outcome.TIE if all_narrow else Outcome.INCONCLUSIVE, [one.other for one in tied]
 
 
 def simplicity(rule: SelectionConfig) -> Any:
@@ -140,85 +109,10 @@ def simplicity(rule: SelectionConfig) -> Any:
         settings = {**engine["args"], "max_tokens": trial.pipeline["sampling"]["max_tokens"]}
         sizes = [(name, value) for name, value in sorted(settings.items()) if isinstance(value, int | float)]
         prompt_chars = len(prompt["system"] or "") + len(prompt["user"]) + examples
-        own_parts = sum(engine.get(part, "default") != "default" for part in ("scheduler", "attention"))
-        return (name_of(trial) != rule.baseline_quantization, prompt_chars, own_parts, sizes, -speed(trial))
+        overrides = sum(engine.get(part, "default") != "default" for part in ("scheduler", "attention"))
+        return (quantization_of(trial) != rule.baseline_quantization, prompt_chars, overrides, sizes, -speed(trial))
 
     return key
-
-
-def why(
-    outcome: Outcome,
-    winner: Trial,
-    ranked: Sequence[Trial],
-    comparisons: Sequence[Comparison],
-    standings: Sequence[Standing],
-    rule: SelectionConfig,
-) -> list[str]:
-    """The verdict in a few sentences."""
-    best = BEST[rule.rule]
-    tied = [one for one in comparisons if not one.shown(rule.confidence)]
-    title = f"the simplest of {len(tied) + 1} that tie for {best}" if outcome is Outcome.TIE else f"the {best}"
-    among = f"{len(ranked)} eligible trials (of {len(standings)})"
-    told = [f"{outcome.name}: {winner.name} is {title} of {among}: {numbers(winner, rule)}"]
-    if outcome is Outcome.TIE and winner is not ranked[0]:
-        against = next(one for one in comparisons if one.other is winner)
-        told.append(f"The first, {ranked[0].name}, leads it by {lead(against, rule)}: not shown to be more than chance.")
-    elif comparisons:
-        told.append(f"It leads the next, {comparisons[0].other.name}, by {lead(comparisons[0], rule)}.")
-    if is_finalist(winner):
-        first = winner.measurement.first_round_chars_per_s if winner.measurement else None
-        count = sum(is_finalist(one) for one in ranked)
-        told.append(f"{count} finalists were measured again, and that decides; in the first round it had {first:,.0f} chars/s.")
-    if outcome is Outcome.INCONCLUSIVE:
-        told.append(f"Not conclusive: {why_not(tied, rule)}; {len(tied)} other trials may be as good or better.")
-    return told
-
-
-def why_not(tied: Sequence[Comparison], rule: SelectionConfig) -> str:
-    """What keeps a verdict from being a tie."""
-    if rule.rule is Rule.knee:
-        return "a knee has no test"
-    if any(one.interval is None for one in tied):
-        return "without two repeats of every trial (workload.repeats) and the same questions there is no test"
-    return f"an interval is wider than selection.max_interval_ratio={rule.max_interval_ratio:g} allows; more repeats narrow it"
-
-
-def numbers(winner: Trial, rule: SelectionConfig) -> str:
-    """What the winner reached."""
-    found = winner.measurement
-    assert found is not None
-    return (
-        f"{found.chars_per_s:,.0f} chars/s (MAD {found.chars_per_s_mad:,.0f} over {found.repeats} repeats) "
-        f"at rouge_l_f1_judge {text_of(found.rouge_l_f1_judge)} (floor {rule.min_rouge_l_f1_judge:g}), "
-        f"rouge_l_f1 {text_of(found.rouge_l_f1)}."
-    )
-
-
-def lead(found: Comparison, rule: SelectionConfig) -> str:
-    """A difference with its interval and p-value."""
-    if found.interval is None or found.p_value is None:
-        return f"{found.difference:.1%} (no test)"
-    ends = f"{found.interval.low:+.1%} to {found.interval.high:+.1%}"
-    return f"{found.difference:.1%} ({rule.confidence:.0%} interval {ends}, p {found.p_value:.3g} after Holm)"
-
-
-def warnings(trials: Sequence[Trial], rule: SelectionConfig, drift: Trend | None) -> list[str]:
-    """What the verdict could not look at, and what speaks against its numbers."""
-    found, off = [], unguarded(trials, rule)
-    if off and not rule.min_rouge_l_f1_ratio == rule.min_answer_chars_ratio == 0:
-        names = ", ".join(dict.fromkeys(name_of(one) for one in off))
-        found.append(f"Guards were off for {len(off)} trials ({names}): nothing unquantized was measured beside them.")
-    if drift and drift.p_value <= 1 - rule.confidence:
-        found.append(
-            f"Speeds drifted by {drift.change:+.1%} over the study (p {drift.p_value:.3g}): cells of one engine took turns and "
-            "are fair to each other, cells of different engines are not."
-        )
-    reasons = [set(one.measurement.throttle_reasons or ()) - SETTINGS for one in trials if one.measurement]
-    if any(reasons):
-        slow = min(one.measurement.sm_clock_mhz_min or 0 for one in trials if one.measurement)
-        told = ", ".join(sorted(set.union(*reasons)))
-        found.append(f"The GPU was held back in {sum(map(bool, reasons))} trials ({told}; SM clock down to {slow} MHz).")
-    return found
 
 
 def drift_of(trials: Sequence[Trial]) -> Trend | None:
@@ -229,19 +123,91 @@ def drift_of(trials: Sequence[Trial]) -> Trend | None:
     Finalists are measured again in the end, but were chosen for being fast: their second number is lower without any drift.
     Only a first engine that is started again in between would tell, and that costs a start each time.
     """
-    found = [one.measurement for one in trials if one.measurement]
-    return trend([one.repeats_began_at for one in found], [one.chars_per_s_repeats for one in found])
+    measurements = [one.measurement for one in trials if one.measurement]
+    return trend([one.repeats_began_at for one in measurements], [one.chars_per_s_repeats for one in measurements])
 
 
-def why_nobody(standings: Sequence[Standing]) -> str:
-    """Names the trial that came nearest, by the fewest violations, then by score."""
-    measured = [one for one in standings if one.trial.measurement]
+def reason_of(verdict: Verdict, rule: SelectionConfig) -> str:
+    """A verdict in sentences: who won among how many, by how much, and what is uncertain about it."""
+    winner, comparisons = verdict.winner, verdict.comparisons
+    if winner is None or verdict.outcome is None:
+        return reason_without_winner(verdict.standings)
+    eligible = [one.trial for one in verdict.standings if not one.violations]
+    tied = [one for one in comparisons if not one.shown(rule.confidence)]
+    best = RANKINGS[rule.rule].title
+    title = f"the simplest of {len(tied) + 1} that tie for {best}" if verdict.outcome is Outcome.TIE else f"the {best}"
+    among = f"{len(eligible)} eligible trials (of {len(verdict.standings)})"
+    sentences = [f"{verdict.outcome.name}: {winner.name} is {title} of {among}: {numbers_of(winner, rule)}"]
+    if verdict.first is not None and verdict.first is not winner:
+        against = next(one for one in comparisons if one.other is winner)
+        lead = lead_of(against, rule)
+        sentences.append(f"The first, {verdict.first.name}, leads it by {lead}: not shown to be more than chance.")
+    elif comparisons:
+        sentences.append(f"It leads the next, {comparisons[0].other.name}, by {lead_of(comparisons[0], rule)}.")
+    if winner.measurement and (first_round := winner.measurement.first_round_chars_per_s) is not None:
+        count = sum(map(is_finalist, eligible))
+        sentences.append(
+            f"{count} finalists were measured again, and that decides; in the first round it had {first_round:,.0f} chars/s."
+        )
+    if verdict.outcome is Outcome.INCONCLUSIVE:
+        sentences.append(f"Not conclusive: {why_inconclusive(tied, rule)}; {len(tied)} other trials may be as good or better.")
+    return " ".join([*sentences, *warnings(verdict, rule)])
+
+
+def why_inconclusive(tied: Sequence[Comparison], rule: SelectionConfig) -> str:
+    """Why a verdict is neither a win nor a tie."""
+    if (untested := RANKINGS[rule.rule].untested) is not None:
+        return untested
+    if any(one.interval is None for one in tied):
+        return "without two repeats of every trial (workload.repeats) and the same questions there is no test"
+    return f"an interval is wider than selection.max_interval_ratio={rule.max_interval_ratio:g} allows; more repeats narrow it"
+
+
+def numbers_of(winner: Trial, rule: SelectionConfig) -> str:
+    """What the winner reached."""
+    measurement = winner.measurement
+    assert measurement is not None, "a trial without numbers is not eligible"
+    return (
+        f"{measurement.chars_per_s:,.0f} chars/s (MAD {measurement.chars_per_s_mad:,.0f} over {measurement.repeats} repeats) "
+        f"at rouge_l_f1_judge {score_text(measurement.rouge_l_f1_judge)} (floor {rule.min_rouge_l_f1_judge:g}), "
+        f"rouge_l_f1 {score_text(measurement.rouge_l_f1)}."
+    )
+
+
+def lead_of(comparison: Comparison, rule: SelectionConfig) -> str:
+    """A lead with its interval and p-value, in a sentence."""
+    share, interval, p_value = lead_texts(comparison.difference, comparison.interval, comparison.p_value)
+    tested = f"{rule.confidence:.0%} interval {interval}, p {p_value} after Holm" if comparison.interval else "no test"
+    return f"{share.removeprefix('+')} ({tested})"
+
+
+def warnings(verdict: Verdict, rule: SelectionConfig) -> list[str]:
+    """What the verdict could not check, and what disturbed the measurements, a sentence each."""
+    trials, sentences = [one.trial for one in verdict.standings], []
+    unchecked = without_baseline(trials, rule)
+    if unchecked and not rule.min_rouge_l_f1_ratio == rule.min_answer_chars_ratio == 0:
+        names = ", ".join(dict.fromkeys(map(quantization_of, unchecked)))
+        sentences.append(
+            f"{len(unchecked)} quantized trials ({names}) were not checked for lost quality and length, because no trial with "
+            f"quantization={rule.baseline_quantization} that is otherwise the same was measured."
+        )
+    if (drift := verdict.drift) and drift.p_value <= 1 - rule.confidence:
+        sentences.append(
+            f"Speeds drifted by {drift.change:+.1%} over the study (p {drift.p_value:.3g}): cells of one engine took turns and "
+            "are fair to each other, cells of different engines are not."
+        )
+    measurements = [one.measurement for one in trials if one.measurement]
+    throttled = [reasons for one in measurements if (reasons := set(one.throttle_reasons or ()) - SETTINGS)]
+    if throttled:
+        slowest, names = min(one.sm_clock_mhz_min or 0 for one in measurements), ", ".join(sorted(set.union(*throttled)))
+        sentences.append(f"The GPU was held back in {len(throttled)} trials ({names}; SM clock down to {slowest} MHz).")
+    return sentences
+
+
+def reason_without_winner(standings: Sequence[Standing]) -> str:
+    """Names the trial that came nearest: the one with the fewest violations, among equals with the best judge's score."""
+    measured = [(one, one.trial.measurement) for one in standings if one.trial.measurement]
     if not measured:
         return "no trial was measured, so there is no winner"
-    nearest = min(measured, key=lambda one: (len(one.violations), -score(one.trial)))
+    nearest, _ = min(measured, key=lambda row: (len(row[0].violations), -(row[1].rouge_l_f1_judge or 0.0)))
     return f"no trial is eligible; the nearest is {nearest.trial.name}: {'; '.join(nearest.violations)}"
-
-
-def score(trial: Trial) -> float:
-    """The judge's score, 0 for a failure or where nothing was scored."""
-    return (trial.measurement.rouge_l_f1_judge or 0.0) if trial.measurement else 0.0

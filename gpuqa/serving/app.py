@@ -1,4 +1,4 @@
-"""The application: the routes around a service, what surrounds every request, and what the service's exceptions are in HTTP."""
+"""The application: the routes around a service, the middleware around every request, and the HTTP status of each exception."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from gpuqa import __version__
 from gpuqa.engines import EngineFailed
 from gpuqa.serving.admission import Refused
 from gpuqa.serving.auth import Keys, RequireKey
-from gpuqa.serving.disconnect import Connection
+from gpuqa.serving.disconnect import CancelOnDisconnect
 from gpuqa.serving.routes import contract, health, info, openai, page
 from gpuqa.serving.service import NotReady, Service
 from gpuqa.serving.telemetry import RequestTelemetry
 
 log = logging.getLogger("gpuqa.serve")
 POLLED = ("/", "/livez", "/readyz", "/metrics")
-FREE = (*POLLED, "/ui")  # nobody needs a key for these, nor for what is below /ui
+FREE = (*POLLED, "/ui")  # no key is needed for these, nor for what is below /ui
 
 
 def create_app(service: Service, facts: dict[str, Any] | None = None, keys: Keys | None = None) -> FastAPI:
     """The application; the service runs as long as it does.
 
-    `facts` are shown at /info. Without `keys`, everybody may call everything.
+    `facts` are shown at /info. Without `keys`, every client may call everything.
     """
 
     @asynccontextmanager
@@ -46,7 +46,9 @@ def create_app(service: Service, facts: dict[str, Any] | None = None, keys: Keys
     app.add_exception_handler(NotReady, not_ready)
     app.add_exception_handler(Refused, refused)
     app.add_exception_handler(EngineFailed, engine_failed)
-    app.add_middleware(Connection, max_body_bytes=service.http.max_body_bytes)  # the innermost; the last is the outermost
+    app.add_middleware(
+        CancelOnDisconnect, max_body_bytes=service.http.max_body_bytes
+    )  # the innermost; the last is the outermost
     if keys is not None:
         app.add_middleware(RequireKey, keys=keys, free=FREE)
     app.add_middleware(RequestTelemetry, telemetry=service.telemetry, polled=POLLED)
@@ -56,7 +58,8 @@ def create_app(service: Service, facts: dict[str, Any] | None = None, keys: Keys
 async def invalid(_: Request, error: Exception) -> JSONResponse:
     """422, where and why; without the input, which may be large, and may be something that JSON cannot hold."""
     assert isinstance(error, RequestValidationError)
-    return JSONResponse({"detail": [{key: one[key] for key in ("type", "loc", "msg")} for one in error.errors()]}, 422)
+    details = [{key: detail[key] for key in ("type", "loc", "msg")} for detail in error.errors()]
+    return JSONResponse({"detail": details}, 422)
 
 
 async def not_ready(_: Request, error: Exception) -> JSONResponse:
@@ -65,7 +68,7 @@ async def not_ready(_: Request, error: Exception) -> JSONResponse:
 
 
 async def refused(_: Request, error: Exception) -> JSONResponse:
-    """429, and when to come back."""
+    """429, and in how many seconds to ask again."""
     assert isinstance(error, Refused)
     return JSONResponse({"detail": str(error)}, 429, headers={"Retry-After": str(error.retry_after_s)})
 

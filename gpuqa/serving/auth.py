@@ -1,4 +1,4 @@
-"""Who may call: bearer keys, several at a time so that one can be replaced without a gap. Without keys, everybody may."""
+"""Who may call: bearer keys, several at a time so that one can be replaced without a gap. Without keys, every client may."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ def read_keys(file: str | None, variable: str) -> Keys | None:
     Raises:
         UserError: the file cannot be read, is empty, or a key is too short; no message quotes a key.
     """
-    told = os.environ.pop(variable, None)
-    sources = {} if told is None else {f"environment variable {variable}": told}
+    value = os.environ.pop(variable, None)
+    sources = {} if value is None else {f"environment variable {variable}": value}
     if file is not None:
         try:
             sources["http.keys_file"] = Path(file).read_text(encoding="utf-8")
@@ -66,11 +66,11 @@ def read_keys(file: str | None, variable: str) -> Keys | None:
             ) from error
     keys: list[str] = []
     for source, text in sources.items():
-        found = [key.strip() for key in text.replace(",", "\n").splitlines() if key.strip()]
-        if not found or min(map(len, found)) < SHORTEST or not all(key.isascii() and key.isprintable() for key in found):
+        listed = [key.strip() for key in text.replace(",", "\n").splitlines() if key.strip()]
+        if not listed or min(map(len, listed)) < SHORTEST or not all(key.isascii() and key.isprintable() for key in listed):
             allowed = f"one key or more, each of at least {SHORTEST} printable ASCII characters, one a line or between commas"
-            raise UserError(f"{source}: holds {len(found)} keys, allowed is {allowed}; `openssl rand -hex 32` makes one")
-        keys += found
+            raise UserError(f"{source}: holds {len(listed)} keys, allowed is {allowed}; `openssl rand -hex 32` makes one")
+        keys += listed
     return Keys(keys) if keys else None
 
 
@@ -90,7 +90,7 @@ class RequireKey:
         await send({"type": "http.response.body", "body": DENIED})
 
     def _is_free(self, path: str) -> bool:
-        return path in self.free or any(path.startswith(f"{one}/") for one in self.free if one != "/")
+        return path in self.free or any(path.startswith(f"{free}/") for free in self.free if free != "/")
 
 
 def bearer(headers: Sequence[tuple[bytes, bytes]]) -> str:

@@ -1,7 +1,7 @@
-"""What a client may do with its connection: send a body of so many bytes, and go away.
+"""What happens when a client sends too large a body, or disconnects before its answer.
 
-ASGI tells an application that its client has gone only if it asks. This middleware asks while the answer is being made, and
-cancels the request's task: whatever was computed for it, down to the engine's slots, is given back.
+ASGI tells an application that its client has disconnected only if the application asks. This middleware asks while the answer
+is being made, and cancels the request's task, so that the engine stops computing for it.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from fastapi import HTTPException
 from gpuqa.serving.telemetry import note
 
 
-class Connection:
-    """ASGI middleware around the application."""
+class CancelOnDisconnect:
+    """ASGI middleware: cancels the request of a client that has disconnected, and refuses a body that is too large (413)."""
 
     def __init__(self, app: Any, max_body_bytes: int) -> None:
         self.app, self.max_body_bytes = app, max_body_bytes
@@ -46,14 +46,15 @@ class Connection:
                 answering.cancel()
                 await asyncio.wait((answering,))
         if not answering.cancelled():
-            answering.result()  # an exception flies on
+            answering.result()  # raises what the application raised
 
 
 class Body:
-    """A request's way in: hands the body on, then waits for the end of the connection."""
+    """The body of a request: hands it on as the application asks for it, then waits for the end of the connection."""
 
-    def __init__(self, receive: Any, most: int, headers: list[tuple[bytes, bytes]]) -> None:
-        self._receive, self.most, self.size = receive, most, 0
+    def __init__(self, receive: Any, limit: int, headers: list[tuple[bytes, bytes]]) -> None:
+        """`limit` is in bytes."""
+        self._receive, self.limit, self.size = receive, limit, 0
         self.announced = next((int(value) for name, value in headers if name == b"content-length" and value.isdigit()), 0)
         self._read, self._gone = asyncio.Event(), asyncio.Event()
 
@@ -66,7 +67,7 @@ class Body:
         if self._read.is_set():
             await self._gone.wait()
             return {"type": "http.disconnect"}
-        if self.announced > self.most:
+        if self.announced > self.limit:
             raise self._too_large()
         message = await self._receive()
         if message["type"] == "http.disconnect":
@@ -74,14 +75,14 @@ class Body:
             self._gone.set()
             return message
         self.size += len(message.get("body", b""))
-        if self.size > self.most:
+        if self.size > self.limit:
             raise self._too_large()
         if not message.get("more_body", False):
             self._read.set()
         return message
 
     async def client_leaves(self) -> None:
-        """Return when the client has gone; ask only after its body was read, for a message is given once."""
+        """Return when the client has disconnected; asks only after the body was read, because ASGI gives each message once."""
         await self._read.wait()
         while not self._gone.is_set():
             message = await self._receive()
@@ -89,4 +90,4 @@ class Body:
                 self._gone.set()
 
     def _too_large(self) -> HTTPException:
-        return HTTPException(413, f"the body is larger than http.max_body_bytes={self.most}")
+        return HTTPException(413, f"the body is larger than http.max_body_bytes={self.limit}")

@@ -1,11 +1,11 @@
 """What a client of OpenAI's API may ask for, and what is refused.
 
 What is measured is what is served, so nothing that a client sends may change an answer. The last message, a user's, is the
-question. What would change its answer is refused with 400 and says what is served, as OpenAI does for models with fixed
-settings ("unsupported_value"): whoever sets a temperature expects it to be used or to be told that it is not. So a system
+question. A setting that would change its answer is refused with 400 and says what is served, as OpenAI does for models with
+fixed settings ("unsupported_value"): a client that sets a temperature expects that it is used, or an error. So a system
 message, earlier turns, another temperature and the like are refused, unless they are what is frozen. `max_tokens` is a bound:
 one that is not below the frozen one is kept by every answer and accepted. What cannot change an answer (`user`, `metadata`,
-`seed` and `top_p` of greedy answers) is accepted; a field that is not known is refused, since nobody knows what it asks for.
+`seed` and `top_p` of greedy answers) is accepted. An unknown field is refused, since it may ask for something that is not done.
 """
 
 from __future__ import annotations
@@ -93,8 +93,8 @@ def question_of(request: ChatRequest, config: PipelineConfig) -> str:
         ApiError: 404 for another model; 400 names the field, quotes its value and says what is served.
     """
     if request.model != config.model.name:
-        told = f"model: got {request.model!r}, served is {config.model.name!r}"
-        raise ApiError(404, told, "model", "model_not_found")
+        reason = f"model: got {request.model!r}, served is {config.model.name!r}"
+        raise ApiError(404, reason, "model", "model_not_found")
     *before, last = request.messages
     if last.role != "user":
         raise unsupported(f"messages.{len(before)}.role", last.role, "'user': the last message is the question")
@@ -124,8 +124,8 @@ def refuse(request: ChatRequest, config: PipelineConfig) -> None:
         if name in DEFAULTS and value is not None and value not in DEFAULTS[name]:
             raise unsupported(name, value, " or ".join(map(repr, (*DEFAULTS[name], None))))
         if name not in DEFAULTS and name not in HARMLESS:
-            told = f"{name!r:.100}: not known here, and what it asks for would not be done"
-            raise ApiError(400, told, name if name.isascii() else None, "unknown_parameter")
+            reason = f"{name!r:.100}: not known here, and what it asks for would not be done"
+            raise ApiError(400, reason, name if name.isascii() else None, "unknown_parameter")
 
 
 def unsupported(name: str, value: Any, served: str) -> ApiError:

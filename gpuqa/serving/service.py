@@ -1,8 +1,8 @@
 """What is behind the routes: one pipeline, its state, and the way from questions to answers.
 
-Routes call `answer` and know nothing of engines; what cannot be answered is raised as a plain exception, which
-`gpuqa.serving.app` turns into HTTP for all routes alike. One task, `_live`, brings the engine up, watches it, and brings it up
-again when it died.
+Routes call `answer` and `stream` and know nothing of engines; what cannot be answered is raised as a plain exception, which
+`gpuqa.serving.app` turns into HTTP for all routes alike. One task, `_live`, starts the engine, watches it, and starts another
+one when it died.
 """
 
 from __future__ import annotations
@@ -13,25 +13,25 @@ import math
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass
 from enum import Enum
 
 from gpuqa.config.http import HttpConfig
 from gpuqa.engines import EngineFailed
 from gpuqa.pipeline.pipeline import Pipeline, completion_of, warm_up
-from gpuqa.pipeline.prompts import GAP
-from gpuqa.records import Completion, CompletionDelta, EncodedPrompt, Generation
+from gpuqa.records import Completion, CompletionDelta, EncodedPrompt, Generation, Override
 from gpuqa.serving.admission import Admission, Refused
 from gpuqa.serving.telemetry import Telemetry, note
 
 log = logging.getLogger("gpuqa.serve")
 StartPipeline = Callable[[], Awaitable[Pipeline]]
-LOOK_EVERY_S = 0.25
+LOOK_EVERY_S = 0.25  # between two looks at whether the engine lives
 LONGEST_BACKOFF_S = 60.0
 HEALTHY_S = 3600.0  # an engine that lived so long has used up none of its restarts
 
 
 class NotReady(Exception):
-    """Nobody is here to answer; the message says why."""
+    """There is no engine that could answer now; the message says why."""
 
 
 class State(Enum):
@@ -52,20 +52,21 @@ REASONS = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Winner:
+    """What is served."""
+
+    start: StartPipeline  # makes the pipeline; called once for every life of the engine
+    warmup: Sequence[str]  # questions to warm up with
+    overrides: Sequence[Override] = ()  # those that ran when it was measured
+
+
 class Service:
     """A pipeline, its state, and the way from questions to answers."""
 
-    def __init__(
-        self,
-        start: StartPipeline,
-        warmup: Sequence[str],
-        http: HttpConfig,
-        telemetry: Telemetry,
-        give_up: Callable[[str], None],
-    ) -> None:
-        """`start` makes the pipeline, once for every life of the engine. `give_up` is called with the reason when there will
-        be no engine: it should end the process."""
-        self.start, self.warmup, self.http, self.telemetry, self.give_up = start, warmup, http, telemetry, give_up
+    def __init__(self, winner: Winner, http: HttpConfig, telemetry: Telemetry, give_up: Callable[[str], None]) -> None:
+        """`give_up` is called with the reason when there will be no engine: it should end the process."""
+        self.winner, self.http, self.telemetry, self.give_up = winner, http, telemetry, give_up
         self.pipeline: Pipeline | None = None
         self.admission = Admission(http.max_waiting_questions)
         self._clocks: set[asyncio.Timeout] = set()  # of the answers that are being made
@@ -88,10 +89,14 @@ class Service:
     # ---------------------------------------------------------------- what routes call
 
     def look(self) -> State:
-        """The state at this moment: the engine is asked whether it lives."""
+        """The state at this moment; asks the engine whether it lives."""
         if self.state is State.ready and (self.pipeline is None or not self.pipeline.engine.alive()):
             self._enter(State.restarting if self.http.restart_engine else State.failed)
         return self.state
+
+    def overrides(self) -> list[Override]:
+        """Which parts of the backend ours replace in the running engine; none while there is no engine."""
+        return [] if self.pipeline is None else self.pipeline.engine.overrides()
 
     async def answer(self, questions: Sequence[str], deadline_s: float | None = None) -> list[Completion]:
         """One completion for each question, in their order. What failed, or was not done in time (`http.deadline_s` unless
@@ -99,14 +104,14 @@ class Service:
 
         Raises:
             NotReady: there is no engine now.
-            Refused: the house is full.
+            Refused: the server is at capacity.
             EngineFailed: the engine died, and no answer was done.
         """
         with self.admitted(questions) as pipeline:
             clock = asyncio.timeout(self.http.deadline_s if deadline_s is None else deadline_s)
             self._clocks.add(clock)
             try:
-                completions = await pipeline.answer_in_time([self.cut(question) for question in questions], clock)
+                completions = await pipeline.answer_in_time(questions, clock)
             finally:
                 self._clocks.discard(clock)
         self._count(completions)
@@ -121,7 +126,7 @@ class Service:
         text, now = "", asyncio.get_running_loop().time
         end = now() + self.http.deadline_s
         with self.admitted([question]) as pipeline:
-            async with aclosing(pipeline.stream(self.cut(question))) as deltas:
+            async with aclosing(pipeline.stream(question)) as deltas:
                 while True:
                     try:  # no timeout around it all: another task may ask for the next delta
                         delta = await asyncio.wait_for(anext(deltas), min(end, self._drained_by) - now())
@@ -137,7 +142,7 @@ class Service:
 
     @contextmanager
     def admitted(self, questions: Sequence[str]) -> Iterator[Pipeline]:
-        """The pipeline, for as long as these questions are in the house. Every way to an answer leads through here.
+        """The pipeline, for as long as these questions are in flight. Every way to an answer leads through here.
 
         Raises:
             NotReady, Refused, EngineFailed: see `answer`.
@@ -163,17 +168,10 @@ class Service:
         finally:
             self.admission.leave(count, time.monotonic())
 
-    def cut(self, question: str) -> str:
-        """The question without its middle where it is longer than `http.max_question_chars`, its ends say most."""
-        most = self.http.max_question_chars
-        return (
-            question if len(question) <= most else f"{question[: most - most // 2]}{GAP}{question[len(question) - most // 2 :]}"
-        )
-
     async def drain(self) -> None:
-        """Take no more questions; return when the running ones are answered, after `http.shutdown_timeout_s` at the latest."""
+        """Take no more questions; return when those in flight are answered, after `http.shutdown_timeout_s` at the latest."""
         if self.state is State.ready:
-            log.info("draining: %d questions are being answered", self.admission.in_flight)
+            log.info("draining: %d questions in flight", self.admission.in_flight)
         self._enter(State.draining)
         end = self._drained_by = asyncio.get_running_loop().time() + self.http.shutdown_timeout_s
         for clock in list(self._clocks):
@@ -192,16 +190,16 @@ class Service:
     # ---------------------------------------------------------------- the engine's life
 
     async def _live(self) -> None:
-        """Bring the engine up, watch it, and do so again when it died, until there is nothing left to try."""
+        """Start an engine, watch it, and start another one when it died, until the attempts are used up."""
         attempts = 0
         while True:
             try:
-                await self._bring_up()
+                await self._start_engine()
                 self.telemetry.starts.labels("ready").inc()
                 since = time.monotonic()
                 reason = await self._watch()
                 attempts = 0 if time.monotonic() - since > HEALTHY_S else attempts
-            except Exception as error:  # whatever it is, a service that cannot answer must say so and end
+            except Exception as error:  # whatever it was, a service without an engine must say so and end
                 self.telemetry.starts.labels("failed").inc()
                 reason = f"start-up failed: {type(error).__name__}: {error}"
             log.error("%s", reason)
@@ -217,14 +215,14 @@ class Service:
             log.warning("starting another engine in %g s, attempt %d of %d", wait, attempts, self.http.restart_attempts)
             await asyncio.sleep(wait)
 
-    async def _bring_up(self) -> None:
+    async def _start_engine(self) -> None:
         """Start the engine and answer the warm-up questions; only then is the service ready."""
         began = time.perf_counter()
-        self.pipeline = await self.start()
+        self.pipeline = await self.winner.start()
         started = time.perf_counter()
         try:
             async with asyncio.timeout(self.http.deadline_s):
-                answered = await warm_up(self.pipeline, self.warmup, self.http.warmup_batch)
+                answered = await warm_up(self.pipeline, self.winner.warmup, self.http.warmup_batch)
         except EngineFailed as error:
             if self.http.warmup_must_succeed or not self.pipeline.engine.alive():
                 raise
@@ -232,12 +230,22 @@ class Service:
             log.warning("http.warmup_must_succeed=false: ready although the warm-up failed: %s", error)
         log.info("engine started in %.1f s, %d warm-up questions answered in %.1f s: ready",
                  started - began, answered, time.perf_counter() - started)  # fmt: skip
+        self._compare_overrides()
         self._died.clear()
         if self.state is not State.draining:
             self._enter(State.ready)
 
+    def _compare_overrides(self) -> None:
+        """Warn where the engine runs other parts than the measured one did: it may be slower, and its answers may differ."""
+        measured, running = self.winner.overrides, self.overrides()
+        if {(part.part, part.ran, part.version) for part in measured} != {
+            (part.part, part.ran, part.version) for part in running
+        }:
+            log.warning("OTHER PARTS THAN MEASURED: the frozen winner was measured with %s; this engine runs %s. "
+                        "Its speed is not the measured one", in_words(measured), in_words(running))  # fmt: skip
+
     async def _watch(self) -> str:
-        """Return when the engine has died, with what to say of it; what it was answering ends at once."""
+        """Return the reason when the engine has died; the answers that it was making end at once."""
         assert self.pipeline is not None
         while self.pipeline.engine.alive() and not self._died.is_set():
             with suppress(TimeoutError):
@@ -255,8 +263,18 @@ class Service:
 
     def _enter(self, state: State) -> None:
         self.state = state
-        self.telemetry.enter(state.name, [one.name for one in State])
+        self.telemetry.enter(state.name, [known.name for known in State])
 
     def _numbers(self) -> tuple[str, dict[str, float]]:
         """The model's name and what the engine counts about itself; nothing without an engine."""
         return ("", {}) if self.pipeline is None else (self.pipeline.config.model.name, self.pipeline.engine.numbers())
+
+
+def in_words(overrides: Sequence[Override]) -> str:
+    """Which parts ran, for messages: "attention=shared_prefix (1f0a), scheduler=default (asked: burst; reason)"."""
+    words = []
+    for override in sorted(overrides, key=lambda override: override.part):
+        details = [f"asked: {override.asked}; {override.reason or 'no reason given'}"] if override.asked != override.ran else []
+        details += [override.version] if override.version else []
+        words.append(f"{override.part}={override.ran}" + (f" ({'; '.join(details)})" if details else ""))
+    return ", ".join(words) or "the backend's own parts"

@@ -1,17 +1,17 @@
-"""What can be seen from outside: metrics for Prometheus, log lines as JSON, and the id that ties a request's lines together.
+"""What operators see: metrics for Prometheus, log lines as JSON, and the id that the lines of one request share.
 
 gpuqa_requests_total{route,outcome}      outcome: ok, invalid (4xx), unauthorized (401), refused (429), unavailable
-                                         (503), failed (other 5xx), gone (the client went away); route: its template
+                                         (503), failed (other 5xx), gone (the client disconnected); route: its template
 gpuqa_request_seconds{route}             histogram: a request's head to its last byte; outcome ok, health and metrics left out
 gpuqa_questions_total{outcome}           answered, failed (the engine refused it), late (deadline), lost (the engine
-                                         died), refused (429), gone (the client went away)
+                                         died), refused (429), gone (the client disconnected)
 gpuqa_questions_cut_total                questions whose middle was taken out because they were too long
 gpuqa_prompt_tokens_total                tokens of prompts; gpuqa_cached_prompt_tokens_total: out of the prefix cache
-gpuqa_output_tokens_total                tokens of answers; gpuqa_answer_characters_total: characters after clean-up
+gpuqa_output_tokens_total                tokens of answers; gpuqa_answer_characters_total: characters after postprocessing
 gpuqa_first_token_seconds                histogram: a question's way to its first token (TTFT)
 gpuqa_answer_seconds                     histogram: a question's way to its last token
-gpuqa_queue_seconds                      histogram: what of it the question waited in the engine's queue
-gpuqa_questions_in_flight                   gauge: admitted and not answered; gpuqa_questions_in_flight_limit: the most
+gpuqa_queue_seconds                      histogram: how much of it the question waited in the engine's queue
+gpuqa_questions_in_flight                gauge: admitted and not answered; gpuqa_questions_in_flight_limit: how many may be
 gpuqa_engine_state{state}                gauge: 1 for the state that it is in (gpuqa.serving.service.State), else 0
 gpuqa_engine_starts_total{outcome}       ready, failed; gpuqa_engine_deaths_total: died while it was ready
 gpuqa_build_info{version,frozen_digest,model,prompt,quantization,engine,device,...}   gauge: 1
@@ -60,7 +60,7 @@ class Telemetry:
         self.answer_s = self._histogram("gpuqa_answer_seconds", "Time to a question's last token.")
         self.queue_s = self._histogram("gpuqa_queue_seconds", "Time in the engine's queue.")
         self.in_flight = Gauge("gpuqa_questions_in_flight", "Questions admitted and not answered.", registry=registry)
-        self.limit = Gauge("gpuqa_questions_in_flight_limit", "The most that are admitted.", registry=registry)
+        self.limit = Gauge("gpuqa_questions_in_flight_limit", "How many questions are admitted at a time.", registry=registry)
         self.state = Gauge("gpuqa_engine_state", "1 for the state that the service is in.", ["state"], registry=registry)
         self.starts = Counter("gpuqa_engine_starts", "Starts of the engine.", ["outcome"], registry=registry)
         self.deaths = self._counter("gpuqa_engine_deaths", "Deaths of a ready engine.")
@@ -91,17 +91,17 @@ class Telemetry:
 
     def count(self, completions: Sequence[Completion]) -> None:
         """Answers that a client gets, whole or empty."""
-        self.prompt_tokens.inc(sum(one.prompt_tokens for one in completions))
-        self.cached_tokens.inc(sum(one.cached_tokens for one in completions))
-        self.output_tokens.inc(sum(one.output_tokens for one in completions))
-        self.characters.inc(sum(len(one.text) for one in completions))
-        self.cut.inc(sum(one.question_was_cut for one in completions))
-        for one in completions:
-            self.questions.labels(OUTCOMES.get(one.finish_reason, "answered")).inc()
+        self.prompt_tokens.inc(sum(completion.prompt_tokens for completion in completions))
+        self.cached_tokens.inc(sum(completion.cached_tokens for completion in completions))
+        self.output_tokens.inc(sum(completion.output_tokens for completion in completions))
+        self.characters.inc(sum(len(completion.text) for completion in completions))
+        self.cut.inc(sum(completion.question_was_cut for completion in completions))
+        for completion in completions:
+            self.questions.labels(OUTCOMES.get(completion.finish_reason, "answered")).inc()
             for histogram, seconds in (
-                (self.first_token_s, one.first_token_s),
-                (self.answer_s, one.last_token_s),
-                (self.queue_s, one.queue_s),
+                (self.first_token_s, completion.first_token_s),
+                (self.answer_s, completion.last_token_s),
+                (self.queue_s, completion.queue_s),
             ):
                 if seconds is not None:
                     histogram.observe(seconds)

@@ -27,21 +27,19 @@ def conclude(trials: Sequence[Trial], study: StudyConfig, rule: SelectionConfig,
     final = finalists.judge(trials, rule, journal)
     folder, verdict, answers = study.folder, final.verdict, final.answers
     title = f"Study {study.name}"
-    note = next((trial.pipeline["model"]["note"] for trial in trials), None)
-    samples = {key: f"{kept[0].question}\n{kept[0].answer}" for key, kept in answers.items() if kept}
-    report.write(verdict, title, note, samples, folder)
+    report.write(verdict, title, answers, folder)
     console.print(report.to_table(verdict, title))
     for standing in verdict.standings:
         if standing.violations:
-            told = f"{standing.trial.name}: {'; '.join(standing.violations)}"
-            console.print(told, style="dim", markup=False, highlight=False)
+            line = f"{standing.trial.name}: {'; '.join(standing.violations)}"
+            console.print(line, style="dim", markup=False, highlight=False)
     console.print(f"\n{verdict.reason}", style="bold", markup=False, highlight=False)
     console.print(f"Leaderboard: {folder / 'leaderboard.csv'}\nReport: {folder / 'report.html'}", markup=False, highlight=False)
     target = folder / "frozen.yaml"
     if verdict.winner is None:
         target.unlink(missing_ok=True)  # an older winner must not be served as if it were this study's
         return NO_WINNER
-    content = frozen.freeze(verdict.winner, rule, verdict.reason, target)
+    content = frozen.freeze(verdict.winner, answers.get(verdict.winner.key, []), rule, verdict.reason, target)
     console.print(
         f"Frozen: {target} (digest {content['digest'][:16]})\nServe it: python -m gpuqa.serve frozen={target}", highlight=False
     )

@@ -2,24 +2,27 @@
 
 `trials/trials.jsonl` holds the trials, `trials/<key>.answers.jsonl` the answers of each, `trials/<key>.passes.jsonl` what
 was measured so far of one that has not ended yet, `study.yaml` which of them the last command asked for. A line counts
-once it is whole: what a killed process left half-written is ignored, and its trial or pass measured again.
+once it is whole and as it was written (`gpuqa.study.record_lines`). What a killed process left half-written is measured
+again; `problems` explains every line that cannot be read. A folder of another format is refused and left as it is.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import yaml
 
 from gpuqa.config import UserError
-from gpuqa.records import Answer, Answered, Completion, Conditions, Dropped, Interval, Measurement, Pass, Trial
+from gpuqa.frozen import FORMAT, other_format
+from gpuqa.machine.files import append_line, make_folder, write_atomically, writing
+from gpuqa.records import Answer, Pass, Trial
+from gpuqa.study.record_lines import Lines, read_lines, to_line, written_by
 
 
 class Journal:
@@ -38,9 +41,10 @@ class Journal:
         A POSIX record lock belongs to this process alone: a crash leaves none behind, and engines do not inherit it.
 
         Raises:
-            UserError: another process has it.
+            UserError: another process has it, or the folder was written in another format; then nothing in it is touched.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.refuse_other_format()
+        make_folder(self.folder)
         with (self.folder / "lock").open("a+", encoding="utf-8") as stream:
             try:
                 fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -48,68 +52,89 @@ class Journal:
                 stream.seek(0)
                 holder = stream.read().strip() or "another process"
                 raise UserError(f"study: {self.folder.parent} is being measured by {holder}; wait for it or end it") from error
-            stream.truncate(0)
-            stream.write(f"process {os.getpid()}\n")
-            stream.flush()
+            with writing(self.folder / "lock"):
+                stream.truncate(0)
+                stream.write(f"process {os.getpid()}\n")
+                stream.flush()
             yield
 
     def read(self) -> dict[str, Trial]:
-        """Every trial by its key; of several with one key the last."""
-        lines = self.file.read_bytes().split(b"\n") if self.file.exists() else []
-        return {trial.key: trial for line in lines if (trial := to_trial(line)) is not None}
+        """Every trial that can be read, by its key; of several with one key the last.
+
+        Raises:
+            UserError: the folder was written in another format, or the operating system does not let it be read.
+        """
+        lines = read_lines(self.file, Trial)
+        self._refuse(lines)
+        return {trial.key: trial for trial in lines.records}
+
+    def problems(self) -> list[str]:
+        """One sentence for each file of trials, answers or passes in which lines cannot be read.
+
+        Raises:
+            UserError: the operating system does not let a file be read.
+        """
+        kinds: dict[str, type[Any]] = {"trials.jsonl": Trial, "*.answers.jsonl": Answer, "*.passes.jsonl": Pass}
+        files = [(file, kind) for pattern, kind in kinds.items() for file in sorted(self.folder.glob(pattern))]
+        explained = [read_lines(file, kind).explained() for file, kind in files]
+        return [sentence for sentence in explained if sentence is not None]
 
     def write(self, trial: Trial, answers: Sequence[Answer], keep_passes: bool = False) -> None:
         """Keep a trial for good: its answers first, then the line that makes it count, both on the disk on return.
 
         Args:
             keep_passes: a race decides by those of all cells, again when it goes on; `forget_passes` comes when it has ended.
+
+        Raises:
+            FileNotWritten: the disk is full, for example; the trial does not count then, and those before it do.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder)
         if answers:
-            lines = [json.dumps(asdict(answer), ensure_ascii=False) + "\n" for answer in answers]
-            unfinished = self.answers_file(trial.key).with_suffix(".tmp")
-            with unfinished.open("w", encoding="utf-8") as stream:
-                stream.writelines(lines)
-                stream.flush()
-                os.fsync(stream.fileno())
-            unfinished.replace(self.answers_file(trial.key))
-        append(self.file, asdict(trial))
+            write_atomically(self.answers_file(trial.key), "".join(to_line(answer) + "\n" for answer in answers))
+        append_line(self.file, to_line(trial))
         if trial.error is None and not keep_passes:  # else the passes stay: the next run goes on with those that are missing
             self.forget_passes(trial.key)
 
     def write_pass(self, key: str, measured: Pass) -> None:
-        """Keep one pass of a trial that has not ended; on the disk on return."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        append(self.passes_file(key), asdict(measured))
+        """Keep one pass of a trial that has not ended; on the disk on return.
+
+        Raises:
+            FileNotWritten: as `write`.
+        """
+        make_folder(self.folder)
+        append_line(self.passes_file(key), to_line(measured))
 
     def read_passes(self, key: str) -> list[Pass]:
         """The passes that are kept of a trial that has not ended, in the order in which they were measured."""
-        file = self.passes_file(key)
-        lines = file.read_bytes().split(b"\n") if file.exists() else []
-        return [measured for line in lines if (measured := to_pass(line)) is not None]
+        return read_lines(self.passes_file(key), Pass).records
 
     def forget_passes(self, key: str) -> None:
         """A trial that has ended needs its passes no more."""
         self.passes_file(key).unlink(missing_ok=True)
 
     def write_study(self, cells: Sequence[tuple[str, dict[str, str]]], finalists: int = 0) -> None:
-        """Note which trials the study is made of, by key and axes, and how many finalists it has, before the first runs."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        """Note which trials the study is made of, by key and axes, and how many finalists it has, before the first runs.
+
+        Raises:
+            UserError: the folder was written in another format; then nothing in it is touched.
+        """
+        self.refuse_other_format()
+        make_folder(self.folder)
         rows = [{"trial": key, "axes": axes} for key, axes in cells]
-        content = {"finalists": finalists, "cells": rows}
-        self.study_file.write_text(yaml.safe_dump(content, allow_unicode=True, sort_keys=False), encoding="utf-8")
+        content = {"format": FORMAT, "finalists": finalists, "cells": rows}
+        write_atomically(self.study_file, yaml.safe_dump(content, allow_unicode=True, sort_keys=False))
 
     def finalists(self) -> int:
-        """How many finalists the study has; none where nobody noted a study."""
-        if not self.study_file.exists():
-            return 0
-        return int(yaml.safe_load(self.study_file.read_text(encoding="utf-8")).get("finalists", 0))
+        """How many finalists the study has; 0 where there is no `study.yaml`."""
+        return int(self._study()["finalists"])
 
     def read_study(self) -> list[Trial]:
-        """The trials of the study that are on the disk, in the study's order."""
-        if not self.study_file.exists():
-            return []
-        cells = yaml.safe_load(self.study_file.read_text(encoding="utf-8"))["cells"]
+        """The trials of the study that can be read, in the study's order.
+
+        Raises:
+            UserError: as `read`, or `study.yaml` is damaged.
+        """
+        cells = self._study()["cells"]
         known = self.read()
         return [replace(known[cell["trial"]], axes=cell["axes"]) for cell in cells if cell["trial"] in known]
 
@@ -122,50 +147,87 @@ class Journal:
         return self.folder / f"{key[:16]}.passes.jsonl"
 
     def answers(self, key: str) -> list[Answer]:
-        """The answers of a trial in the order of the questions; none if they are absent or half-written."""
+        """The answers of a trial in the order of the questions; none if any of them is absent, half-written or edited.
+
+        A part of the answers would give another score than the trial's.
+        """
+        lines = read_lines(self.answers_file(key), Answer)
+        return [] if lines.problems else lines.records
+
+    def refuse_other_format(self) -> None:
+        """Leave a folder alone that another format was written to; what cannot be read at all is no other format.
+
+        Raises:
+            UserError: names the format, and the command that measures the study again.
+        """
+        if self.study_file.exists():
+            with contextlib.suppress(Damaged):
+                self._study()
+        self._refuse(read_lines(self.file, Trial))
+
+    def _refuse(self, lines: Lines[Trial]) -> None:
+        """Raise a UserError if all whole lines of the trials are of another format."""
+        if lines.other_formats and not lines.records:
+            first = lines.other_formats[0]
+            axes = [cell["axes"] for cell in self._cells_of_any_format()]
+            raise other_format(self.folder.parent, first.get("format", 1), written_by(first), axes, first)
+
+    def _study(self) -> dict[str, Any]:
+        """What `study.yaml` holds; no cells where it does not exist.
+
+        Raises:
+            UserError: it is of another format.
+            Damaged: it cannot be read, or is no study's.
+        """
+        if not self.study_file.exists():
+            return {"format": FORMAT, "finalists": 0, "cells": []}
+        content = read_yaml(self.study_file)
+        if not is_study(content):
+            raise Damaged(f"{self.study_file} is not what a sweep writes; the sweep's command writes it again")
+        if (number := content.get("format", 1)) != FORMAT:
+            lines = read_lines(self.file, Trial)
+            first = lines.other_formats[0] if lines.other_formats else {}
+            raise other_format(
+                self.folder.parent, number, written_by(first), [cell["axes"] for cell in content["cells"]], first
+            )
+        return content
+
+    def _cells_of_any_format(self) -> list[dict[str, Any]]:
+        """The cells that `study.yaml` lists, whatever its format; none where it is absent or damaged."""
         try:
-            lines = self.answers_file(key).read_bytes().split(b"\n")
-            return [Answer(**json.loads(line)) for line in lines if line]
-        except (OSError, ValueError, TypeError):
+            content = read_yaml(self.study_file)
+        except Damaged:
             return []
+        return list(content["cells"]) if is_study(content) else []
 
 
-def append(file: Path, row: dict[str, Any]) -> None:
-    """Add one line of JSON, on the disk on return; behind a line that was torn off it begins a new one."""
-    torn = file.exists() and not file.read_bytes().endswith(b"\n")
-    with file.open("a", encoding="utf-8") as stream:
-        stream.write(("\n" if torn else "") + json.dumps(row, ensure_ascii=False) + "\n")
-        stream.flush()
-        os.fsync(stream.fileno())
+class Damaged(UserError):
+    """`study.yaml` is no longer what a sweep wrote; the trials are not harmed."""
 
 
-def to_pass(line: bytes) -> Pass | None:
-    """A pass from its line; None if the line was never finished or is another version's, so that it is measured again."""
+def read_yaml(file: Path) -> Any:
+    """The content of a YAML file.
+
+    Raises:
+        Damaged: with the reason.
+    """
     try:
-        row = json.loads(line)
-        answered = row["answered"]
-        completions = [Completion(**one) for one in answered["completions"]]
-        conditions = [Conditions(**one) for one in row["conditions"]]
-        return Pass(**{**row, "answered": Answered(**{**answered, "completions": completions}), "conditions": conditions})
-    except (ValueError, TypeError, KeyError):
-        return None
+        return yaml.safe_load(file.read_text(encoding="utf-8"))
+    except RecursionError as error:
+        raise Damaged(f"{file} cannot be read: it is nested too deeply; the sweep's command writes it again") from error
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise Damaged(f"{file} cannot be read: {reason}; the sweep's command writes it again") from error
 
 
-def to_trial(line: bytes) -> Trial | None:
-    """A trial from its line; None if the line was never finished or is another version's, so that it is measured again."""
-    try:
-        row = json.loads(line)
-        if (dropped := row.pop("dropped", None)) is not None:
-            row["dropped"] = Dropped(**{**dropped, "seen": to_measurement(dropped["seen"])})
-        return Trial(**{**row, "measurement": to_measurement(row["measurement"])})
-    except (ValueError, TypeError, KeyError, AttributeError):
-        return None
-
-
-def to_measurement(row: dict[str, Any] | None) -> Measurement | None:
-    """A measurement from its plain values, None from None."""
-    if row is None:
-        return None
-    intervals = {key: Interval(**value) for key, value in row.items() if key.endswith("_interval") and value}
-    conditions = [Conditions(**one) for one in row["conditions"]]
-    return Measurement(**{**row, **intervals, "conditions": conditions})
+def is_study(content: Any) -> TypeGuard[dict[str, Any]]:
+    """Whether a file's content has the shape of a study's: the number of finalists, and cells with their key and axes."""
+    if not isinstance(content, dict) or type(content.get("finalists")) is not int or not isinstance(content.get("cells"), list):
+        return False
+    return all(
+        isinstance(cell, dict)
+        and isinstance(cell.get("trial"), str)
+        and isinstance(cell.get("axes"), dict)
+        and all(isinstance(text, str) for axis in cell["axes"].items() for text in axis)
+        for cell in content["cells"]
+    )

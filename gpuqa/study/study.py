@@ -1,27 +1,51 @@
-"""Cells -> groups that share an engine -> trials. What was measured before is not measured again."""
+"""Cells -> groups that share an engine -> passes -> trials. What was measured before is not measured again.
+
+The study, and nothing else, writes the journal, has passes scored and tells the observer. Executors and sessions only report
+events to it; see `gpuqa.study.executors`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+import asyncio
+from collections.abc import Iterator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 from gpuqa.config import UserError
 from gpuqa.config.commands import CellConfig
 from gpuqa.config.paths import find
+from gpuqa.config.pipeline import PromptConfig
 from gpuqa.engines import BACKENDS
 from gpuqa.measure import fingerprint
 from gpuqa.measure.cell import Cell
-from gpuqa.measure.trial import FinishedTrial, start_scorers
+from gpuqa.measure.trial import FinishedTrial
 from gpuqa.pipeline import dataset
 from gpuqa.pipeline.pipeline import encoder_for, stop_token_ids, warmup_questions
 from gpuqa.pipeline.prompts import load_tokenizer
-from gpuqa.records import Trial
+from gpuqa.records import Answer, Pass, Trial
 from gpuqa.study import rate_sweep
-from gpuqa.study.engine_session import Desk, Group, Observer
+from gpuqa.study.engine_session import EngineStarts, Event, PassDone
 from gpuqa.study.executors import EXECUTORS
+from gpuqa.study.grid import GridPlan
 from gpuqa.study.journal import Journal
-from gpuqa.study.racing.race_session import digest_of, run_race
+from gpuqa.study.progress import Plan
+from gpuqa.study.racing.race_plan import digest_of, dropped_trials, race_of, race_stages
+from gpuqa.study.same_effect import Effects
+from gpuqa.study.scoring import Scoring
+
+
+class Observer(Protocol):
+    """What watches a study: a progress bar, a test."""
+
+    def engine_starts(self, cell: Cell) -> None:
+        """An engine is about to start for this cell and those that share it."""
+
+    def pass_done(self, cell: Cell, measured: Pass) -> None:
+        """A pass is in the journal."""
+
+    def trial_done(self, trial: Trial, kept: bool) -> None:
+        """A trial ended, or was `kept` from an earlier run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,38 +72,143 @@ def prepare(configs: Sequence[tuple[CellConfig, dict[str, str]]]) -> list[Cell]:
             models[config.model.path] = (load_tokenizer(config.model), fingerprint.sha256_of_model(folder))
         tokenizer, digests = models[config.model.path]
         BACKENDS[config.engine.backend].load().check_args(config.engine_args())
-        encoder_for(tokenizer, config)
         stop_token_ids(tokenizer, config.sampling)
         questions = dataset.load(config.dataset)
         warmup = warmup_questions(config.model, never={question.text for question in questions})
-        known = {"digests": {**digests, "dataset": dataset.digest(questions)}, **environment}
+        prompt_tokens = encoder_for(tokenizer, config).digest
+        known = {
+            "digests": {**digests, "dataset": dataset.digest(questions), "prompt_tokens": prompt_tokens},
+            "revision": fingerprint.model_revision(config.model),
+            **environment,
+        }
         cells.append(Cell(config, axes, questions, warmup, known))
+    refuse_equal_prompts(cells)
     if len({cell.key for cell in cells}) < len(cells):
         raise UserError("two cells of the study are the same configuration; check the axes for a value that is listed twice")
     return cells
 
 
+def refuse_equal_prompts(cells: Sequence[Cell]) -> None:
+    """Raise a UserError where two prompts reach a model as the same tokens and are treated alike after it: their cells would
+    differ by chance alone."""
+    prompts: dict[tuple[str, str, str], PromptConfig] = {}
+    for cell in cells:
+        prompt, digests = cell.config.prompt, cell.fingerprint["digests"]
+        assert isinstance(digests, dict), "prepare makes it"
+        other = prompts.setdefault((cell.config.model.path, digests["prompt_tokens"], repr(prompt.postprocess)), prompt)
+        if other != prompt:
+            raise UserError(
+                f"prompt: {other.name!r} and {prompt.name!r} come out of the chat template of model={cell.config.model.name} "
+                f"as the same tokens; leave one of them out, or use a model whose template keeps what tells them apart"
+            )
+
+
 async def run(cells: Sequence[Cell], journal: Journal, observer: Observer) -> Outcome:
     """Run every cell that the journal does not hold yet; failed ones are tried again."""
     racing = cells[0].config.study.racing and not cells[0].again
-    done = kept_trials(cells, journal, racing)
-    for trial in done.values():
-        observer.trial_done(trial, kept=True)
-    kept, counted = len(done), Counted(observer)
-    for trial in rate_sweep.skipped_by(cells, done):
-        journal.write(trial, [])
-        done[trial.key] = trial
-        observer.trial_done(trial, kept=True)
-    with start_scorers() as scorers:
-        desk = Desk(journal, scorers, counted)
-        async for trial, answers in race(cells, done, desk) if racing else full_grid(cells, done, desk):
-            journal.write(trial, answers, keep_passes=racing)
-            done[trial.key] = trial
-            observer.trial_done(trial, kept=False)
-    for trial in done.values():
+    with Scoring() as scoring:
+        study = Run(cells, journal, observer, scoring, racing)
+        study.keep_earlier()
+        await (study.race() if racing else study.full_grid())
+    for trial in study.done.values():
         if trial.error is None:
             journal.forget_passes(trial.key)  # a race needed them until now, or a kill came between a trial and that
-    return Outcome([done[cell.key] for cell in cells], counted.starts, kept)
+    return Outcome([study.done[cell.key] for cell in cells], study.engine_starts, study.kept)
+
+
+class Run:
+    """One run of a study: what is done by now, and what is being scored."""
+
+    def __init__(self, cells: Sequence[Cell], journal: Journal, observer: Observer, scoring: Scoring, racing: bool) -> None:
+        self.cells = {cell.key: cell for cell in cells}
+        self.journal, self.observer, self.scoring, self.racing = journal, observer, scoring, racing
+        self.done: dict[str, Trial] = {}
+        self.scores: list[asyncio.Task[FinishedTrial]] = []  # of complete cells, in the order in which they will be there
+        self.engine_starts = self.kept = 0
+
+    def keep_earlier(self) -> None:
+        """Take over what earlier runs have measured, and what follows from it for the rest."""
+        cells = list(self.cells.values())
+        self.done = kept_trials(cells, self.journal, self.racing)
+        self.kept = len(self.done)
+        for trial in self.done.values():
+            self.observer.trial_done(trial, kept=True)
+        copies = [trial for trial in Effects(cells).copies() if trial.key not in self.done]
+        for trial in [*copies, *rate_sweep.skipped_by(cells, self.done)]:
+            self.write(trial, [], kept=True)
+
+    async def full_grid(self) -> None:
+        """Every cell in full."""
+        groups = group_by_engine([cell for key, cell in self.cells.items() if key not in self.done])
+        plans = [GridPlan(group, {cell.key: self.journal.read_passes(cell.key) for cell in group}) for group in groups]
+        await self.execute(iter([plans]))
+
+    async def race(self) -> None:
+        """A slice first, and all questions only for the cells that may still win; see `gpuqa.study.racing`."""
+        cells, kept = list(self.cells.values()), set(self.done)
+        race = race_of(cells, self.done, self.journal.answers)
+        groups, passes = group_by_engine(cells), self.journal.read_passes
+        await self.execute(race_stages(race, groups, passes, self.done, self.scoring.trial))
+        for trial, answers in dropped_trials(race, digest_of(cells)):
+            if trial.key not in kept:
+                self.write(trial, answers)
+
+    async def execute(self, stages: Iterator[Sequence[Plan]]) -> None:
+        """Run the plans of each stage, a stage after the other, and write down what comes of them."""
+        executor = EXECUTORS[next(iter(self.cells.values())).config.executor.kind]
+        try:
+            for plans in stages:
+                plan_of = {key: plan for plan in plans for key in plan.progress.passes}
+                self.collect(plans)
+                async with aclosing(executor(plans, self.journal.engine_log)) as events:
+                    async for event in events:
+                        self.record(event, plan_of[event.key])
+                        self.write_scored()
+                self.collect(plans)
+                await self.write_scores()
+        except asyncio.CancelledError:  # Ctrl-C: what was measured before is kept
+            await self.write_scores()
+            raise
+
+    def record(self, event: Event, plan: Plan) -> None:
+        """Write down what a session reports, then tell its plan and the observer."""
+        cell = self.cells[event.key]
+        if isinstance(event, PassDone):
+            self.journal.write_pass(cell.key, event.measured)
+        plan.take(event)
+        if isinstance(event, EngineStarts):
+            self.engine_starts += 1
+            self.observer.engine_starts(cell)
+        elif isinstance(event, PassDone):
+            self.observer.pass_done(cell, event.measured)
+        self.collect([plan])
+
+    def collect(self, plans: Sequence[Plan]) -> None:
+        """Write the trials that ended without numbers, and begin to score the cells that have all their passes."""
+        for progress in [plan.progress for plan in plans]:
+            complete, progress.complete = progress.complete, []
+            ended, progress.ended = progress.ended, []
+            for cell in complete:
+                self.scores.append(asyncio.create_task(self.scoring.trial(cell, progress.passes[cell.key])))
+            for trial in ended:
+                self.write(trial, [])
+
+    def write_scored(self) -> None:
+        """Write the trials whose scores are there."""
+        while self.scores and self.scores[0].done():
+            self.write(*self.scores.pop(0).result())
+
+    async def write_scores(self) -> None:
+        """Wait for all scores and write their trials; Ctrl-C leaves those that it interrupts in the list."""
+        while self.scores:
+            await asyncio.shield(self.scores[0])
+            self.write_scored()
+
+    def write(self, trial: Trial, answers: Sequence[Answer], kept: bool = False) -> None:
+        """Keep a trial for good, then tell the observer."""
+        self.journal.write(trial, answers, keep_passes=self.racing)
+        self.done[trial.key] = trial
+        self.observer.trial_done(trial, kept)
 
 
 def kept_trials(cells: Sequence[Cell], journal: Journal, racing: bool) -> dict[str, Trial]:
@@ -89,41 +218,17 @@ def kept_trials(cells: Sequence[Cell], journal: Journal, racing: bool) -> dict[s
     that dropped it only.
     """
     known, race_digest = journal.read(), digest_of(cells)
-    found = {cell.key: replace(known[cell.key], axes=cell.axes) for cell in cells if cell.key in known}
+    earlier = {cell.key: replace(known[cell.key], axes=cell.axes) for cell in cells if cell.key in known}
     if racing:
-        settled = {key: one for key, one in found.items() if ends(one, race_digest)}
+        settled = {key: trial for key, trial in earlier.items() if ends(trial, race_digest)}
         under_way = len(settled) < len(cells)
-        return {key: one for key, one in settled.items() if not (under_way and journal.read_passes(key))}
-    return {key: one for key, one in found.items() if one.measurement is not None}
+        return {key: trial for key, trial in settled.items() if not (under_way and journal.read_passes(key))}
+    return {key: trial for key, trial in earlier.items() if trial.measurement is not None}
 
 
 def ends(trial: Trial, race: str) -> bool:
     """Whether a trial needs no more measuring in that race."""
     return trial.measurement is not None or (trial.dropped is not None and trial.dropped.race == race)
-
-
-def full_grid(cells: Sequence[Cell], done: Mapping[str, Trial], desk: Desk) -> AsyncIterator[FinishedTrial]:
-    """Every cell in full."""
-    groups = group_by_engine([cell for cell in cells if cell.key not in done])
-    return EXECUTORS[cells[0].config.executor.kind](groups, lambda group: Group(group, desk).run())
-
-
-def race(cells: Sequence[Cell], done: Mapping[str, Trial], desk: Desk) -> AsyncIterator[FinishedTrial]:
-    """A slice first; see `gpuqa.study.racing`."""
-    return run_race(group_by_engine(cells), dict(done), desk)
-
-
-class Counted:
-    """An observer that counts engine starts and passes all on."""
-
-    def __init__(self, observer: Observer) -> None:
-        self.observer, self.starts = observer, 0
-        self.pass_done, self.trial_done = observer.pass_done, observer.trial_done
-
-    def engine_starts(self, cell: Cell) -> None:
-        """One more."""
-        self.starts += 1
-        self.observer.engine_starts(cell)
 
 
 def group_by_engine(cells: Sequence[Cell]) -> list[list[Cell]]:

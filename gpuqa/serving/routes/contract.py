@@ -40,7 +40,7 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
     400: {"model": Refusal, "description": "the body cannot be read"},
     **UNAUTHORIZED,
     413: {"model": Refusal, "description": "the body is too large"},
-    429: {"model": Refusal, "description": "the house is full; Retry-After says when to come back"},
+    429: {"model": Refusal, "description": "at capacity; Retry-After says in how many seconds to ask again"},
     503: {"model": Refusal, "description": "not ready, draining, or the engine died"},
 }
 
@@ -73,7 +73,7 @@ def router(service: Service, http: HttpConfig) -> APIRouter:
     return routes
 
 
-def too_many(questions: int, most: int) -> RequestValidationError:
+def too_many(questions: int, limit: int) -> RequestValidationError:
     """422, in the form of all others."""
-    message = f"{questions} questions, allowed are {most} a request (http.max_questions_per_request)"
+    message = f"{questions} questions, allowed are {limit} a request (http.max_questions_per_request)"
     return RequestValidationError([{"type": "too_long", "loc": ("body", "prompt"), "msg": message}])

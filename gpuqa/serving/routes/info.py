@@ -1,11 +1,13 @@
 """What is running here.
 
-GET /info     which frozen winner, its digests, versions, device and the numbers that it was chosen for
+GET /info     which frozen winner, its digests, versions, device, the numbers that it was chosen for, and the overrides: those
+              that ran when it was measured (frozen.overrides) and those that run now (here.overrides)
 GET /metrics  for Prometheus; gpuqa.serving.telemetry lists the names
 """
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from fastapi import APIRouter, Response
@@ -21,8 +23,9 @@ def router(service: Service, facts: dict[str, Any]) -> APIRouter:
 
     @routes.get("/info", responses=UNAUTHORIZED)
     async def info() -> dict[str, Any]:
-        """The frozen winner, the machine, and the state of the engine."""
-        return {"state": service.look().name, **facts}
+        """The frozen winner, the machine, the state of the engine, and which of our parts run in it at this moment."""
+        here = {**facts.get("here", {}), "overrides": [asdict(override) for override in service.overrides()]}
+        return {"state": service.look().name, **facts, "here": here}
 
     @routes.get("/metrics", response_class=Response)
     async def metrics() -> Response:

@@ -1,4 +1,4 @@
-"""The way in for clients of OpenAI's API, through the same pipeline, frozen prompt and clean-up as the course's contract.
+"""OpenAI's API, through the same pipeline, frozen prompt and postprocessing as the course's contract.
 
 POST /v1/chat/completions  one question, answered whole or, with "stream": true, by server-sent events
 GET  /v1/models            the one model that is served, by the name in its config
@@ -96,23 +96,23 @@ def api_error(error: Exception) -> ApiError:
     if isinstance(error, ApiError):
         return error
     if isinstance(error, RequestValidationError):
-        deepest = max(error.errors(), key=lambda one: len(one["loc"]))  # of what may have two forms, the nearer one
+        deepest = max(error.errors(), key=lambda detail: len(detail["loc"]))  # where a value may have two forms, the nearer one
         where = ".".join(str(part) for part in deepest["loc"][1:] if "[" not in str(part) and part != "str")
         return ApiError(400, f"{where}: {deepest['msg']}" if where else deepest["msg"], where or None, "invalid_value")
     if isinstance(error, HTTPException):  # the body is too large, or no text
         return ApiError(error.status_code, str(error.detail), code="invalid_body")
     if isinstance(error, Refused):
-        found = ApiError(429, str(error), code="rate_limit_exceeded")
-        found.headers["Retry-After"] = str(error.retry_after_s)
-        return found
+        refusal = ApiError(429, str(error), code="rate_limit_exceeded")
+        refusal.headers["Retry-After"] = str(error.retry_after_s)
+        return refusal
     return ApiError(503, str(error) if isinstance(error, NotReady) else "the engine failed", code="unavailable")
 
 
 def whole(head: dict[str, Any], completion: Completion) -> dict[str, Any]:
-    """A whole answer.
+    """The body for an answer that is not streamed.
 
     Raises:
-        ApiError: it is none.
+        ApiError: the question could not be answered.
     """
     refuse_failed(completion)
     message = {"role": "assistant", "content": completion.text, "refusal": None}
@@ -121,7 +121,7 @@ def whole(head: dict[str, Any], completion: Completion) -> dict[str, Any]:
 
 
 def refuse_failed(completion: Completion | None) -> None:
-    """Raise an ApiError unless the answer, if it is known, is one; the log says more."""
+    """Raise an ApiError if the question could not be answered; None is an answer that is still being made."""
     if completion is None or not completion.error:
         return
     if completion.finish_reason == "late":
@@ -144,7 +144,7 @@ def usage(completion: Completion) -> dict[str, Any]:
 async def server_sent_events(
     head: dict[str, Any], first: CompletionDelta, rest: AsyncGenerator[CompletionDelta], wants_usage: bool
 ) -> AsyncGenerator[str]:
-    """The events of one answer; the first delta is known, and whoever closes this ends the answer."""
+    """The events of one answer; the first delta is known, and closing this generator ends the answer."""
     head |= {"usage": None} if wants_usage else {}
     try:
         async with aclosing(rest):

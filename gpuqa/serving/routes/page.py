@@ -2,8 +2,8 @@
 
 GET /ui  ask a question, watch the answer come in, read the numbers and what is served
 
-One file without anything from elsewhere, so it works without a network; it talks to /readyz, /info and
-/v1/chat/completions. Nobody needs a key to see it, only to ask: where the server wants one, the page has a field for it.
+One file that loads nothing else, so it works without a network; it talks to /readyz, /info and /v1/chat/completions. The page
+itself needs no key. Where the server has keys, the page has a field for one, because questions need it.
 """
 
 from __future__ import annotations

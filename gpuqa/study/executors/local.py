@@ -1,16 +1,17 @@
-"""One group after the other, in this process."""
+"""One engine after the other, in this process."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
-from typing import TypeVar
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from pathlib import Path
 
-Group = TypeVar("Group")
-Result = TypeVar("Result")
+from gpuqa.study.engine_session import EngineSession, Event, Steps, drive
 
 
-async def run_local(groups: Sequence[Group], run_group: Callable[[Group], AsyncIterator[Result]]) -> AsyncIterator[Result]:
-    """Yield every result as soon as it is there."""
-    for group in groups:
-        async for result in run_group(group):
-            yield result
+async def run_local(plans: Sequence[Steps], log: Path) -> AsyncGenerator[Event]:
+    """The events of all plans, plan after plan."""
+    for plan in plans:
+        async with aclosing(drive(plan, EngineSession(log))) as events:
+            async for event in events:
+                yield event

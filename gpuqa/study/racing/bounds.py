@@ -1,4 +1,4 @@
-"""The most that a cell could reach on its card, for a race that asks the promising engines first."""
+"""The most that a cell could reach on its card, for a race that measures the promising engines first."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from gpuqa.measure.cell import Cell
 from gpuqa.pipeline.pipeline import encoder_for
 from gpuqa.pipeline.prompts import load_tokenizer
 from gpuqa.roofline.checkpoint import read_shape
-from gpuqa.roofline.load import L2_BYTES, load
-from gpuqa.roofline.roofline import Load, most_tokens_per_s, roof_of
+from gpuqa.roofline.load import L2_BYTES, Load, Setup, load
+from gpuqa.roofline.roofline import most_tokens_per_s, roof_of
 
 
 def bounds_of(cells: Sequence[Cell]) -> Callable[[str, float], float | None]:
@@ -27,14 +27,14 @@ def bounds_of(cells: Sequence[Cell]) -> Callable[[str, float], float | None]:
         cell = by_key[key]
         encoder = encoder_for(load_tokenizer(cell.config.model), cell.config)
         prompts = [encoder.encode(question.text).token_ids for question in cell.questions]
-        return load(prompts, cell.config, 1.0)
+        return load(prompts, Setup.of_config(cell.config), 1.0)
 
-    def most(key: str, answer_tokens: float) -> float | None:
+    def bound(key: str, answer_tokens: float) -> float | None:
         config = by_key[key].config
         if config.gpu.bandwidth_gb_per_s is None:
             return None
         try:
-            roof = roof_of(read_shape(find(config.model.path, "model.path")), config)
+            roof = roof_of(read_shape(find(config.model.path, "model.path")), Setup.of_config(config))
         except UserError:
             return None
         if roof.weight_bytes < L2_BYTES:
@@ -42,4 +42,4 @@ def bounds_of(cells: Sequence[Cell]) -> Callable[[str, float], float | None]:
         known = load_of(key)
         return most_tokens_per_s(roof, Load(known.questions, known.width, known.prompt, known.prefix, max(1.0, answer_tokens)))
 
-    return most
+    return bound

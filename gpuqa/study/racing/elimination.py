@@ -1,32 +1,29 @@
 """Why a cell cannot win any more, by what a race knows of all cells at one moment.
 
-A cell is out when its score misses a floor or a guard even at the upper bound, or when a leader dominates it. A leader was
-asked everything, nothing speaks against it, and its guards could be asked, so a fast but broken cell puts nobody out. What
-dominated means follows from what the rule ranks by:
-
-    fastest        slower, however good: above the floors only speed ranks
-    best_quality   worse, however fast
-    weighted       behind in the weighted logs
-    knee           slower and worse: such a cell is not on the Pareto front, whose corner the knee is
-
-each time by more than a tie allows: its interval is at most `selection.max_interval_ratio` wide and holds zero, so its
-middle is at most the root of that away. Latency limits put nobody out before the verdict: a slice's are not the whole's.
+A cell is out when its score misses a floor or a ratio even at the upper bound, or when a leader dominates it. A leader was
+asked everything, has no violation, and its baseline was measured, so a fast but broken cell puts no other out. In what a
+dominated cell is behind follows from the rule (`gpuqa.selection.ranking.RANKINGS`), each time by more than a tie allows: a
+tie's interval is at most `selection.max_interval_ratio` wide and holds zero, so its middle is at most the root of that away.
+Latency limits put no cell out before the verdict: a slice's are not the whole's.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
+from typing import assert_never
 
-from gpuqa.config.measurement import Rule, SelectionConfig
+from gpuqa.config.measurement import SelectionConfig
 from gpuqa.measure.statistics import Estimate
 from gpuqa.records import Trial
 from gpuqa.selection.comparison import quality
-from gpuqa.selection.constraints import Answers, unquantized, violations
-from gpuqa.selection.verdict import rank
+from gpuqa.selection.constraints import unquantized, violations
+from gpuqa.selection.pairing import Answers
+from gpuqa.selection.ranking import RANKINGS, Lag, RaceBound, rank
 from gpuqa.study.racing.evidence import (
-    Runner,
+    Candidate,
     at_least,
     at_most,
     chance_of,
@@ -38,102 +35,115 @@ from gpuqa.study.racing.evidence import (
     speed_of,
 )
 
-NAMES = {Rule.fastest: "slower", Rule.best_quality: "worse", Rule.weighted: "behind by weight", Rule.knee: "slower and worse"}
+
+def bound_of(rule: SelectionConfig) -> RaceBound:
+    """When a race may drop a cell under this rule; `gpuqa.study.racing.race_plan.race_of` refuses rules without one."""
+    bound = RANKINGS[rule.rule].race
+    assert bound is not None, "race_of refuses a rule that no race can be run by"
+    return bound
 
 
 @dataclass(frozen=True, slots=True)
-class Field:
+class Snapshot:
     """All cells of a study at one moment, and the risk of an error that one look at one cell may take."""
 
-    runners: Mapping[str, Runner]
+    candidates: Mapping[str, Candidate]
     rule: SelectionConfig
     risk: float
-    out: Collection[str] = ()  # cells that are out already: they lead nobody
+    out: Collection[str] = ()  # cells that are out already and drop no other
 
     @property
     def trials(self) -> list[Trial]:
-        """Those that were asked everything."""
-        return [one.trial for one in self.runners.values() if one.trial.measurement]
+        """The trials that were asked everything."""
+        return [candidate.trial for candidate in self.candidates.values() if candidate.trial.measurement]
 
     @property
     def answers(self) -> Answers:
-        """Theirs."""
-        return {one.key: one.answers for one in self.runners.values() if one.trial.measurement}
+        """The answers of those."""
+        return {candidate.key: candidate.answers for candidate in self.candidates.values() if candidate.trial.measurement}
 
-    def leaders(self) -> list[Runner]:
-        """Who may put others out: the first by the rule; of a knee every one, since each may be faster and better."""
-        ranked = (self.runners[trial.key] for trial in rank(self.trials, self.rule))
-        sound = (one for one in ranked if one.key not in self.out and self.is_sound(one))
-        return list(sound) if self.rule.rule is Rule.knee else [one for one, _ in zip(sound, range(1), strict=False)]
+    def leaders(self) -> list[Candidate]:
+        """The sound cells that may drop others: the first by the rule, or all where the rule says so."""
+        ranked = (self.candidates[trial.key] for trial in rank(self.trials, self.rule))
+        sound = (candidate for candidate in ranked if candidate.key not in self.out and self.is_sound(candidate))
+        return list(sound) if bound_of(self.rule).leader_is_any else list(itertools.islice(sound, 1))
 
-    def is_sound(self, runner: Runner) -> bool:
-        """Whether nothing speaks against a cell that was asked everything, as far as it can be told."""
-        baseline = self.baseline(runner)
-        guarded = baseline is None or baseline.trial.measurement is not None or baseline.trial.error is not None
-        return guarded and not violations(runner.trial, self.trials, self.rule, self.answers)
+    def is_sound(self, candidate: Candidate) -> bool:
+        """Whether a cell that was asked everything has no violation, and its baseline is known, so that none can come yet."""
+        baseline = self.baseline(candidate)
+        known = baseline is None or baseline.trial.measurement is not None or baseline.trial.error is not None
+        return known and not violations(candidate.trial, self.trials, self.rule, self.answers)
 
-    def baseline(self, runner: Runner) -> Runner | None:
+    def baseline(self, candidate: Candidate) -> Candidate | None:
         """The cell that differs in quantization only, measured or not."""
-        trials = [one.trial for one in self.runners.values()]
-        return next((self.runners[one.key] for one in unquantized(runner.trial, trials, self.rule)), None)
+        trials = [candidate.trial for candidate in self.candidates.values()]
+        return next((self.candidates[trial.key] for trial in unquantized(candidate.trial, trials, self.rule)), None)
 
-    def why_out(self, runner: Runner, leaders: list[Runner]) -> str | None:
+    def why_out(self, candidate: Candidate, leaders: list[Candidate]) -> str | None:
         """Why a cell cannot win; None while it can, or while nothing is known of it."""
-        if not runner.known:
+        if not candidate.known:
             return None
-        missed = self.objected(runner) if runner.repeats else self.missed(runner)
-        return missed or next((told for one in leaders if one is not runner and (told := self.dominated(runner, one))), None)
+        missed = self.lasting_violations(candidate) if candidate.repeats else self.missed(candidate)
+        reasons = (self.dominated(candidate, leader) for leader in leaders if leader is not candidate)
+        return missed or next(filter(None, reasons), None)
 
-    def objected(self, runner: Runner) -> str | None:
-        """What speaks for good against a cell that was asked everything once: its answers will not change."""
+    def lasting_violations(self, candidate: Candidate) -> str | None:
+        """The violations of a cell that was asked everything once and that will last, since its answers will not change."""
         lasting = replace(self.rule, min_chars_per_s=0.0, max_e2e_latency_ms_p95=None, max_ttft_ms_p95=None)
-        return "; ".join(violations(runner.trial, self.trials, lasting, self.answers)) or self.too_slow(runner)
+        return "; ".join(violations(candidate.trial, self.trials, lasting, self.answers)) or self.too_slow(candidate)
 
-    def missed(self, runner: Runner) -> str | None:
-        """The floor or guard that a cell is shown to miss by the questions that it was asked."""
-        rule, seen, asked = self.rule, [one.measurement for one in runner.glimpses], len(runner.known)
+    def missed(self, candidate: Candidate) -> str | None:
+        """The floor or ratio that a cell is shown to miss by the questions that it was asked."""
+        rule, asked = self.rule, len(candidate.known)
         for what in ("empty", "truncated"):
-            most, found = getattr(rule, f"max_{what}_fraction"), sum(getattr(one, f"answers_{what}") for one in seen)
-            if chance_of(found, asked, math.floor(most * runner.questions), runner.questions) <= self.risk:
-                return f"{found} of {asked} answers are {what}, which shows that more than {most * 100:.4g}% of all would be"
-        scores = [score for one in runner.known if (score := one.rouge_l_f1_judge) is not None]
-        if scores and (top := at_most(mean_of(scores, runner.questions), self.risk)) < rule.min_rouge_l_f1_judge:
+            counts = [getattr(slice_pass.measurement, f"answers_{what}") for slice_pass in candidate.slice_passes]
+            limit, count = getattr(rule, f"max_{what}_fraction"), sum(counts)
+            if chance_of(count, asked, math.floor(limit * candidate.questions), candidate.questions) <= self.risk:
+                return f"{count} of {asked} answers are {what}, which shows that more than {limit * 100:.4g}% of all would be"
+        scores = [score for answer in candidate.known if (score := answer.rouge_l_f1_judge) is not None]
+        if scores and (top := at_most(mean_of(scores, candidate.questions), self.risk)) < rule.min_rouge_l_f1_judge:
             return f"rouge_l_f1_judge is at most {top:.4f} by {asked} questions, below the floor {rule.min_rouge_l_f1_judge:g}"
-        best = max((self.runners[one.key] for one in self.trials), key=lambda one: quality(one.trial), default=None)
+        measured = [self.candidates[trial.key] for trial in self.trials]
+        best = max(measured, key=lambda candidate: quality(candidate.trial), default=None)
         shares = (
             (best, rule.min_rouge_l_f1_of_best, "the study's best"),
-            (self.baseline(runner), rule.min_rouge_l_f1_ratio, "the unquantized"),
+            (self.baseline(candidate), rule.min_rouge_l_f1_ratio, "the unquantized"),
         )
         for other, share, name in shares:
-            lag = quality_lag(runner, other, 1 / share) if other and share else None
+            lag = quality_lag(candidate, other, 1 / share) if other and share else None
             if lag is not None and at_least(lag, self.risk) > 0:
                 return f"rouge_l_f1 is shown to be below {share * 100:.4g}% of {name} by {asked} questions"
-        return self.too_slow(runner)
+        return self.too_slow(candidate)
 
-    def too_slow(self, runner: Runner) -> str | None:
+    def too_slow(self, candidate: Candidate) -> str | None:
         """Whether a cell is shown to miss the speed floor."""
-        speed = speed_of(runner, self.runners.values()) if self.rule.min_chars_per_s else None
+        speed = speed_of(candidate, self.candidates.values()) if self.rule.min_chars_per_s else None
         if speed is None or (top := math.exp(at_most(speed, self.risk))) >= self.rule.min_chars_per_s:
             return None
         return f"chars_per_s is at most {top:,.0f}, below the floor {self.rule.min_chars_per_s:g}"
 
-    def dominated(self, runner: Runner, leader: Runner) -> str | None:
+    def dominated(self, candidate: Candidate, leader: Candidate) -> str | None:
         """Whether a cell is shown to be behind a leader in all that counts, by more than a tie allows."""
-        lags = self.lags(runner, leader)
+        bound = bound_of(self.rule)
+        lags = [self.lag(name, candidate, leader) for name in bound.lags]
         least = [at_least(lag, self.risk) if lag else 0.0 for lag in lags]
         if min(least) <= 0:
             return None
-        by = "a pass over all questions" if runner.repeats else f"{len(runner.known)} questions"
+        by = "a pass over all questions" if candidate.repeats else f"{len(candidate.known)} questions"
         share = 1 - math.exp(-least[0]) / math.sqrt(self.rule.max_interval_ratio)
-        far = f"at least {share:.1%} " if self.rule.rule is Rule.fastest else ""
-        return f"{far}{NAMES[self.rule.rule]} than {leader.trial.name}, shown by {by}"
+        far = f"at least {share:.1%} " if bound.is_speed_alone else ""
+        return f"{far}{bound.name} than {leader.trial.name}, shown by {by}"
 
-    def lags(self, runner: Runner, leader: Runner) -> list[Estimate | None]:
-        """By how much a cell is behind a leader beyond a tie, in each quantity that the rule wants it to be behind in."""
+    def lag(self, name: Lag, candidate: Candidate, leader: Candidate) -> Estimate | None:
+        """By how much a cell is behind a leader in a quantity, beyond what a tie allows; None where that is not known."""
         tie = math.sqrt(self.rule.max_interval_ratio)
-        speed = shifted(speed_lag(runner, leader, self.runners.values()), -math.log(tie))
-        good = quality_lag(runner, leader, tie)
-        if self.rule.rule is Rule.weighted:
-            merit = merit_lag(runner, leader, self.runners.values(), self.rule.speed_weight)
-            return [shifted(merit, -math.log(tie))]
-        return {Rule.fastest: [speed], Rule.best_quality: [good], Rule.knee: [speed, good]}[self.rule.rule]
+        match name:
+            case Lag.speed:
+                return shifted(speed_lag(candidate, leader, self.candidates.values()), -math.log(tie))
+            case Lag.quality:
+                return quality_lag(candidate, leader, tie)
+            case Lag.merit:
+                merit = merit_lag(candidate, leader, self.candidates.values(), self.rule.speed_weight)
+                return shifted(merit, -math.log(tie))
+            case _:
+                assert_never(name)

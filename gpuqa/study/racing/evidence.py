@@ -3,9 +3,9 @@
 Scores of a slice are compared question by question with those of others. Speeds are compared in logs, and only like with
 like. A batch of sixteen questions is not as fast as one of four hundred, and how much faster the whole is depends on the
 engine's settings; so the speed of a slice says nothing beside another engine's. What is compared is a forecast: the slice's
-speed times what cells on the same engine gained from that slice to all questions. The first cell of an engine that is asked
-everything gives that gain (two on the first engine, or one pass that stalled would speak against everybody); how far gains
-differ between cells is learnt from all cells that were measured both ways.
+speed times what cells on the same engine gained from that slice to all questions. The first cell of an engine that is
+measured on all questions gives that gain (two on the first engine, or one pass that stalled would count against every other
+cell); how far gains differ between cells is learnt from all cells that were measured both ways.
 
 Bounds are one-sided t bounds. Few values know their own variance badly, so it is drawn towards what such values usually
 have, as heavily as `PRIOR_FREEDOM` further values would (G. K. Smyth, "Linear models and empirical Bayes methods",
@@ -21,7 +21,7 @@ from statistics import fmean
 
 from gpuqa.measure.statistics import Estimate, added, t_quantile, times
 from gpuqa.records import Answer, Measurement, Trial
-from gpuqa.selection.constraints import scores_of
+from gpuqa.selection.pairing import paired, scores_of
 
 PRIOR_FREEDOM = 4
 USUAL_REPEAT_SD = 0.05  # of log speed between repeats
@@ -30,7 +30,7 @@ USUAL_SCORE_SD = 0.15  # of an answer's score, and of the difference of two
 
 
 @dataclass(frozen=True, slots=True)
-class Glimpse:
+class SlicePass:
     """One pass over a slice of the questions."""
 
     measurement: Measurement
@@ -43,13 +43,13 @@ class Glimpse:
 
 
 @dataclass(frozen=True, slots=True)
-class Runner:
+class Candidate:
     """One cell and all that is known of it."""
 
     trial: Trial  # its measurement holds the passes over all questions so far; None before the first
     engine: str
     questions: int  # of the whole dataset
-    glimpses: tuple[Glimpse, ...] = ()
+    slice_passes: tuple[SlicePass, ...] = ()
     answers: Sequence[Answer] = field(default=())  # to all questions
 
     @property
@@ -65,13 +65,13 @@ class Runner:
     @property
     def logs(self) -> list[float]:
         """Log speeds of the passes over all questions."""
-        found = self.trial.measurement.chars_per_s_repeats if self.trial.measurement else []
-        return [math.log(one) for one in found if one > 0]
+        speeds = self.trial.measurement.chars_per_s_repeats if self.trial.measurement else []
+        return [math.log(speed) for speed in speeds if speed > 0]
 
     @property
     def known(self) -> Sequence[Answer]:
         """The answers to all questions, else those of the slices."""
-        return self.answers or [answer for glimpse in self.glimpses for answer in glimpse.answers]
+        return self.answers or [answer for slice_pass in self.slice_passes for answer in slice_pass.answers]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,76 +91,70 @@ def spread(samples: Sequence[Sequence[float]], usual: float) -> Spread:
 
 def mean_of(values: Sequence[float], population: float = math.inf) -> Estimate:
     """The mean of what a sample was drawn from: endless, or so many values of which these are some."""
-    found = spread([values], USUAL_SCORE_SD)
+    noise = spread([values], USUAL_SCORE_SD)
     unseen = max(0.0, 1 - len(values) / population)  # W. G. Cochran, Sampling Techniques, 1977, section 2.6
-    return Estimate(fmean(values), found.sd * math.sqrt(unseen / len(values)), found.freedom)
+    return Estimate(fmean(values), noise.sd * math.sqrt(unseen / len(values)), noise.freedom)
 
 
-def chance_of(found: int, asked: int, most: int, population: int) -> float:
-    """How likely a sample of `asked` holds `found` or more of a kind of which the population has `most`: hypergeometric."""
-    ways = (math.comb(most, some) * math.comb(population - most, asked - some) for some in range(found, asked + 1))
+def chance_of(count: int, asked: int, limit: int, population: int) -> float:
+    """How likely a sample of `asked` holds `count` or more of a kind of which the population has `limit`: hypergeometric."""
+    ways = (math.comb(limit, some) * math.comb(population - limit, asked - some) for some in range(count, asked + 1))
     return sum(ways) / math.comb(population, asked)
 
 
-def speed_of(runner: Runner, runners: Iterable[Runner]) -> Estimate | None:
+def speed_of(candidate: Candidate, candidates: Iterable[Candidate]) -> Estimate | None:
     """Log of the speed over all questions, measured or forecast; None where nothing allows either."""
-    if runner.logs:
-        noise = spread([one.logs for one in runners if one.logs], USUAL_REPEAT_SD)
-        return Estimate(fmean(runner.logs), noise.sd / math.sqrt(len(runner.logs)), noise.freedom)
-    place = len(runner.glimpses) - 1
-    if place < 0 or (seen := runner.glimpses[place].log) is None:
+    if candidate.logs:
+        noise = spread([other.logs for other in candidates if other.logs], USUAL_REPEAT_SD)
+        return Estimate(fmean(candidate.logs), noise.sd / math.sqrt(len(candidate.logs)), noise.freedom)
+    place = len(candidate.slice_passes) - 1
+    if place < 0 or (seen := candidate.slice_passes[place].log) is None:
         return None
     gains: dict[str, list[float]] = {}
-    for one in runners:
-        if one.logs and len(one.glimpses) > place and (log := one.glimpses[place].log) is not None:
-            gains.setdefault(one.engine, []).append(fmean(one.logs) - log)
-    if runner.engine not in gains:
+    for other in candidates:
+        if other.logs and len(other.slice_passes) > place and (log := other.slice_passes[place].log) is not None:
+            gains.setdefault(other.engine, []).append(fmean(other.logs) - log)
+    if candidate.engine not in gains:
         return None
-    ours, differ = gains[runner.engine], spread(list(gains.values()), USUAL_GAIN_SD)
+    ours, differ = gains[candidate.engine], spread(list(gains.values()), USUAL_GAIN_SD)
     return Estimate(seen + fmean(ours), differ.sd * math.sqrt(1 + 1 / len(ours)), differ.freedom)
 
 
-def speed_lag(runner: Runner, leader: Runner, runners: Iterable[Runner]) -> Estimate | None:
+def speed_lag(candidate: Candidate, leader: Candidate, candidates: Iterable[Candidate]) -> Estimate | None:
     """By how much a cell is behind in log speed."""
-    ours, theirs = speed_of(runner, runners), speed_of(leader, runners)
-    return None if ours is None or theirs is None else added(theirs, ours, -1.0)
+    ours, leading = speed_of(candidate, candidates), speed_of(leader, candidates)
+    return None if ours is None or leading is None else added(leading, ours, -1.0)
 
 
-def quality_lag(runner: Runner, leader: Runner, factor: float = 1.0) -> Estimate | None:
+def quality_lag(candidate: Candidate, leader: Candidate, factor: float = 1.0) -> Estimate | None:
     """By how much the mean rouge_l_f1 of a cell, times a factor, is behind, over the questions that both were asked."""
-    pairs = scores_of(pairs_of(runner.known, leader.known))
-    return mean_of([theirs - factor * ours for ours, theirs in pairs]) if len(pairs) > 1 else None
+    pairs = scores_of(paired(candidate.known, leader.known, partly=True))
+    return mean_of([leading - factor * ours for ours, leading in pairs]) if len(pairs) > 1 else None
 
 
-def merit_lag(runner: Runner, leader: Runner, runners: Iterable[Runner], speed_weight: float) -> Estimate | None:
+def merit_lag(candidate: Candidate, leader: Candidate, candidates: Iterable[Candidate], speed_weight: float) -> Estimate | None:
     """By how much a cell is behind in the weighted rule's logs; a ratio of means by its first-order error."""
-    fast, pairs = speed_lag(runner, leader, runners), scores_of(pairs_of(runner.known, leader.known))
+    fast, pairs = speed_lag(candidate, leader, candidates), scores_of(paired(candidate.known, leader.known, partly=True))
     if fast is None or len(pairs) < 2:
         return None
-    ours, theirs = fmean(one for one, _ in pairs), fmean(other for _, other in pairs)
-    if min(ours, theirs) <= 0:
+    ours, leading = fmean(own for own, _ in pairs), fmean(leader_score for _, leader_score in pairs)
+    if min(ours, leading) <= 0:
         return None
-    good = mean_of([other / theirs - one / ours for one, other in pairs])
-    good = Estimate(math.log(theirs / ours), good.error, good.freedom)
+    good = mean_of([leader_score / leading - own / ours for own, leader_score in pairs])
+    good = Estimate(math.log(leading / ours), good.error, good.freedom)
     return added(times(fast, speed_weight), good, 1 - speed_weight)
 
 
-def pairs_of(ours: Sequence[Answer], theirs: Sequence[Answer]) -> list[tuple[Answer, Answer]]:
-    """The answers of both to the questions that both were asked."""
-    by_id = {one.id: one for one in theirs}
-    return [(one, by_id[one.id]) for one in ours if one.id in by_id]
-
-
-def at_least(found: Estimate, risk: float) -> float:
+def at_least(estimate: Estimate, risk: float) -> float:
     """The one-sided lower bound that errs with that probability."""
-    return found.difference - t_quantile(1 - 2 * risk, found.freedom) * found.error
+    return estimate.difference - t_quantile(1 - 2 * risk, estimate.freedom) * estimate.error
 
 
-def at_most(found: Estimate, risk: float) -> float:
+def at_most(estimate: Estimate, risk: float) -> float:
     """The one-sided upper bound that errs with that probability."""
-    return found.difference + t_quantile(1 - 2 * risk, found.freedom) * found.error
+    return estimate.difference + t_quantile(1 - 2 * risk, estimate.freedom) * estimate.error
 
 
-def shifted(found: Estimate | None, by: float) -> Estimate | None:
+def shifted(estimate: Estimate | None, by: float) -> Estimate | None:
     """An estimate of the quantity plus a constant."""
-    return None if found is None else Estimate(found.difference + by, found.error, found.freedom)
+    return None if estimate is None else Estimate(estimate.difference + by, estimate.error, estimate.freedom)

@@ -1,15 +1,15 @@
-"""The race: every cell of an engine on a small slice of the questions first, and only who may still win gets the rest.
+"""The race: every cell of an engine on a small slice of the questions first, and all questions only for those that may win.
 
-While an engine is up, its cells are asked in rounds: a slice, perhaps a larger one, then the cell that the slices put first
-(two on the first engine, where nothing is known yet) is asked everything, then the others, then the repeats. After each round
-those are dropped that cannot win any more; see `elimination` for who that is. Looking several times would err
-more often than once, so the risk of an error, 1 - `study.racing_confidence`, is spent in equal parts over the looks at a cell
-(Bonferroni).
+While an engine is up, its cells are measured in rounds: a slice, perhaps a larger one, then all questions on the cell that
+the slices put first (on two cells of the first engine, where nothing is known yet), then on the others, then the repeats.
+After each round the cells that cannot win any more are dropped; `elimination` says which these are. Looking several times
+would err more often than once, so the risk of an error, 1 - `study.racing_confidence`, is spent in equal parts over the
+looks at a cell (Bonferroni).
 
-Engines whose cells are the unquantized baselines of others come first, because nobody quantized leads without them; among
+Engines whose cells are the unquantized baselines of others come first, because no quantized cell leads without them; among
 equals the one whose cells have the highest bound on the named GPU, and then the one that takes the most sequences at once:
-the sooner a fast cell leads, the less the slow ones are asked. A dropped baseline of a cell that stays is called back in the
-end, which costs an engine start. Nothing here measures: the same passes in the same order, the same decisions.
+the sooner a fast cell leads, the fewer passes the slow ones need. A dropped baseline of a cell that stays is measured in the
+end, which costs an engine start. Nothing here measures: the same passes in the same order lead to the same decisions.
 """
 
 from __future__ import annotations
@@ -21,17 +21,18 @@ from dataclasses import dataclass, field, replace
 from statistics import fmean
 
 from gpuqa.config.commands import StudyConfig
-from gpuqa.config.measurement import Issue, Rule, SelectionConfig
+from gpuqa.config.measurement import Issue, SelectionConfig
 from gpuqa.records import Answer, Dropped, Question, Trial
-from gpuqa.study.racing.elimination import Field
-from gpuqa.study.racing.evidence import Glimpse, Runner
+from gpuqa.selection.ranking import RANKINGS
+from gpuqa.study.racing.elimination import Snapshot, bound_of
+from gpuqa.study.racing.evidence import Candidate, SlicePass
 
 Bound = Callable[[str, float], float | None]  # key, tokens of an answer -> most output tokens a second, where it is known
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
-    """What a cell is to be asked next: a slice by its place among the slices, or a repeat of all questions."""
+class WantedPass:
+    """A pass that the race wants next: over a slice, by its place among the slices, or a repeat over all questions."""
 
     key: str
     slice: int | None = None
@@ -54,119 +55,123 @@ def slices_of(questions: Sequence[Question], study: StudyConfig, issue: Issue) -
 
 @dataclass
 class Race:
-    """The cells of a study, what is known of them, and who is out, with the reason in words."""
+    """The cells of a study, what is known of them, and which of them are dropped, with the reason in words."""
 
-    runners: dict[str, Runner]
+    candidates: dict[str, Candidate]
     rule: SelectionConfig
     confidence: float
     slices: Sequence[list[Question]]
     repeats: int
     dropped: dict[str, str] = field(default_factory=dict)
-    recalled: set[str] = field(default_factory=set)  # dropped baselines that are asked everything once
+    recalled: set[str] = field(default_factory=set)  # dropped baselines that are measured on all questions once
 
     def engines(self, bound: Bound) -> list[str]:
         """The engines in the order in which they are raced."""
         now = self.now()
-        needed = {baseline.key for runner in self.runners.values() if (baseline := now.baseline(runner))}
+        needed = {baseline.key for candidate in self.candidates.values() if (baseline := now.baseline(candidate))}
         places: dict[str, tuple[bool, float, float]] = {}
-        for runner in self.runners.values():
-            has_baseline, best, width = places.get(runner.engine, (False, 0.0, 0.0))
-            most = bound(runner.key, runner.trial.pipeline["sampling"]["max_tokens"]) or 0.0
-            wide = runner.trial.pipeline["engine"]["args"].get("max_num_seqs", 0)
-            places[runner.engine] = (has_baseline or runner.key in needed, max(best, most), max(width, wide))
+        for candidate in self.candidates.values():
+            has_baseline, best, width = places.get(candidate.engine, (False, 0.0, 0.0))
+            bound_tokens = bound(candidate.key, candidate.trial.pipeline["sampling"]["max_tokens"]) or 0.0
+            wide = candidate.trial.pipeline["engine"]["args"].get("max_num_seqs", 0)
+            places[candidate.engine] = (has_baseline or candidate.key in needed, max(best, bound_tokens), max(width, wide))
         return sorted(places, key=places.__getitem__, reverse=True)
 
-    def next_round(self, engine: str) -> list[Ask]:
-        """What the cells of an engine are asked now, after dropping who cannot win; nothing when it may be closed."""
+    def next_round(self, engine: str) -> list[WantedPass]:
+        """The passes that an engine is to measure now, after dropping the cells that cannot win; none when it may be closed."""
         self.drop()
-        if owed := [key for key in self.recalled if self.runners[key].engine == engine and not self.runners[key].repeats]:
-            return [Ask(key, repeat=0) for key in owed]
-        running = [one for one in self.running() if one.engine == engine]
+        if owed := [key for key in self.recalled if self.candidates[key].engine == engine and not self.candidates[key].repeats]:
+            return [WantedPass(key, repeat=0) for key in owed]
+        running = [candidate for candidate in self.running() if candidate.engine == engine]
         for place in range(len(self.slices)):
-            unseen = [one for one in running if len(one.glimpses) <= place and not one.repeats]
+            unseen = [candidate for candidate in running if len(candidate.slice_passes) <= place and not candidate.repeats]
             if unseen:
-                return [Ask(one.key, slice=place) for one in unseen]
-        waiting = [one for one in running if one.repeats < self.repeats]
-        fewest = min((one.repeats for one in waiting), default=0)
-        waiting = [one for one in waiting if one.repeats == fewest]
-        if waiting and not any(one.repeats for one in self.runners.values() if one.engine == engine):
-            known = any(one.repeats for one in self.runners.values())
+                return [WantedPass(candidate.key, slice=place) for candidate in unseen]
+        waiting = [candidate for candidate in running if candidate.repeats < self.repeats]
+        fewest = min((candidate.repeats for candidate in waiting), default=0)
+        waiting = [candidate for candidate in waiting if candidate.repeats == fewest]
+        if waiting and not any(candidate.repeats for candidate in self.candidates.values() if candidate.engine == engine):
+            known = any(candidate.repeats for candidate in self.candidates.values())
             waiting = sorted(waiting, key=self.promise, reverse=True)[: 1 if known else 2]
-        return [Ask(one.key, repeat=fewest) for one in waiting]
+        return [WantedPass(candidate.key, repeat=fewest) for candidate in waiting]
 
-    def saw(self, key: str, glimpse: Glimpse) -> None:
+    def measured_slice(self, key: str, slice_pass: SlicePass) -> None:
         """A slice was answered and scored."""
-        self.runners[key] = replace(self.runners[key], glimpses=(*self.runners[key].glimpses, glimpse))
+        self.candidates[key] = replace(self.candidates[key], slice_passes=(*self.candidates[key].slice_passes, slice_pass))
 
     def measured(self, trial: Trial, answers: Sequence[Answer]) -> None:
         """All questions were answered, for the first time or once more, or the cell failed."""
-        self.runners[trial.key] = replace(self.runners[trial.key], trial=trial, answers=answers)
+        self.candidates[trial.key] = replace(self.candidates[trial.key], trial=trial, answers=answers)
 
     def recall(self) -> list[str]:
-        """Have the dropped baselines of cells that stay asked everything once, for the guards; the engines that it takes."""
+        """Want the dropped baselines of cells that stay measured once, for the constraints; the engines that it takes."""
         now = self.now()
-        staying = [baseline for one in self.running() if (baseline := now.baseline(one)) and baseline.key in self.dropped]
-        wanted = [one for one in staying if not one.repeats and one.trial.error is None]
-        self.recalled = {one.key for one in wanted}
-        return list(dict.fromkeys(one.engine for one in wanted))
+        baselines = [baseline for candidate in self.running() if (baseline := now.baseline(candidate))]
+        dropped = [baseline for baseline in baselines if baseline.key in self.dropped]
+        wanted = [baseline for baseline in dropped if not baseline.repeats and baseline.trial.error is None]
+        self.recalled = {baseline.key for baseline in wanted}
+        return list(dict.fromkeys(baseline.engine for baseline in wanted))
 
     def skip_hopeless(self, engine: str, bound: Bound) -> None:
         """Drop the cells of an engine that is not up that would be slower than the leader even at the bound of the card.
 
-        For the fastest only, whose figure the bound limits. It is in tokens: one is taken for as many characters, and answers
-        for as short, as any cell measured so far had them; both favour the cell.
+        For rules that rank by speed alone, which is what the bound limits. It is in tokens: one is taken for as many
+        characters, and answers for as short, as any cell measured so far had them; both favour the cell.
         """
-        leaders = self.now().leaders() if self.rule.rule is Rule.fastest else []
+        leaders = self.now().leaders() if bound_of(self.rule).is_speed_alone else []
         for leader in leaders:
             tokens, chars = self.lengths()
             reached = math.exp(fmean(leader.logs))
-            for one in [one for one in self.running() if one.engine == engine and not one.known]:
-                most = bound(one.key, tokens)
-                if most is not None and most * chars * math.sqrt(self.rule.max_interval_ratio) < reached:
-                    told = f"{most * chars:,.0f} chars/s ({most:,.0f} tokens of at most {chars:.2f} characters)"
-                    reaches = f"reaches the {reached:,.0f} of {leader.trial.name}"
-                    self.dropped[one.key] = f"not even the bound of its card, {told}, {reaches}"
+            unknown = [candidate for candidate in self.running() if candidate.engine == engine and not candidate.known]
+            for candidate in unknown:
+                limit = bound(candidate.key, tokens)
+                if limit is not None and limit * chars * math.sqrt(self.rule.max_interval_ratio) < reached:
+                    figure = f"{limit * chars:,.0f} chars/s ({limit:,.0f} tokens of at most {chars:.2f} characters)"
+                    reason = f"not even the bound of its card, {figure}, reaches the {reached:,.0f} of {leader.trial.name}"
+                    self.dropped[candidate.key] = reason
 
     def lengths(self) -> tuple[float, float]:
         """The fewest tokens that any cell's answers had, and the most characters that a token was; means over answers."""
-        seen = [one for runner in self.runners.values() if (one := runner.trial.measurement) and one.output_tokens]
-        tokens = [one.output_tokens / one.questions / one.repeats for one in seen]
-        return min(tokens), max(one.answer_chars_mean / mean for one, mean in zip(seen, tokens, strict=True))
+        known = [candidate.trial.measurement for candidate in self.candidates.values() if candidate.trial.measurement]
+        seen = [measurement for measurement in known if measurement.output_tokens]
+        tokens = [measurement.output_tokens / measurement.questions / measurement.repeats for measurement in seen]
+        return min(tokens), max(measurement.answer_chars_mean / mean for measurement, mean in zip(seen, tokens, strict=True))
 
     def drop(self) -> None:
         """Drop every running cell that cannot win; if that were all that there are, the best of them stays."""
         now, running = self.now(), self.running()
         leaders = now.leaders()
-        reasons = {one.key: told for one in running if (told := now.why_out(one, leaders))}
+        reasons = {candidate.key: reason for candidate in running if (reason := now.why_out(candidate, leaders))}
         if running and len(reasons) == len(running):
             del reasons[max(running, key=self.promise).key]
         self.dropped |= reasons
 
     def trials(self) -> list[Trial]:
         """Every cell with what became of it."""
-        return [self.ended(one) for one in self.runners.values()]
+        return [self.ended(candidate) for candidate in self.candidates.values()]
 
-    def ended(self, runner: Runner) -> Trial:
+    def ended(self, candidate: Candidate) -> Trial:
         """One cell with what became of it."""
-        if runner.key not in self.dropped:
-            return runner.trial
-        seen = runner.trial.measurement or (runner.glimpses[-1].measurement if runner.glimpses else None)
-        return replace(runner.trial, measurement=None, dropped=Dropped(self.dropped[runner.key], seen))
+        if candidate.key not in self.dropped:
+            return candidate.trial
+        seen = candidate.trial.measurement or (candidate.slice_passes[-1].measurement if candidate.slice_passes else None)
+        return replace(candidate.trial, measurement=None, dropped=Dropped(self.dropped[candidate.key], seen))
 
-    def running(self) -> list[Runner]:
-        """Who may still win."""
-        left = [one for one in self.runners.values() if one.key not in self.dropped]
-        return [one for one in left if one.trial.error is None and one.trial.skipped is None]
+    def running(self) -> list[Candidate]:
+        """The cells that may still win."""
+        left = [candidate for candidate in self.candidates.values() if candidate.key not in self.dropped]
+        return [candidate for candidate in left if candidate.trial.error is None and candidate.trial.skipped is None]
 
-    def now(self) -> Field:
+    def now(self) -> Snapshot:
         """What is known at this moment."""
         looks = max(1, len(self.slices) + self.repeats - 1)  # none after the last repeat
-        return Field(self.runners, self.rule, (1 - self.confidence) / looks, self.dropped)
+        return Snapshot(self.candidates, self.rule, (1 - self.confidence) / looks, self.dropped)
 
-    def promise(self, runner: Runner) -> float:
+    def promise(self, candidate: Candidate) -> float:
         """How good a cell looks among those of its engine, by the rule's own figure."""
-        speeds = [math.exp(log) for log in runner.logs] or [one.measurement.chars_per_s for one in runner.glimpses[-1:]]
-        quality = [score for one in runner.known if (score := one.rouge_l_f1) is not None]
-        weights = {Rule.fastest: 1.0, Rule.best_quality: 0.0, Rule.knee: 0.5, Rule.weighted: self.rule.speed_weight}
-        weight = weights[self.rule.rule]
+        last_slices = [slice_pass.measurement.chars_per_s for slice_pass in candidate.slice_passes[-1:]]
+        speeds = [math.exp(log) for log in candidate.logs] or last_slices
+        quality = [score for answer in candidate.known if (score := answer.rouge_l_f1) is not None]
+        fixed = RANKINGS[self.rule.rule].speed_weight
+        weight = self.rule.speed_weight if fixed is None else fixed
         return float(fmean(speeds or [0.0]) ** weight * fmean(quality or [0.0]) ** (1 - weight))

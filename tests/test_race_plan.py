@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_study import engines, one_thread, prepared, run  # noqa: F401
+from small_study import prepared, run
 
 from gpuqa.config import UserError
 from gpuqa.measure.cell import Cell
@@ -19,7 +19,7 @@ from gpuqa.roofline import load
 from gpuqa.study import study
 from gpuqa.study.journal import Journal
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("one_thread")]
 
 RACING = {"study__racing": True, "study__racing_first_slice": 2, "dataset__limit": 8, "workload__repeats": 2}
 RACING |= {"selection__min_rouge_l_f1_judge": 0.0, "selection__min_rouge_l_f1_of_best": 0.0}
@@ -74,7 +74,7 @@ def test_a_race_asks_a_slice_first_and_gives_the_rest_to_those_that_stay(ended: 
     assert len(watched.passes) == 5, "two slices, one pass of the dropped, two of the other"
 
 
-def test_a_race_that_has_ended_leaves_trials_and_measures_nothing_again(ended: Any, engines: list[str]) -> None:  # noqa: F811
+def test_a_race_that_has_ended_leaves_trials_and_measures_nothing_again(ended: Any, engines: list[str]) -> None:
     folder, _, outcome, _ = ended
     assert not list((folder / "trials").glob("*.passes.jsonl"))
     again, recorder = run(prepared(ENDS, CUT), folder)
@@ -115,7 +115,7 @@ def test_an_engine_whose_cells_cannot_win_even_at_the_bound_of_their_card_is_not
     bandwidth_gb_per_s: float,
     skipped: bool,
     tmp_path: Path,
-    engines: list[str],  # noqa: F811
+    engines: list[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(load, "L2_BYTES", 0.0)  # the embedded model would fit a card's cache, and then there is no bound

@@ -1,0 +1,42 @@
+"""The answers of two trials side by side, question by question, and the one test of a score over them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from gpuqa.measure.statistics import paired_interval, sign_flip_p_value
+from gpuqa.records import Answer, Interval
+
+Answers = Mapping[str, Sequence[Answer]]  # of each trial, by its key
+AnswerPairs = list[tuple[Answer, Answer]]
+ScorePairs = list[tuple[float, float]]
+
+
+def paired(first: Sequence[Answer], second: Sequence[Answer], partly: bool = False) -> AnswerPairs:
+    """The answers of two trials to the questions that both were asked, in the order of the first's.
+
+    Args:
+        partly: each may have been asked questions that the other was not, as in a race. Otherwise there are no pairs unless
+            all questions are the same and in the same order, since means over all of them are compared.
+    """
+    if not partly and [(one.id, one.question) for one in first] != [(one.id, one.question) for one in second]:
+        return []
+    by_question = {(one.id, one.question): one for one in second}
+    return [(one, by_question[key]) for one in first if (key := (one.id, one.question)) in by_question]
+
+
+def scores_of(pairs: Sequence[tuple[Answer, Answer]], name: str = "rouge_l_f1") -> ScorePairs:
+    """Both values of a score, where both answers have it."""
+    scores = ((getattr(one, name), getattr(other, name)) for one, other in pairs)
+    return [(one, other) for one, other in scores if one is not None and other is not None]
+
+
+def paired_test(scores: Sequence[tuple[float, float]], scale: float, confidence: float) -> tuple[Interval, float]:
+    """How far the first's mean score leads the second's over the same questions: bootstrap interval and sign-flip p-value.
+
+    Args:
+        scale: what the interval's ends are shares of, such as the second's mean; above 0.
+    """
+    first, second = [one for one, _ in scores], [other for _, other in scores]
+    interval = paired_interval(first, second, confidence)
+    return Interval(interval.low / scale, interval.high / scale), sign_flip_p_value(first, second)

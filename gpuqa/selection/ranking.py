@@ -1,0 +1,142 @@
+"""The selection rules in one table: what each ranks by, how its lead is tested, and how a race bounds it.
+
+A new rule is a member of `gpuqa.config.measurement.Rule` and a row of `RANKINGS`. It needs more only if it ranks by a
+quantity that is neither speed nor quality: then its test goes into `gpuqa.selection.comparison`, and its lag into
+`Lag` and `gpuqa.study.racing.elimination`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import Any
+
+from gpuqa.config.measurement import Rule, SelectionConfig
+from gpuqa.measure.statistics import holm
+from gpuqa.records import Trial
+from gpuqa.selection.comparison import Comparison, by_both, by_quality, by_speed, merit, quality, speed, without_a_test
+from gpuqa.selection.pairing import Answers
+
+Key = Callable[[Trial], Any]
+
+
+class Lag(Enum):
+    """A quantity in which a race can show that one cell is behind another."""
+
+    speed = "speed"  # log chars/s
+    quality = "quality"  # mean rouge_l_f1
+    merit = "merit"  # the weighted sum of both logs
+
+
+@dataclass(frozen=True, slots=True)
+class RaceBound:
+    """When a race may drop a cell under a rule: it is shown to be behind a leader in all of `lags`, by more than a tie."""
+
+    lags: tuple[Lag, ...]
+    name: str  # of being behind, as in "slower than ..."
+    leader_is_any: bool = False  # any sound cell may drop another, not just the first by the rule
+
+    @property
+    def is_speed_alone(self) -> bool:
+        """Whether speed decides, so that a card's bound can drop a cell that nobody has measured."""
+        return self.lags == (Lag.speed,)
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """All that the verdict and the race know of one rule."""
+
+    title: str  # of the first by the rule, as in "the fastest of 12 eligible trials"
+    order: Callable[[Sequence[Trial], SelectionConfig], Key]  # eligible trials -> a key that is highest for the best
+    compare: Callable[[Trial, Trial, SelectionConfig, Answers], Comparison]  # the first by the rule with another
+    speed_weight: float | None  # of speed beside quality in the figure that a race sorts by; None: selection.speed_weight
+    race: RaceBound | None  # None: no race can be run by this rule
+    untested: str | None = None  # why no lead can be tested, where `compare` is `without_a_test`
+
+
+def by_fastest(_: Sequence[Trial], __: SelectionConfig) -> Key:
+    """Speed alone."""
+    return speed
+
+
+def by_best_quality(_: Sequence[Trial], __: SelectionConfig) -> Key:
+    """Quality, then speed."""
+    return lambda trial: (quality(trial), speed(trial))
+
+
+def by_merit(_: Sequence[Trial], rule: SelectionConfig) -> Key:
+    """The weighted figure."""
+    return lambda trial: merit(trial, rule)
+
+
+def by_knee(eligible: Sequence[Trial], _: SelectionConfig) -> Key:
+    """Height above the line between the ends of the Pareto front, both axes scaled to it (Satopää et al., "Kneedle", 2011).
+
+    What is not on the front comes after it.
+    """
+    front = pareto_front(eligible)
+    ends = [(min(values), max(values)) for values in ([speed(one) for one in front], [quality(one) for one in front]) if values]
+
+    def height(trial: Trial) -> tuple[bool, float]:
+        values = zip((speed(trial), quality(trial)), ends, strict=True)
+        above = sum((value - low) / (high - low) if high > low else 0.0 for value, (low, high) in values)
+        return any(trial is one for one in front), above
+
+    return height
+
+
+RANKINGS: dict[Rule, Ranking] = {
+    Rule.fastest: Ranking(
+        title="fastest",
+        order=by_fastest,
+        compare=by_speed,
+        speed_weight=1.0,
+        race=RaceBound((Lag.speed,), "slower"),  # however good: above the floors only speed ranks
+    ),
+    Rule.best_quality: Ranking(
+        title="best in rouge_l_f1",
+        order=by_best_quality,
+        compare=by_quality,
+        speed_weight=0.0,
+        race=RaceBound((Lag.quality,), "worse"),  # however fast
+    ),
+    Rule.weighted: Ranking(
+        title="best by weight",
+        order=by_merit,
+        compare=by_both,
+        speed_weight=None,
+        race=RaceBound((Lag.merit,), "behind by weight"),
+    ),
+    Rule.knee: Ranking(
+        title="knee",
+        order=by_knee,
+        compare=without_a_test,
+        speed_weight=0.5,
+        # Slower and worse than one other cell: then it is not on the Pareto front, whose corner the knee is.
+        race=RaceBound((Lag.speed, Lag.quality), "slower and worse", leader_is_any=True),
+        untested="no test is known for the knee of a front",
+    ),
+}
+
+
+def rank(eligible: Sequence[Trial], rule: SelectionConfig) -> list[Trial]:
+    """The eligible trials from best to worst by the rule."""
+    return sorted(eligible, key=RANKINGS[rule.rule].order(eligible, rule), reverse=True)
+
+
+def compare_all(first: Trial, others: Sequence[Trial], rule: SelectionConfig, answers: Answers) -> list[Comparison]:
+    """The first trial against each of the others, by what the rule ranks by; p-values corrected by Holm."""
+    comparisons = [RANKINGS[rule.rule].compare(first, other, rule, answers) for other in others]
+    corrected = iter(holm([one.p_value for one in comparisons if one.p_value is not None]))
+    return [one if one.p_value is None else replace(one, p_value=next(corrected)) for one in comparisons]
+
+
+def pareto_front(trials: Sequence[Trial]) -> list[Trial]:
+    """Measured trials of which no other has more chars/s and as much rouge_l_f1, or the other way round."""
+    points = [(one, speed(one), quality(one)) for one in trials if one.measurement]
+    return [
+        one
+        for one, fast, good in points
+        if not any(other[1] >= fast and other[2] >= good and (other[1] > fast or other[2] > good) for other in points)
+    ]

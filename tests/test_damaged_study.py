@@ -1,0 +1,175 @@
+"""freeze and compare on a study whose files were edited or damaged, or whose disk is full: one line, and nothing is lost."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from any_measurement import any_measurement
+
+from gpuqa.config.app import compose_cell
+from gpuqa.records import Answer, Trial
+from gpuqa.study.journal import Journal
+
+ANSWERS = [Answer(f"q{number}", f"问题 {number}", "参考", "答", 0.4, 0.5, "stop", 9, 0.1) for number in range(4)]
+KNOWN = {
+    "digests": {"weights": "a" * 64, "tokenizer": "b" * 64, "dataset": "c" * 64},
+    "versions": {"gpuqa": "0.2.0"},
+    "device": "a GPU",
+    "driver": "",
+    "code": "d" * 64,
+}
+FAST, SLOW = "f" * 64, "5" * 64
+
+
+def measured(key: str, prompt: str, speed: float) -> Trial:
+    """A trial of the embedded model that may win."""
+    repeats = [speed - 1, speed, speed + 1]
+    numbers = {"rouge_l_f1_judge": 0.4, "rouge_l_f1": 0.5, "answers_empty": 0, "truncated_fraction": 0.0, "questions": 4}
+    measurement = any_measurement(chars_per_s=speed, chars_per_s_repeats=repeats, answers_failed=0, **numbers)
+    return Trial(key, {"prompt": prompt}, compose_cell(f"prompt={prompt}").as_dict(), KNOWN, measurement)
+
+
+def write_study(folder: Path) -> Journal:
+    """A study of two trials, the fast one first."""
+    journal, trials = Journal(folder), [measured(FAST, "bare", 2000.0), measured(SLOW, "structured", 1000.0)]
+    journal.write_study([(trial.key, trial.axes) for trial in trials])
+    for trial in trials:
+        journal.write(trial, ANSWERS)
+    return journal
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Journal:
+    """The study, where freeze looks for it."""
+    return write_study(tmp_path / "experiments" / "mine")
+
+
+def edit(file: Path, before: str, after: str) -> None:
+    text = file.read_text(encoding="utf-8")
+    assert text.count(before) == 1, text
+    file.write_text(text.replace(before, after), encoding="utf-8")
+
+
+def frozen_trial(journal: Journal) -> str:
+    return str(yaml.safe_load((journal.study_file.parent / "frozen.yaml").read_text(encoding="utf-8"))["trial"])
+
+
+def test_an_edited_number_is_named_and_not_frozen(journal: Journal, command: Any, tmp_path: Path) -> None:
+    run = command("freeze", "study.name=mine", cwd=tmp_path)
+    assert (run.returncode, frozen_trial(journal)) == (0, FAST), run.stdout + run.stderr
+    edit(journal.file, '"chars_per_s": 1000.0', '"chars_per_s": 9000.0')
+    edit(journal.file, '"chars_per_s": 2000.0', '"chars_per_s": 8000.0')
+    journal.write(measured(SLOW, "structured", 1000.0), ANSWERS)
+    run = command("freeze", "study.name=mine", cwd=tmp_path)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "trials.jsonl: 2 of 3 lines cannot be read: lines 1, 2: each was edited (its digest differs)" in run.stdout
+    assert frozen_trial(journal) == SLOW
+
+
+def test_compare_names_the_lines_that_it_could_not_read(journal: Journal, command: Any, tmp_path: Path) -> None:
+    with journal.file.open("a") as stream:
+        stream.write('{"key": "torn')
+    run = command("compare", "a=experiments/mine:f", "b=experiments/mine:5", cwd=tmp_path)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "trials.jsonl: the last line was never finished, as a kill leaves it; a sweep measures it again" in run.stdout
+    edit(journal.answers_file(FAST), '"id": "q2"', '"id": "q9"')
+    run = command("compare", "a=experiments/mine:f", "b=experiments/mine:5", cwd=tmp_path)
+    assert run.returncode == 2
+    assert f"{FAST[:16]}.answers.jsonl: 1 of 4 lines cannot be read: line 3 was edited" in run.stderr
+    assert "Traceback" not in run.stdout + run.stderr
+
+
+DAMAGED = {
+    "a journal of another shape": ("trials/trials.jsonl", b"[1]\n", "1 of 1 lines cannot be read: line 1 is not a JSON object"),
+    "a journal with wrong types": ("trials/trials.jsonl", b'{"format": 2, "key": 3}\n', "line 1 lacks its digest"),
+    "a deep journal": ("trials/trials.jsonl", b"[" * 100_000 + b"\n", "line 1 is nested too deeply"),
+    "a journal that is no text": ("trials/trials.jsonl", b"\xff\xfe}\n", "line 1 is not JSON"),
+    "a study that is no YAML": ("study.yaml", b"a: [1", "study.yaml cannot be read"),
+    "a deep study": ("study.yaml", b"[" * 5000, "it is nested too deeply"),
+    "a study of another shape": ("study.yaml", b"[]", "study.yaml is not what a sweep writes"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_a_damaged_file_is_one_line_and_exit_code_2_and_the_winner_stays(
+    name: str, journal: Journal, command: Any, tmp_path: Path
+) -> None:
+    file, content, told = DAMAGED[name]
+    (journal.study_file.parent / "frozen.yaml").write_text("the winner of before")
+    (journal.study_file.parent / file).write_bytes(content)
+    run = command("freeze", "study.name=mine", cwd=tmp_path)
+    assert run.returncode == 2, run.stdout + run.stderr
+    assert run.stderr.startswith("error: ")
+    assert run.stderr.count("\n") == 1, run.stderr
+    assert told in run.stderr
+    assert (journal.study_file.parent / "frozen.yaml").read_text() == "the winner of before"
+    assert (journal.study_file.parent / file).read_bytes() == content
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path, size: str) -> Iterator[None]:
+    """A real file system of that size at a new folder."""
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+    if not shutil.which("mount") or subprocess.run(mount, check=False).returncode != 0:
+        pytest.skip("mounting a small file system needs root, and a container that may")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.fixture
+def full_disk(tmp_path: Path) -> Iterator[Journal]:
+    """The study on a real file system of its own without a free byte."""
+    root = tmp_path / "experiments"
+    with small_disk(root, "256k"):
+        journal = write_study(root / "mine")
+        for name in ("frozen.yaml", "leaderboard.csv", "report.html"):
+            (root / "mine" / name).write_text("of before")
+        with (root / "filler").open("wb", buffering=0) as filler, contextlib.suppress(OSError):
+            while filler.write(b"0" * 4096):
+                pass
+        yield journal
+
+
+def test_freezing_on_a_full_disk_is_one_line_and_leaves_every_file_as_it_was(
+    full_disk: Journal, command: Any, tmp_path: Path
+) -> None:
+    folder = full_disk.study_file.parent
+    before = {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+    run = command("freeze", "study.name=mine", cwd=tmp_path)
+    assert run.returncode == 2, run.stdout + run.stderr
+    assert "experiments/mine/leaderboard.csv cannot be written: No space left on device" in run.stderr
+    assert run.stderr.count("\n") == 1, run.stderr
+    assert {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()} == before
+    (folder.parent / "filler").unlink()
+    run = command("freeze", "study.name=mine", cwd=tmp_path)
+    assert (run.returncode, frozen_trial(full_disk)) == (0, FAST), run.stdout + run.stderr
+
+
+@pytest.mark.engine
+def test_a_disk_that_fills_up_during_a_sweep_ends_it_in_one_line_and_the_next_run_goes_on(command: Any, tmp_path: Path) -> None:
+    root = tmp_path / "experiments"
+    words = ("experiment=none", "dataset.limit=2", "workload.repeats=2", "study.finalists=0", "prompt=bare,structured")
+    words = (*words, "selection.min_rouge_l_f1_judge=0", "study.name=small")
+    with small_disk(root, "64k"):
+        run = command("sweep", *words, cwd=tmp_path)
+        assert run.returncode == 2, run.stdout + run.stderr
+        [told] = [line for line in run.stderr.splitlines() if line.startswith("error: ")]
+        assert "cannot be written: No space left on device; all that was finished before is kept" in told
+        assert "Traceback" not in run.stdout + run.stderr
+        subprocess.run(["mount", "-o", "remount,size=4m", root], check=True)
+        kept = {key: trial.measurement for key, trial in Journal(root / "small").read().items()}
+        run = command("sweep", *words, cwd=tmp_path)
+        assert run.returncode == 0, run.stdout + run.stderr
+        trials = Journal(root / "small").read()
+        assert len(trials) == 2
+        assert all(trials[key].measurement == measurement for key, measurement in kept.items())

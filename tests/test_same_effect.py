@@ -1,0 +1,90 @@
+"""Cells that are the same in effect on this machine, which has vLLM for the CPU: shared-prefix attention is off here."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from rich.console import Console
+from small_study import config, prepared, run
+
+from gpuqa.config.pipeline import Attention
+from gpuqa.measure.cell import Cell
+from gpuqa.records import Override
+from gpuqa.study.same_effect import Effects, effective, switched_off
+from gpuqa.sweep import Watch
+
+SHARED = "engine.attention=shared_prefix"
+
+
+def cell(**axes: Any) -> Cell:
+    """A cell with nothing read from the disk."""
+    axes = {"engine": "vllm_cpu", **axes}
+    return Cell(config(**axes), {key.replace("__", "."): str(value) for key, value in axes.items()}, [], [], {})
+
+
+def grid(*prompts: str, **fixed: Any) -> list[Cell]:
+    attentions = ("shared_prefix", "default")
+    return [cell(prompt=prompt, engine__attention=attention, **fixed) for prompt in prompts for attention in attentions]
+
+
+def test_an_override_that_is_off_is_named_with_its_reason_and_one_that_runs_is_not() -> None:
+    assert switched_off(cell().config) == {}
+    assert switched_off(config(engine="transformers")) == {}
+    assert switched_off(cell(engine__attention="shared_prefix").config) == {SHARED: "there is no CUDA device"}
+    fp8 = cell(engine__attention="shared_prefix", quantization="fp8_kv")
+    assert switched_off(fp8.config) == {SHARED: "it does not read a KV cache of fp8"}
+    assert effective(fp8.config, switched_off(fp8.config)).engine.attention is Attention.default
+
+
+def test_of_cells_that_are_the_same_in_effect_the_one_that_asks_for_what_it_gets_is_measured() -> None:
+    cells = grid("bare", "expert")
+    copies = Effects(cells).copies()
+    assert [trial.key for trial in copies] == [cells[0].key, cells[2].key]
+    plain = cells[1].trial(None).name
+    assert copies[0].skipped == f"the same as {plain}, whose numbers count for both: {SHARED} is off (there is no CUDA device)"
+    assert Effects([cells[0], cells[2]]).copies() == [], "without the plain ones all are measured"
+    assert Effects([cell(sampling__max_tokens=tokens) for tokens in (4, 5)]).copies() == []
+
+
+def test_an_axis_without_effect_and_an_override_that_is_off_are_told_once_each() -> None:
+    off, idle = Effects(grid("bare", "expert")).notes()
+    assert off == f"{SHARED} is off in 2 of 4 cells: there is no CUDA device"
+    assert idle.startswith("The axis engine.attention has no effect in this study: shared_prefix, default measure the same")
+    assert Effects([cell(prompt=name) for name in ("bare", "expert")]).notes() == []
+
+
+@pytest.mark.engine
+def test_a_study_measures_cells_that_are_the_same_in_effect_once(tmp_path, prepared_twins) -> None:
+    outcome, recorder = run(prepared_twins, tmp_path)
+    copy, original = outcome.trials
+    assert copy.skipped.startswith("the same as ")
+    assert copy.error is None
+    assert original.measurement.questions == 2
+    assert {key for key, _ in recorder.passes} == {original.key}
+    assert outcome.engine_starts == 1
+    again, recorder = run(prepared_twins, tmp_path)
+    assert recorder.passes == []
+    assert again.trials == outcome.trials
+
+
+@pytest.fixture
+def prepared_twins() -> list[Cell]:
+    rows = [{"engine": "vllm_cpu", "engine__attention": name} for name in ("shared_prefix", "default")]
+    return prepared(*({**row, "engine__args__max_num_seqs": 4} for row in rows))
+
+
+def test_a_reason_that_only_a_running_engine_knows_is_told_once_and_a_known_one_not_again() -> None:
+    late = Override("scheduler", "burst", "default", "no process of the engine reported that it runs")
+    known = Override("attention", "shared_prefix", "default", "there is no CUDA device")
+    console = Console(record=True, width=200, file=io.StringIO())
+    watch = Watch(console, grid("bare"))
+    for overrides in ([late, known], [late], [replace(late, ran="burst", reason="an answer was streamed")]):
+        watch.tell_reasons(overrides)
+    lines = [line.strip() for line in console.export_text().splitlines() if line.strip()]
+    assert lines == [
+        "engine.scheduler=burst is off: no process of the engine reported that it runs",
+        "engine.scheduler=burst is limited: an answer was streamed",
+    ]

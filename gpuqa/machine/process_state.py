@@ -14,7 +14,8 @@ class ProcessState:
     """Environment variables, thresholds of the garbage collector and PyTorch's number of threads, when this object was made.
 
     It is made after the engine's libraries were imported. What they set in the environment as they are imported is set once
-    for all engines of the process, whichever comes first.
+    for all engines of the process, whichever comes first. Engines follow each other; where two overlap, the one that started
+    last must be closed first.
     """
 
     def __init__(self) -> None:

@@ -98,12 +98,12 @@ def side_of(text: str, key: str) -> Side:
     named, problems = [trial for trial in measured if trial.key.startswith(key_start)], journal.problems()
     if len(named) != 1:
         known = ", ".join(trial.key[:16] for trial in measured) or "none"
-        told = f"{key}: {text!r} names {len(named)} measured trials of {path}; measured there: {known}"
-        raise UserError("; ".join([told, *problems]))
+        message = f"{key}: {text!r} names {len(named)} measured trials of {path}; measured there: {known}"
+        raise UserError("; ".join([message, *problems]))
     answers = journal.answers(named[0].key)
     if not answers:
-        told = f"{key}: the answers of trial {named[0].key[:16]} are not in {journal.folder}, or not whole; measure it again"
-        raise UserError("; ".join([told, *problems]))
+        message = f"{key}: the answers of trial {named[0].key[:16]} are not in {journal.folder}, or not whole; measure it again"
+        raise UserError("; ".join([message, *problems]))
     return Side(text, named[0], answers, problems)
 
 

@@ -22,6 +22,7 @@ from gpuqa.config import check
 from gpuqa.config.app import run_command
 from gpuqa.config.commands import EvaluateConfig, resolve
 from gpuqa.config.http import Status
+from gpuqa.machine.files import write_atomically
 from gpuqa.measure.metrics import METRICS, Overhead, intervals_of, measure, score_answers, shown
 from gpuqa.pipeline import dataset
 from gpuqa.records import Answer, Answered, Completion, Interval, Question
@@ -59,7 +60,7 @@ def evaluate(composed: Any) -> int:
         print(f"{key:28} {text_of(key, value)}")
     plain = {key: asdict(value) if isinstance(value, Interval) else value for key, value in results.items()}
     plain["answers"] = [asdict(answer) for answer in answers]
-    Path(config.output).write_text(json.dumps(plain, ensure_ascii=False, indent=1), encoding="utf-8")
+    write_atomically(Path(config.output), json.dumps(plain, ensure_ascii=False, indent=1))
     print(f"every answer: {config.output}")
     return 0
 

@@ -29,8 +29,8 @@ def freeze(composed: Any) -> int:
     journal, console = Journal(config.study.folder), Console()
     trials, problems = journal.read_study(), journal.problems()
     if not trials:
-        told = f"study: {config.study.folder} holds no trials" + (" that can be read" if problems else "")
-        raise UserError("; ".join([told, *problems, "`python -m gpuqa.sweep` measures some"]))
+        message = f"study: {config.study.folder} holds no trials" + (" that can be read" if problems else "")
+        raise UserError("; ".join([message, *problems, "`python -m gpuqa.sweep` measures some"]))
     for problem in problems:
         console.print(problem, style="yellow", markup=False, highlight=False)
     return conclude(trials, config.study, config.selection, journal, console)

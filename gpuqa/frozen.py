@@ -132,23 +132,24 @@ def format_of_file(path: Path, content: Mapping[str, Any]) -> UserError:
 
 
 def other_format(
-    where: Path, found: object, version: str, cells: Sequence[Mapping[str, str]], content: Mapping[str, Any]
+    where: Path, number: object, version: str, cells: Sequence[Mapping[str, str]], content: Mapping[str, Any]
 ) -> UserError:
     """The refusal of a frozen file or study folder that another version of gpuqa wrote.
 
     Args:
+        number: of the format.
         version: of gpuqa that wrote it, "" where it does not say.
         cells: what was measured, each as the overrides that name it.
         content: of the file, or of one of its trials: its keys that have another name now are named.
     """
     folder = where.parent if where.suffix else where
-    told = f"{where}: format {found!r}, written by gpuqa {version or 'of another version'}; this version reads {FORMAT}"
-    if isinstance(found, int) and found > FORMAT:
-        return UserError(f"{told}: use the newer gpuqa that wrote it")
+    message = f"{where}: format {number!r}, written by gpuqa {version or 'of another version'}; this version reads {FORMAT}"
+    if isinstance(number, int) and number > FORMAT:
+        return UserError(f"{message}: use the newer gpuqa that wrote it")
     words = [*sweep_words(cells), f"study.name={folder.name}_{FORMAT}"]
-    told += f": measure again with `{shlex.join(['python', '-m', 'gpuqa.sweep', *words])}` (the old files stay as they are)"
+    message += f": measure again with `{shlex.join(['python', '-m', 'gpuqa.sweep', *words])}` (the old files stay as they are)"
     renamed = [f"{old} is {new} now" for old, new in renamed_keys(content).items()]
-    return UserError("; ".join([told, *renamed]))
+    return UserError("; ".join([message, *renamed]))
 
 
 def sweep_words(cells: Iterable[Mapping[str, str]]) -> list[str]:

@@ -1,4 +1,4 @@
-"""What flows through the house: small frozen records, no behaviour beyond what follows from their fields."""
+"""What flows from one stage to the next: small frozen records, no behaviour beyond what follows from their fields."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SETTINGS = {
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One question with its reference answer (empty where nobody scores)."""
+    """One question with its reference answer (empty where answers are not scored)."""
 
     id: str
     text: str
@@ -39,7 +39,7 @@ class EncodedPrompt:
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """What an engine makes of one prompt: token ids, because text is the pipeline's business.
+    """What an engine makes of one prompt: token ids, because only the pipeline turns them into text.
 
     Times are seconds since `generate` was called; None where the engine produced no token.
     """
@@ -103,7 +103,7 @@ class Answered:
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
-    """What a GPU said of itself at one moment."""
+    """What NVML read from a GPU at one moment."""
 
     sm_clock_mhz: int
     memory_clock_mhz: int
@@ -114,7 +114,7 @@ class Conditions:
 
 @dataclass(frozen=True, slots=True)
 class Override:
-    """A part of an engine that one of ours may replace: what the configuration asked for, and what ran."""
+    """A part of an engine that this project may replace by its own: what the configuration asked for, and what ran."""
 
     part: str  # "scheduler" or "attention"
     asked: str  # the configuration's word, such as "burst" or "default"
@@ -228,7 +228,7 @@ class Answer:
     question: str
     reference: str
     answer: str
-    rouge_l_f1_judge: float | None  # None where `sampling.ignore_eos` made the answer run past its end: nobody scored it
+    rouge_l_f1_judge: float | None  # None where `sampling.ignore_eos` made the answer run past its end: it is not scored
     rouge_l_f1: float | None
     finish_reason: str
     output_tokens: int
@@ -243,7 +243,7 @@ class Dropped:
 
     reason: str
     seen: Measurement | None  # over all questions if it came so far, else over its last slice; None if it was never asked
-    race: str = ""  # digest of the cells and the rule of the race: under another one the cell would have to be asked again
+    race: str = ""  # digest of the cells and the rule of the race: in another race the cell would have to be measured again
 
 
 @dataclass(frozen=True, slots=True)

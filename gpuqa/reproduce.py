@@ -25,12 +25,13 @@ from gpuqa.config.app import run_command
 from gpuqa.config.commands import CellConfig, ReproduceConfig, from_plain, resolve
 from gpuqa.config.paths import find
 from gpuqa.measure.cell import Cell
-from gpuqa.records import Measurement, Pass, Trial
+from gpuqa.measure.metrics import METRICS, shown
+from gpuqa.records import Interval, Measurement, Pass, Trial
 from gpuqa.study import study
 from gpuqa.study.journal import Journal
 
 OUTSIDE = 1
-NUMBERS = {"chars_per_s": ",.0f", "rouge_l_f1_judge": ".4f", "rouge_l_f1": ".4f"}  # what has an interval
+NUMBERS = ("chars_per_s", "rouge_l_f1_judge", "rouge_l_f1")  # what has an interval
 ELSEWHERE = {"selection": {"name": "none"}, "executor": {"name": "local", "kind": "local"}, "study": {"name": "reproduce"}}
 
 
@@ -112,14 +113,15 @@ def show(then: dict[str, Any], now: Measurement, console: Console) -> list[str]:
     for heading in ("number", "frozen", "interval", "here", ""):
         table.add_column(heading, justify="left" if heading in ("number", "") else "right")
     outside = []
-    for name, form in NUMBERS.items():
-        measured, promised, interval = getattr(now, name), then.get(name), then.get(f"{name}_interval")
+    for name in NUMBERS:
+        measured, promised, ends = getattr(now, name), then.get(name), then.get(f"{name}_interval")
         if measured is None or promised is None:
             continue
-        inside = interval is None or interval["low"] <= measured <= interval["high"]
-        ends = "n/a (needs two repeats)" if interval is None else f"{interval['low']:{form}} to {interval['high']:{form}}"
+        interval = Interval(**ends) if ends else None
+        inside = interval is None or interval.low <= measured <= interval.high
+        text = "n/a (needs two repeats)" if interval is None else f"{interval:{METRICS[name].form}}"
         place = "" if interval is None else "inside" if inside else "OUTSIDE"
-        table.add_row(name, f"{promised:{form}}", ends, f"{measured:{form}}", place)
+        table.add_row(name, shown(name, promised), text, shown(name, measured), place)
         outside += [] if inside else [name]
     console.print(table)
     return outside

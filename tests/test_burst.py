@@ -74,7 +74,7 @@ def test_random_schedules_give_every_request_its_tokens_and_the_pool_its_blocks(
     cls: type[Any], way: tuple[bool, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """vLLM's own scheduler takes the same test, or the stand-in would prove nothing."""
-    monkeypatch.setattr(burst_scheduler, "FEWEST", 1)
+    monkeypatch.setattr(burst_scheduler, "MIN_RUNNING", 1)
     monkeypatch.setattr(burst_scheduler, "PATIENCE_S", 0.002)
     bursts = 0
     for seed in range(SCHEDULES):

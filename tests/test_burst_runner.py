@@ -86,4 +86,6 @@ def test_an_extension_of_the_users_own_is_not_replaced_and_steps_are_prepared_an
     assert chosen().limits == ()
     own = chosen(worker_extension_cls="mine.Extension")
     assert "worker_extension_cls" not in own.args
+    [parallel] = chosen(tensor_parallel_size=2).limits
+    assert parallel.endswith("tensor parallelism sends each process a copy of a step")
     assert own.limits == ("every step of a burst is prepared anew: vLLM takes one worker_extension_cls, here 'mine.Extension'",)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -112,27 +113,31 @@ def test_a_damaged_file_is_one_line_and_exit_code_2_and_the_winner_stays(
     assert (journal.study_file.parent / file).read_bytes() == content
 
 
+@contextlib.contextmanager
+def small_disk(folder: Path, size: str) -> Iterator[None]:
+    """A real file system of that size at a new folder."""
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+    if not shutil.which("mount") or subprocess.run(mount, check=False).returncode != 0:
+        pytest.skip("mounting a small file system needs root, and a container that may")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
 @pytest.fixture
 def full_disk(tmp_path: Path) -> Iterator[Journal]:
     """The study on a real file system of its own without a free byte."""
     root = tmp_path / "experiments"
-    root.mkdir()
-    mounted = shutil.which("mount") and subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", root], check=False)
-    if not mounted or mounted.returncode != 0:
-        pytest.skip("mounting a small file system needs root, and a container that may")
-    try:
+    with small_disk(root, "256k"):
         journal = write_study(root / "mine")
         for name in ("frozen.yaml", "leaderboard.csv", "report.html"):
             (root / "mine" / name).write_text("of before")
-        with (root / "filler").open("wb", buffering=0) as filler:
-            try:
-                while filler.write(b"0" * 4096):
-                    pass
-            except OSError:
+        with (root / "filler").open("wb", buffering=0) as filler, contextlib.suppress(OSError):
+            while filler.write(b"0" * 4096):
                 pass
         yield journal
-    finally:
-        subprocess.run(["umount", root], check=True)
 
 
 def test_freezing_on_a_full_disk_is_one_line_and_leaves_every_file_as_it_was(
@@ -148,3 +153,23 @@ def test_freezing_on_a_full_disk_is_one_line_and_leaves_every_file_as_it_was(
     (folder.parent / "filler").unlink()
     run = command("freeze", "study.name=mine", cwd=tmp_path)
     assert (run.returncode, frozen_trial(full_disk)) == (0, FAST), run.stdout + run.stderr
+
+
+@pytest.mark.engine
+def test_a_disk_that_fills_up_during_a_sweep_ends_it_in_one_line_and_the_next_run_goes_on(command: Any, tmp_path: Path) -> None:
+    root = tmp_path / "experiments"
+    words = ("experiment=none", "dataset.limit=2", "workload.repeats=2", "study.finalists=0", "prompt=bare,structured")
+    words = (*words, "selection.min_rouge_l_f1_judge=0", "study.name=small")
+    with small_disk(root, "64k"):
+        run = command("sweep", *words, cwd=tmp_path)
+        assert run.returncode == 2, run.stdout + run.stderr
+        [told] = [line for line in run.stderr.splitlines() if line.startswith("error: ")]
+        assert "cannot be written: No space left on device; all that was finished before is kept" in told
+        assert "Traceback" not in run.stdout + run.stderr
+        subprocess.run(["mount", "-o", "remount,size=4m", root], check=True)
+        kept = {key: trial.measurement for key, trial in Journal(root / "small").read().items()}
+        run = command("sweep", *words, cwd=tmp_path)
+        assert run.returncode == 0, run.stdout + run.stderr
+        trials = Journal(root / "small").read()
+        assert len(trials) == 2
+        assert all(trials[key].measurement == measurement for key, measurement in kept.items())

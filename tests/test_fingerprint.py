@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from gpuqa.config.paths import PACKAGE
 from gpuqa.config.pipeline import Backend, DownloadConfig, ExampleConfig, ModelConfig, PostprocessConfig, PromptConfig
+from gpuqa.engines import BACKENDS
 from gpuqa.measure import fingerprint
 
 LEAF = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=5)
@@ -153,7 +154,9 @@ def test_the_environment_names_the_versions_that_are_installed_and_no_others():
     }
     assert versions.pop("python") == platform.python_version()
     assert versions.pop("gpuqa")
-    assert versions == {name: installed[name] for name in fingerprint.PACKAGES if name in installed}
+    assert versions == {name: installed[name] for name in fingerprint.packages() if name in installed}
+    needed = {name for entry in BACKENDS.values() for name in entry.packages}
+    assert needed | {"jieba", "rouge-score", "rapidfuzz"} == set(fingerprint.packages()), "of all backends, also of a new one"
     assert {"torch", "jieba", "transformers"} <= set(versions)
 
 
@@ -202,6 +205,7 @@ CAN_CHANGE_A_NUMBER = [
     "measure/cell.py",
     "measure/metrics.py",
     "study/engine_session.py",
+    "study/grid.py",
 ]
 CANNOT_CHANGE_A_NUMBER = [
     "study/report.py",
@@ -232,6 +236,11 @@ def test_a_comment_in_code_that_only_reads_numbers_measures_nothing_again(packag
     before = fingerprint.sha256_of_code(package)
     with edited(package / name):
         assert fingerprint.sha256_of_code(package) == before
+
+
+@pytest.mark.parametrize("pattern", [*fingerprint.MEASURING_CODE, *fingerprint.NOT_MEASURING])
+def test_every_pattern_of_measuring_code_names_files_that_exist(pattern):
+    assert any(PACKAGE.glob(pattern)), "a file that was moved would drop out of the key unnoticed"
 
 
 def test_a_renamed_module_that_measures_counts_as_other_code(package):

@@ -14,6 +14,7 @@ import yaml
 
 from gpuqa import frozen
 from gpuqa.config.paths import find
+from gpuqa.study.record_lines import digest_of
 
 pytestmark = pytest.mark.engine
 
@@ -26,14 +27,15 @@ def frozen_prompt(folder: Path) -> str:
 
 
 def set_measurements(folder: Path, **by_prompt: dict[str, float]) -> None:
-    """Give measured trials other numbers, so that two rules have two winners."""
+    """Give measured trials other numbers, with digests that fit them, so that two rules have two winners."""
     file = folder / "trials" / "trials.jsonl"
     changed = []
     for line in file.read_text(encoding="utf-8").splitlines():
         trial = json.loads(line)
+        del trial["digest"]
         if trial["measurement"]:
             trial["measurement"] |= by_prompt[trial["pipeline"]["prompt"]["name"]]
-        changed.append(json.dumps(trial, ensure_ascii=False) + "\n")
+        changed.append(json.dumps({**trial, "digest": digest_of(trial)}, ensure_ascii=False) + "\n")
     file.write_text("".join(changed), encoding="utf-8")
 
 
@@ -77,7 +79,7 @@ def test_another_rule_freezes_another_winner_of_the_same_trials_without_an_engin
     assert (two_winners / "trials" / "trials.jsonl").read_bytes() == before, "deciding measures nothing"
 
 
-def test_a_floor_that_nobody_reaches_takes_the_old_winner_away(two_winners: Path, command: Any, tmp_path: Path) -> None:
+def test_a_floor_that_no_trial_reaches_takes_the_old_winner_away(two_winners: Path, command: Any, tmp_path: Path) -> None:
     run = command("freeze", "selection.min_rouge_l_f1_judge=0.9", cwd=tmp_path)
     assert run.returncode == 1, run.stdout + run.stderr
     assert "the nearest is prompt=structured quantization=none: rouge_l_f1_judge 0.4000 is below the floor 0.9" in run.stdout

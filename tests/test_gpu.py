@@ -63,7 +63,7 @@ SHAPES = {
     "one_shared_block": Shape(sequences=64, prefix_blocks=1, own_tokens=40),
     "padded": Shape(sequences=60, prefix_blocks=8, own_tokens=64, padding=4),
     "one_query_a_key": Shape(sequences=64, prefix_blocks=4, own_tokens=100, heads=8),
-    "embedded_model": Shape(sequences=128, prefix_blocks=3, own_tokens=64, heads=4, key_heads=2, size=32),
+    "embedded_model": Shape(sequences=128, prefix_blocks=3, own_tokens=64, heads=2, key_heads=1, size=64),
 }
 
 

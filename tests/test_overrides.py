@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from gpuqa.config.app import compose_cell, vllm_on_this_machine
-from gpuqa.config.pipeline import Attention, EngineConfig, Scheduler
+from gpuqa.config.pipeline import Attention, Backend, EngineConfig, Scheduler
+from gpuqa.engines import BACKENDS
 from gpuqa.engines.vllm import compat
 from gpuqa.engines.vllm.override_reports import REPORTS_FILE, Report, State, read_reports, report
 from gpuqa.engines.vllm.overrides import SILENCE, Choice, choose, choose_scheduler, what_ran
@@ -70,7 +71,7 @@ def test_an_override_counts_as_on_only_when_a_process_of_the_engine_says_so():
     assert what_ran(ON, []) == Override("scheduler", "burst", "default", SILENCE)
     assert what_ran(ON, [Report("attention", State.on)]).ran == "default"
     assert what_ran(ON, [Report("scheduler", State.on)]).ran == "burst"
-    off = what_ran(ON, [Report("scheduler", State.off, "LoRA")])
+    off = what_ran(ON, [Report("scheduler", State.off, "LoRA"), Report("scheduler", State.partly, "said by the runner")])
     assert off == Override("scheduler", "burst", "default", "LoRA")
 
 
@@ -104,6 +105,13 @@ def test_a_report_that_cannot_be_written_stops_nothing(tmp_path: Path, monkeypat
     report("scheduler", State.on)
     monkeypatch.delenv(REPORTS_FILE)
     report("scheduler", State.on)
+
+
+def test_every_backend_is_in_the_table_with_its_class_packages_and_width_argument():
+    assert list(BACKENDS) == list(Backend)
+    for entry in BACKENDS.values():
+        assert entry.load().check_args({"max_model_len": 64, entry.width_argument: 4}) is None
+        assert "torch" in entry.packages
 
 
 def test_transformers_says_that_it_has_nothing_to_replace():

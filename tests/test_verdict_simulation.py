@@ -27,6 +27,8 @@ from gpuqa.selection.comparison import speed
 from gpuqa.selection.verdict import Outcome, decide
 from gpuqa.study import finalists
 
+pytestmark = pytest.mark.slow
+
 NOISE = 0.08 * 1.4826  # standard deviation of log speed whose median absolute deviation is 8 %
 STUDIES = 1000
 LATIN = re.compile("[a-zA-Z0-9]")

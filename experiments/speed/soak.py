@@ -69,9 +69,9 @@ def make_requests(rng: random.Random) -> list[tuple[list[int], dict[str, Any]]]:
 def burst_args() -> dict[str, Any]:
     """The engine arguments behind `engine.scheduler=burst`."""
     from gpuqa.config.app import compose_cell
-    from gpuqa.engines.vllm.overrides import scheduler_args
+    from gpuqa.engines.vllm.overrides import choose_scheduler
 
-    return scheduler_args(compose_cell("experiment=none", "engine=vllm", "engine.scheduler=burst").engine)
+    return choose_scheduler(compose_cell("experiment=none", "engine=vllm", "engine.scheduler=burst").engine).args
 
 
 def start(gpu: bool, parts: dict[str, Any]) -> Any:

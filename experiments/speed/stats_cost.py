@@ -5,7 +5,7 @@
 Seconds of the clock, of CPU in this process, where the numbers are kept, and of CPU in the engine's: on a machine that others
 use, too, only the latter two can tell a difference of a few milliseconds.
 
-`without` hands vLLM no statistics logger at all, `with` the one of `gpuqa.engines.vllm.engine`. vLLM 0.32 reads the logger
+`without` hands vLLM no statistics logger at all, `with` the one of `gpuqa.engines.vllm.build`. vLLM 0.32 reads the logger
 from a list for every step, so that it can be exchanged between two batches.
 """
 

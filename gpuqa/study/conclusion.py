@@ -31,8 +31,8 @@ def conclude(trials: Sequence[Trial], study: StudyConfig, rule: SelectionConfig,
     console.print(report.to_table(verdict, title))
     for standing in verdict.standings:
         if standing.violations:
-            told = f"{standing.trial.name}: {'; '.join(standing.violations)}"
-            console.print(told, style="dim", markup=False, highlight=False)
+            line = f"{standing.trial.name}: {'; '.join(standing.violations)}"
+            console.print(line, style="dim", markup=False, highlight=False)
     console.print(f"\n{verdict.reason}", style="bold", markup=False, highlight=False)
     console.print(f"Leaderboard: {folder / 'leaderboard.csv'}\nReport: {folder / 'report.html'}", markup=False, highlight=False)
     target = folder / "frozen.yaml"

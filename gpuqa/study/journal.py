@@ -125,7 +125,7 @@ class Journal:
         write_atomically(self.study_file, yaml.safe_dump(content, allow_unicode=True, sort_keys=False))
 
     def finalists(self) -> int:
-        """How many finalists the study has; none where nobody noted a study."""
+        """How many finalists the study has; 0 where there is no `study.yaml`."""
         return int(self._study()["finalists"])
 
     def read_study(self) -> list[Trial]:
@@ -184,10 +184,12 @@ class Journal:
         content = read_yaml(self.study_file)
         if not is_study(content):
             raise Damaged(f"{self.study_file} is not what a sweep writes; the sweep's command writes it again")
-        if (found := content.get("format", 1)) != FORMAT:
+        if (number := content.get("format", 1)) != FORMAT:
             lines = read_lines(self.file, Trial)
             first = lines.other_formats[0] if lines.other_formats else {}
-            raise other_format(self.folder.parent, found, written_by(first), [cell["axes"] for cell in content["cells"]], first)
+            raise other_format(
+                self.folder.parent, number, written_by(first), [cell["axes"] for cell in content["cells"]], first
+            )
         return content
 
     def _cells_of_any_format(self) -> list[dict[str, Any]]:

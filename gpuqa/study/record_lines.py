@@ -57,12 +57,12 @@ class Lines(Generic[Record]):
         by_reason: dict[str, list[str]] = defaultdict(list)
         for problem in self.problems:
             by_reason[problem.reason].append(str(problem.line))
-        told = [
+        sentences = [
             f"line {numbers[0]} {reason}" if len(numbers) == 1 else f"lines {', '.join(numbers)}: each {reason}"
             for reason, numbers in list(by_reason.items())[:MAX_NAMED]
         ]
-        told += [f"and {len(by_reason) - MAX_NAMED} more reasons"] if len(by_reason) > MAX_NAMED else []
-        return f"{self.file.name}: {len(self.problems)} of {self.count} lines cannot be read: {'; '.join(told)}"
+        sentences += [f"and {len(by_reason) - MAX_NAMED} more reasons"] if len(by_reason) > MAX_NAMED else []
+        return f"{self.file.name}: {len(self.problems)} of {self.count} lines cannot be read: {'; '.join(sentences)}"
 
 
 def to_line(record: Any) -> str:
@@ -128,10 +128,9 @@ def record_of(row: dict[str, Any], kind: type[Record]) -> Record:
     Raises:
         Unreadable: another format, an edited value, fields that this version does not have or that it misses, a wrong type.
     """
-    found = row.get("format", 1)
-    if found != FORMAT:
+    if (number := row.get("format", 1)) != FORMAT:
         version = written_by(row)
-        raise Unreadable(f"has format {found!r}" + (f", written by gpuqa {version}" if version else ""))
+        raise Unreadable(f"has format {number!r}" + (f", written by gpuqa {version}" if version else ""))
     if "digest" not in row:
         raise Unreadable("lacks its digest")
     if row["digest"] != digest_of(row):

@@ -76,10 +76,9 @@ def prepare(configs: Sequence[tuple[CellConfig, dict[str, str]]]) -> list[Cell]:
         questions = dataset.load(config.dataset)
         warmup = warmup_questions(config.model, never={question.text for question in questions})
         prompt_tokens = encoder_for(tokenizer, config).digest
-        source = config.model.download
         known = {
             "digests": {**digests, "dataset": dataset.digest(questions), "prompt_tokens": prompt_tokens},
-            "revision": source.revision if source.repository else None,
+            "revision": fingerprint.model_revision(config.model),
             **environment,
         }
         cells.append(Cell(config, axes, questions, warmup, known))

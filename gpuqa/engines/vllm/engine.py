@@ -103,11 +103,11 @@ class VllmEngine:
     ) -> list[Generation]:
         params = self._sampling_params(sampling, stop, "FINAL_ONLY")
         done = {} if finished is None else finished
-        one_each = (
+        answers = (
             self._generate_one(prompt, followed_by(params, len(prompts) - 1 - place), time.time(), done, place)
             for place, prompt in enumerate(prompts)
         )
-        return await asyncio.gather(*one_each)
+        return await asyncio.gather(*answers)
 
     def alive(self) -> bool:
         return not self.llm.errored

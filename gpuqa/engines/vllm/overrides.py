@@ -55,9 +55,13 @@ def choose_scheduler(config: EngineConfig) -> Choice:
     if reason := unsupported_vllm("scheduler"):
         return Choice("scheduler", asked, reason=reason)
     args = {"scheduler_cls": "gpuqa.engines.vllm.burst.scheduler.BurstScheduler"}
-    own_extension = config.args.get("worker_extension_cls")
-    reason = f"vLLM takes one worker_extension_cls, here {own_extension!r}" if own_extension else unsupported_vllm("runner")
-    if reason:
+    own_extension, runner = config.args.get("worker_extension_cls"), unsupported_vllm("runner")
+    unsupported = {
+        f"vLLM takes one worker_extension_cls, here {own_extension!r}": own_extension,
+        "tensor parallelism sends each process a copy of a step": config.args.get("tensor_parallel_size", 1) > 1,
+        runner or "": runner,
+    }
+    if reason := first_that_holds(unsupported):
         return Choice("scheduler", asked, args, limits=(f"{PREPARED_ANEW}: {reason}",))
     return Choice("scheduler", asked, {**args, "worker_extension_cls": REPEATS_STEPS})
 
@@ -104,10 +108,11 @@ def what_ran(choice: Choice, reports: Sequence[Report]) -> Override:
     if choice.asked == "default" or choice.reason is not None:
         return Override(choice.part, choice.asked, "default", choice.reason)
     of_part = [report for report in reports if report.part == choice.part]
-    reasons = "; ".join([*choice.limits, *(report.reason for report in of_part if report.reason)])
     if all(report.state is not State.on for report in of_part):
-        return Override(choice.part, choice.asked, "default", reasons or SILENCE)
-    return Override(choice.part, choice.asked, choice.asked, reasons or None, code_digest(choice.asked))
+        why_off = [report.reason for report in of_part if report.state is State.off]
+        return Override(choice.part, choice.asked, "default", "; ".join(why_off) or SILENCE)
+    limits = [*choice.limits, *(report.reason for report in of_part if report.reason)]
+    return Override(choice.part, choice.asked, choice.asked, "; ".join(limits) or None, code_digest(choice.asked))
 
 
 @functools.cache

@@ -14,13 +14,13 @@ from gpuqa.engines import FOLLOWED
 
 @dataclass(slots=True)
 class HandedOut:
-    """How many tokens of a request its client has."""
+    """How many tokens of a request were sent to its client."""
 
     request: Request
     tokens: int = 0
 
     def rest(self) -> list[int]:
-        """The tokens that the client lacks; from now on it has them."""
+        """The ids of the tokens that were not sent yet; they count as sent from now on."""
         tokens: list[int] = self.request._output_token_ids[self.tokens :]
         self.tokens += len(tokens)
         return tokens
@@ -28,36 +28,41 @@ class HandedOut:
 
 @dataclass(slots=True)
 class Step:
-    """One step of a burst: what the model runner was told, and whose tokens it will bring."""
+    """One step of a burst that the model runner has, or will get."""
 
     output: SchedulerOutput
     burst: Burst
-    ids: list[str]
-    rows: np.ndarray
+    ids: list[str]  # of the requests that get a token by it
+    rows: np.ndarray  # int64 [len(ids)]: their rows in the burst's arrays, ascending
 
 
 class Burst:
-    """Requests that decode together; arrays have a row for each request the burst began with.
+    """Requests that decode together, one token a step for each.
 
-    `steps`: how many each of them may take in this burst. Who has taken them is left out of the next step, and stays in
-    the burst until its last token is there.
+    All arrays have a row for each of the R requests that the burst began with, in the order of `requests`; a row keeps its
+    number until the burst ends. `steps` says how many steps each request may take in this burst. A request that has taken
+    them is left out of the next step, and stays in the burst until its last token is there.
     """
 
     def __init__(self, running: list[Request], new_blocks: list[Any], steps: list[int], max_model_len: int) -> None:
         self.requests = list(running)
-        # whether nobody outlives it
-        self.lasts = all(steps_left(request, max_model_len) <= most for request, most in zip(running, steps, strict=True))
-        self.steps, self.scheduled, self.max_model_len = np.array(steps, dtype=np.int64), 0, max_model_len
-        self.new_blocks: list[Any] | None = new_blocks  # told to the model runner once, with the first step
+        # whether all requests end within the burst
+        self.lasts = all(steps_left(request, max_model_len) <= limit for request, limit in zip(running, steps, strict=True))
+        self.steps, self.scheduled, self.max_model_len = np.array(steps, dtype=np.int64), 0, max_model_len  # steps: [R]
+        # Of each request the ids of its new blocks for each KV cache group, or None; sent once, with the first step.
+        self.new_blocks: list[Any] | None = new_blocks
+        # int64 [R]: tokens with keys and values when the burst began, and output tokens then, those on their way included
         self.computed = np.array([request.num_computed_tokens for request in running], dtype=np.int64)
         self.output = np.array(
             [request.num_output_tokens + request.num_output_placeholders for request in running], dtype=np.int64
         )
+        # int64 [R, longest of steps]: token ids that came and are not in the request yet, the first taken[row] of a row
         self.tokens = np.zeros((len(running), max(steps)), dtype=np.int64)
-        self.taken = np.zeros(len(running), dtype=np.int64)  # tokens that came and are not in the request yet
-        self.settled = np.zeros(len(running), dtype=np.int64)  # scheduled steps that are in the request's own counters
-        self.left: np.ndarray | None = None  # tokens until a limit ends the request, beyond those in the request
-        self.alive = np.ones(len(running), dtype=bool)
+        self.taken = np.zeros(len(running), dtype=np.int64)  # [R]
+        self.settled = np.zeros(len(running), dtype=np.int64)  # [R]: scheduled steps that are in the request's own counters
+        self.left: np.ndarray | None = None  # int64 [R]: tokens until a limit ends the request, beyond those in the request
+        self.alive = np.ones(len(running), dtype=bool)  # [R]: not finished
+        # int64, sorted: token ids that may end any of the requests
         self.stops = np.array(sorted({stop for request in running for stop in stop_token_ids(request)}), dtype=np.int64)
         self.choose_rows()
 
@@ -67,20 +72,24 @@ class Burst:
         return len(self.ids) > 0
 
     def choose_rows(self) -> None:
-        """Schedule, from now on, those who live and have steps left."""
+        """Schedule, from now on, the requests that are alive and have steps left.
+
+        `rows` is int64 [S], `ids` has the S request ids in the same order, and `one_token_each` maps them to 1. The dictionary
+        stays the same object from step to step, by which the model runner recognises a step that repeats the one before.
+        """
         self.rows = np.flatnonzero(self.alive & (self.steps > self.scheduled))
         self.until = int(self.steps[self.rows].min(initial=self.steps.max()))  # the step at which the next one has none left
         self.ids = [self.requests[row].request_id for row in self.rows]
         self.one_token_each = dict.fromkeys(self.ids, 1)
 
     def step_is_scheduled(self) -> None:
-        """Count a step of all `rows`."""
+        """Count a step of all `rows`, one token each."""
         self.scheduled += 1
         if self.scheduled >= self.until:
             self.choose_rows()
 
     def request_data(self) -> CachedRequestData:
-        """Where each living request stands before the next step."""
+        """Where each request of `rows` stands before the next step, in the form in which vLLM sends it to the model runner."""
         blocks, self.new_blocks = self.new_blocks, None
         return CachedRequestData(
             req_ids=self.ids,
@@ -93,7 +102,10 @@ class Burst:
         )
 
     def take(self, step: Step, model_runner_output: Any) -> list[int]:
-        """Keep the tokens of one step; the rows whose request may be done, by a stop token or by a limit."""
+        """Keep the tokens of one step; returns the rows whose request may be done, by a stop token or by a limit.
+
+        vLLM's output has for each request, in an order of its own, the list of its sampled token ids: one here.
+        """
         tokens = np.array([sampled[0] for sampled in model_runner_output.sampled_token_ids], dtype=np.int64)
         if model_runner_output.req_ids != step.ids:
             tokens = tokens[[model_runner_output.req_id_to_index[request_id] for request_id in step.ids]]
@@ -106,7 +118,7 @@ class Burst:
         return [int(row) for row in rows[may_be_done & self.alive[rows]]]
 
     def settle(self, row: int | np.intp) -> None:
-        """Write what happened so far into the request's own fields."""
+        """Write the steps and tokens so far of one row into the request's own fields."""
         request, taken = self.requests[row], int(self.taken[row])
         steps = min(self.scheduled, int(self.steps[row]))
         scheduled = steps - int(self.settled[row])
@@ -114,7 +126,7 @@ class Burst:
         request.num_in_flight_tokens += scheduled - taken
         request.num_output_placeholders += scheduled - taken
         self.settled[row] = steps
-        if taken:  # as `append_output_token_ids` does it, but for the hashes, which nobody needs at once
+        if taken:  # as `append_output_token_ids` does it, but for the hashes, which are not needed at once
             tokens = self.tokens[row, :taken].tolist()
             request._output_token_ids.extend(tokens)
             request._all_token_ids.extend(tokens)
@@ -123,7 +135,7 @@ class Burst:
                 self.left[row] -= taken
 
     def settle_all(self) -> list[Request]:
-        """Write it into all who live, and return them."""
+        """Write them into all requests that are alive, and return these."""
         living = np.flatnonzero(self.alive)
         for row in living:
             self.settle(row)
@@ -138,7 +150,7 @@ class Burst:
 
 
 def followers(request: Request) -> int:
-    """How many more of the same batch are right behind it, as its client said."""
+    """How many more requests of the same batch come right behind it, as its client wrote into `extra_args`."""
     params = request.sampling_params
     return int((params.extra_args or {}).get(FOLLOWED, 0)) if params is not None else 0
 

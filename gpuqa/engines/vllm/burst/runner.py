@@ -1,9 +1,9 @@
 """vLLM's second model runner, told that a step is the one before once more; see the package.
 
 Between two steps of a burst nothing changes but the last token of every request. vLLM's runner works out again from
-Python objects who is in the batch, copies that to the GPU and launches the sampler's kernels one by one: some 2 ms a step
-on the host, as much as the GPU needs for 64 answers of a 0.6B model. `RepeatedSteps` keeps what it prepared for the first
-step of a burst, lets the GPU move positions and tokens on by vLLM's own kernels, and replays the sampler's kernels
+Python objects which requests are in the batch, copies that to the GPU and launches the sampler's kernels one by one: some
+2 ms a step on the host, as much as the GPU needs for 64 answers of a 0.6B model. `RepeatedSteps` keeps what it prepared for
+the first step of a burst, lets the GPU move positions and tokens on by vLLM's own kernels, and replays the sampler's kernels
 as one CUDA graph.
 
 It stands before vLLM's class in the runner's bases and overrides single steps of `execute_model`, which stays vLLM's own. The
@@ -72,6 +72,11 @@ class RepeatedSteps:
         if not self.repeats:  # the host's tables fall behind meanwhile; the next other step brings them up to date here
             super().update_requests(scheduler_output)  # type: ignore[misc]
 
+    # A batch of B requests, one token each. On the GPU: idx_mapping int64 [B], a request's row in vLLM's tables of requests;
+    # query_start_loc int32 [B + 1]; seq_lens int32 [B], padded for CUDA graphs; positions int64 [B] and input_ids int32 [B],
+    # views of the buffers that the captured graphs read. On the host: num_computed_tokens_np int32 [B],
+    # seq_lens_cpu_upper_bound int32 [B, padded].
+
     def gather_batch_req_state(self, *about: Any) -> Any:
         if not self.repeats:
             self.gathered = super().gather_batch_req_state(*about)  # type: ignore[misc]
@@ -87,7 +92,11 @@ class RepeatedSteps:
         return self.batch
 
     def _move_on(self, batch: Any) -> None:
-        """One more token for every request of the batch, by the kernels that `prepare_inputs` calls last."""
+        """Move the B requests of the batch on by one token each, in place, by the kernels that `prepare_inputs` calls last.
+
+        `states.num_computed_tokens.gpu` (int32, a row for each request that the runner knows) was moved on by the step before,
+        and `states.last_sampled_tokens` [rows, 1] holds its tokens, so both are read from the GPU and no token is copied here.
+        """
         from vllm.v1.worker.gpu.input_batch import combine_sampled_and_draft_tokens, prepare_pos_seq_lens
 
         states, buffers = self.req_states, self.input_buffers
@@ -108,6 +117,7 @@ class RepeatedSteps:
             self.model_state.num_new_sampled_tokens_per_step,
         )
 
+    # hidden_states: [B, hidden size] in the model's dtype, always the same memory where the model runs as a CUDA graph.
     def sample(self, hidden_states: torch.Tensor, input_batch: Any, grammar_output: Any) -> tuple[Any, Any, Any]:
         own = super().sample  # type: ignore[misc]
         if not (self.repeats and self.can_record and grammar_output is None and self._draws_by_kernels(input_batch)):
@@ -140,7 +150,10 @@ def first_line(error: BaseException) -> str:
 
 
 class SamplingGraph:
-    """The kernels from the hidden states to the sampled tokens, as one launch."""
+    """The kernels from the hidden states [B, hidden size] to the sampled token ids [B, 1], as one launch.
+
+    A recording reads the hidden states at one address and B is part of it, so it is made anew for another batch.
+    """
 
     def __init__(self) -> None:
         self.stream = torch.cuda.Stream()  # always the same: cuBLAS takes memory for every stream that it works on

@@ -25,7 +25,7 @@ LOOKAHEAD = 64  # tokens of KV cache that a burst takes for each request beforeh
 PATIENCE_S = 0.05  # that the first requests of a batch wait for the one behind them, which a client may have taken back
 NAP_S = 60e-6  # for each that is still to come; they come every 100 us on an H200's host, slower when something else runs
 LONGEST_NAP_S = 0.02
-FEWEST = 4  # running requests below which it does not pay to begin a burst
+MIN_RUNNING = 4  # running requests below which it does not pay to begin a burst
 
 
 class BurstScheduler(AsyncScheduler):  # type: ignore[misc]  # vLLM's modules are skipped by the type checker
@@ -50,7 +50,7 @@ class BurstScheduler(AsyncScheduler):  # type: ignore[misc]  # vLLM's modules ar
         if reason:
             self._warn_once(f"engine.scheduler=burst is off: {reason}")
 
-    # ---------------------------------------------------------------- requests come and go
+    # ---------------------------------------------------------------- requests come and end
 
     def add_request(self, request: Request) -> None:
         if self.usable and request.request_id not in self.requests:
@@ -99,7 +99,7 @@ class BurstScheduler(AsyncScheduler):  # type: ignore[misc]  # vLLM's modules ar
         return super().schedule(throttle_prefills)
 
     def _undisturbed(self) -> bool:
-        """Whether the next step could only decode: nobody waits, or nobody who waits could be let in."""
+        """Whether the next step could only decode: no request waits, or none of those that wait could be admitted."""
         running, waiting = self.get_request_counts()
         no_news = not waiting or running >= self.max_num_active_reqs
         return self.usable and no_news and self.pause_state == PauseState.UNPAUSED
@@ -116,8 +116,9 @@ class BurstScheduler(AsyncScheduler):  # type: ignore[misc]  # vLLM's modules ar
         return bool(self.followers) and not self.running and time.monotonic() < self.waits_until
 
     def _begin(self) -> Burst | None:
-        """A burst over all running requests, its blocks taken; None where one of them does not allow it, or they are few."""
-        if len(self.running) < FEWEST:
+        """A burst over all running requests, with the blocks for it; None where one of them does not allow it, or there are
+        fewer than `MIN_RUNNING`."""
+        if len(self.running) < MIN_RUNNING:
             return None
         steps = []
         for request in self.running:
@@ -129,11 +130,11 @@ class BurstScheduler(AsyncScheduler):  # type: ignore[misc]  # vLLM's modules ar
         steps = self._affordable(steps)
         if not any(steps):
             return None
-        new_blocks = [self._take_blocks(*one) for one in zip(self.running, steps, strict=True)]
+        new_blocks = [self._take_blocks(request, limit) for request, limit in zip(self.running, steps, strict=True)]
         return Burst(self.running, new_blocks, steps, self.max_model_len)
 
     def _affordable(self, steps: list[int]) -> list[int]:
-        """As many of each running request's steps as a burst may take blocks for.
+        """As many of each running request's steps (in the order of `running`) as a burst may take blocks for.
 
         A burst's end costs some 10 ms for 358 requests on an H200, so it lasts until all of them must have ended. Where that
         took more than half of the free blocks, it lasts `LOOKAHEAD` steps, and where these are too many, half of them, and so
@@ -143,19 +144,21 @@ class BurstScheduler(AsyncScheduler):  # type: ignore[misc]  # vLLM's modules ar
         computed = np.array([request.num_computed_tokens for request in self.running])
         free = self.kv_cache_manager.block_pool.get_num_free_blocks()
 
-        def needed(most: int) -> int:
-            blocks = -(-(computed + np.minimum(steps, most)) // self.block_size)
+        def needed(limit: int) -> int:
+            """Blocks of `block_size` tokens that the pool must give for so many steps of each request."""
+            blocks = -(-(computed + np.minimum(steps, limit)) // self.block_size)
             return int(np.maximum(0, blocks - held).sum())
 
-        most = max(steps)
-        if needed(most) > free // 2:
-            most = min(most, LOOKAHEAD)
-        while most and needed(most) > free:
-            most //= 2
-        return [min(one, most) for one in steps]
+        limit = max(steps)
+        if needed(limit) > free // 2:
+            limit = min(limit, LOOKAHEAD)
+        while limit and needed(limit) > free:
+            limit //= 2
+        return [min(wanted, limit) for wanted in steps]
 
     def _take_blocks(self, request: Request, steps: int) -> tuple[list[int], ...] | None:
-        """The ids of the blocks that the request lacked for so many more tokens; they are its own now."""
+        """Allocate the blocks that a request lacks for so many more tokens -> their ids, a list for each KV cache group (there
+        is one); None where it has enough."""
         if steps == 0:
             return None
         blocks = self.kv_cache_manager.allocate_slots(request, 1, num_lookahead_tokens=steps - 1)
@@ -164,7 +167,7 @@ class BurstScheduler(AsyncScheduler):  # type: ignore[misc]  # vLLM's modules ar
         return ids
 
     def _burst_step(self, burst: Burst) -> SchedulerOutput:
-        """One more token for every request of the burst, in the form that the model runner expects of `schedule`."""
+        """One more token for every request of the burst that has steps left, in the form of `schedule`'s own result."""
         out = self._empty_step()
         out.scheduled_cached_reqs = burst.request_data()
         out.num_scheduled_tokens = burst.one_token_each
@@ -176,10 +179,10 @@ class BurstScheduler(AsyncScheduler):  # type: ignore[misc]  # vLLM's modules ar
         return out
 
     def _empty_step(self) -> SchedulerOutput:
-        """A step that computes nothing and tells the model runner who is gone."""
+        """A step without tokens, which tells the model runner the ids of finished and preempted requests."""
         self.current_step += 1
         self.kv_cache_manager.new_step_starts()
-        self._get_new_block_ids_to_zero()  # drains a list that nobody reads here
+        self._get_new_block_ids_to_zero()  # empties a list that is not read here
         out = SchedulerOutput.make_empty()
         out.num_common_prefix_blocks = [0]
         out.finished_req_ids, self.finished_req_ids = self.finished_req_ids, set()
@@ -197,7 +200,7 @@ class BurstScheduler(AsyncScheduler):  # type: ignore[misc]  # vLLM's modules ar
         return self._hand_out(super().update_from_output(scheduler_output, model_runner_output))
 
     def _take_tokens(self, step: Step, model_runner_output: Any) -> dict[int, EngineCoreOutputs]:
-        """Keep one token for each row; let vLLM decide about the requests that may be done with it."""
+        """Keep the token of each row of a step; vLLM's `check_stop` decides about the requests that may be done."""
         burst, outputs = step.burst, defaultdict(list)
         for row in burst.take(step, model_runner_output):
             request = burst.requests[row]
@@ -215,7 +218,7 @@ class BurstScheduler(AsyncScheduler):  # type: ignore[misc]  # vLLM's modules ar
         return results
 
     def _last_output(self, request: Request) -> EngineCoreOutput:
-        """All that the client does not have yet of a request that stopped."""
+        """The output that ends a request: every token that was not sent yet."""
         self.leaving.append(request)
         return EngineCoreOutput(
             request_id=request.request_id,
@@ -227,14 +230,15 @@ class BurstScheduler(AsyncScheduler):  # type: ignore[misc]  # vLLM's modules ar
         )
 
     def _let_go(self) -> None:
-        """Cache and free the blocks of those who have left: 130 us each, in which their clients have the answers already."""
+        """Cache and free the blocks of finished requests: 130 us each, in which their clients have the answers already."""
         leaving, self.leaving = self.leaving, []
         for request in leaving:
             self._cache_blocks(request)
             self._free_request(request)
 
     def _hand_out(self, results: dict[int, EngineCoreOutputs]) -> dict[int, EngineCoreOutputs]:
-        """Of vLLM's own outputs, hold back what is neither the first nor the last of a request; append what was held."""
+        """Of vLLM's own outputs, hold back those that are neither the first nor the last of a request, and add the tokens that
+        were held back to the last."""
         for client, result in list(results.items()):
             kept = []
             for output in result.outputs:

@@ -82,6 +82,9 @@ class SharedPrefixImpl(FlashAttentionImpl):  # type: ignore[misc]
         *args: Any,
         **kwargs: Any,
     ) -> torch.Tensor:
+        """vLLM's shapes: `query` and `output` [tokens, heads, head size], `key` and `value` [tokens, key heads, head size],
+        padded to the size of a CUDA graph; `kv_cache` [blocks, key heads, tokens in a block, 2 * head size], keys first;
+        `block_table` int32 [sequences, blocks], `seq_lens` int32 [sequences] in tokens."""
         if not (self.usable and attn_metadata is not None and decodes_many(attn_metadata)):
             return super().forward(layer, query, key, value, kv_cache, attn_metadata, output, *args, **kwargs)
         keys, values = kv_cache.transpose(1, 2).split(self.head_size, dim=-1)

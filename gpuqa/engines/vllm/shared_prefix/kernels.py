@@ -1,8 +1,10 @@
 """The arithmetic: one token of each sequence against the keys and values before it, of which all share the first blocks.
 
-Shapes: `query` and `out` [sequences, heads, size]; `keys` and `values` [blocks, tokens in a block, key heads, size];
-`block_table` [sequences, blocks of the longest] and `lengths` [sequences], both int32; a length of 0 is a row of padding.
-Softmax is taken online, in base 2 and float32; what a loop knows so far is (highest score, sum of weights, weighted values).
+Shapes: `query` and `out` [sequences, heads, size]; `keys` and `values` [blocks, tokens in a block, key heads, size], all four
+of one dtype (bfloat16, float16 or float32) and contiguous in their last dimension; `block_table` [sequences, blocks of the
+longest], contiguous in its last dimension, and `lengths` [sequences] in tokens, both int32; a length of 0 is a row of padding.
+Scores are q k * scale, without a unit. Softmax is taken online, in base 2 and float32; what a loop knows so far is (highest
+score, sum of weights, weighted values). Everything lies on one GPU, and nothing waits for it.
 """
 
 from __future__ import annotations
@@ -37,7 +39,10 @@ TUNING = Tuning()
 
 
 def shared_tokens(block_table: torch.Tensor, lengths: torch.Tensor, block_size: int) -> torch.Tensor:
-    """How many leading tokens lie in the same blocks for all sequences, int32 [1]; each keeps at least one of its own."""
+    """How many leading tokens lie in the same blocks for all sequences -> int32 [1], a multiple of `block_size`.
+
+    Every sequence keeps at least one token of its own, and rows of padding are not asked. `block_size`: tokens in a block.
+    """
     real = lengths > 0
     same = ((block_table == block_table[:1]) | ~real[:, None]).all(dim=0)
     shortest = torch.where(real, lengths, torch.iinfo(torch.int32).max).amin()
@@ -56,7 +61,12 @@ def attend(
     out: torch.Tensor,
     tuning: Tuning = TUNING,
 ) -> None:
-    """Fill `out`; `shared` is what `shared_tokens` says of the same step."""
+    """Fill `out` [sequences, heads, size], in the dtype of `query`; `shared` int32 [1] is what `shared_tokens` gives for the
+    same step. Rows of padding get finite values without a meaning.
+
+    Between the two kernels, with rows = sequences * heads / key heads: `partial` [splits, key heads, rows, size], `highest` and
+    `total` [splits, key heads, rows], float32.
+    """
     sequences, heads, size = query.shape
     block_size, key_heads = keys.shape[1:3]
     group = heads // key_heads
@@ -84,7 +94,11 @@ def _over(
     keys, values, k_block, k_token, v_block, v_token, scale,
     SIZE: tl.constexpr, BLOCK: tl.constexpr, TOKENS: tl.constexpr,
 ):  # fmt: skip
-    """The online softmax over tokens `begin` to `end` of one block table; `keys` and `values` point at one head."""
+    """The online softmax over tokens `begin` to `end` of one block table; `keys` and `values` point at one head.
+
+    `queries` [rows, SIZE]; `highest` and `total` [rows], `weighted` [rows, SIZE], all float32: what was found before, and
+    returned with these tokens. `k_block`, `k_token`, `v_block`, `v_token`: strides in elements.
+    """
     dims = tl.arange(0, SIZE)
     for first in range(begin, end, TOKENS):
         token = first + tl.arange(0, TOKENS)
@@ -126,7 +140,7 @@ def _prefix(
     share = _share(tokens, SPLITS)
     begin = split * share
     if begin >= tokens:
-        return  # nobody reads what an empty split would say
+        return  # what an empty split would store is never read
     highest = tl.full([ROWS], float("-inf"), tl.float32)
     total = tl.zeros([ROWS], tl.float32)
     weighted = tl.zeros([ROWS, SIZE], tl.float32)
@@ -160,12 +174,12 @@ def _rest(
     begin = tl.load(shared)
     for split in range(tl.cdiv(begin, _share(begin, SPLITS))):
         place = (split * tl.num_programs(0) + head) * rows + sequence * GROUP + row
-        theirs = tl.load(highest_in + place, mask=inside, other=-1e30)
-        higher = tl.maximum(highest, theirs)
-        ours, shrink = tl.exp2(highest - higher), tl.exp2(theirs - higher)
-        total = total * ours + tl.load(total_in + place, mask=inside, other=0.0) * shrink
+        split_highest = tl.load(highest_in + place, mask=inside, other=-1e30)
+        higher = tl.maximum(highest, split_highest)
+        shrink, split_shrink = tl.exp2(highest - higher), tl.exp2(split_highest - higher)
+        total = total * shrink + tl.load(total_in + place, mask=inside, other=0.0) * split_shrink
         more = tl.load(partial + place[:, None] * SIZE + dims[None, :], mask=inside[:, None], other=0.0)
-        weighted = weighted * ours[:, None] + more * shrink[:, None]
+        weighted = weighted * shrink[:, None] + more * split_shrink[:, None]
         highest = higher
     highest, total, weighted = _over(
         begin, tl.load(lengths + sequence), queries, highest, total, weighted, table + sequence * table_row,

@@ -1,0 +1,23 @@
+# Everyday commands, run from the root of a checkout; CONTRIBUTING.md says which to run when.
+# PYTHON is the environment that the README's install line makes; another one: `make check PYTHON=python3`.
+PYTHON ?= .venv/bin/python
+
+.PHONY: check test-fast test gpu-smoke simulations
+
+check:  # lint, format and types: seconds
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m mypy
+
+test-fast:  # what starts no engine: under 90 s
+	$(PYTHON) -m pytest -m "not engine"
+
+test:  # everything that runs without a GPU: about 20 minutes on two cores
+	$(PYTHON) -m pytest
+
+gpu-smoke:  # on a machine with a GPU and vLLM's CUDA build
+	$(PYTHON) -m pytest -m gpu
+
+simulations:  # how often verdicts and races are right; -s shows the rates that the docs state
+	$(PYTHON) -m pytest -s tests/test_verdict_simulation.py
+	$(PYTHON) -m pytest -s tests/test_racing.py -k "recorded or generated"

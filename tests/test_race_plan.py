@@ -15,9 +15,9 @@ from small_study import prepared, run
 from gpuqa.config import UserError
 from gpuqa.measure.cell import Cell
 from gpuqa.records import Pass, Trial
-from gpuqa.roofline import load
 from gpuqa.study import study
 from gpuqa.study.journal import Journal
+from gpuqa.study.racing import bounds
 
 pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("one_thread")]
 
@@ -118,7 +118,7 @@ def test_an_engine_whose_cells_cannot_win_even_at_the_bound_of_their_card_is_not
     engines: list[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(load, "L2_BYTES", 0.0)  # the embedded model would fit a card's cache, and then there is no bound
+    monkeypatch.setattr(bounds, "L2_BYTES", 0.0)  # the embedded model would fit a card's cache, and then there is no bound
     rows = [{**ENDS, "gpu__bandwidth_gb_per_s": bandwidth_gb_per_s, "engine__args__batch_size": size} for size in (4, 8)]
     for row in rows:
         row["selection__max_interval_ratio"] = 1.1

@@ -81,6 +81,7 @@ def test_a_folder_of_which_only_the_study_file_is_left_is_refused_too(old_study:
         ("+prompt.cleanup.one_line=false", "prompt.cleanup is called prompt.postprocess now"),
         ("selection.guard=point", "selection.guard is called selection.constraint_test now"),
         ("workload.warm_repeats=1", "workload.warm_repeats is called workload.prefix_cached_repeats now"),
+        ("workload.warmup_questions=4", "study and server warm up in the same way, see gpuqa.pipeline.pipeline.warm_up"),
     ],
 )
 def test_an_override_with_a_keys_old_name_is_refused_with_the_new_name(

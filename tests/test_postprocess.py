@@ -1,4 +1,4 @@
-"""What a prompt variant's cleanup takes out of an answer, what it must leave alone, and that pieces change nothing."""
+"""What postprocessing takes out of an answer, what it must leave alone, and that pieces change nothing."""
 
 from __future__ import annotations
 

@@ -288,7 +288,7 @@ def test_a_dropped_baseline_of_a_cell_that_stays_is_measured_in_full_once_and_co
     ended = {one.key: one for one in race.trials()}
     assert ended["slow-none"].dropped.seen.questions == QUESTIONS
     verdict = decide(race.trials(), RULE, {key: race.candidates[key].known for key in ended})
-    assert verdict.winner is ended["fast-none"], "the guard refuses the quantized one, which lost a tenth"
+    assert verdict.winner is ended["fast-none"], "the constraint refuses the quantized one, which lost a tenth"
     assert "99% of the unquantized" in ended["slow-fp8"].dropped.reason
 
 

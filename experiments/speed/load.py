@@ -5,7 +5,7 @@
 
 Closed: each client sends its next question when it has its answer. The best rate of them is the capacity. Open: questions
 come at random times (Poisson), at multiples of the capacity, whether there are answers or not. Goodput is what was answered
-with text within the deadline, a second, from the moment the house is full (the first third is not counted) to the last
+with text within the deadline, a second, from the moment the server is at capacity (the first third is not counted) to the last
 arrival. Words with a dot go to `gpuqa.serve`. Exit code 0 if at 3 times the capacity (or the highest of --loads) the goodput
 is within 5 % of its peak and no accepted question missed its deadline.
 """

@@ -19,6 +19,10 @@ RENAMED = {  # keys of format 1 of journal and frozen file -> what they are call
     "measurement.warm_ttft_ms_p95": "measurement.prefix_cached_ttft_ms_p95",
     "measurement.warm_prefix_cache_hit_rate": "measurement.prefix_cached_hit_rate",
 }
+GONE = {  # keys that nothing has taken the place of -> why
+    "workload.warmup_questions": "study and server warm up in the same way, see gpuqa.pipeline.pipeline.warm_up",
+    "http.max_question_chars": "a question that is too long is cut once, in tokens, as it was when it was measured",
+}
 
 
 class UserError(Exception):
@@ -44,8 +48,9 @@ def plain(value: Any) -> Any:
     return value
 
 
-def renamed_in(text: str) -> str:
-    """A line for each key that a command line or an error message calls by its old name without the new one; "" without any."""
+def outdated_in(text: str) -> str:
+    """A line for each old key in a command line or an error message that does not name the new one; "" without any."""
     words = re.findall(r"[\w.]+", text)
-    used = [old for old in RENAMED if RENAMED[old] not in words and any(f"{word}.".startswith(f"{old}.") for word in words)]
-    return "".join(f"\n{old} is called {RENAMED[old]} now" for old in used)
+    old = [key for key in (*RENAMED, *GONE) if any(f"{word}.".startswith(f"{key}.") for word in words)]
+    renamed = [f"\n{key} is called {RENAMED[key]} now" for key in old if key in RENAMED and RENAMED[key] not in words]
+    return "".join([*renamed, *(f"\n{key} is gone: {GONE[key]}" for key in old if key in GONE)])

@@ -13,7 +13,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from gpuqa.config import UserError, renamed_in
+from gpuqa.config import UserError, outdated_in
 from gpuqa.config.commands import CellConfig, register_schemas, resolve
 from gpuqa.config.paths import conf_folder
 from gpuqa.machine.files import FileNotWritten
@@ -66,7 +66,7 @@ def run_command(task: Callable[[Any], int], name: str) -> NoReturn:
     except (UserError, HydraException, OmegaConfBaseException) as error:
         cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else None
         detail = "" if cause is None or str(cause) in str(error) else f"\n{cause}"
-        print(f"error: {error}{detail}{renamed_in(' '.join([str(error), *sys.argv[1:]]))}", file=sys.stderr)
+        print(f"error: {error}{detail}{outdated_in(' '.join([str(error), *sys.argv[1:]]))}", file=sys.stderr)
         sys.exit(USER_ERROR)
     except FileNotWritten as error:
         print(f"error: {error}", file=sys.stderr)

@@ -170,11 +170,11 @@ def score_answers(questions: Sequence[Question], answered: Answered, scored: boo
 
 def measure(passes: Sequence[Answered], answers: Sequence[Answer], overhead: Overhead) -> Measurement:
     """The numbers of a trial: speeds and token sums over all passes, scores and answer counts over the first pass."""
-    speeds = [chars(one.completions) / one.seconds for one in passes]
+    speeds = [chars(measured.completions) / measured.seconds for measured in passes]
     speed, speed_mad = median_and_mad(speeds)
-    seconds, _ = median_and_mad([one.seconds for one in passes])
-    completions = [completion for one in passes for completion in one.completions]
-    latencies_ms = [latency * 1000 for one in passes for latency in one.latencies_s]
+    seconds, _ = median_and_mad([measured.seconds for measured in passes])
+    completions = [completion for measured in passes for completion in measured.completions]
+    latencies_ms = [latency * 1000 for measured in passes for latency in measured.latencies_s]
     first_ms = [completion.first_token_s * 1000 for completion in completions if completion.first_token_s is not None]
     answered_ms = zip(completions, latencies_ms, strict=True)
     gaps_ms = [gap for one, latency in answered_ms if (gap := time_per_output_token_ms(one, latency)) is not None]
@@ -183,7 +183,7 @@ def measure(passes: Sequence[Answered], answers: Sequence[Answer], overhead: Ove
     judge = [score for answer in answers if (score := answer.rouge_l_f1_judge) is not None]
     chinese = [score for answer in answers if (score := answer.rouge_l_f1) is not None]
     readings = overhead.conditions
-    busy = [one for one in readings if IDLE not in one.throttle_reasons]
+    busy = [reading for reading in readings if IDLE not in reading.throttle_reasons]
     truncated = sum(completion.finish_reason not in CLEAN_ENDS for completion in first)
     return Measurement(
         questions=len(first),
@@ -192,7 +192,7 @@ def measure(passes: Sequence[Answered], answers: Sequence[Answer], overhead: Ove
         chars_per_s=speed,
         chars_per_s_mad=speed_mad,
         chars_per_s_repeats=speeds,
-        output_tokens_per_s=median_and_mad([sum(c.output_tokens for c in one.completions) / one.seconds for one in passes])[0],
+        output_tokens_per_s=output_tokens_per_s(passes),
         questions_per_s=len(first) / seconds,
         ttft_ms_p50=percentile(first_ms, 50),
         ttft_ms_p95=percentile(first_ms, 95),
@@ -216,12 +216,12 @@ def measure(passes: Sequence[Answered], answers: Sequence[Answer], overhead: Ove
         engine_start_s=overhead.engine_start_s,
         warmup_s=overhead.warmup_s,
         peak_memory_gib=overhead.peak_memory_gib,
-        saturated=any(one.saturated for one in passes),
+        saturated=any(measured.saturated for measured in passes),
         repeats_began_at=overhead.repeats_began_at,
         conditions=readings,
-        sm_clock_mhz_min=min((one.sm_clock_mhz for one in busy), default=None),
-        temperature_c_max=max((one.temperature_c for one in readings), default=None),
-        throttle_reasons=sorted({name for one in readings for name in one.throttle_reasons} - {IDLE}) if readings else None,
+        sm_clock_mhz_min=min((reading.sm_clock_mhz for reading in busy), default=None),
+        temperature_c_max=max((reading.temperature_c for reading in readings), default=None),
+        throttle_reasons=throttle_reasons_of(readings),
     )
 
 
@@ -229,18 +229,28 @@ def measure_prefix_cached(passes: Sequence[Answered]) -> dict[str, float | int |
     """The `prefix_cached_*` numbers of a measurement; none without a pass that found the prefix cache filled."""
     if not passes:
         return {}
-    completions = [completion for one in passes for completion in one.completions]
+    completions = [completion for measured in passes for completion in measured.completions]
     first_ms = [completion.first_token_s * 1000 for completion in completions if completion.first_token_s is not None]
     asked = sum(completion.prompt_tokens for completion in completions)
-    tokens_per_s = [sum(completion.output_tokens for completion in one.completions) / one.seconds for one in passes]
     return {
         "prefix_cached_repeats": len(passes),
-        "prefix_cached_chars_per_s": median_and_mad([chars(one.completions) / one.seconds for one in passes])[0],
-        "prefix_cached_output_tokens_per_s": median_and_mad(tokens_per_s)[0],
+        "prefix_cached_chars_per_s": median_and_mad([chars(measured.completions) / measured.seconds for measured in passes])[0],
+        "prefix_cached_output_tokens_per_s": output_tokens_per_s(passes),
         "prefix_cached_ttft_ms_p50": percentile(first_ms, 50),
         "prefix_cached_ttft_ms_p95": percentile(first_ms, 95),
         "prefix_cached_hit_rate": sum(completion.cached_tokens for completion in completions) / asked if asked else 0.0,
     }
+
+
+def output_tokens_per_s(passes: Sequence[Answered]) -> float:
+    """Output tokens a second, the median over the passes."""
+    tokens = [sum(completion.output_tokens for completion in measured.completions) for measured in passes]
+    return median_and_mad([count / measured.seconds for count, measured in zip(tokens, passes, strict=True)])[0]
+
+
+def throttle_reasons_of(readings: Sequence[Conditions]) -> list[str] | None:
+    """Why the GPU was held back in any reading, an idle GPU apart; None without readings."""
+    return sorted({name for reading in readings for name in reading.throttle_reasons} - {IDLE}) if readings else None
 
 
 def chars(completions: Sequence[Completion]) -> int:

@@ -36,12 +36,14 @@ def best_score(trials: Sequence[Trial], questions: int, answers: Answers) -> flo
 
     A dropped trial that was asked a slice counts with the lower end of its slice's interval.
     """
-    scored = [(one, score, seen) for one in trials if (seen := seen_of(one)) and (score := seen.rouge_l_f1) is not None]
+    scored = [(trial, score, seen) for trial in trials if (seen := seen_of(trial)) and (score := seen.rouge_l_f1) is not None]
     best = max((score for _, score, seen in scored if seen.questions == questions), default=0.0)
     for trial, score, seen in sorted(scored, key=lambda row: -row[1]):
         if score <= best:
             break
-        scores = [one.rouge_l_f1 for one in answers.get(trial.key, ())[-seen.questions :] if one.rouge_l_f1 is not None]
+        scores = [
+            answer.rouge_l_f1 for answer in answers.get(trial.key, ())[-seen.questions :] if answer.rouge_l_f1 is not None
+        ]
         if scores:  # an interval costs milliseconds, so only those are asked for that can exceed the best
             best = max(best, bootstrap_interval(scores).low)
     return best
@@ -86,7 +88,7 @@ def baseline_violations(trial: Trial, baseline: Trial, rule: SelectionConfig, an
         ("rouge_l_f1", scores_of(pairs), rule.min_rouge_l_f1_ratio),
         ("answer_chars_mean", lengths, rule.min_answer_chars_ratio),
     ):
-        mean, baseline_mean = (getattr(one, name) for one in both)
+        mean, baseline_mean = (getattr(numbers, name) for numbers in both)
         if mean is not None and baseline_mean is not None and ratio > 0:
             reasons.append(ratio_violation(f"{name} {mean:.4g}", (mean, baseline_mean), values, ratio, rule))
     return [reason for reason in reasons if reason is not None]
@@ -121,8 +123,8 @@ def ratio_violation(
 
 def without_baseline(trials: Sequence[Trial], rule: SelectionConfig) -> list[Trial]:
     """Measured quantized trials of which no baseline was measured: no ratio constraint was checked for them."""
-    quantized = [one for one in trials if one.measurement and quantization_of(one) != rule.baseline_quantization]
-    return [one for one in quantized if baseline_of(one, trials, rule) is None]
+    quantized = [trial for trial in trials if trial.measurement and quantization_of(trial) != rule.baseline_quantization]
+    return [trial for trial in quantized if baseline_of(trial, trials, rule) is None]
 
 
 def baseline_of(trial: Trial, trials: Sequence[Trial], rule: SelectionConfig) -> Trial | None:
@@ -132,14 +134,14 @@ def baseline_of(trial: Trial, trials: Sequence[Trial], rule: SelectionConfig) ->
     """
     questions = trial.measurement.questions if trial.measurement else 0
     same = unquantized(trial, trials, rule)
-    return next((one for one in same if (seen := seen_of(one)) and seen.questions == questions), None)
+    return next((trial for trial in same if (seen := seen_of(trial)) and seen.questions == questions), None)
 
 
 def unquantized(trial: Trial, trials: Sequence[Trial], rule: SelectionConfig) -> Iterator[Trial]:
     """The trials that differ from a quantized one in that only, measured or not; none for an unquantized one."""
     if quantization_of(trial) != rule.baseline_quantization:
         wanted = without_quantization(trial)
-        plain = (one for one in trials if quantization_of(one) == rule.baseline_quantization)
+        plain = (trial for trial in trials if quantization_of(trial) == rule.baseline_quantization)
         yield from (one for one in plain if without_quantization(one) == wanted)
 
 

@@ -76,12 +76,16 @@ def by_knee(eligible: Sequence[Trial], _: SelectionConfig) -> Key:
     What is not on the front comes after it.
     """
     front = pareto_front(eligible)
-    ends = [(min(values), max(values)) for values in ([speed(one) for one in front], [quality(one) for one in front]) if values]
+    ends = [
+        (min(values), max(values))
+        for values in ([speed(trial) for trial in front], [quality(trial) for trial in front])
+        if values
+    ]
 
     def height(trial: Trial) -> tuple[bool, float]:
         values = zip((speed(trial), quality(trial)), ends, strict=True)
         above = sum((value - low) / (high - low) if high > low else 0.0 for value, (low, high) in values)
-        return any(trial is one for one in front), above
+        return any(member is trial for member in front), above
 
     return height
 
@@ -128,13 +132,15 @@ def rank(eligible: Sequence[Trial], rule: SelectionConfig) -> list[Trial]:
 def compare_all(first: Trial, others: Sequence[Trial], rule: SelectionConfig, answers: Answers) -> list[Comparison]:
     """The first trial against each of the others, by what the rule ranks by; p-values corrected by Holm."""
     comparisons = [RANKINGS[rule.rule].compare(first, other, rule, answers) for other in others]
-    corrected = iter(holm([one.p_value for one in comparisons if one.p_value is not None]))
-    return [one if one.p_value is None else replace(one, p_value=next(corrected)) for one in comparisons]
+    corrected = iter(holm([comparison.p_value for comparison in comparisons if comparison.p_value is not None]))
+    return [
+        comparison if comparison.p_value is None else replace(comparison, p_value=next(corrected)) for comparison in comparisons
+    ]
 
 
 def pareto_front(trials: Sequence[Trial]) -> list[Trial]:
     """Measured trials of which no other has more chars/s and as much rouge_l_f1, or the other way round."""
-    points = [(one, speed(one), quality(one)) for one in trials if one.measurement]
+    points = [(trial, speed(trial), quality(trial)) for trial in trials if trial.measurement]
     return [
         one
         for one, fast, good in points

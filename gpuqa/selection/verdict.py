@@ -59,14 +59,14 @@ def decide(trials: Sequence[Trial], rule: SelectionConfig, answers: Answers | No
     """
     answers = answers or {}
     standings = standings_of(trials, rule, answers)
-    ranked = [one.trial for one in standings if not one.violations]
+    ranked = [standing.trial for standing in standings if not standing.violations]
     verdict = Verdict(standings, None, "", drift=drift_of(trials))
     if ranked:
-        repeated = [one for one in ranked if is_finalist(one)] or ranked
+        repeated = [trial for trial in ranked if is_finalist(trial)] or ranked
         comparisons = compare_all(ranked[0], repeated[1:], rule, answers)
         outcome, tied = outcome_of(comparisons, rule)
         winner = min([ranked[0], *tied], key=simplicity(rule)) if outcome is Outcome.TIE else ranked[0]
-        standings.sort(key=lambda one: one.trial is not winner)
+        standings.sort(key=lambda standing: standing.trial is not winner)
         verdict = Verdict(standings, winner, "", outcome, ranked[0], comparisons, verdict.drift)
     return replace(verdict, reason=reason_of(verdict, rule))
 
@@ -74,12 +74,16 @@ def decide(trials: Sequence[Trial], rule: SelectionConfig, answers: Answers | No
 def standings_of(trials: Sequence[Trial], rule: SelectionConfig, answers: Answers) -> list[Standing]:
     """Every trial with its violations: the eligible by the rule, finalists first, then the others by speed, failures last."""
     front = {id(one) for one in pareto_front(trials)}
-    standings = [Standing(one, violations(one, trials, rule, answers), id(one) in front) for one in trials]
-    eligible = rank([one.trial for one in standings if not one.violations], rule)
-    place = {id(one): number for number, one in enumerate(sorted(eligible, key=lambda one: not is_finalist(one)))}
+    standings = [Standing(trial, violations(trial, trials, rule, answers), id(trial) in front) for trial in trials]
+    eligible = rank([standing.trial for standing in standings if not standing.violations], rule)
+    place = {id(trial): number for number, trial in enumerate(sorted(eligible, key=lambda trial: not is_finalist(trial)))}
     return sorted(
         standings,
-        key=lambda one: (place.get(id(one.trial), len(place)), one.trial.error is not None, -speed(one.trial)),
+        key=lambda standing: (
+            place.get(id(standing.trial), len(place)),
+            standing.trial.error is not None,
+            -speed(standing.trial),
+        ),
     )
 
 
@@ -93,11 +97,11 @@ def is_finalist(trial: Trial) -> bool:
 
 def outcome_of(comparisons: Sequence[Comparison], rule: SelectionConfig) -> tuple[Outcome, list[Trial]]:
     """How sure the first place is, and who shares it."""
-    tied = [one for one in comparisons if not one.shown(rule.confidence)]
+    tied = [comparison for comparison in comparisons if not comparison.shown(rule.confidence)]
     if not tied:
         return Outcome.WIN, []
-    all_narrow = all(one.is_narrow(rule.max_interval_ratio) for one in tied)
-    return Outcome.TIE if all_narrow else Outcome.INCONCLUSIVE, [one.other for one in tied]
+    all_narrow = all(comparison.is_narrow(rule.max_interval_ratio) for comparison in tied)
+    return Outcome.TIE if all_narrow else Outcome.INCONCLUSIVE, [comparison.other for comparison in tied]
 
 
 def simplicity(rule: SelectionConfig) -> Any:
@@ -105,7 +109,7 @@ def simplicity(rule: SelectionConfig) -> Any:
 
     def key(trial: Trial) -> tuple[Any, ...]:
         prompt, engine = trial.pipeline["prompt"], trial.pipeline["engine"]
-        examples = sum(len(one["question"]) + len(one["answer"]) for one in prompt["examples"])
+        examples = sum(len(example["question"]) + len(example["answer"]) for example in prompt["examples"])
         settings = {**engine["args"], "max_tokens": trial.pipeline["sampling"]["max_tokens"]}
         sizes = [(name, value) for name, value in sorted(settings.items()) if isinstance(value, int | float)]
         prompt_chars = len(prompt["system"] or "") + len(prompt["user"]) + examples
@@ -123,8 +127,11 @@ def drift_of(trials: Sequence[Trial]) -> Trend | None:
     Finalists are measured again in the end, but were chosen for being fast: their second number is lower without any drift.
     Only a first engine that is started again in between would tell, and that costs a start each time.
     """
-    measurements = [one.measurement for one in trials if one.measurement]
-    return trend([one.repeats_began_at for one in measurements], [one.chars_per_s_repeats for one in measurements])
+    measurements = [trial.measurement for trial in trials if trial.measurement]
+    return trend(
+        [measurement.repeats_began_at for measurement in measurements],
+        [measurement.chars_per_s_repeats for measurement in measurements],
+    )
 
 
 def reason_of(verdict: Verdict, rule: SelectionConfig) -> str:
@@ -132,14 +139,14 @@ def reason_of(verdict: Verdict, rule: SelectionConfig) -> str:
     winner, comparisons = verdict.winner, verdict.comparisons
     if winner is None or verdict.outcome is None:
         return reason_without_winner(verdict.standings)
-    eligible = [one.trial for one in verdict.standings if not one.violations]
-    tied = [one for one in comparisons if not one.shown(rule.confidence)]
+    eligible = [standing.trial for standing in verdict.standings if not standing.violations]
+    tied = [comparison for comparison in comparisons if not comparison.shown(rule.confidence)]
     best = RANKINGS[rule.rule].title
     title = f"the simplest of {len(tied) + 1} that tie for {best}" if verdict.outcome is Outcome.TIE else f"the {best}"
     among = f"{len(eligible)} eligible trials (of {len(verdict.standings)})"
     sentences = [f"{verdict.outcome.name}: {winner.name} is {title} of {among}: {numbers_of(winner, rule)}"]
     if verdict.first is not None and verdict.first is not winner:
-        against = next(one for one in comparisons if one.other is winner)
+        against = next(comparison for comparison in comparisons if comparison.other is winner)
         lead = lead_of(against, rule)
         sentences.append(f"The first, {verdict.first.name}, leads it by {lead}: not shown to be more than chance.")
     elif comparisons:
@@ -158,7 +165,7 @@ def why_inconclusive(tied: Sequence[Comparison], rule: SelectionConfig) -> str:
     """Why a verdict is neither a win nor a tie."""
     if (untested := RANKINGS[rule.rule].untested) is not None:
         return untested
-    if any(one.interval is None for one in tied):
+    if any(comparison.interval is None for comparison in tied):
         return "without two repeats of every trial (workload.repeats) and the same questions there is no test"
     return f"an interval is wider than selection.max_interval_ratio={rule.max_interval_ratio:g} allows; more repeats narrow it"
 
@@ -183,7 +190,7 @@ def lead_of(comparison: Comparison, rule: SelectionConfig) -> str:
 
 def warnings(verdict: Verdict, rule: SelectionConfig) -> list[str]:
     """What the verdict could not check, and what disturbed the measurements, a sentence each."""
-    trials, sentences = [one.trial for one in verdict.standings], []
+    trials, sentences = [standing.trial for standing in verdict.standings], []
     unchecked = without_baseline(trials, rule)
     if unchecked and not rule.min_rouge_l_f1_ratio == rule.min_answer_chars_ratio == 0:
         names = ", ".join(dict.fromkeys(map(quantization_of, unchecked)))
@@ -196,17 +203,18 @@ def warnings(verdict: Verdict, rule: SelectionConfig) -> list[str]:
             f"Speeds drifted by {drift.change:+.1%} over the study (p {drift.p_value:.3g}): cells of one engine took turns and "
             "are fair to each other, cells of different engines are not."
         )
-    measurements = [one.measurement for one in trials if one.measurement]
-    throttled = [reasons for one in measurements if (reasons := set(one.throttle_reasons or ()) - SETTINGS)]
+    measurements = [trial.measurement for trial in trials if trial.measurement]
+    throttled = [reasons for measurement in measurements if (reasons := set(measurement.throttle_reasons or ()) - SETTINGS)]
     if throttled:
-        slowest, names = min(one.sm_clock_mhz_min or 0 for one in measurements), ", ".join(sorted(set.union(*throttled)))
+        slowest = min(measurement.sm_clock_mhz_min or 0 for measurement in measurements)
+        names = ", ".join(sorted(set.union(*throttled)))
         sentences.append(f"The GPU was held back in {len(throttled)} trials ({names}; SM clock down to {slowest} MHz).")
     return sentences
 
 
 def reason_without_winner(standings: Sequence[Standing]) -> str:
     """Names the trial that came nearest: the one with the fewest violations, among equals with the best judge's score."""
-    measured = [(one, one.trial.measurement) for one in standings if one.trial.measurement]
+    measured = [(standing, standing.trial.measurement) for standing in standings if standing.trial.measurement]
     if not measured:
         return "no trial was measured, so there is no winner"
     nearest, _ = min(measured, key=lambda row: (len(row[0].violations), -(row[1].rouge_l_f1_judge or 0.0)))

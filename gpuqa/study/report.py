@@ -32,7 +32,7 @@ def leaderboard(verdict: Verdict, answers: Answers) -> list[dict[str, Any]]:
 
     Plain rows: importing pandas takes longer than all else that the end of a study does. A failed trial has no numbers.
     """
-    leads, rows = {id(one.other): lead_columns(one) for one in verdict.comparisons}, []
+    leads, rows = {id(comparison.other): lead_columns(comparison) for comparison in verdict.comparisons}, []
     for rank, standing in enumerate(verdict.standings, 1):
         trial = standing.trial
         eligible = {"rank": rank, "eligible": not standing.violations, "violations": "; ".join(standing.violations)}
@@ -55,14 +55,22 @@ def numbers_of(trial: Trial, answers: Sequence[Answer]) -> dict[str, Any]:
 def override_columns(trial: Trial) -> dict[str, str]:
     """What ran of the parts of an engine that may be overridden, and why it is not what was asked for."""
     ran = {override.part: override.ran for override in trial.overrides}
-    off = [f"{one.part}: {one.asked} asked for, {one.ran} ran: {one.reason}" for one in trial.overrides if one.ran != one.asked]
+    off = [
+        f"{override.part}: {override.asked} asked for, {override.ran} ran: {override.reason}"
+        for override in trial.overrides
+        if override.ran != override.asked
+    ]
     return {"scheduler": ran.get("scheduler", ""), "attention": ran.get("attention", ""), "overrides_off": "; ".join(off)}
 
 
 def overrides_off(verdict: Verdict) -> list[str]:
     """One sentence for each distinct reason why an override of the configuration did not run, with the number of trials."""
     overrides = [override for standing in verdict.standings for override in standing.trial.overrides]
-    counts = Counter((one.part, one.asked, one.ran, one.reason) for one in overrides if one.ran != one.asked)
+    counts = Counter(
+        (override.part, override.asked, override.ran, override.reason)
+        for override in overrides
+        if override.ran != override.asked
+    )
     return [
         f"{part}={asked} did not run in {count} of {len(verdict.standings)} trials, {part}={ran} ran instead: {reason}"
         for (part, asked, ran, reason), count in counts.items()
@@ -144,7 +152,7 @@ def page_columns(verdict: Verdict) -> list[str]:
     """The metrics of the page's table: those that every study has, and those that this one measured."""
     measured = [trial.measurement for standing in verdict.standings if (trial := standing.trial).measurement]
     optional = [name for name, metric in METRICS.items() if metric.column is Column.page_if_measured]
-    absent = {name for name in optional if all(getattr(one, name) is None for one in measured)}
+    absent = {name for name in optional if all(getattr(measurement, name) is None for measurement in measured)}
     return [name for name, metric in METRICS.items() if metric.column is not Column.file and name not in absent]
 
 
@@ -158,7 +166,7 @@ def to_html(verdict: Verdict, title: str, answers: Answers) -> str:
     )
     return environment.get_template("report.html.j2").render(
         title=title,
-        notes=list(dict.fromkeys(note for one in verdict.standings if (note := one.trial.pipeline["model"]["note"]))),
+        notes=list(dict.fromkeys(note for standing in verdict.standings if (note := standing.trial.pipeline["model"]["note"]))),
         verdict=verdict,
         axes=axes_of(verdict),
         columns=[METRICS[name] for name in columns],

@@ -8,6 +8,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,17 @@ def test_every_make_target_that_the_contributing_guide_names_exists() -> None:
     assert named == set(re.findall(r"(?m)^([a-z-]+):", MAKEFILE))
     for target in named:
         assert recipe(target), f"{target} has no commands"
+
+
+def test_make_chooses_tests_by_markers_that_are_registered() -> None:
+    options = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["pytest"]["ini_options"]
+    registered = {marker.partition(":")[0] for marker in options["markers"]}
+    chosen = {
+        name
+        for words in re.findall(r'-m (?:"([^"]+)"|(?!pytest|ruff|mypy)(\w+))', MAKEFILE)
+        for name in " ".join(words).split()
+    }
+    assert {"engine", "gpu"} <= chosen - {"not", "and"} <= registered
 
 
 def test_make_the_hooks_and_the_ci_script_check_by_the_same_commands() -> None:

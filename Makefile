@@ -20,4 +20,4 @@ gpu-smoke:  # on a machine with a GPU and vLLM's CUDA build
 
 simulations:  # how often verdicts and races are right; -s shows the rates that the docs state
 	$(PYTHON) -m pytest -s tests/test_verdict_simulation.py
-	$(PYTHON) -m pytest -s tests/test_racing.py -k "recorded or generated"
+	GPUQA_REPLAYS=200 $(PYTHON) -m pytest -s tests/test_racing.py -k "recorded or generated"

@@ -19,6 +19,8 @@ from gpuqa.engines import FOLLOWED
 from gpuqa.engines.vllm.burst import scheduler as burst_scheduler
 from gpuqa.engines.vllm.burst.scheduler import BurstScheduler
 
+pytestmark = [pytest.mark.slow, pytest.mark.no_cover]  # thousands of schedules
+
 SCHEDULES = int(os.environ.get("GPUQA_BURST_SCHEDULES", "80"))  # for each of the four ways of running
 MAX_MODEL_LEN = 64
 WAYS = [(second_runner, depth) for second_runner in (False, True) for depth in (1, 2)]

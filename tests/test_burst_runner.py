@@ -19,6 +19,8 @@ from gpuqa.config.pipeline import Backend, EngineConfig, Scheduler
 from gpuqa.engines.vllm.burst.runner import RepeatedSteps, WorkerExtension
 from gpuqa.engines.vllm.overrides import REPEATS_STEPS, choose_scheduler
 
+pytestmark = pytest.mark.slow
+
 PROGRAM = Path(__file__).with_name("second_runner.py")
 SECOND_RUNNER = {"VLLM_USE_V2_MODEL_RUNNER": "1", "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
 

@@ -69,6 +69,7 @@ DOCTORED = [  # module, text, what stands there in the doctored source, what is 
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("module", "text", "doctored", "entry"), DOCTORED, ids=[case[3].split("(")[0] for case in DOCTORED])
 def test_a_renamed_attribute_method_or_parameter_is_missing(
     tmp_path: Path, module: str, text: str, doctored: str, entry: str

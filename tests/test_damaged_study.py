@@ -18,6 +18,8 @@ from gpuqa.config.app import compose_cell
 from gpuqa.records import Answer, Trial
 from gpuqa.study.journal import Journal
 
+pytestmark = pytest.mark.slow
+
 ANSWERS = [Answer(f"q{number}", f"问题 {number}", "参考", "答", 0.4, 0.5, "stop", 9, 0.1) for number in range(4)]
 KNOWN = {
     "digests": {"weights": "a" * 64, "tokenizer": "b" * 64, "dataset": "c" * 64},

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
+pytestmark = pytest.mark.slow
+
 FORMAT_1 = Path(__file__).parent / "format_1"
 AXES = "engine.args.max_num_seqs=16,64 prompt=bare,structured"
 CELL = (

@@ -20,6 +20,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from stand_in_service import ScriptedEngine, scripted, serving
 
+pytestmark = pytest.mark.slow
+
 CASES = int(os.environ.get("GPUQA_CASES", "40"))  # examples that are drawn for a route
 
 

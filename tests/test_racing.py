@@ -6,6 +6,7 @@ experiments/racing/record.py) and on generated ones; run this file with `-s` to 
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from typing import Any
 
@@ -24,7 +25,7 @@ from gpuqa.study.racing.race import Race, WantedPass, slices_of
 
 RULE = SelectionConfig(name="fastest_above_floor", min_rouge_l_f1_judge=0.35)
 QUESTIONS = 80
-REPLAYS = 200
+REPLAYS = int(os.environ.get("GPUQA_REPLAYS", "40"))  # of each recorded study; `make simulations` takes 200
 
 
 def answers_of(score: float, count: int = QUESTIONS, judge: float | None = None, first: int = 0, seed: int = 0) -> list[Answer]:
@@ -354,6 +355,8 @@ def test_the_mean_of_a_slice_is_known_the_better_the_more_of_all_questions_it_ho
     assert mean_of(values, 48).error == pytest.approx(mean_of(values).error / 2**0.5)
 
 
+@pytest.mark.slow
+@pytest.mark.no_cover
 @pytest.mark.parametrize("sd", [0.02, 0.15])
 def test_a_forecast_from_a_slice_misses_the_whole_as_seldom_as_it_says(sd):
     generator, missed, count = np.random.default_rng(1), 0, 400
@@ -384,6 +387,8 @@ def rates(name: str, replays: list[Replay]) -> tuple[float, float]:
     return same, saved
 
 
+@pytest.mark.slow
+@pytest.mark.no_cover
 @pytest.mark.parametrize("name", ["wide", "busy"])
 def test_on_a_recorded_study_a_race_has_the_winner_of_the_full_grid_for_less_engine_time(name: str) -> None:
     trace, rule = load(name), replace(RULE, min_rouge_l_f1_judge=0.15)
@@ -396,6 +401,8 @@ def test_on_a_recorded_study_a_race_has_the_winner_of_the_full_grid_for_less_eng
     assert all(one.starts >= len(starts_s) for one in replays), "each engine is charged, and those that are called back again"
 
 
+@pytest.mark.slow
+@pytest.mark.no_cover
 def test_on_generated_studies_of_a_gpu_a_race_saves_two_fifths() -> None:
     shape, replays = Shape(noise=0.01), []
     for seed in range(20):  # 100 and more: `experiments/LOG.md`

@@ -13,6 +13,8 @@ from gpuqa.config import UserError
 from gpuqa.config.pipeline import Attention, Backend, EngineConfig
 from gpuqa.engines.vllm.overrides import choose, choose_attention, register_attention
 
+pytestmark = [pytest.mark.slow, pytest.mark.no_cover]  # Triton's interpreter
+
 torch = pytest.importorskip("torch")
 ON_GPU = torch.cuda.is_available()
 

@@ -128,6 +128,7 @@ def model(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_questions_are_as_long_as_said_and_never_asked_twice(model):
     from tokenizers import Tokenizer
 

@@ -97,6 +97,7 @@ def test_ctrl_c_keeps_what_is_finished_shows_it_and_ends_with_130(tmp_path: Path
     )
 
 
+@pytest.mark.slow
 def test_a_second_process_on_the_same_study_is_refused(tmp_path: Path) -> None:
     with Journal(tmp_path / "experiments" / "embedded").locked():
         second = subprocess.run(SWEEP, cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True, timeout=120)

@@ -27,7 +27,7 @@ from gpuqa.selection.comparison import speed
 from gpuqa.selection.verdict import Outcome, decide
 from gpuqa.study import finalists
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.no_cover]
 
 NOISE = 0.08 * 1.4826  # standard deviation of log speed whose median absolute deviation is 8 %
 STUDIES = 1000

@@ -1,6 +1,8 @@
 # Everyday commands, run from the root of a checkout; CONTRIBUTING.md says which to run when.
 # PYTHON is the environment that the README's install line makes; another one: `make check PYTHON=python3`.
 PYTHON ?= .venv/bin/python
+# Files of which no test is fast, and whose import of vLLM alone takes ten seconds.
+IMPORT_VLLM = --ignore-glob='tests/test_burst*' --ignore=tests/test_gpu.py --ignore=tests/test_shared_prefix.py
 
 .PHONY: check test-fast test gpu-smoke simulations
 
@@ -10,7 +12,7 @@ check:  # lint, format and types: seconds
 	$(PYTHON) -m mypy
 
 test-fast:  # what starts no engine and takes no two seconds: under 90 s in all
-	$(PYTHON) -m pytest -m "not engine and not slow"
+	$(PYTHON) -m pytest -m "not engine and not slow" $(IMPORT_VLLM)
 
 test:  # everything that runs without a GPU: about 20 minutes on two cores
 	$(PYTHON) -m pytest

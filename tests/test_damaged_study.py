@@ -95,7 +95,7 @@ DAMAGED = {
     "a deep journal": ("trials/trials.jsonl", b"[" * 100_000 + b"\n", "line 1 is nested too deeply"),
     "a journal that is no text": ("trials/trials.jsonl", b"\xff\xfe}\n", "line 1 is not JSON"),
     "a study that is no YAML": ("study.yaml", b"a: [1", "study.yaml cannot be read"),
-    "a deep study": ("study.yaml", b"[" * 5000, "it is nested too deeply"),
+    "a deep study": ("study.yaml", b"[" * 1000, "it is nested too deeply"),
     "a study of another shape": ("study.yaml", b"[]", "study.yaml is not what a sweep writes"),
 }
 

@@ -264,7 +264,7 @@ BAD_FILES: dict[str, tuple[Callable[[Path], object], str]] = {
     "no pipeline": (without("pipeline"), "is not a frozen winner, it lacks pipeline"),
     "no digest": (without("digest"), "is not a frozen winner, it lacks digest"),
     "a newer format": (rewritten(format=99), "format 99, written by .*; this version reads 2: use the newer gpuqa"),
-    "nested too deeply": (lambda file: file.write_text("[" * 5000 + "]" * 5000), "cannot be read: it is nested too deeply"),
+    "nested too deeply": (lambda file: file.write_text("[" * 1000 + "]" * 1000), "cannot be read: it is nested too deeply"),
     "numbers that are text": (rewritten(measurement="fast"), "measurement should be a mapping"),
     "an unknown key": (rewritten(pipeline={"modle": {}}), "modle"),
     "a pipeline that is a number": (rewritten(pipeline=3), "pipeline|dict|3"),

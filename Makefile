@@ -20,6 +20,7 @@ test:  # everything that runs without a GPU: about 20 minutes on two cores
 gpu-smoke:  # on a machine with a GPU and vLLM's CUDA build
 	$(PYTHON) -m pytest -m gpu
 
-simulations:  # how often verdicts and races are right; -s shows the rates that the docs state
+simulations:  # how often verdicts and races are right (-s shows the rates that the docs state), and 20 kills of a study
 	$(PYTHON) -m pytest -s tests/test_verdict_simulation.py
 	GPUQA_REPLAYS=200 $(PYTHON) -m pytest -s tests/test_racing.py -k "recorded or generated"
+	GPUQA_KILLS=20 $(PYTHON) -m pytest tests/test_survival.py -k kills_lose

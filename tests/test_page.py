@@ -164,7 +164,7 @@ def test_it_speaks_the_browsers_language_and_the_other_one(
 
 
 def test_both_languages_say_the_same_things() -> None:
-    page = (PACKAGE / "page.html").read_text(encoding="utf-8")
+    page = (PACKAGE / "serving" / "page.html").read_text(encoding="utf-8")
     keys = [set(re.findall(r"(\w+): ", part)) for part in re.findall(r"\n  (?:en|zh): \{(.*?)\n  \},", page, re.S)]
     assert len(keys) == 2
     assert keys[0] == keys[1]

@@ -76,7 +76,7 @@ def test_a_runner_that_it_does_not_know_stays_vllms_own(caplog: pytest.LogCaptur
     extension.model_runner = object()
     extension.repeat_steps()
     assert type(extension.model_runner) is object
-    assert "every step of a burst is prepared anew: the first model runner" in caplog.text
+    assert "every step of a burst is prepared anew: vLLM drives this device by its first model runner" in caplog.text
 
 
 def test_an_extension_of_the_users_own_is_not_replaced_and_steps_are_prepared_anew() -> None:

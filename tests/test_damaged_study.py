@@ -71,9 +71,18 @@ def test_an_edited_number_is_named_and_not_frozen(journal: Journal, command: Any
     edit(journal.file, '"chars_per_s": 2000.0', '"chars_per_s": 8000.0')
     journal.write(measured(SLOW, "structured", 1000.0), ANSWERS)
     run = command("freeze", "study.name=mine", cwd=tmp_path)
+    assert run.returncode == 2, run.stdout + run.stderr
+    assert "error: study: 1 of 2 cells have no trial that can be read: prompt=bare; " in run.stderr
+    assert "trials.jsonl: 2 of 3 lines cannot be read: lines 1, 2: each was edited (its digest differs)" in run.stderr
+    assert frozen_trial(journal) == FAST, "the winner of before stays"
+
+
+def test_answers_that_cannot_be_read_are_named_when_a_winner_is_frozen(journal: Journal, command: Any, tmp_path: Path) -> None:
+    journal.answers_file(FAST).unlink()
+    run = command("freeze", "study.name=mine", cwd=tmp_path)
     assert run.returncode == 0, run.stdout + run.stderr
-    assert "trials.jsonl: 2 of 3 lines cannot be read: lines 1, 2: each was edited (its digest differs)" in run.stdout
-    assert frozen_trial(journal) == SLOW
+    assert f"prompt=bare: {FAST[:16]}.answers.jsonl is absent or damaged, so means decide" in run.stdout
+    assert "prompt=structured: " not in run.stdout.partition("Study mine")[0]
 
 
 def test_compare_names_the_lines_that_it_could_not_read(journal: Journal, command: Any, tmp_path: Path) -> None:

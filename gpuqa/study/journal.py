@@ -138,6 +138,16 @@ class Journal:
         known = self.read()
         return [replace(known[cell["trial"]], axes=cell["axes"]) for cell in cells if cell["trial"] in known]
 
+    def unread(self) -> list[str]:
+        """The cells of the study, by their axes, of which no trial can be read: lost, damaged, or not measured yet.
+
+        Raises:
+            UserError: as `read_study`.
+        """
+        known = self.read()
+        missing = [cell["axes"] for cell in self._study()["cells"] if cell["trial"] not in known]
+        return [" ".join(f"{key}={value}" for key, value in axes.items()) or "the only cell" for axes in missing]
+
     def answers_file(self, key: str) -> Path:
         """Where the answers of a trial are."""
         return self.folder / f"{key[:16]}.answers.jsonl"

@@ -1,6 +1,8 @@
 # Everyday commands, run from the root of a checkout; CONTRIBUTING.md says which to run when.
 # PYTHON is the environment that the README's install line makes; another one: `make check PYTHON=python3`.
 PYTHON ?= .venv/bin/python
+# Tests run in two processes; of a file all in one of them.
+TWO = -n 2 --dist loadgroup
 # Files of which no test is fast, and whose import of vLLM alone takes ten seconds.
 IMPORT_VLLM = --ignore-glob='tests/test_burst*' --ignore=tests/test_gpu.py --ignore=tests/test_shared_prefix.py
 
@@ -12,10 +14,10 @@ check:  # lint, format and types: seconds
 	$(PYTHON) -m mypy
 
 test-fast:  # what starts no engine and takes no two seconds: under 90 s in all
-	$(PYTHON) -m pytest -m "not engine and not slow" $(IMPORT_VLLM)
+	$(PYTHON) -m pytest $(TWO) -m "not engine and not slow" $(IMPORT_VLLM)
 
 test:  # everything that runs without a GPU: about 20 minutes on two cores
-	$(PYTHON) -m pytest
+	$(PYTHON) -m pytest $(TWO)
 
 gpu-smoke:  # on a machine with a GPU and vLLM's CUDA build
 	$(PYTHON) -m pytest -m gpu

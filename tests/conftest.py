@@ -120,6 +120,13 @@ class Selected:
     engines = True  # some of them start an engine
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Under `-n 2` a file's tests stay in one process, and all that use the one study and its services in the same one."""
+    for item in items:
+        shared = "study" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("study" if shared else item.path.name))
+
+
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Look whether any test that was selected starts an engine: without one the warm Python needs no PyTorch."""
     Selected.engines = any(item.get_closest_marker("engine") for item in session.items)

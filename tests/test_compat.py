@@ -34,6 +34,7 @@ def test_every_supported_version_has_every_name(version: str, table: str) -> Non
     assert missing_names(TABLES[table], lambda module: WRITTEN[version]["modules"][module]["names"]) == []
 
 
+@pytest.mark.slow  # reads vLLM's sources
 @pytest.mark.parametrize("table", TABLES)
 def test_the_installed_vllm_has_every_name(table: str) -> None:
     pytest.importorskip("vllm")

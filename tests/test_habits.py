@@ -91,7 +91,7 @@ def test_the_ci_script_can_split_the_readmes_test_line() -> None:
     assert run.returncode == 0, run.stderr
     install, tests = run.stdout.splitlines()
     assert install.startswith("python3 -m venv .venv && .venv/bin/pip install ")
-    assert tests == f"{OUR_PYTHON} -m pytest --cov --durations=20"
+    assert tests.startswith(f"{OUR_PYTHON} -m pytest ")
 
 
 @pytest.mark.parametrize("finding", FINDINGS, ids=lambda finding: finding.name)

@@ -1,0 +1,254 @@
+"""A row becomes a question, whatever its fields are called. Nothing that would be asked is left out without a word."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any, NoReturn
+
+from gpuqa.config import UserError
+from gpuqa.config.measurement import DatasetConfig, References
+from gpuqa.pipeline.dataset.files import Row
+from gpuqa.records import Question
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What the fields of a row are called."""
+
+    question: str
+    answer: str
+    more: str = ""  # more of the question, on a line below it; may be absent or empty
+    id: str = "id"
+
+    @property
+    def names(self) -> set[str]:
+        """All of them."""
+        return {self.question, self.answer, self.id, *filter(None, [self.more])}
+
+    def fits(self, fields: Mapping[str, Any]) -> bool:
+        """Whether a row has the fields that this shape needs."""
+        return self.question in fields and self.answer in fields
+
+
+SHAPES = (
+    Shape("instruction", "output", more="input"),  # Alpaca
+    Shape("question", "answer"),
+    Shape("prompt", "completion"),
+    Shape("query", "response"),
+    Shape("input", "output"),
+    Shape("问题", "答案"),
+)
+CHATS = ("messages", "conversations")  # a list of turns
+TURNS = (("role", "content"), ("from", "value"))  # what a turn's fields are called; the second is ShareGPT's
+ROLES = {"system": "system", "user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant"}
+UNSENT = {  # fields that belong to the question and that no prompt has a place for: `dataset.ignore` may name them
+    "system": "write it into a prompt file (prompt.system), which is the same for all rows",
+    "history": "write the earlier turns into the question",
+}
+KNOWN = [
+    *dict.fromkeys(name for shape in SHAPES for name in (shape.question, shape.answer, shape.more) if name),
+    *CHATS,
+    *UNSENT,
+]
+CHOOSE = "name the fields: 'dataset.fields={question: NAME, answer: NAME}'"
+ACCEPTED = (
+    "a row needs "
+    + ", or ".join(f'"{shape.question}" and "{shape.answer}"' for shape in SHAPES)
+    + f', or "messages" of a user and an assistant; for others {CHOOSE}'
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """How a configuration wants rows to be read."""
+
+    shape: Shape | None = None  # None: by the names that the rows have
+    references: References | None = None
+    ignore: Sequence[str] = ()
+
+    @classmethod
+    def of(cls, config: DatasetConfig) -> Columns:
+        """What a dataset's configuration says about its rows."""
+        names = {key: name.strip().lower() for key, name in config.fields.items()}
+        shape = Shape(**{"id": "id", **names}) if names else None
+        return cls(shape, config.references, config.ignore)
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Where the texts of a row stand: their names and their values, unchecked."""
+
+    question: list[tuple[str, Any]]  # joined by line breaks
+    answer: tuple[str, Any]
+    used: set[str]  # fields of the row
+
+
+def to_question(row: Row, number: int, columns: Columns) -> tuple[Question, list[str]]:
+    """One row of any format, and the names of its fields that nothing was made of.
+
+    Raises:
+        UserError: names the row, the field and what is wrong with it.
+    """
+    fields = by_name(row)
+    for name in UNSENT.keys() - (columns.shape.names if columns.shape else set()):
+        if says_something(fields.get(name)):
+            refuse_unsent(row, name, f"{name} is {described(fields[name])}", columns)
+    parts = parts_of(row, fields, columns)
+    id_name = columns.shape.id if columns.shape else "id"
+    first, *others = references_of(row, *parts.answer, columns)
+    question = Question(
+        id=id_of(row, id_name, fields.get(id_name), number),
+        text="\n".join(text_of(row, name, value) for name, value in parts.question),
+        reference=first,
+        other_references=tuple(others),
+        mean_of_references=bool(others) and columns.references is References.mean,
+    )
+    return question, [name for name in fields if name not in parts.used | {id_name, *UNSENT}]
+
+
+def by_name(row: Row) -> dict[str, Any]:
+    """The fields of a row by their names in lower case."""
+    if not isinstance(row.content, dict):
+        refuse(row, f"is {described(row.content)}, not an object; {ACCEPTED}")
+    fields: dict[str, Any] = {}
+    for name, value in row.content.items():
+        if (lower := str(name).strip().lower()) in fields:
+            refuse(row, f"has the field {lower!r} twice, in upper and in lower case; keep one of them")
+        fields[lower] = value
+    return fields
+
+
+def refuse_unsent(row: Row, name: str, what: str, columns: Columns) -> None:
+    """Raise a UserError for something that belongs to the question and that no prompt has a place for, unless it is ignored."""
+    if name not in columns.ignore:
+        refuse(row, f"{what}, which would not be sent; {UNSENT[name]}, or leave it out: 'dataset.ignore=[{name}]'")
+
+
+def parts_of(row: Row, fields: Mapping[str, Any], columns: Columns) -> Parts:
+    """The texts of a row by the configured names, else by those of the one shape that it has."""
+    if columns.shape is not None:
+        return shape_parts(columns.shape, fields) if columns.shape.fits(fields) else refuse(row, absent(columns.shape, fields))
+    shapes = [shape for shape in SHAPES if shape.fits(fields)]
+    shapes = [shape for shape in shapes if not any(shape.names < other.names for other in shapes)]
+    chats = [name for name in CHATS if name in fields]
+    found = [*chats, *(f"{shape.question} and {shape.answer}" for shape in shapes)]
+    if len(found) > 1:
+        refuse(row, f"can be read in {len(found)} ways: by {', or by '.join(found)}; {CHOOSE}")
+    if not found:
+        refuse(row, unknown(fields))
+    return chat_parts(row, chats[0], fields[chats[0]], columns) if chats else shape_parts(shapes[0], fields)
+
+
+def shape_parts(shape: Shape, fields: Mapping[str, Any]) -> Parts:
+    """The texts of a row of one shape."""
+    names = [shape.question]
+    if fields.get(shape.more) not in (None, ""):
+        names = [shape.more] if fields[shape.question] == "" else [shape.question, shape.more]
+    return Parts([(name, fields[name]) for name in names], (shape.answer, fields[shape.answer]), shape.names)
+
+
+def chat_parts(row: Row, name: str, turns: Any, columns: Columns) -> Parts:
+    """The texts of a chat of one question and one answer, whose system text and earlier turns may be left out if so told."""
+    if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
+        refuse(row, f"{name} is {described(turns)}; it must be a list of turns, each with a role and a text")
+    keys = next((keys for keys in TURNS if any(keys[0] in turn for turn in turns)), TURNS[0])
+    roles = [turn.get(keys[0]) for turn in turns]
+    for place, role in enumerate(roles):
+        if not isinstance(role, str) or role not in ROLES:
+            refuse(row, f"{name}[{place}].{keys[0]} is {described(role)}; it must be one of {', '.join(ROLES)}")
+    spoken = [place for place, role in enumerate(roles) if ROLES[role] != "system"]
+    last = [ROLES[roles[place]] for place in spoken[-2:]]
+    if last != ["user", "assistant"] or spoken[-1] != len(turns) - 1:
+        ends = ", ".join(map(str, roles[-2:])) or "nothing"
+        refuse(row, f"{name} must end with a user's turn and the assistant's answer, and ends with {ends}")
+    for place in set(range(len(turns))) - set(spoken):
+        if says_something(text := turns[place].get(keys[1])):
+            refuse_unsent(row, "system", f"{name}[{place}].{keys[1]} is {described(text)}", columns)
+    if len(spoken) > 2:
+        refuse_unsent(row, "history", f"{name} holds {len(spoken) - 2} turns before the last question", columns)
+    asked, answered = ((f"{name}[{place}].{keys[1]}", turns[place].get(keys[1])) for place in spoken[-2:])
+    return Parts([asked], answered, {name})
+
+
+def references_of(row: Row, name: str, value: Any, columns: Columns) -> list[str]:
+    """The reference answers of a row: one text, or a list of texts if the configuration says how several count."""
+    if not isinstance(value, list) or not value:
+        return [text_of(row, name, value)]
+    texts = [text_of(row, f"{name}[{place}]", one) for place, one in enumerate(value)]
+    if len(texts) > 1 and columns.references is None:
+        refuse(row, f"{name} holds {len(texts)} references; say which score counts: dataset.references=best or mean")
+    return texts
+
+
+def id_of(row: Row, name: str, value: Any, number: int) -> str:
+    """The id of a row: its own, or its number where it has none."""
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return str(number)
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        refuse(row, f"{name} is {described(value)}; it must be text, a number or null")
+    return str(value).strip()
+
+
+def text_of(row: Row, name: str, value: Any) -> str:
+    """A text that says something and can be sent, without the blanks around it."""
+    if not isinstance(value, str) or not value.strip():
+        refuse(row, f"{name} is {described(value)}; it must be text")
+    if any("\ud800" <= char <= "\udfff" for char in value):
+        refuse(row, f"{name} holds half of a surrogate pair, which cannot be sent: {value!r:.60}")
+    return value.strip()
+
+
+def absent(shape: Shape, fields: Mapping[str, Any]) -> str:
+    """What is wrong with a row that lacks a configured field."""
+    keys = {"question": shape.question, "answer": shape.answer}
+    key, name = next((key, name) for key, name in keys.items() if name not in fields)
+    return f"has no field {name!r}, which dataset.fields.{key} names; its fields are {listed(fields, list(fields))}"
+
+
+def unknown(fields: Mapping[str, Any]) -> str:
+    """What is wrong with a row of no shape: what is missing beside what is there, and which names may be meant."""
+    half = next((shape for shape in SHAPES if shape.question in fields or shape.answer in fields), None)
+    if half is not None:
+        here, missing = (half.question, half.answer) if half.question in fields else (half.answer, half.question)
+        others = [name for name in fields if name != here]
+        return f"has {here!r} and no {missing!r}; its other fields are {listed(others, KNOWN)}; {CHOOSE}"
+    return f"has the fields {listed(fields, KNOWN)}, but {ACCEPTED}"
+
+
+def listed(names: Iterable[str], known: Sequence[str]) -> str:
+    """Names of fields, each that is unknown with the known one that may be meant."""
+    near = {name: get_close_matches(name, known, 1) for name in names if name not in known}
+    return (
+        ", ".join(f"{name!r}" + (f" (did you mean {near[name][0]!r}?)" if near.get(name) else "") for name in names) or "none"
+    )
+
+
+def says_something(value: Any) -> bool:
+    """Whether a field holds anything."""
+    return bool(value.strip() if isinstance(value, str) else value)
+
+
+def described(value: Any) -> str:
+    """A value and what it is, for messages."""
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return f"{str(value).lower()}, a truth value"
+        case int() | float():
+            return f"{value!r:.40}, a number"
+        case str():
+            return f"{value!r:.40}, text" if value.strip() else "blank"
+        case list():
+            return f"a list of {len(value)}" if value else "an empty list"
+        case dict():
+            return "an object"
+        case _:
+            return f"a {type(value).__name__}"
+
+
+def refuse(row: Row, why: str) -> NoReturn:
+    """Raise the UserError about a row."""
+    raise UserError(f"{row.place} {why}" if why.startswith(("is ", "has ", "can ")) else f"{row.place}: {why}")

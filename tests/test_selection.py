@@ -402,9 +402,9 @@ def test_a_slice_counts_for_the_best_of_a_study_with_the_lower_end_of_its_interv
 def test_answers_are_paired_by_id_and_text_and_only_where_both_were_asked() -> None:
     ours, other = answers([0.1, 0.2, 0.3]), answers([0.4, 0.5])
     assert paired(ours, other) == []
-    assert scores_of(paired(ours, other, partly=True)) == [(0.1, 0.4), (0.2, 0.5)]
+    assert scores_of(paired(ours, other, partly=True)) == [(0.1, 0.4, "问题 0"), (0.2, 0.5, "问题 1")]
     assert paired(ours[:2], [replace(other[0], question="另一个问题"), other[1]]) == []
-    assert scores_of(paired(ours[:2], [replace(other[0], rouge_l_f1=None), other[1]], partly=True)) == [(0.2, 0.5)]
+    assert scores_of(paired(ours[:2], [replace(other[0], rouge_l_f1=None), other[1]], partly=True)) == [(0.2, 0.5, "问题 1")]
 
 
 def test_limits_and_other_rules_choose_others() -> None:

@@ -28,6 +28,7 @@ ALSO = {  # what `evaluate` writes beside the metrics
     "judge_tokens_per_s",
     "rouge_l_f1_judge_interval",
     "rouge_l_f1_interval",
+    "questions_file",
     "answers",
 }
 QUESTIONS = (  # question, reference, the answer of the scripted service, both scores worked out by hand

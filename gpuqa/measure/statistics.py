@@ -78,7 +78,7 @@ def clustered(values: Sequence[float], clusters: Sequence[str]) -> tuple[tuple[f
 
 @functools.lru_cache(maxsize=256)
 def interval_of_means(sums: tuple[float, ...], sizes: tuple[int, ...], confidence: float, seed: int) -> Interval:
-    """The same, once for each sample: a race checks its constraints again after every round, while an engine waits."""
+    """The interval of `bootstrap_interval` for sums and sizes of clusters; kept, since a race asks for it after every round."""
     totals = resamples(len(sums), seed) @ np.column_stack([sums, sizes])
     low, high = np.quantile(totals[:, 0] / totals[:, 1], [(1 - confidence) / 2, (1 + confidence) / 2])
     return Interval(float(low), float(high))
@@ -162,29 +162,30 @@ def times(estimate: Estimate, factor: float) -> Estimate:
 
 
 def t_tails(t: float, freedom: float) -> float:
-    """Both tails of Student's distribution beyond +-t.
+    """How likely a value of Student's distribution is below -t or above t.
 
-    With t = sqrt(freedom) * tan(angle) the density is cos(angle) ** (freedom - 1): smooth on a bounded range, so that 96
-    Gauss-Legendre nodes do (errors below 1e-6 for 1 to 1,000 degrees of freedom).
+    With t = sqrt(freedom) * tan(angle) the density is proportional to cos(angle) ** (freedom - 1). That is smooth from 0 to a
+    right angle, so that 96 Gauss-Legendre nodes are enough (errors below 1e-6 for 1 to 1,000 degrees of freedom).
     """
     start = math.atan(t / math.sqrt(freedom))
     half = (math.pi / 2 - start) / 2
     tail = half * float(WEIGHTS @ np.cos(start + half * (NODES + 1)) ** (freedom - 1))
-    return min(1.0, tail / quarter(freedom))
+    return min(1.0, tail / area_above_0(freedom))
 
 
-def quarter(freedom: float) -> float:
-    """The integral of cos(angle) ** (freedom - 1) over a quarter turn, by which `t_tails` divides."""
+def area_above_0(freedom: float) -> float:
+    """The integral of cos(angle) ** (freedom - 1) from 0 to a right angle: all positive t, so half of the probability."""
     return math.sqrt(math.pi) / 2 * math.exp(math.lgamma(freedom / 2) - math.lgamma((freedom + 1) / 2))
 
 
 @functools.lru_cache(4096)  # a race asks for the same ones again and again: a seventh of its replays' time
 def t_quantile(confidence: float, freedom: float) -> float:
-    """The t between whose two signs lies that share of Student's distribution with one degree of freedom or more.
+    """The t for which that share of Student's distribution lies between -t and t: 12.7 for 95 % and one degree of freedom.
 
-    Newton's method on the angle, from 0: the tails fall ever more slowly there, so that no step goes too far.
+    Newton's method on the angle, from 0. The tails fall ever more slowly as the angle grows, so that no step goes too far; that
+    needs one degree of freedom or more.
     """
-    angle, whole = 0.0, quarter(freedom)
+    angle, whole = 0.0, area_above_0(freedom)
     for _ in range(100):  # 2 to 8 steps for 95 %
         t = math.sqrt(freedom) * math.tan(angle)
         step = (t_tails(t, freedom) - (1 - confidence)) * whole / math.cos(angle) ** (freedom - 1)
@@ -197,7 +198,11 @@ def t_quantile(confidence: float, freedom: float) -> float:
 def paired_interval(
     first: Sequence[float], second: Sequence[float], confidence: float = 0.95, clusters: Sequence[str] = ()
 ) -> Interval:
-    """Bootstrap interval of the mean difference over the same questions, which are resampled in pairs; see above."""
+    """Bootstrap interval of the mean difference over the same questions; both values of one are drawn together.
+
+    Args:
+        clusters: as in `bootstrap_interval`.
+    """
     return bootstrap_interval(np.subtract(first, second).tolist(), confidence, clusters=clusters)
 
 

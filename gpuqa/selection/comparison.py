@@ -101,7 +101,7 @@ def relative_interval(estimate: Estimate, confidence: float) -> Interval:
 
 
 def relative(logs: float) -> float:
-    """A difference of logs as a share; the interval of two repeats may run out of a float's range."""
+    """A difference of logs as a share: log 1.05 gives 0.05. Capped, because the interval of two repeats may exceed a float."""
     return math.expm1(min(logs, 700.0))
 
 
@@ -113,7 +113,7 @@ def speed_estimate(first: Trial, other: Trial) -> Estimate | None:
 
 
 def merit(trial: Trial, rule: SelectionConfig) -> float:
-    """What the weighted rule ranks by, in logs: speed_weight * log chars/s + (1 - speed_weight) * log rouge_l_f1."""
+    """What the weighted rule ranks by: speed_weight * log chars/s + (1 - speed_weight) * log rouge_l_f1; -inf if one is 0."""
     both = speed(trial), quality(trial)
     if min(both) <= 0:
         return -math.inf
@@ -127,5 +127,5 @@ def speed(trial: Trial) -> float:
 
 
 def quality(trial: Trial) -> float:
-    """The F1 that sees Chinese, 0 for a failure or where nothing was scored."""
+    """Mean `rouge_l_f1`, in which Chinese words count; 0 for a failed trial and where nothing was scored."""
     return (trial.measurement.rouge_l_f1 or 0.0) if trial.measurement else 0.0

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from question_files import json_lines, written
+from small_study import prepared
 
 from gpuqa.config import UserError
 from gpuqa.config.measurement import DatasetConfig
@@ -148,6 +149,24 @@ def test_a_folder_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot be read") as refused:
         read_questions(tmp_path)
     assert str(tmp_path) in str(refused.value)
+
+
+def test_a_bad_question_file_is_told_before_a_model_is_looked_for(tmp_path: Path) -> None:
+    path = written(tmp_path / "rows.json", json.dumps([{"question": "q", "answer": 2}]))
+    with pytest.raises(UserError, match="row 1: answer is 2, a number"):
+        prepared({"dataset__path": str(path), "model__path": "absent"})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["evaluate", "sweep"])
+def test_a_command_ends_with_one_line_about_a_bad_question_file(name: str, command: Any, tmp_path: Path) -> None:
+    written(tmp_path / "rows.csv", "question,answer\na,b,\n")
+    words = ["url=http://127.0.0.1:1"] if name == "evaluate" else ["experiment=none"]
+    run = command(name, *words, "dataset.name=mine", "dataset.path=rows.csv", cwd=tmp_path)
+    assert run.returncode == 2
+    assert run.stderr.startswith("error: rows.csv: line 2: has 3 cells, the first line names 2 columns (question, answer)")
+    assert run.stderr.count("\n") == 1
+    assert [file.name for file in tmp_path.iterdir()] == ["rows.csv"]
 
 
 def test_a_file_that_is_not_there_is_refused_with_its_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,8 +10,9 @@ import pytest
 from question_files import as_list, json_lines, pairs_of, read, refusal, written
 
 from gpuqa.config import UserError
-from gpuqa.config.measurement import DatasetConfig, References
-from gpuqa.pipeline.dataset import digest
+from gpuqa.config.app import compose_cell
+from gpuqa.config.measurement import DatasetConfig, FieldsConfig, References
+from gpuqa.pipeline.dataset import digest, read_questions
 
 GOOD = {"question": "q", "answer": "a"}
 
@@ -55,18 +56,31 @@ def test_every_usual_name_of_question_and_answer_is_read(row: dict[str, Any], tm
 def test_other_names_are_configured(tmp_path: Path) -> None:
     rows = [{"Frage": "q", "antwort": "a", "nr": 7, "answer": "another", "system": ""}]
     fields = {"question": "frage", "answer": "Antwort", "id": "nr"}
-    [question] = read(path := written(tmp_path / "rows.json", as_list(*rows)), fields=fields)
+    [question] = read(path := written(tmp_path / "rows.json", as_list(*rows)), fields=FieldsConfig(**fields))
     assert (question.id, question.text, question.reference) == ("7", "q", "a")
-    message = refusal(path, fields={**fields, "answer": "antwrot"})
+    message = refusal(path, fields=FieldsConfig(**{**fields, "answer": "antwrot"}))
     assert message.startswith(
         "row 1 has no field 'antwrot', which dataset.fields.answer names; its fields are 'frage', 'antwort'"
     )
 
 
-@pytest.mark.parametrize("fields", [{"question": "q"}, {"question": "q", "answer": "a", "identity": "i"}])
-def test_names_that_are_not_complete_are_refused_by_their_key(fields: dict[str, str]) -> None:
-    with pytest.raises(UserError, match=r"dataset\.fields: got .*allowed is \{question: NAME, answer: NAME\}"):
-        DatasetConfig(name="mine", path="questions.json", fields=fields)
+@pytest.mark.parametrize(
+    ("words", "dataset"),
+    [
+        (["dataset.fields={question: frage, answer: antwort}"], {"fields": FieldsConfig("frage", "antwort")}),
+        (['dataset.fields={question: "题目", answer: "回答", id: nr}'], {"fields": FieldsConfig("题目", "回答", "nr")}),
+        (["dataset.references=mean", "dataset.ignore=[system]"], {"references": References.mean, "ignore": ["system"]}),
+    ],
+)
+def test_how_rows_are_read_is_said_on_the_command_line(words: list[str], dataset: dict[str, Any]) -> None:
+    expected = DatasetConfig(name="mine", path="questions.json", limit=24, **dataset)
+    assert compose_cell("dataset.name=mine", "dataset.path=questions.json", *words).dataset == expected
+
+
+@pytest.mark.parametrize("words", ["{question: q}", "{id: i}", "{answer: a, id: i}"])
+def test_names_that_are_not_complete_are_refused_by_their_key(words: str) -> None:
+    with pytest.raises(UserError, match=r"dataset\.fields: got .*allowed is both question and answer"):
+        compose_cell(f"dataset.fields={words}")
 
 
 @pytest.mark.parametrize(
@@ -188,6 +202,12 @@ def test_what_belongs_to_a_question_is_left_out_only_if_that_is_said(row: dict[s
     assert "which would not be sent" in message
     assert f"'dataset.ignore=[{name}]'" in message
     assert len(read(path, ignore=[name])) == 1
+
+
+def test_a_file_to_warm_up_with_needs_no_word_on_what_is_left_out(tmp_path: Path) -> None:
+    row = {**chat("system", "user", "assistant", "user", "assistant"), "id": "x"}
+    path = written(tmp_path / "rows.json", as_list(row, {"question": "q", "answer": ["a", "b"]}))
+    assert [question.text for question in read_questions(path)] == ["user 3", "q"]
 
 
 def test_only_what_may_be_ignored_can_be() -> None:

@@ -28,21 +28,32 @@ class References(Enum):
 
 
 @dataclass
+class FieldsConfig:
+    """What the rows of a question file call their fields, where that is no name that is known."""
+
+    question: str | None = None  # None with answer=None: by the names that docs/questions.md lists
+    answer: str | None = None
+    id: str | None = None  # None: "id"
+
+    def __post_init__(self) -> None:
+        complete = (self.question is None) == (self.answer is None) and not (self.question is None and self.id is not None)
+        names = {"question": self.question, "answer": self.answer, "id": self.id}
+        check(complete, "dataset.fields", names, "both question and answer, with id if there is one, or none of them")
+
+
+@dataclass
 class DatasetConfig:
     """The questions that are measured and scored. docs/questions.md has the formats of their file."""
 
     name: str = MISSING
     path: str = MISSING
     limit: int | None = None  # the first so many questions; None means all
-    fields: dict[str, str] = field(default_factory=dict)  # what question, answer and id are called; {}: by the names known
+    fields: FieldsConfig = field(default_factory=FieldsConfig)
     references: References | None = None  # needed where a question has several
     ignore: list[str] = field(default_factory=list)  # of "system" and "history": left out knowingly where rows have them
 
     def __post_init__(self) -> None:
         check(self.limit is None or self.limit >= 1, "dataset.limit", self.limit, "an integer of at least 1, or null")
-        named = set(self.fields)
-        complete = not named or {"question", "answer"} <= named <= {"question", "answer", "id"}
-        check(complete, "dataset.fields", self.fields, "{question: NAME, answer: NAME}, with id: NAME if there is one")
         check(set(self.ignore) <= {"system", "history"}, "dataset.ignore", self.ignore, "a list of system, history, or of one")
 
 

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gpuqa.config import UserError
-from gpuqa.config.measurement import DatasetConfig
+from gpuqa.config.measurement import DatasetConfig, References
 from gpuqa.config.paths import find
 from gpuqa.pipeline.dataset.files import Encoding, read_rows
-from gpuqa.pipeline.dataset.rows import ACCEPTED, Columns, to_question
+from gpuqa.pipeline.dataset.rows import ACCEPTED, UNSENT, Columns, to_question
 from gpuqa.records import Question
 
 
@@ -51,12 +51,14 @@ def several(question: Question) -> list[object]:
 
 
 def read_questions(path: Path) -> list[Question]:
-    """All questions of a file whose fields have names that are known.
+    """All questions of a file that has no configuration, such as the one that a model is warmed up with.
+
+    A system text or earlier turns do not matter there, nor which of several references counts.
 
     Raises:
         UserError: as `read_file`.
     """
-    return read_file(path, Columns()).questions
+    return read_file(path, Columns(references=References.best, ignore=tuple(UNSENT))).questions
 
 
 def read_file(path: Path, columns: Columns, limit: int | None = None) -> QuestionFile:

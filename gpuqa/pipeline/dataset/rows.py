@@ -71,8 +71,9 @@ class Columns:
     @classmethod
     def of(cls, config: DatasetConfig) -> Columns:
         """What a dataset's configuration says about its rows."""
-        names = {key: name.strip().lower() for key, name in config.fields.items()}
-        shape = Shape(**{"id": "id", **names}) if names else None
+        question, answer = config.fields.question, config.fields.answer
+        id_name = lower(config.fields.id or "id")
+        shape = Shape(lower(question), lower(answer), id=id_name) if question and answer else None
         return cls(shape, config.references, config.ignore)
 
 
@@ -108,15 +109,20 @@ def to_question(row: Row, number: int, columns: Columns) -> tuple[Question, list
     return question, [name for name in fields if name not in parts.used | {id_name, *UNSENT}]
 
 
+def lower(name: str) -> str:
+    """A name as rows are searched for it."""
+    return name.strip().lower()
+
+
 def by_name(row: Row) -> dict[str, Any]:
     """The fields of a row by their names in lower case."""
     if not isinstance(row.content, dict):
         refuse(row, f"is {described(row.content)}, not an object; {ACCEPTED}")
     fields: dict[str, Any] = {}
     for name, value in row.content.items():
-        if (lower := str(name).strip().lower()) in fields:
-            refuse(row, f"has the field {lower!r} twice, in upper and in lower case; keep one of them")
-        fields[lower] = value
+        if (key := lower(str(name))) in fields:
+            refuse(row, f"has the field {key!r} twice, in upper and in lower case; keep one of them")
+        fields[key] = value
     return fields
 
 
@@ -129,7 +135,8 @@ def refuse_unsent(row: Row, name: str, what: str, columns: Columns) -> None:
 def parts_of(row: Row, fields: Mapping[str, Any], columns: Columns) -> Parts:
     """The texts of a row by the configured names, else by those of the one shape that it has."""
     if columns.shape is not None:
-        return shape_parts(columns.shape, fields) if columns.shape.fits(fields) else refuse(row, absent(columns.shape, fields))
+        refuse_absent(row, columns.shape, fields)
+        return shape_parts(columns.shape, fields)
     shapes = [shape for shape in SHAPES if shape.fits(fields)]
     shapes = [shape for shape in shapes if not any(shape.names < other.names for other in shapes)]
     chats = [name for name in CHATS if name in fields]
@@ -139,6 +146,14 @@ def parts_of(row: Row, fields: Mapping[str, Any], columns: Columns) -> Parts:
     if not found:
         refuse(row, unknown(fields))
     return chat_parts(row, chats[0], fields[chats[0]], columns) if chats else shape_parts(shapes[0], fields)
+
+
+def refuse_absent(row: Row, shape: Shape, fields: Mapping[str, Any]) -> None:
+    """Raise a UserError about a row that lacks a configured field."""
+    keys = {"question": shape.question, "answer": shape.answer} | ({"id": shape.id} if shape.id != "id" else {})
+    for key, name in keys.items():
+        if name not in fields:
+            refuse(row, f"has no field {name!r}, which dataset.fields.{key} names; its fields are {listed(fields, [name])}")
 
 
 def shape_parts(shape: Shape, fields: Mapping[str, Any]) -> Parts:
@@ -198,13 +213,6 @@ def text_of(row: Row, name: str, value: Any) -> str:
     if any("\ud800" <= char <= "\udfff" for char in value):
         refuse(row, f"{name} holds half of a surrogate pair, which cannot be sent: {value!r:.60}")
     return value.strip()
-
-
-def absent(shape: Shape, fields: Mapping[str, Any]) -> str:
-    """What is wrong with a row that lacks a configured field."""
-    keys = {"question": shape.question, "answer": shape.answer}
-    key, name = next((key, name) for key, name in keys.items() if name not in fields)
-    return f"has no field {name!r}, which dataset.fields.{key} names; its fields are {listed(fields, list(fields))}"
 
 
 def unknown(fields: Mapping[str, Any]) -> str:

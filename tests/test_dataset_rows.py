@@ -28,6 +28,7 @@ def chat(*roles: str, names: tuple[str, str, str] = ("messages", "role", "conten
         {"instruction": "q", "input": "", "output": "a"},
         {"instruction": "q", "input": None, "output": "a"},
         {"instruction": "", "input": "q", "output": "a"},
+        {"instruction": "q", "input": " ", "output": "a", "": "a field without a name"},
         {"instruction": "q", "output": "a", "history": [], "system": ""},
         {"question": "q", "answer": "a"},
         {"Question": "q", "ANSWER": "a"},
@@ -46,6 +47,7 @@ def chat(*roles: str, names: tuple[str, str, str] = ("messages", "role", "conten
             ]
         },
         {"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]},
+        {"messages": [{"role": "User", "content": "q"}, {"role": "Assistant", "content": "a"}]},
         {"conversations": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]},
     ],
 )
@@ -153,6 +155,7 @@ def test_the_message_about_a_row_without_a_known_name_lists_all_of_them(tmp_path
         (("assistant", "user"), "messages must end with"),
         (("user", "assistant", "user"), "messages must end with"),
         (("user", "user", "assistant", "assistant"), "messages must end with"),
+        (("user", "system", "assistant"), "messages must end with"),
         (("user", "assistant", "system"), "messages must end with"),
         ((), "messages must end with a user's turn and the assistant's answer, and ends with nothing"),
         (
@@ -162,7 +165,7 @@ def test_the_message_about_a_row_without_a_known_name_lists_all_of_them(tmp_path
         (("system", "user", "assistant"), "messages[0].content is 'system 0', text, which would not be sent; write it into"),
         (
             ("user", "tool", "assistant"),
-            "messages[1].role is 'tool', text; it must be one of system, user, human, assistant, gpt",
+            "messages[1].role is 'tool', text; it must be one of system, developer, user, human, assistant, gpt",
         ),
     ],
 )
@@ -193,6 +196,8 @@ def test_turns_that_are_none_are_refused(turns: Any, message: str, tmp_path: Pat
         ({**GOOD, "history": [["earlier", "turn"]]}, "history"),
         ({**GOOD, "system": "be brief"}, "system"),
         ({"instruction": "q", "output": "a", "System": "be brief"}, "system"),
+        ({**GOOD, "system_prompt": "be brief"}, "system"),
+        (chat("developer", "user", "assistant"), "system"),
         (chat("system", "user", "assistant"), "system"),
         (chat("human", "gpt", "human", "gpt", names=("conversations", "from", "value")), "history"),
     ],

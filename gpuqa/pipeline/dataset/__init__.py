@@ -1,7 +1,7 @@
 """A question file becomes a list of questions. docs/questions.md has every format with an example.
 
 `files` turns a file into rows, by its ending or its content, and `blocks` does so for plain text. `rows` turns a row into a
-question, whatever its fields are called. `summary` says what a file holds.
+question, whatever its fields are called, and `chats` does so for a list of turns. `summary` says what a file holds.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from gpuqa.config import UserError
 from gpuqa.config.measurement import DatasetConfig, References
 from gpuqa.config.paths import find
 from gpuqa.pipeline.dataset.files import Encoding, read_rows
-from gpuqa.pipeline.dataset.rows import ACCEPTED, UNSENT, Columns, to_question
+from gpuqa.pipeline.dataset.refusals import UNSENT
+from gpuqa.pipeline.dataset.rows import ACCEPTED, Columns, to_question
 from gpuqa.records import Question
 
 

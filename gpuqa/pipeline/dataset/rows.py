@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
-from typing import Any, NoReturn
+from typing import Any
 
-from gpuqa.config import UserError
 from gpuqa.config.measurement import DatasetConfig, References
+from gpuqa.pipeline.dataset.chats import NamedText, last_turns
 from gpuqa.pipeline.dataset.files import Row
+from gpuqa.pipeline.dataset.refusals import described, is_blank, listed, refuse, refuse_unsent, says_something
 from gpuqa.records import Question
 
 
@@ -41,16 +41,11 @@ SHAPES = (
     Shape("问题", "答案"),
 )
 CHATS = ("messages", "conversations")  # a list of turns
-TURNS = (("role", "content"), ("from", "value"))  # what a turn's fields are called; the second is ShareGPT's
-ROLES = {"system": "system", "user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant"}
-UNSENT = {  # fields that belong to the question and that no prompt has a place for: `dataset.ignore` may name them
-    "system": "write it into a prompt file (prompt.system), which is the same for all rows",
-    "history": "write the earlier turns into the question",
-}
+UNSENT_FIELDS = {"system": "system", "system_prompt": "system", "history": "history"}  # by their names, what they hold
 KNOWN = [
     *dict.fromkeys(name for shape in SHAPES for name in (shape.question, shape.answer, shape.more) if name),
     *CHATS,
-    *UNSENT,
+    *UNSENT_FIELDS,
 ]
 CHOOSE = "name the fields: 'dataset.fields={question: NAME, answer: NAME}'"
 ACCEPTED = (
@@ -81,8 +76,8 @@ class Columns:
 class Parts:
     """Where the texts of a row stand: their names and their values, unchecked."""
 
-    question: list[tuple[str, Any]]  # joined by line breaks
-    answer: tuple[str, Any]
+    question: list[NamedText]  # joined by line breaks
+    answer: NamedText
     used: set[str]  # fields of the row
 
 
@@ -93,10 +88,10 @@ def to_question(row: Row, number: int, columns: Columns) -> tuple[Question, list
         UserError: names the row, the field and what is wrong with it.
     """
     fields = by_name(row)
-    for name in UNSENT.keys() - (columns.shape.names if columns.shape else set()):
-        if says_something(fields.get(name)):
-            refuse_unsent(row, name, f"{name} is {described(fields[name])}", columns)
     parts = parts_of(row, fields, columns)
+    for name, kind in UNSENT_FIELDS.items():
+        if name not in parts.used and says_something(fields.get(name)):
+            refuse_unsent(row, kind, f"{name} is {described(fields[name])}", columns.ignore)
     id_name = columns.shape.id if columns.shape else "id"
     first, *others = references_of(row, *parts.answer, columns)
     question = Question(
@@ -106,7 +101,7 @@ def to_question(row: Row, number: int, columns: Columns) -> tuple[Question, list
         other_references=tuple(others),
         mean_of_references=bool(others) and columns.references is References.mean,
     )
-    return question, [name for name in fields if name not in parts.used | {id_name, *UNSENT}]
+    return question, [name for name in fields if name not in parts.used | {id_name, *UNSENT_FIELDS}]
 
 
 def lower(name: str) -> str:
@@ -126,12 +121,6 @@ def by_name(row: Row) -> dict[str, Any]:
     return fields
 
 
-def refuse_unsent(row: Row, name: str, what: str, columns: Columns) -> None:
-    """Raise a UserError for something that belongs to the question and that no prompt has a place for, unless it is ignored."""
-    if name not in columns.ignore:
-        refuse(row, f"{what}, which would not be sent; {UNSENT[name]}, or leave it out: 'dataset.ignore=[{name}]'")
-
-
 def parts_of(row: Row, fields: Mapping[str, Any], columns: Columns) -> Parts:
     """The texts of a row by the configured names, else by those of the one shape that it has."""
     if columns.shape is not None:
@@ -145,7 +134,10 @@ def parts_of(row: Row, fields: Mapping[str, Any], columns: Columns) -> Parts:
         refuse(row, f"can be read in {len(found)} ways: by {', or by '.join(found)}; {CHOOSE}")
     if not found:
         refuse(row, unknown(fields))
-    return chat_parts(row, chats[0], fields[chats[0]], columns) if chats else shape_parts(shapes[0], fields)
+    if not chats:
+        return shape_parts(shapes[0], fields)
+    question, answer = last_turns(row, chats[0], fields[chats[0]], columns.ignore)
+    return Parts([question], answer, set(chats))
 
 
 def refuse_absent(row: Row, shape: Shape, fields: Mapping[str, Any]) -> None:
@@ -159,32 +151,9 @@ def refuse_absent(row: Row, shape: Shape, fields: Mapping[str, Any]) -> None:
 def shape_parts(shape: Shape, fields: Mapping[str, Any]) -> Parts:
     """The texts of a row of one shape."""
     names = [shape.question]
-    if fields.get(shape.more) not in (None, ""):
+    if shape.more and not is_blank(fields.get(shape.more)):
         names = [shape.more] if fields[shape.question] == "" else [shape.question, shape.more]
     return Parts([(name, fields[name]) for name in names], (shape.answer, fields[shape.answer]), shape.names)
-
-
-def chat_parts(row: Row, name: str, turns: Any, columns: Columns) -> Parts:
-    """The texts of a chat of one question and one answer, whose system text and earlier turns may be left out if so told."""
-    if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
-        refuse(row, f"{name} is {described(turns)}; it must be a list of turns, each with a role and a text")
-    keys = next((keys for keys in TURNS if any(keys[0] in turn for turn in turns)), TURNS[0])
-    roles = [turn.get(keys[0]) for turn in turns]
-    for place, role in enumerate(roles):
-        if not isinstance(role, str) or role not in ROLES:
-            refuse(row, f"{name}[{place}].{keys[0]} is {described(role)}; it must be one of {', '.join(ROLES)}")
-    spoken = [place for place, role in enumerate(roles) if ROLES[role] != "system"]
-    last = [ROLES[roles[place]] for place in spoken[-2:]]
-    if last != ["user", "assistant"] or spoken[-1] != len(turns) - 1:
-        ends = ", ".join(map(str, roles[-2:])) or "nothing"
-        refuse(row, f"{name} must end with a user's turn and the assistant's answer, and ends with {ends}")
-    for place in set(range(len(turns))) - set(spoken):
-        if says_something(text := turns[place].get(keys[1])):
-            refuse_unsent(row, "system", f"{name}[{place}].{keys[1]} is {described(text)}", columns)
-    if len(spoken) > 2:
-        refuse_unsent(row, "history", f"{name} holds {len(spoken) - 2} turns before the last question", columns)
-    asked, answered = ((f"{name}[{place}].{keys[1]}", turns[place].get(keys[1])) for place in spoken[-2:])
-    return Parts([asked], answered, {name})
 
 
 def references_of(row: Row, name: str, value: Any, columns: Columns) -> list[str]:
@@ -199,7 +168,7 @@ def references_of(row: Row, name: str, value: Any, columns: Columns) -> list[str
 
 def id_of(row: Row, name: str, value: Any, number: int) -> str:
     """The id of a row: its own, or its number where it has none."""
-    if value is None or (isinstance(value, str) and not value.strip()):
+    if is_blank(value):
         return str(number)
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         refuse(row, f"{name} is {described(value)}; it must be text, a number or null")
@@ -223,40 +192,3 @@ def unknown(fields: Mapping[str, Any]) -> str:
         others = [name for name in fields if name != here]
         return f"has {here!r} and no {missing!r}; its other fields are {listed(others, KNOWN)}; {CHOOSE}"
     return f"has the fields {listed(fields, KNOWN)}, but {ACCEPTED}"
-
-
-def listed(names: Iterable[str], known: Sequence[str]) -> str:
-    """Names of fields, each that is unknown with the known one that may be meant."""
-    near = {name: get_close_matches(name, known, 1) for name in names if name not in known}
-    return (
-        ", ".join(f"{name!r}" + (f" (did you mean {near[name][0]!r}?)" if near.get(name) else "") for name in names) or "none"
-    )
-
-
-def says_something(value: Any) -> bool:
-    """Whether a field holds anything."""
-    return bool(value.strip() if isinstance(value, str) else value)
-
-
-def described(value: Any) -> str:
-    """A value and what it is, for messages."""
-    match value:
-        case None:
-            return "null"
-        case bool():
-            return f"{str(value).lower()}, a truth value"
-        case int() | float():
-            return f"{value!r:.40}, a number"
-        case str():
-            return f"{value!r:.40}, text" if value.strip() else "blank"
-        case list():
-            return f"a list of {len(value)}" if value else "an empty list"
-        case dict():
-            return "an object"
-        case _:
-            return f"a {type(value).__name__}"
-
-
-def refuse(row: Row, why: str) -> NoReturn:
-    """Raise the UserError about a row."""
-    raise UserError(f"{row.place} {why}" if why.startswith(("is ", "has ", "can ")) else f"{row.place}: {why}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
 from question_files import pairs_of, refusal, written
 
 MARKS = [  # of a question and its answer
@@ -37,6 +38,15 @@ MARKS = [  # of a question and its answer
 def test_every_usual_mark_of_questions_and_answers_is_read(question: str, answer: str, tmp_path: Path) -> None:
     content = f"{question}甲\n第二行\n{answer}一\n（续）\n\n{question}乙\n\n{answer}\n二**粗**\n"
     assert pairs_of(written(tmp_path / "blocks.txt", content)) == [("甲\n第二行", "一\n（续）"), ("乙", "二**粗**")]
+
+
+def test_the_example_of_the_page_about_question_files_is_read(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "questions.md").read_text(encoding="utf-8")
+    example = "".join(line[4:] + "\n" for line in page.splitlines() if line.startswith("    ") or not line)
+    assert pairs_of(written(tmp_path / "blocks.txt", example)) == [
+        ("什么是 warp？", "32 个线程，一起执行同一条指令。"),
+        ("下面哪个是正确答案：A还是B？", "A"),
+    ]
 
 
 def test_a_bracket_or_bold_mark_that_a_mark_opens_is_no_part_of_the_text(tmp_path: Path) -> None:

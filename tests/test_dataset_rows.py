@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import ROOT
 from question_files import as_list, json_lines, pairs_of, read, refusal, written
 
 from gpuqa.config import UserError
 from gpuqa.config.app import compose_cell
 from gpuqa.config.measurement import DatasetConfig, FieldsConfig, References
 from gpuqa.pipeline.dataset import digest, read_questions
+from gpuqa.pipeline.dataset.rows import KNOWN
 
 GOOD = {"question": "q", "answer": "a"}
 
@@ -143,6 +145,11 @@ def test_the_message_about_a_row_without_a_known_name_lists_all_of_them(tmp_path
         "messages",
     ):
         assert f'"{name}"' in message
+
+
+def test_the_page_about_question_files_lists_every_name_that_is_known() -> None:
+    page = (ROOT / "docs" / "questions.md").read_text(encoding="utf-8")
+    assert [name for name in KNOWN if f"`{name}`" not in page] == []
 
 
 # Chats

@@ -122,7 +122,7 @@ def speed_row(a: Trial, b: Trial, config: CompareConfig) -> Row:
 def score_row(key: str, pairs: list[tuple[Answer, Answer]], config: CompareConfig) -> Row:
     """A score over the same questions: bootstrap interval and sign-flip test of the difference, as shares of B's mean."""
     scores = scores_of(pairs, key)
-    mean_a, mean_b = fmean(score for score, _ in scores), fmean(score for _, score in scores)
+    mean_a, mean_b = fmean(pair.first for pair in scores), fmean(pair.second for pair in scores)
     scale = mean_b or 1.0
     return Row(key, mean_a, mean_b, (mean_a - mean_b) / scale, *paired_test(scores, scale, config.confidence))
 
@@ -158,7 +158,7 @@ def show(a: Side, b: Side, rows: list[Row], console: Console) -> None:
 
 def show_flips(pairs: list[tuple[Answer, Answer]], config: CompareConfig, console: Console) -> None:
     """The answers that changed most, the worst for A first; all of `pairs` were scored."""
-    changes = ((score_a - score_b, *pair) for pair, (score_a, score_b) in zip(pairs, scores_of(pairs), strict=True))
+    changes = ((score.first - score.second, *pair) for pair, score in zip(pairs, scores_of(pairs), strict=True))
     flipped = sorted((row for row in changes if abs(row[0]) > config.min_flip), key=lambda row: row[0])
     better = sum(change > 0 for change, _, _ in flipped)
     count = f"{len(flipped)} of {len(pairs)} answers flipped (rouge_l_f1 by more than {config.min_flip:g})"

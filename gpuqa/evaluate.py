@@ -25,6 +25,7 @@ from gpuqa.config.http import Status
 from gpuqa.machine.files import write_atomically
 from gpuqa.measure.metrics import METRICS, Overhead, intervals_of, measure, score_answers, shown
 from gpuqa.pipeline import dataset
+from gpuqa.pipeline.dataset.summary import summary_of
 from gpuqa.records import Answer, Answered, Completion, Interval, Question
 
 BROKEN = 1
@@ -43,9 +44,11 @@ def main() -> None:
 def evaluate(composed: Any) -> int:
     """Wait, ask, score, write -> exit code."""
     config = resolve(composed, EvaluateConfig)
-    questions = dataset.load(config.dataset)
+    questions, summary = dataset.load(config.dataset), summary_of(config.dataset, None)
     folder = Path(config.output).absolute().parent
     check(folder.is_dir(), "output", config.output, f"a file in an existing folder; {folder} is none")
+    for line in summary.lines():
+        print(line, flush=True)
     try:
         with httpx.Client(base_url=config.url, timeout=config.answer_timeout_s, trust_env=False) as client:
             status, waited_s = wait_until_ready(client, config)
@@ -59,6 +62,7 @@ def evaluate(composed: Any) -> int:
     for key, value in results.items():
         print(f"{key:28} {text_of(key, value)}")
     plain = {key: asdict(value) if isinstance(value, Interval) else value for key, value in results.items()}
+    plain["questions_file"] = summary.as_dict()
     plain["answers"] = [asdict(answer) for answer in answers]
     write_atomically(Path(config.output), json.dumps(plain, ensure_ascii=False, indent=1))
     print(f"every answer: {config.output}")

@@ -22,6 +22,13 @@ class Question:
     id: str
     text: str
     reference: str = ""
+    other_references: tuple[str, ...] = ()  # further answers that are as good
+    mean_of_references: bool = False  # the mean of the scores against all of them counts, else the best
+
+    @property
+    def references(self) -> tuple[str, ...]:
+        """All reference answers."""
+        return (self.reference, *self.other_references)
 
     @property
     def digest(self) -> str:
@@ -235,6 +242,7 @@ class Answer:
     latency_s: float
     error: str | None = None
     question_digest: str = ""  # see `Question.digest`
+    other_references: list[str] = field(default_factory=list)  # see `Question`
 
 
 @dataclass(frozen=True, slots=True)

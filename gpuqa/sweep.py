@@ -24,6 +24,7 @@ from gpuqa.config.app import INTERRUPTED, run_command
 from gpuqa.config.commands import CellConfig, StudyConfig, axes_of, resolve
 from gpuqa.machine import hardware
 from gpuqa.measure.cell import Cell
+from gpuqa.pipeline.dataset.summary import Summary
 from gpuqa.records import Override, Pass, Trial
 from gpuqa.selection.comparison import speed
 from gpuqa.selection.verdict import decide
@@ -44,12 +45,13 @@ def sweep(composed: Any) -> int:
     console = Console(file=os.fdopen(os.dup(1), "w"))  # an engine that starts takes file descriptor 1 for its own log
     cells = study.prepare(list(zip([resolve(config, CellConfig) for config in composed], axes_of(composed), strict=True)))
     where = one_study(cells)
-    announce(cells, console)
+    questions = study.questions_of(cells)
+    announce(cells, questions, console)
     journal, began = Journal(where.folder), time.perf_counter()
     with journal.locked():
         for problem in journal.problems():
             console.print(problem, style="yellow", markup=False, highlight=False)
-        journal.write_study([(cell.key, cell.axes) for cell in cells], where.finalists)
+        journal.write_study([(cell.key, cell.axes) for cell in cells], where.finalists, questions)
         try:
             with Watch(console, cells) as watch:
                 outcome = asyncio.run(study.run(cells, journal, watch))
@@ -60,13 +62,15 @@ def sweep(composed: Any) -> int:
         return conclude(outcome.trials, where, cells[0].config.selection, journal, console)
 
 
-def announce(cells: Sequence[Cell], console: Console) -> None:
+def announce(cells: Sequence[Cell], questions: Summary, console: Console) -> None:
     """Say what the study is, and what its user might not expect of it, before anything starts."""
     effects, config = Effects(cells), cells[0].config
     copies = {trial.key for trial in effects.copies()}
     groups = study.group_by_engine([cell for cell in cells if cell.key not in copies])
     sizes = f"{counted(len(cells), 'trial')} on {counted(len(groups), 'engine')}"
     console.print(f"[bold]{config.study.name}[/]: {sizes}; {setting(cells)}")
+    for line in questions.lines():
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     for note in [*([config.model.note] if config.model.note else []), *effects.notes()]:
         console.print(note, style="yellow", markup=False, highlight=False)
 

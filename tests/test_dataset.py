@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import re
 from collections.abc import Callable
@@ -12,6 +11,8 @@ from typing import Any
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from question_files import json_lines, written
+from small_study import prepared
 
 from gpuqa.config import UserError
 from gpuqa.config.measurement import DatasetConfig
@@ -40,8 +41,7 @@ def alpaca(pairs: Pairs) -> str:
 def chat_lines(pairs: Pairs) -> str:
     rows = []
     for question, answer in pairs:
-        asked = [{"role": "system", "content": "你是专家。"}, {"role": "user", "content": question}]
-        rows.append({"messages": [*asked, {"role": "assistant", "content": answer}]})
+        rows.append({"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]})
     return json_lines(rows)
 
 
@@ -57,17 +57,8 @@ def text_blocks(pairs: Pairs) -> str:
     return "\n\n".join(f"{number}. 问题：{question}\n答案：{answer}" for number, (question, answer) in enumerate(pairs, 1))
 
 
-def json_lines(rows: list[Any]) -> str:
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-
-
 JSON_FORMATS = [alpaca, chat_lines, question_lines, question_list]
 FORMATS = [*JSON_FORMATS, text_blocks]
-
-
-def written(path: Path, content: str, encoding: str = "utf-8") -> Path:
-    path.write_bytes(content.encode(encoding))
-    return path
 
 
 @pytest.mark.parametrize("to_text", FORMATS)
@@ -87,28 +78,6 @@ def test_files_from_windows_are_read_alike(to_text: Callable[[Pairs], str], enco
     assert read_questions(windows) == read_questions(plain)
 
 
-@pytest.mark.parametrize(("ending", "separator"), [(".csv", ","), (".TSV", "\t")])
-def test_a_table_gives_the_same_questions_and_digest(ending: str, separator: str, tmp_path: Path) -> None:
-    pairs = [*PAIRS, ("NA", "null, \t 1.0")]  # words that a reader of tables may take for missing or for numbers
-    with (path := tmp_path / f"questions{ending}").open("w", encoding="utf-8-sig", newline="") as stream:
-        csv.writer(stream, delimiter=separator).writerows([("instruction", "output"), *pairs])
-    assert digest(read_questions(path)) == digest(read_questions(written(tmp_path / "plain", question_lines(pairs))))
-
-
-@pytest.mark.parametrize(
-    ("content", "told"),
-    [
-        ("", "holds no questions"),
-        ("question,answer\n", "holds no questions"),
-        ("什么是 warp？,32 个线程\na,b\n", r"row 1 has the fields .*a row needs"),
-        ("question,answer\na,b\nc,d,e\n", "is not a valid table.*quote cells"),
-    ],
-)
-def test_a_table_that_is_none_is_refused(content: str, told: str, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=told):
-        read_questions(written(tmp_path / "questions.csv", content))
-
-
 sentences = st.text(st.characters(exclude_categories=["Cs"]), min_size=1).map(str.strip).filter(bool)
 
 
@@ -122,12 +91,6 @@ def test_json_formats_agree_whatever_the_texts_hold(pairs: Pairs, tmp_path_facto
     ]
     assert [(question.text, question.reference) for question in read[0]] == pairs
     assert read[1] == read[2] == read[0]
-
-
-def test_numbers_and_marks_of_text_blocks_may_vary(tmp_path: Path) -> None:
-    content = "课程题目\n\n1、问题: 甲\n答案: 一\n（续）\n\n 2） 问题：乙 答案：二\n问题：丙\n\n答案：\n三\n\n"
-    found = read_questions(written(tmp_path / "blocks.txt", content))
-    assert [(question.text, question.reference) for question in found] == [("甲", "一\n（续）"), ("乙", "二"), ("丙", "三")]
 
 
 def test_blanks_around_a_text_are_no_part_of_it(tmp_path: Path) -> None:
@@ -173,48 +136,6 @@ def test_a_limit_below_one_is_refused_by_name(limit: int) -> None:
 GOOD = {"question": "q", "answer": "a"}
 
 
-@pytest.mark.parametrize(
-    ("content", "place"),
-    [
-        pytest.param(json.dumps([GOOD, "oops"]), "row 2", id="a row that is no object"),
-        pytest.param(json.dumps([GOOD, None]), "row 2", id="a row that is null"),
-        pytest.param(json_lines([GOOD, {"question": "q"}]), "row 2", id="no answer"),
-        pytest.param(json.dumps([{"question": " \n", "answer": "a"}]), "row 1", id="a blank question"),
-        pytest.param(json.dumps([GOOD, GOOD, {"question": "q", "answer": "　"}]), "row 3", id="a blank answer"),
-        pytest.param(json.dumps([{"question": 5, "answer": "a"}]), "row 1", id="a number for a question"),
-        pytest.param(json.dumps([{"instruction": "q", "input": ""}]), "row 1", id="an instruction without output"),
-        pytest.param(
-            json.dumps([{"instruction": None, "input": "x", "output": "a"}]), "row 1", id="no instruction, but an input"
-        ),
-        pytest.param(json.dumps([{"instruction": "q", "input": ["x"], "output": "a"}]), "row 1", id="an input that is no text"),
-        pytest.param(json_lines([{"messages": [{"role": "user", "content": "q"}]}]), "row 1", id="a chat without an assistant"),
-        pytest.param(json_lines([{"messages": "q"}]), "row 1", id="messages that are no list"),
-        pytest.param(json_lines([{"messages": ["q", None]}]), "row 1", id="turns that are no objects"),
-        pytest.param(json_lines([{"messages": [{"role": ["user"], "content": "q"}]}]), "row 1", id="a role that is no text"),
-        pytest.param('{"question": "q", "answer": "half a pair: \\ud83d"}', "row 1", id="half a surrogate pair"),
-        pytest.param('[{"question": "q", "answer": "a"}', "is not valid JSON", id="a list that does not end"),
-        pytest.param(json_lines([GOOD]) + "\n{oops}\n", "line 3", id="a line that is not JSON"),
-        pytest.param("1. 问题：甲\n2. 问题：乙\n答案：二", "row 1", id="a first block without an answer"),
-        pytest.param("1. 问题：甲\n答案：一\n2. 问题：乙", "row 2", id="a last block without an answer"),
-        pytest.param("", "holds no questions", id="an empty file"),
-        pytest.param(" \n\n", "holds no questions", id="blanks"),
-        pytest.param("[]", "holds no questions", id="an empty list"),
-        pytest.param("Some prose about GPUs.", "holds no questions", id="prose"),
-    ],
-)
-def test_bad_input_is_refused_with_its_file_and_place(content: str, place: str, tmp_path: Path) -> None:
-    path = written(tmp_path / "bad file.json", content)
-    with pytest.raises(UserError) as refused:
-        read_questions(path)
-    assert str(path) in str(refused.value)
-    assert re.search(rf"\b{re.escape(place)}\b", str(refused.value)), refused.value
-
-
-def test_the_message_about_a_bad_row_says_what_a_row_needs(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"\['prompt', 'reply'\].*\"instruction\" and \"output\".*\"question\" and \"answer\""):
-        read_questions(written(tmp_path / "bad.json", json.dumps([{"reply": "a", "prompt": "q"}])))
-
-
 @pytest.mark.parametrize("ids", [["x", "y", "x"], [7, "8", "7"], [3, "y", None]])
 def test_two_rows_with_one_id_are_refused_and_both_are_named(ids: list[Any], tmp_path: Path) -> None:
     rows = [{"id": one, **GOOD} if one is not None else GOOD for one in ids]  # a row without an id is called by its number
@@ -224,18 +145,28 @@ def test_two_rows_with_one_id_are_refused_and_both_are_named(ids: list[Any], tmp
     assert str(path) in str(refused.value)
 
 
-@pytest.mark.parametrize("encoding", ["gbk", "utf-16"])
-def test_a_file_that_is_not_utf8_is_refused_by_name(encoding: str, tmp_path: Path) -> None:
-    path = written(tmp_path / "questions.json", alpaca([("什么是 warp？", "线程束")]), encoding)
-    with pytest.raises(UserError, match="cannot be read as UTF-8 text") as refused:
-        read_questions(path)
-    assert str(path) in str(refused.value)
-
-
 def test_a_folder_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot be read") as refused:
         read_questions(tmp_path)
     assert str(tmp_path) in str(refused.value)
+
+
+def test_a_bad_question_file_is_told_before_a_model_is_looked_for(tmp_path: Path) -> None:
+    path = written(tmp_path / "rows.json", json.dumps([{"question": "q", "answer": 2}]))
+    with pytest.raises(UserError, match="row 1: answer is 2, a number"):
+        prepared({"dataset__path": str(path), "model__path": "absent"})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["evaluate", "sweep"])
+def test_a_command_ends_with_one_line_about_a_bad_question_file(name: str, command: Any, tmp_path: Path) -> None:
+    written(tmp_path / "rows.csv", "question,answer\na,b,\n")
+    words = ["url=http://127.0.0.1:1"] if name == "evaluate" else ["experiment=none"]
+    run = command(name, *words, "dataset.name=mine", "dataset.path=rows.csv", cwd=tmp_path)
+    assert run.returncode == 2
+    assert run.stderr.startswith("error: rows.csv: line 2: has 3 cells, the first line names 2 columns (question, answer)")
+    assert run.stderr.count("\n") == 1
+    assert [file.name for file in tmp_path.iterdir()] == ["rows.csv"]
 
 
 def test_a_file_that_is_not_there_is_refused_with_its_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -252,7 +183,7 @@ json_values = st.recursive(
     ),
     max_leaves=8,
 )
-fields = st.sampled_from(["id", "instruction", "input", "output", "question", "answer", "messages"])
+fields = st.sampled_from(["id", "instruction", "input", "output", "question", "answer", "messages", "history", "Answer"])
 
 
 @settings(max_examples=150, deadline=None)

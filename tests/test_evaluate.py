@@ -15,8 +15,10 @@ from typing import Any
 
 import pytest
 import yaml
+from question_files import course_file
 
 from gpuqa.measure.metrics import METRICS
+from gpuqa.measure.statistics import bootstrap_interval
 
 pytestmark = pytest.mark.slow
 
@@ -28,6 +30,7 @@ ALSO = {  # what `evaluate` writes beside the metrics
     "judge_tokens_per_s",
     "rouge_l_f1_judge_interval",
     "rouge_l_f1_interval",
+    "questions_file",
     "answers",
 }
 QUESTIONS = (  # question, reference, the answer of the scripted service, both scores worked out by hand
@@ -166,6 +169,23 @@ def test_ok_mode_asks_one_question_after_the_other(dataset: list[str], command: 
     assert found["status"] == "ok"
     assert found["seconds"] == pytest.approx(sum(row["latency_s"] for row in found["answers"]))
     assert all(row["latency_s"] >= 0.2 for row in found["answers"])
+
+
+def test_a_file_like_the_courses_is_told_first_and_its_intervals_count_each_question_once(command: Any, tmp_path: Path) -> None:
+    course_file(tmp_path / "course.json")
+    script = Script(answer=lambda prompts: (200, {"response": [f"关于 {prompt}" for prompt in prompts]}))
+    with serving(script) as url:
+        run = command("evaluate", f"url={url}", "dataset.name=course", "dataset.path=course.json", cwd=tmp_path)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert run.stdout.startswith("course: 358 rows, 92 different questions (course.json, UTF-8, sha256 ")
+    assert "266 rows repeat a question: the prefix cache holds their prompts already" in run.stdout
+    found = results(tmp_path)
+    assert found["questions_file"]["different_questions"] == 92
+    rows = [(row["rouge_l_f1"], row["question"]) for row in found["answers"]]
+    scores, questions = zip(*rows, strict=True)
+    by_question, by_row = bootstrap_interval(scores, clusters=questions), bootstrap_interval(scores)
+    assert found["rouge_l_f1_interval"] == pytest.approx({"low": by_question.low, "high": by_question.high})
+    assert by_question.high - by_question.low > 1.5 * (by_row.high - by_row.low)
 
 
 def test_an_answer_that_is_not_text_counts_as_empty(dataset: list[str], command: Any, tmp_path: Path) -> None:

@@ -158,6 +158,25 @@ def test_each_score_has_its_own_interval() -> None:
     assert intervals == {"chars_per_s": None, "rouge_l_f1_judge": Interval(0.0, 0.0), "rouge_l_f1": Interval(1.0, 1.0)}
 
 
+def test_the_interval_of_a_score_is_that_of_the_different_questions(answers: list[Answer]) -> None:
+    scores = [0.1, 0.2, 0.4, 0.8]
+    once = [replace(answers[0], question=f"问题 {place}", rouge_l_f1=score) for place, score in enumerate(scores)]
+    measurement = measure([FIRST], once, OVERHEAD)
+    alone, repeated = (intervals_of(measurement, rows)["rouge_l_f1"] for rows in (once, once * 25))
+    assert alone is not None
+    assert repeated is not None
+    assert (repeated.low, repeated.high) == pytest.approx((alone.low, alone.high))
+
+
+def test_an_answer_is_scored_against_all_references_of_its_question_and_keeps_them() -> None:
+    one = replace(QUESTIONS[0], other_references=("nothing alike", "cuda"))
+    [best] = score_answers([one], Answered([CUDA], 1.0, [1.0]))
+    [mean] = score_answers([replace(one, mean_of_references=True)], Answered([CUDA], 1.0, [1.0]))
+    assert (best.rouge_l_f1_judge, best.rouge_l_f1) == (1.0, 1.0)
+    assert mean.rouge_l_f1_judge == pytest.approx((2 / 3 + 0 + 1) / 3)
+    assert (best.reference, best.other_references) == ("cuda warp", ["nothing alike", "cuda"])
+
+
 def test_every_number_of_a_measurement_has_a_line_in_the_table_of_metrics() -> None:
     lists = {"chars_per_s_repeats", "repeats_began_at", "conditions", "throttle_reasons"}
     assert set(METRICS) == {field.name for field in fields(Measurement)} - lists

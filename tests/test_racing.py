@@ -36,7 +36,7 @@ def answers_of(score: float, count: int = QUESTIONS, judge: float | None = None,
     return [
         Answer(
             str(first + place),
-            "问",
+            f"问 {first + place}",
             "",
             "字" * 100,
             float(judges[place]),

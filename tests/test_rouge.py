@@ -100,3 +100,16 @@ def test_both_scores_are_bit_equal_on_the_shipped_questions() -> None:
 def test_known_pairs_get_their_known_scores(reference: str, answer: str, judge: float, chinese: float) -> None:
     assert ours(reference, answer) == pytest.approx((judge, chinese), abs=1e-15)
     assert ours(reference, answer) == theirs(reference, answer)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(texts, min_size=1, max_size=4), texts)
+def test_several_references_count_by_the_best_score_as_in_rouge_score_or_by_the_mean(
+    references: list[str], answer: str
+) -> None:
+    cut = [" ".join(jieba.lcut(text)) for text in (*references, answer)]
+    best, mean = rouge.score_all(references, answer), rouge.score_all(references, answer, mean=True)
+    assert best.judge == JUDGE.score_multi(cut[:-1], cut[-1])["rougeL"].fmeasure
+    assert best.chinese == CHINESE.score_multi(cut[:-1], cut[-1])["rougeL"].fmeasure
+    each = [theirs(reference, answer) for reference in references]
+    assert (mean.judge, mean.chinese) == pytest.approx([sum(scores) / len(each) for scores in zip(*each, strict=True)])

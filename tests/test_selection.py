@@ -402,9 +402,42 @@ def test_a_slice_counts_for_the_best_of_a_study_with_the_lower_end_of_its_interv
 def test_answers_are_paired_by_id_and_text_and_only_where_both_were_asked() -> None:
     ours, other = answers([0.1, 0.2, 0.3]), answers([0.4, 0.5])
     assert paired(ours, other) == []
-    assert scores_of(paired(ours, other, partly=True)) == [(0.1, 0.4), (0.2, 0.5)]
+    assert scores_of(paired(ours, other, partly=True)) == [(0.1, 0.4, "问题 0"), (0.2, 0.5, "问题 1")]
     assert paired(ours[:2], [replace(other[0], question="另一个问题"), other[1]]) == []
-    assert scores_of(paired(ours[:2], [replace(other[0], rouge_l_f1=None), other[1]], partly=True)) == [(0.2, 0.5)]
+    assert scores_of(paired(ours[:2], [replace(other[0], rouge_l_f1=None), other[1]], partly=True)) == [(0.2, 0.5, "问题 1")]
+
+
+def asked_again(rows: list[Answer], times: int) -> list[Answer]:
+    """The same questions and answers several times, as in a file that repeats its questions."""
+    return [replace(row, id=f"{row.id}, {again}") for again in range(times) for row in rows]
+
+
+def test_repeated_questions_show_no_more_than_different_ones_do() -> None:
+    better, worse = repeats(2000, 2010, 2020, prompt="better"), repeats(2000, 2010, 2020)
+    leads = [0.03, -0.02, 0.04, 0.02, -0.01, 0.05, 0.01, -0.02, 0.03, 0.01]
+    rows = answers([0.5 + lead for lead in leads]), answers([0.5] * len(leads))
+    for rule in (Rule.best_quality, Rule.weighted):
+        once, often = (
+            decide(
+                [worse, better], replace(RULE, rule=rule), dict(zip((better.key, worse.key), told, strict=True))
+            ).comparisons[0]
+            for told in (rows, [asked_again(one, 20) for one in rows])
+        )
+        assert once.interval is not None
+        assert often.interval is not None
+        assert (often.p_value, often.interval.low, often.interval.high) == pytest.approx(
+            (once.p_value, once.interval.low, once.interval.high)
+        )
+
+
+def test_a_quantized_trial_is_held_to_the_bound_over_different_questions_and_the_violation_counts_both() -> None:
+    plain, quantized = trial(), trial("fp8", chars_per_s=20_000)
+    told = {plain.key: answers([0.5] * 6), quantized.key: answers([0.46, 0.53, 0.55, 0.44, 0.52, 0.5])}
+    often = {key: asked_again(rows, 50) for key, rows in told.items()}
+    for rows, count in ((told, "6 questions"), (often, "300 rows, 6 different questions")):
+        [violation] = next(one for one in decide([plain, quantized], RULE, rows).standings if one.trial is quantized).violations
+        assert violation.endswith(f" over {count} (selection.constraint_test=bound)")
+        assert "95% bound 94" in violation
 
 
 def test_limits_and_other_rules_choose_others() -> None:

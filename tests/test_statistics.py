@@ -6,6 +6,7 @@ import statistics
 from itertools import product
 from math import exp, log, sqrt
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,6 +15,7 @@ from gpuqa.measure.statistics import (
     Estimate,
     bootstrap_interval,
     holm,
+    mean_estimate,
     median_and_mad,
     paired_interval,
     percentile,
@@ -184,6 +186,73 @@ def test_a_sampled_sign_flip_test_is_near_the_normal_law_and_never_nought() -> N
     assert sign_flip_p_value(shifted, [0.0] * 400) == pytest.approx(expected, abs=0.01)
     assert sign_flip_p_value([1.0] * 400, [0.0] * 400) == pytest.approx(1 / 10_001)
     assert sign_flip_p_value([1.0] * 3, [1.0] * 3) == 1.0
+
+
+def repeated(values: np.ndarray, rows: int = 358) -> tuple[list[float], list[str]]:
+    """Values of questions as a file has them that asks them in turn, again and again; and which row is which question."""
+    places = [row % len(values) for row in range(rows)]
+    return values[places].tolist(), [f"question {place}" for place in places]
+
+
+def test_the_interval_of_repeated_questions_is_that_of_the_questions() -> None:
+    values = np.random.default_rng(0).uniform(0, 1, 92)
+    once, (four_times, clusters) = bootstrap_interval(values.tolist()), repeated(values, 4 * 92)
+    found = bootstrap_interval(four_times, clusters=clusters)
+    assert (found.low, found.high) == pytest.approx((once.low, once.high))
+    assert paired_interval(four_times, [0.0] * len(four_times), clusters=clusters) == found
+
+
+@pytest.mark.slow
+@pytest.mark.no_cover
+def test_an_interval_over_repeated_questions_holds_the_truth_as_often_as_it_says() -> None:
+    generator, truth, studies = np.random.default_rng(1), 0.4, 100
+    held, widths = {"by question": 0, "by row": 0}, {"by question": 0.0, "by row": 0.0}
+    for _ in range(studies):
+        scores, clusters = repeated(generator.normal(truth, 0.13, 92))
+        for name, found in {
+            "by question": bootstrap_interval(scores, clusters=clusters),
+            "by row": bootstrap_interval(scores),
+        }.items():
+            held[name] += found.low <= truth <= found.high
+            widths[name] += (found.high - found.low) / studies
+    shares = {name: count / studies for name, count in held.items()}
+    print(f"358 rows, 92 different questions, 95 % intervals: hold the mean {shares}, mean width {widths}")
+    assert 0.9 <= shares["by question"] <= 0.99
+    assert shares["by row"] <= 0.8
+    assert 1.8 <= widths["by question"] / widths["by row"] <= 2.1
+
+
+def test_the_tests_of_repeated_questions_find_a_difference_no_easier_than_once() -> None:
+    generator = np.random.default_rng(2)
+    found: dict[str, int] = {"by question": 0, "by row": 0}
+    for _ in range(40):  # two sides that are equally good
+        differences, clusters = repeated(generator.normal(0, 0.1, 20), 80)
+        nothing = [0.0] * len(differences)
+        found["by question"] += sign_flip_p_value(differences, nothing, clusters=clusters) <= 0.05
+        found["by row"] += sign_flip_p_value(differences, nothing) <= 0.05
+    assert found["by question"] <= 5
+    assert found["by row"] >= 8
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.tuples(st.integers(-5, 5), st.integers(0, 3)), min_size=1, max_size=12))
+def test_a_sign_flip_test_flips_the_rows_of_a_question_together(rows: list[tuple[int, int]]) -> None:
+    sums = {place: sum(value for value, other in rows if other == place) for _, place in rows}
+    values, clusters = [value for value, _ in rows], [str(place) for _, place in rows]
+    expected = sign_flip_p_value(list(sums.values()), [0.0] * len(sums))
+    assert sign_flip_p_value(values, [0] * len(values), clusters=clusters) == pytest.approx(expected)
+
+
+def test_the_error_of_a_mean_is_the_usual_one_without_clusters_and_that_of_their_sums_with_them() -> None:
+    values = [0.1, 0.4, 0.35, 0.8]
+    alone = mean_estimate(values)
+    assert alone is not None
+    assert alone.difference == pytest.approx(statistics.fmean(values))
+    assert (alone.error, alone.freedom) == (pytest.approx(statistics.stdev(values) / 2), 3)
+    together = mean_estimate([*values, *values, *values], list("abcd") * 3)
+    assert together is not None
+    assert (together.error, together.freedom) == (pytest.approx(alone.error), 3), "three times the same tells no more"
+    assert mean_estimate([0.1, 0.2], ["a", "a"]) is None
 
 
 @pytest.mark.parametrize(

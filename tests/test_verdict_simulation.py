@@ -181,7 +181,7 @@ def answered(seed: int, write: Callable[[np.random.Generator, tuple[str, ...]], 
     for number, words in enumerate(REFERENCES):
         reference, text = " ".join(words), " ".join(write(generator, words))
         scores = score(cut(reference), cut(text))
-        answers.append(Answer(f"{number}", "问", reference, text, scores.judge, scores.chinese, ends, 9, 0.1))
+        answers.append(Answer(f"{number}", f"问 {number}", reference, text, scores.judge, scores.chinese, ends, 9, 0.1))
     return answers
 
 

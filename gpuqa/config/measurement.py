@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 from omegaconf import MISSING
@@ -20,16 +20,41 @@ class Issue(Enum):
     open = "open"
 
 
+class References(Enum):
+    """Which score counts for a question with several reference answers."""
+
+    best = "best"  # the highest of those against each reference, for each metric by itself
+    mean = "mean"
+
+
+@dataclass
+class FieldsConfig:
+    """What the rows of a question file call their fields, where that is no name that is known."""
+
+    question: str | None = None  # None with answer=None: by the names that docs/questions.md lists
+    answer: str | None = None
+    id: str | None = None  # None: "id"
+
+    def __post_init__(self) -> None:
+        complete = (self.question is None) == (self.answer is None) and not (self.question is None and self.id is not None)
+        names = {"question": self.question, "answer": self.answer, "id": self.id}
+        check(complete, "dataset.fields", names, "both question and answer, with id if there is one, or none of them")
+
+
 @dataclass
 class DatasetConfig:
-    """The questions that are measured and scored."""
+    """The questions that are measured and scored. docs/questions.md has the formats of their file."""
 
     name: str = MISSING
     path: str = MISSING
     limit: int | None = None  # the first so many questions; None means all
+    fields: FieldsConfig = field(default_factory=FieldsConfig)
+    references: References | None = None  # needed where a question has several
+    ignore: list[str] = field(default_factory=list)  # of "system" and "history": left out knowingly where rows have them
 
     def __post_init__(self) -> None:
         check(self.limit is None or self.limit >= 1, "dataset.limit", self.limit, "an integer of at least 1, or null")
+        check(set(self.ignore) <= {"system", "history"}, "dataset.ignore", self.ignore, "a list of system, history, or of one")
 
 
 ISSUE_SETTINGS = {"concurrency": Issue.closed, "rate_per_s": Issue.open, "arrival_seed": Issue.open}  # needed there, only there

@@ -118,15 +118,16 @@ def shown(name: str, value: float | None) -> str:
 
 
 def intervals_of(measurement: Measurement, answers: Sequence[Answer]) -> dict[str, Interval | None]:
-    """95 % intervals by the name of their metric: of the speed over the repeats, of the scores over the questions.
+    """95 % intervals by the name of their metric: of the speed over the repeats, of the scores over the different questions.
 
     Args:
         answers: that the scores are of, as `measure` got them; None for a score without any.
     """
     intervals = {"chars_per_s": speed_interval(measurement.chars_per_s_repeats)}
     for name in ("rouge_l_f1_judge", "rouge_l_f1"):
-        scores = [score for answer in answers if (score := getattr(answer, name)) is not None]
-        intervals[name] = bootstrap_interval(scores) if scores else None
+        rows = [(score, answer.question) for answer in answers if (score := getattr(answer, name)) is not None]
+        scores, questions = zip(*rows, strict=True) if rows else ((), ())
+        intervals[name] = bootstrap_interval(scores, clusters=questions) if rows else None
     return intervals
 
 
@@ -149,7 +150,7 @@ def score_answers(questions: Sequence[Question], answered: Answered, scored: boo
     """
     answers = []
     for question, completion, latency in zip(questions, answered.completions, answered.latencies_s, strict=True):
-        scores = rouge.score(rouge.cut(question.reference), rouge.cut(completion.text)) if scored else None
+        scores = rouge.score_all(question.references, completion.text, question.mean_of_references) if scored else None
         answers.append(
             Answer(
                 id=question.id,
@@ -163,6 +164,7 @@ def score_answers(questions: Sequence[Question], answered: Answered, scored: boo
                 latency_s=latency,
                 error=completion.error,
                 question_digest=question.digest,
+                other_references=list(question.other_references),
             )
         )
     return answers

@@ -16,6 +16,7 @@ import re
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 from rapidfuzz.distance import LCSseq
 
@@ -58,6 +59,13 @@ def chinese_cutter() -> Callable[[str], list[str]]:
     jieba.setLogLevel(logging.WARNING)
     cutter: Callable[[str], list[str]] = jieba.lcut
     return cutter
+
+
+def score_all(references: Sequence[str], answer: str, mean: bool = False) -> RougeL:
+    """ROUGE-L F1s of an answer against its references: the best of each, as `rouge_score` has it for several, or the mean."""
+    scores = [score(cut(reference), cut(answer)) for reference in references]
+    one_of = fmean if mean else max
+    return RougeL(judge=one_of(one.judge for one in scores), chinese=one_of(one.chinese for one in scores))
 
 
 def score(reference: Words, answer: Words) -> RougeL:

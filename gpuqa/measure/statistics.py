@@ -6,6 +6,7 @@ import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from gpuqa.records import Interval
 
 RESAMPLES = 10_000
 PERMUTATIONS = 2_000
-EXACT = 13  # up to so many questions every sign pattern is tried: 8,192 of them
+EXACT = 13  # up to so many different questions every sign pattern is tried: 8,192 of them
 NODES, WEIGHTS = np.polynomial.legendre.leggauss(96)
 
 
@@ -54,22 +55,52 @@ def median_and_mad(values: Sequence[float]) -> tuple[float, float]:
     return middle, float(np.median(np.abs(array - middle)))
 
 
-def bootstrap_interval(values: Sequence[float], confidence: float = 0.95, seed: int = 0) -> Interval:
-    """Percentile bootstrap interval of the mean over questions (Efron and Tibshirani, 1993, chapter 13)."""
-    return interval_of_means(tuple(values), confidence, seed)
+def bootstrap_interval(
+    values: Sequence[float], confidence: float = 0.95, seed: int = 0, clusters: Sequence[str] = ()
+) -> Interval:
+    """Percentile bootstrap interval of the mean over questions (Efron and Tibshirani, 1993, chapter 13).
+
+    Args:
+        clusters: of each value what it belongs to; values of one cluster are resampled together (Davison and Hinkley,
+            Bootstrap Methods and their Application, 1997, section 3.8). A question that a file repeats gives nearly the same
+            score each time, so that its rows tell little more than one. Without clusters every value is one of its own.
+    """
+    return interval_of_means(*clustered(values, clusters), confidence, seed)
+
+
+def clustered(values: Sequence[float], clusters: Sequence[str]) -> tuple[tuple[float, ...], tuple[int, ...]]:
+    """The sum and the number of the values of each cluster, in the order of first appearance."""
+    rows: dict[object, list[float]] = {}
+    for cluster, value in zip(clusters or range(len(values)), values, strict=True):
+        rows.setdefault(cluster, []).append(value)
+    return tuple(sum(row) for row in rows.values()), tuple(map(len, rows.values()))
 
 
 @functools.lru_cache(maxsize=256)
-def interval_of_means(values: tuple[float, ...], confidence: float, seed: int) -> Interval:
-    """The same, once for each sample: a race checks its constraints again after every round, while an engine waits."""
-    means = resamples(len(values), seed) @ np.asarray(values, dtype=float) / len(values)
-    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
+def interval_of_means(sums: tuple[float, ...], sizes: tuple[int, ...], confidence: float, seed: int) -> Interval:
+    """The interval of `bootstrap_interval` for sums and sizes of clusters; kept, since a race asks for it after every round."""
+    totals = resamples(len(sums), seed) @ np.column_stack([sums, sizes])
+    low, high = np.quantile(totals[:, 0] / totals[:, 1], [(1 - confidence) / 2, (1 + confidence) / 2])
     return Interval(float(low), float(high))
+
+
+def mean_estimate(values: Sequence[float], clusters: Sequence[str] = ()) -> Estimate | None:
+    """The mean of values with its standard error, by the spread of the sums of their clusters; None below two clusters.
+
+    With clusters of one value each it is the usual one, sd / sqrt(count). Otherwise a cluster counts by the sum of its values'
+    distances from the mean (W. G. Cochran, Sampling Techniques, 1977, section 9A.2).
+    """
+    mean = fmean(values)
+    sums, _ = clustered([value - mean for value in values], clusters)
+    if len(sums) < 2:
+        return None
+    error = math.sqrt(sum(value**2 for value in sums) * len(sums) / (len(sums) - 1)) / len(values)
+    return Estimate(mean, error, len(sums) - 1)
 
 
 @functools.lru_cache(maxsize=2)
 def resamples(count: int, seed: int) -> Any:
-    """How often each of `count` values is in each resample, (RESAMPLES, count): drawn once for all trials of a study."""
+    """How often each of `count` clusters is in each resample, (RESAMPLES, count): drawn once for all trials of a study."""
     draws = np.random.default_rng(seed).integers(0, count, size=(RESAMPLES, count))
     draws += np.arange(RESAMPLES)[:, None] * count
     return np.bincount(draws.ravel(), minlength=RESAMPLES * count).reshape(RESAMPLES, count).astype(np.uint8)
@@ -131,29 +162,30 @@ def times(estimate: Estimate, factor: float) -> Estimate:
 
 
 def t_tails(t: float, freedom: float) -> float:
-    """Both tails of Student's distribution beyond +-t.
+    """How likely a value of Student's distribution is below -t or above t.
 
-    With t = sqrt(freedom) * tan(angle) the density is cos(angle) ** (freedom - 1): smooth on a bounded range, so that 96
-    Gauss-Legendre nodes do (errors below 1e-6 for 1 to 1,000 degrees of freedom).
+    With t = sqrt(freedom) * tan(angle) the density is proportional to cos(angle) ** (freedom - 1). That is smooth from 0 to a
+    right angle, so that 96 Gauss-Legendre nodes are enough (errors below 1e-6 for 1 to 1,000 degrees of freedom).
     """
     start = math.atan(t / math.sqrt(freedom))
     half = (math.pi / 2 - start) / 2
     tail = half * float(WEIGHTS @ np.cos(start + half * (NODES + 1)) ** (freedom - 1))
-    return min(1.0, tail / quarter(freedom))
+    return min(1.0, tail / area_above_0(freedom))
 
 
-def quarter(freedom: float) -> float:
-    """The integral of cos(angle) ** (freedom - 1) over a quarter turn, by which `t_tails` divides."""
+def area_above_0(freedom: float) -> float:
+    """The integral of cos(angle) ** (freedom - 1) from 0 to a right angle: all positive t, so half of the probability."""
     return math.sqrt(math.pi) / 2 * math.exp(math.lgamma(freedom / 2) - math.lgamma((freedom + 1) / 2))
 
 
 @functools.lru_cache(4096)  # a race asks for the same ones again and again: a seventh of its replays' time
 def t_quantile(confidence: float, freedom: float) -> float:
-    """The t between whose two signs lies that share of Student's distribution with one degree of freedom or more.
+    """The t for which that share of Student's distribution lies between -t and t: 12.7 for 95 % and one degree of freedom.
 
-    Newton's method on the angle, from 0: the tails fall ever more slowly there, so that no step goes too far.
+    Newton's method on the angle, from 0. The tails fall ever more slowly as the angle grows, so that no step goes too far; that
+    needs one degree of freedom or more.
     """
-    angle, whole = 0.0, quarter(freedom)
+    angle, whole = 0.0, area_above_0(freedom)
     for _ in range(100):  # 2 to 8 steps for 95 %
         t = math.sqrt(freedom) * math.tan(angle)
         step = (t_tails(t, freedom) - (1 - confidence)) * whole / math.cos(angle) ** (freedom - 1)
@@ -163,18 +195,25 @@ def t_quantile(confidence: float, freedom: float) -> float:
     return math.sqrt(freedom) * math.tan(angle)
 
 
-def paired_interval(first: Sequence[float], second: Sequence[float], confidence: float = 0.95) -> Interval:
-    """Bootstrap interval of the mean difference over the same questions, which are resampled in pairs."""
-    return bootstrap_interval(np.subtract(first, second).tolist(), confidence)
+def paired_interval(
+    first: Sequence[float], second: Sequence[float], confidence: float = 0.95, clusters: Sequence[str] = ()
+) -> Interval:
+    """Bootstrap interval of the mean difference over the same questions; both values of one are drawn together.
+
+    Args:
+        clusters: as in `bootstrap_interval`.
+    """
+    return bootstrap_interval(np.subtract(first, second).tolist(), confidence, clusters=clusters)
 
 
-def sign_flip_p_value(first: Sequence[float], second: Sequence[float], seed: int = 0) -> float:
+def sign_flip_p_value(first: Sequence[float], second: Sequence[float], seed: int = 0, clusters: Sequence[str] = ()) -> float:
     """Two-sided paired permutation test of the mean difference (R. A. Fisher, The Design of Experiments, 1935).
 
-    Without a difference each question's sign could as well be the other one. All patterns are tried for few questions;
-    for many a seeded sample, counted so that p is never 0 (Phipson and Smyth, 2010).
+    If neither side is better, each question's difference could as well have the other sign. Differences of one cluster, such as
+    the rows that repeat a question, change it together. All patterns of signs are tried for few clusters; for many a seeded
+    sample, counted so that p is never 0 (Phipson and Smyth, 2010).
     """
-    differences = np.subtract(first, second)
+    differences = np.asarray(clustered(np.subtract(first, second).tolist(), clusters)[0])
     differences = differences[differences != 0]
     if len(differences) == 0:
         return 1.0

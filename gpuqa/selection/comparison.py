@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from statistics import stdev
+from dataclasses import dataclass, replace
 
 from gpuqa.config.measurement import SelectionConfig
-from gpuqa.measure.statistics import Estimate, added, times, welch
+from gpuqa.measure.statistics import Estimate, added, mean_estimate, times, welch
 from gpuqa.records import Interval, Trial
-from gpuqa.selection.pairing import Answers, paired, paired_test, scores_of
+from gpuqa.selection.pairing import Answers, ScorePairs, paired, paired_test, scores_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +63,23 @@ def by_both(first: Trial, other: Trial, rule: SelectionConfig, answers: Answers)
     fast = speed_estimate(first, other)
     scores = scores_of(paired(answers.get(first.key, ()), answers.get(other.key, ())))
     weight = rule.speed_weight
-    if fast is None or len(scores) < 2 or min(quality(first), quality(other)) <= 0:
+    good = log_quality_lead(scores, quality(first), quality(other))
+    if fast is None or good is None:
         return without_a_test(first, other, rule, answers)
-    difference = math.log(quality(first) / quality(other))
-    spread = stdev(score / quality(first) - against / quality(other) for score, against in scores)
-    good = Estimate(difference, spread / math.sqrt(len(scores)), len(scores) - 1)
     return of_logs(other, added(times(fast, weight), good, 1 - weight), rule)
+
+
+def log_quality_lead(scores: ScorePairs, first: float, other: float) -> Estimate | None:
+    """The difference in log quality, with the error of a ratio of means to first order; None below two different questions.
+
+    Args:
+        first, other: the mean quality of both trials.
+    """
+    if not scores or min(first, other) <= 0:
+        return None
+    shares = [pair.first / first - pair.second / other for pair in scores]
+    lead = mean_estimate(shares, [pair.question for pair in scores])
+    return lead and replace(lead, difference=math.log(first / other))
 
 
 def without_a_test(first: Trial, other: Trial, rule: SelectionConfig, _: Answers) -> Comparison:
@@ -91,7 +101,7 @@ def relative_interval(estimate: Estimate, confidence: float) -> Interval:
 
 
 def relative(logs: float) -> float:
-    """A difference of logs as a share; the interval of two repeats may run out of a float's range."""
+    """A difference of logs as a share: log 1.05 gives 0.05. Capped, because the interval of two repeats may exceed a float."""
     return math.expm1(min(logs, 700.0))
 
 
@@ -103,7 +113,7 @@ def speed_estimate(first: Trial, other: Trial) -> Estimate | None:
 
 
 def merit(trial: Trial, rule: SelectionConfig) -> float:
-    """What the weighted rule ranks by, in logs: speed_weight * log chars/s + (1 - speed_weight) * log rouge_l_f1."""
+    """What the weighted rule ranks by: speed_weight * log chars/s + (1 - speed_weight) * log rouge_l_f1; -inf if one is 0."""
     both = speed(trial), quality(trial)
     if min(both) <= 0:
         return -math.inf
@@ -117,5 +127,5 @@ def speed(trial: Trial) -> float:
 
 
 def quality(trial: Trial) -> float:
-    """The F1 that sees Chinese, 0 for a failure or where nothing was scored."""
+    """Mean `rouge_l_f1`, in which Chinese words count; 0 for a failed trial and where nothing was scored."""
     return (trial.measurement.rouge_l_f1 or 0.0) if trial.measurement else 0.0

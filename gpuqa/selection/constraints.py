@@ -11,8 +11,9 @@ from typing import Any, assert_never
 
 from gpuqa.config.measurement import ConstraintTest, SelectionConfig
 from gpuqa.measure.statistics import bootstrap_interval
+from gpuqa.pipeline.dataset.summary import rows_text
 from gpuqa.records import Measurement, Trial
-from gpuqa.selection.pairing import Answers, ScorePairs, paired, scores_of
+from gpuqa.selection.pairing import Answers, ScorePair, ScorePairs, paired, scores_of
 
 ROUNDING = 1e-12
 
@@ -41,11 +42,14 @@ def best_score(trials: Sequence[Trial], questions: int, answers: Answers) -> flo
     for trial, score, seen in sorted(scored, key=lambda row: -row[1]):
         if score <= best:
             break
-        scores = [
-            answer.rouge_l_f1 for answer in answers.get(trial.key, ())[-seen.questions :] if answer.rouge_l_f1 is not None
+        rows = [
+            (answer.rouge_l_f1, answer.question)
+            for answer in answers.get(trial.key, ())[-seen.questions :]
+            if answer.rouge_l_f1 is not None
         ]
-        if scores:  # an interval costs milliseconds, so only those are asked for that can exceed the best
-            best = max(best, bootstrap_interval(scores).low)
+        if rows:  # an interval costs milliseconds, so only those are asked for that can exceed the best
+            scores, texts = zip(*rows, strict=True)
+            best = max(best, bootstrap_interval(scores, clusters=texts).low)
     return best
 
 
@@ -82,7 +86,7 @@ def speed_violations(measurement: Measurement, rule: SelectionConfig) -> list[st
 def baseline_violations(trial: Trial, baseline: Trial, rule: SelectionConfig, answers: Answers) -> list[str]:
     """Whether quality or length fell too far below the baseline's; by means where answers of one of both are not at hand."""
     pairs = paired(answers.get(trial.key, ()), answers.get(baseline.key, ()))
-    lengths = [(float(len(one.answer)), float(len(other.answer))) for one, other in pairs]
+    lengths = [ScorePair(float(len(one.answer)), float(len(other.answer)), one.question) for one, other in pairs]
     both, reasons = (seen_of(trial), seen_of(baseline)), []
     for name, values, ratio in (
         ("rouge_l_f1", scores_of(pairs), rule.min_rouge_l_f1_ratio),
@@ -100,13 +104,14 @@ def ratio_violation(
     """A sentence if a mean is below its share of the baseline's, as `selection.constraint_test` reads it; else None.
 
     Args:
-        pairs: the values of trial and baseline, question by question; none: the means alone decide.
+        pairs: the values of trial and baseline, row by row; none: the means alone decide.
     """
     mean, baseline_mean = means
     share = f"{ratio * 100:.4g}% of the unquantized {baseline_mean:.4g}"
     if rule.constraint_test is ConstraintTest.point or not pairs:
         return f"{subject} is below {share}" if mean < ratio * baseline_mean else None
-    one_sided = bootstrap_interval([value - ratio * other for value, other in pairs], 2 * rule.confidence - 1)
+    beyond, questions = [pair.first - ratio * pair.second for pair in pairs], [pair.question for pair in pairs]
+    one_sided = bootstrap_interval(beyond, 2 * rule.confidence - 1, clusters=questions)
     match rule.constraint_test:
         case ConstraintTest.bound:
             end, verb = one_sided.low, "is not shown to keep"
@@ -117,7 +122,7 @@ def ratio_violation(
     if end >= -ROUNDING:
         return None
     reach = (ratio + end / baseline_mean) * 100 if baseline_mean else 0.0
-    test = f"{rule.confidence:.0%} bound {reach:.1f}% over {len(pairs)} questions"
+    test = f"{rule.confidence:.0%} bound {reach:.1f}% over {rows_text(len(pairs), len(set(questions)))}"
     return f"{subject} {verb} {share}: {test} (selection.constraint_test={rule.constraint_test.name})"
 
 

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from gpuqa.measure.statistics import paired_interval, sign_flip_p_value
 from gpuqa.records import Answer, Interval
 
 Answers = Mapping[str, Sequence[Answer]]  # of each trial, by its key
 AnswerPairs = list[tuple[Answer, Answer]]
-ScorePairs = list[tuple[float, float]]
+
+
+class ScorePair(NamedTuple):
+    """The values of two trials for one row of a question file."""
+
+    first: float
+    second: float
+    question: str  # its text, which other rows may repeat
+
+
+ScorePairs = list[ScorePair]
 
 
 def paired(first: Sequence[Answer], second: Sequence[Answer], partly: bool = False) -> AnswerPairs:
@@ -27,16 +38,18 @@ def paired(first: Sequence[Answer], second: Sequence[Answer], partly: bool = Fal
 
 def scores_of(pairs: Sequence[tuple[Answer, Answer]], name: str = "rouge_l_f1") -> ScorePairs:
     """Both values of a score, where both answers have it."""
-    scores = ((getattr(one, name), getattr(other, name)) for one, other in pairs)
-    return [(one, other) for one, other in scores if one is not None and other is not None]
+    scores = ((getattr(one, name), getattr(other, name), one.question) for one, other in pairs)
+    return [ScorePair(one, other, question) for one, other, question in scores if one is not None and other is not None]
 
 
-def paired_test(scores: Sequence[tuple[float, float]], scale: float, confidence: float) -> tuple[Interval, float]:
-    """How far the first's mean score leads the second's over the same questions: bootstrap interval and sign-flip p-value.
+def paired_test(scores: Sequence[ScorePair], scale: float, confidence: float) -> tuple[Interval, float]:
+    """How far the first's mean score leads the second's over the same rows: bootstrap interval and sign-flip p-value.
+
+    Rows that repeat a question are resampled and flipped together: they are not so many independent questions.
 
     Args:
         scale: what the interval's ends are shares of, such as the second's mean; above 0.
     """
-    first, second = [one for one, _ in scores], [other for _, other in scores]
-    interval = paired_interval(first, second, confidence)
-    return Interval(interval.low / scale, interval.high / scale), sign_flip_p_value(first, second)
+    first, second, questions = zip(*scores, strict=True)
+    interval = paired_interval(first, second, confidence, questions)
+    return Interval(interval.low / scale, interval.high / scale), sign_flip_p_value(first, second, clusters=questions)

@@ -27,7 +27,7 @@ def conclude(trials: Sequence[Trial], study: StudyConfig, rule: SelectionConfig,
     final = finalists.judge(trials, rule, journal)
     folder, verdict, answers = study.folder, final.verdict, final.answers
     title = f"Study {study.name}"
-    report.write(verdict, title, answers, folder)
+    report.write(verdict, title, answers, folder, journal.questions())
     console.print(report.to_table(verdict, title))
     for standing in verdict.standings:
         if standing.violations:

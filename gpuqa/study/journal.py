@@ -21,6 +21,7 @@ import yaml
 from gpuqa.config import UserError
 from gpuqa.frozen import FORMAT, other_format
 from gpuqa.machine.files import append_line, make_folder, write_atomically, writing
+from gpuqa.pipeline.dataset.summary import Summary
 from gpuqa.records import Answer, Pass, Trial
 from gpuqa.study.record_lines import Lines, read_lines, to_line, written_by
 
@@ -112,8 +113,10 @@ class Journal:
         """A trial that has ended needs its passes no more."""
         self.passes_file(key).unlink(missing_ok=True)
 
-    def write_study(self, cells: Sequence[tuple[str, dict[str, str]]], finalists: int = 0) -> None:
-        """Note which trials the study is made of, by key and axes, and how many finalists it has, before the first runs.
+    def write_study(
+        self, cells: Sequence[tuple[str, dict[str, str]]], finalists: int = 0, questions: Summary | None = None
+    ) -> None:
+        """Note which trials the study is made of, by key and axes, its finalists' number and its questions, before it runs.
 
         Raises:
             UserError: the folder was written in another format; then nothing in it is touched.
@@ -121,12 +124,17 @@ class Journal:
         self.refuse_other_format()
         make_folder(self.folder)
         rows = [{"trial": key, "axes": axes} for key, axes in cells]
-        content = {"format": FORMAT, "finalists": finalists, "cells": rows}
+        asked = {"questions": questions.as_dict()} if questions else {}
+        content = {"format": FORMAT, "finalists": finalists, **asked, "cells": rows}
         write_atomically(self.study_file, yaml.safe_dump(content, allow_unicode=True, sort_keys=False))
 
     def finalists(self) -> int:
         """How many finalists the study has; 0 where there is no `study.yaml`."""
         return int(self._study()["finalists"])
+
+    def questions(self) -> Summary | None:
+        """What the study's question file holds; None where `study.yaml` does not say."""
+        return Summary.of(self._study().get("questions"))
 
     def read_study(self) -> list[Trial]:
         """The trials of the study that can be read, in the study's order.

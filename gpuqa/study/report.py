@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpuqa.machine.files import make_folder, write_atomically
 from gpuqa.measure.metrics import METRICS, Column, intervals_of, shown
+from gpuqa.pipeline.dataset.summary import Summary
 from gpuqa.records import Answer, Measurement, Trial
 from gpuqa.roofline.roofline import fraction
 from gpuqa.selection.comparison import Comparison, lead_texts
@@ -105,11 +106,11 @@ def text_of(value: float | str) -> str:
     return value if isinstance(value, str) else f"{value:.13g}"
 
 
-def write(verdict: Verdict, title: str, answers: Answers, folder: Path) -> None:
+def write(verdict: Verdict, title: str, answers: Answers, folder: Path, questions: Summary | None = None) -> None:
     """leaderboard.csv and report.html in the study's folder. `answers`: of each trial by key, where they are at hand."""
     make_folder(folder)
     to_csv(leaderboard(verdict, answers), folder / "leaderboard.csv")
-    write_atomically(folder / "report.html", to_html(verdict, title, answers))
+    write_atomically(folder / "report.html", to_html(verdict, title, answers, questions))
 
 
 def to_table(verdict: Verdict, title: str) -> Table:
@@ -156,8 +157,8 @@ def page_columns(verdict: Verdict) -> list[str]:
     return [name for name, metric in METRICS.items() if metric.column is not Column.file and name not in absent]
 
 
-def to_html(verdict: Verdict, title: str, answers: Answers) -> str:
-    """One self-contained page: the verdict, a plot of speed against quality, the table, an answer of each trial."""
+def to_html(verdict: Verdict, title: str, answers: Answers, questions: Summary | None = None) -> str:
+    """One self-contained page: the verdict, the questions, a plot of speed and quality, the table, an answer of each trial."""
     import jinja2
 
     columns = page_columns(verdict)
@@ -168,6 +169,7 @@ def to_html(verdict: Verdict, title: str, answers: Answers) -> str:
         title=title,
         notes=list(dict.fromkeys(note for standing in verdict.standings if (note := standing.trial.pipeline["model"]["note"]))),
         verdict=verdict,
+        questions=questions.lines() if questions else [],
         axes=axes_of(verdict),
         columns=[METRICS[name] for name in columns],
         cells=functools.partial(cells, keys=columns),

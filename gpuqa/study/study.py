@@ -21,6 +21,7 @@ from gpuqa.measure import fingerprint
 from gpuqa.measure.cell import Cell
 from gpuqa.measure.trial import FinishedTrial
 from gpuqa.pipeline import dataset
+from gpuqa.pipeline.dataset.summary import Summary, summary_of
 from gpuqa.pipeline.pipeline import encoder_for, stop_token_ids, warmup_questions
 from gpuqa.pipeline.prompts import load_tokenizer
 from gpuqa.records import Answer, Pass, Trial
@@ -63,17 +64,17 @@ def prepare(configs: Sequence[tuple[CellConfig, dict[str, str]]]) -> list[Cell]:
     Raises:
         UserError: in any cell; none has run.
     """
+    asked = [dataset.load(config.dataset) for config, _ in configs]  # first: what is wrong there is told at once
     environment = fingerprint.environment()
     models: dict[str, Any] = {}
     cells = []
-    for config, axes in configs:
+    for (config, axes), questions in zip(configs, asked, strict=True):
         if config.model.path not in models:
             folder = find(config.model.path, "model.path")
             models[config.model.path] = (load_tokenizer(config.model), fingerprint.sha256_of_model(folder))
         tokenizer, digests = models[config.model.path]
         BACKENDS[config.engine.backend].load().check_args(config.engine_args())
         stop_token_ids(tokenizer, config.sampling)
-        questions = dataset.load(config.dataset)
         warmup = warmup_questions(config.model, never={question.text for question in questions})
         prompt_tokens = encoder_for(tokenizer, config).digest
         known = {
@@ -86,6 +87,12 @@ def prepare(configs: Sequence[tuple[CellConfig, dict[str, str]]]) -> list[Cell]:
     if len({cell.key for cell in cells}) < len(cells):
         raise UserError("two cells of the study are the same configuration; check the axes for a value that is listed twice")
     return cells
+
+
+def questions_of(cells: Sequence[Cell]) -> Summary:
+    """What the question file of a study holds, beside the warm-up file of its first cell's model."""
+    config = cells[0].config
+    return summary_of(config.dataset, warmup_questions(config.model) if config.model.warmup else None)
 
 
 def refuse_equal_prompts(cells: Sequence[Cell]) -> None:

@@ -129,7 +129,7 @@ def speed_lag(candidate: Candidate, leader: Candidate, candidates: Iterable[Cand
 def quality_lag(candidate: Candidate, leader: Candidate, factor: float = 1.0) -> Estimate | None:
     """By how much the mean rouge_l_f1 of a cell, times a factor, is behind, over the questions that both were asked."""
     pairs = scores_of(paired(candidate.known, leader.known, partly=True))
-    return mean_of([leading - factor * ours for ours, leading in pairs]) if len(pairs) > 1 else None
+    return mean_of([pair.second - factor * pair.first for pair in pairs]) if len(pairs) > 1 else None
 
 
 def merit_lag(candidate: Candidate, leader: Candidate, candidates: Iterable[Candidate], speed_weight: float) -> Estimate | None:
@@ -137,10 +137,10 @@ def merit_lag(candidate: Candidate, leader: Candidate, candidates: Iterable[Cand
     fast, pairs = speed_lag(candidate, leader, candidates), scores_of(paired(candidate.known, leader.known, partly=True))
     if fast is None or len(pairs) < 2:
         return None
-    ours, leading = fmean(own for own, _ in pairs), fmean(leader_score for _, leader_score in pairs)
+    ours, leading = fmean(pair.first for pair in pairs), fmean(pair.second for pair in pairs)
     if min(ours, leading) <= 0:
         return None
-    good = mean_of([leader_score / leading - own / ours for own, leader_score in pairs])
+    good = mean_of([pair.second / leading - pair.first / ours for pair in pairs])
     good = Estimate(math.log(leading / ours), good.error, good.freedom)
     return added(times(fast, speed_weight), good, 1 - speed_weight)
 

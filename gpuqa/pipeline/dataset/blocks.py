@@ -1,0 +1,107 @@
+"""Text blocks become rows: a line that begins with the word for a question, below it one that begins with the answer's.
+
+Both may have a number, brackets and bold marks: `1. 问题：`, `（1. 问题：`, `(1) 问题：`, `1、问题：`, `问题1：`, `**问题：**`.
+A file keeps to the words of its first question and answer; the others are text like any other.
+"""
+
+from __future__ import annotations
+
+import re
+
+from gpuqa.config import UserError
+
+ANSWERS = {"问题": ("答案", "答"), "问": ("答", "答案"), "Question": ("Answer",), "Q": ("A",)}  # by the word for a question
+BLANK = r"[^\S\n]*"
+NUMBER = rf"[（(]?{BLANK}(?:第?{BLANK}[\d一二三四五六七八九十百]+{BLANK}题?{BLANK}[)）]?{BLANK}[.、．:：)）]?)?{BLANK}"
+AS_JSON = "if it belongs to the text, write the file as JSON or CSV"
+
+Block = tuple[int, dict[str, str]]  # the line where it begins, and its fields
+
+
+def parse_blocks(text: str) -> list[Block]:
+    """The blocks of a text; none where no line begins with a question.
+
+    Raises:
+        UserError: a question without an answer or with two, or one that stands where no block begins, so that another block
+            would swallow it. The message has the line.
+    """
+    text = text.replace("\r\n", "\n")
+    words = words_of(text)
+    if words is None:
+        return []
+    starts = list(mark(words[0]).finditer(text))
+    if lost := mark(words[1]).search(text, 0, starts[0].start()):
+        raise UserError(f"line {line_of(text, lost.end())}: the answer has no question: no line above begins with {words[0]}：")
+    refuse_swallowed(words[0], text, 0, starts[0].start())
+    ends = [*(start.start() for start in starts[1:]), len(text)]
+    return [block(text, start, end, words) for start, end in zip(starts, ends, strict=True)]
+
+
+def words_of(text: str) -> tuple[str, str] | None:
+    """The words for question and answer of the first marks in a text; None without a question."""
+    first = {word: found.end() for word in ANSWERS if (found := mark(word).search(text))}
+    if not first:
+        return None
+    question = min(first, key=first.__getitem__)
+    places = {word: found.start() for word in ANSWERS[question] if (found := mark(word).search(text, first[question]))}
+    return question, min(places, key=places.__getitem__, default=ANSWERS[question][0])
+
+
+def mark(word: str) -> re.Pattern[str]:
+    """The begin of a line with this word, such as `1. 问题：`."""
+    numbered = rf"{NUMBER}{word}{BLANK}\d*{BLANK}"
+    bold = rf"\*\*{numbered}(?:\*\*{BLANK}[:：]|[:：]{BLANK}(?:\*\*)?)"
+    return re.compile(rf"^{BLANK}(?:#+{BLANK}|[-*+][^\S\n]+)?(?:{bold}|{numbered}[:：])", re.M | re.I)
+
+
+def block(text: str, start: re.Match[str], end: int, words: tuple[str, str]) -> Block:
+    """One block, from its mark to where the next one begins."""
+    line = line_of(text, start.end())
+    answers = list(mark(words[1]).finditer(text, start.end(), end))
+    if not answers:
+        raise UserError(f"line {line}: the question has no answer: no line below it begins with {words[1]}：")
+    answer = answers[0]
+    refuse_swallowed(words[0], text, start.end(), answer.start())
+    refuse_swallowed(words[0], text, answer.end(), end, everywhere=words[0] == "问题")
+    if len(answers) > 1:
+        second = line_of(text, answers[1].end())
+        raise UserError(f"line {second}: a second {words[1]}： below the question of line {line}; {AS_JSON}")
+    marks = start[0], start[0].replace("**", "") + answer[0]
+    fields = {
+        "question": closed(marks[0], text[start.end() : answer.start()].strip()),
+        "answer": closed(marks[1], text[answer.end() : end].strip()),
+    }
+    return line, fields
+
+
+def refuse_swallowed(word: str, text: str, start: int, end: int, everywhere: bool = False) -> None:
+    """Raise a UserError for a question's mark between two places of a text, where none was recognised.
+
+    Args:
+        everywhere: also at the end of another word. Otherwise `以下问题：`, `请问：` and `FAQ:` are text.
+    """
+    before = "" if everywhere else r"(?<![^\W\d_])"
+    if found := re.compile(rf"{before}{word}{BLANK}\d*{BLANK}[:：]", re.I).search(text, start, end):
+        raise UserError(
+            f"line {line_of(text, found.end())}: {found[0]!r} stands where no question can begin, so another row would swallow "
+            f"this one; begin a line with it, or {AS_JSON}"
+        )
+
+
+def closed(mark: str, text: str) -> str:
+    """A text without the bracket or the bold mark at its end that its mark has opened: `（1. 问题：...）`."""
+    if opened(mark) > 0 and opened(text) < 0 and text[-1] in "）)":
+        text = text[:-1].rstrip()
+    if mark.count("**") % 2 and text.count("**") % 2:
+        text = text.removesuffix("**").rstrip()
+    return text
+
+
+def opened(text: str) -> int:
+    """How many more brackets a text opens than it closes."""
+    return sum(text.count(bracket) for bracket in "（(") - sum(text.count(bracket) for bracket in "）)")
+
+
+def line_of(text: str, place: int) -> int:
+    """The number of the line that holds the character before a place."""
+    return text.count("\n", 0, place) + 1

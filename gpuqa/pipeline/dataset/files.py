@@ -1,0 +1,209 @@
+"""A file becomes rows: text in any usual encoding, then JSON, JSON lines, a table, Parquet or text blocks."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from gpuqa.config import UserError
+from gpuqa.pipeline.dataset.blocks import parse_blocks
+
+SEPARATORS = ",;\t"
+
+
+class Encoding(Enum):
+    """How a file writes its characters, under Python's names."""
+
+    utf_8 = "utf-8-sig"  # with or without a byte order mark
+    utf_16 = "utf-16"
+    utf_16_le = "utf-16-le"
+    utf_16_be = "utf-16-be"
+    gb18030 = "gb18030"  # GBK and GB2312 too
+    parquet = "parquet"  # is no text
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row before its fields are looked at."""
+
+    place: str  # "row 3", with "(line 7)" in files of lines
+    content: Any
+
+
+def read_rows(path: Path) -> tuple[list[Row], Encoding]:
+    """The rows of a file in any format.
+
+    Raises:
+        UserError: with the place in the file, without the file's name.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot be read: {error.strerror or error}") from error
+    if path.suffix.lower() == ".parquet":
+        return parse_parquet(data), Encoding.parquet
+    text, encoding = decoded(data)
+    return BY_ENDING.get(path.suffix.lower(), by_content)(text), encoding
+
+
+def decoded(data: bytes) -> tuple[str, Encoding]:
+    """A file's text and its encoding: by its byte order mark, else UTF-8, else GB18030 unless it is damaged UTF-8."""
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        encodings = [Encoding.utf_16]
+    elif b"\0" in data[:2]:  # the first character is "[", "{", a digit or a letter: one of its two bytes is 0
+        encodings = [Encoding.utf_16_be if data[:1] == b"\0" else Encoding.utf_16_le]
+    else:
+        encodings = [Encoding.utf_8] if mostly_utf_8(data) else [Encoding.utf_8, Encoding.gb18030]
+    reason = "it holds characters of value 0"
+    for encoding in encodings:
+        try:
+            text = data.decode(encoding.value)
+        except UnicodeDecodeError as error:
+            reason = f"byte {error.start + 1} is not {encoding.value.removesuffix('-sig').upper()}"
+            continue
+        if "\0" not in text:
+            return text, encoding
+    raise UserError(
+        f"is not text in UTF-8, UTF-16 or GB18030 ({reason}); save it as UTF-8: iconv -f ITS_ENCODING -t UTF-8 FILE > NEW_FILE"
+    )
+
+
+def mostly_utf_8(data: bytes) -> bool:
+    """Whether Chinese is readable as UTF-8 but for some bytes: as GB18030 such a file would be other characters."""
+    text = data.decode("utf-8", "replace")
+    return sum("\u0800" <= char != "\ufffd" for char in text) > text.count("\ufffd")
+
+
+def by_content(text: str) -> list[Row]:
+    """Rows of JSON, which begins with a bracket, or of text blocks."""
+    if text.lstrip()[:1] in ("[", "{"):
+        return parse_json(text)
+    blocks = enumerate(parse_blocks(text), 1)
+    return [Row(f"row {number} (line {line})", fields) for number, (line, fields) in blocks]
+
+
+def parse_json(text: str) -> list[Row]:
+    """Rows of a JSON list, of such a list under "data", of one object, or of JSON lines."""
+    try:
+        whole = loads(text)
+    except json.JSONDecodeError as error:
+        if error.msg == "Extra data" and text.lstrip().startswith("{"):
+            return parse_json_lines(text)
+        raise UserError(f"is not valid JSON: {error}") from error
+    if isinstance(whole, dict):
+        whole = whole["data"] if isinstance(whole.get("data"), list) else [whole]
+    return [Row(f"row {number}", content) for number, content in enumerate(whole, 1)]
+
+
+def parse_json_lines(text: str) -> list[Row]:
+    """Rows of a file with one JSON object a line; blank lines are none."""
+    rows: list[Row] = []
+    for line, content in enumerate(text.split("\n"), 1):
+        if content.strip():
+            try:
+                rows.append(Row(f"row {len(rows) + 1} (line {line})", loads(content)))
+            except json.JSONDecodeError as error:
+                raise UserError(f"line {line} is not valid JSON: {error.msg} at column {error.colno}") from error
+            except UserError as error:
+                raise UserError(f"line {line} {error}") from error
+    return rows
+
+
+def loads(text: str) -> Any:
+    """JSON in which no object has a name twice; of two values Python would drop the first.
+
+    Raises:
+        json.JSONDecodeError: no JSON.
+        UserError: JSON that Python does not read, or a name twice.
+    """
+    try:
+        return json.loads(text, object_pairs_hook=with_each_name_once)
+    except json.JSONDecodeError:
+        raise
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits; brackets thousands deep
+        raise UserError(f"is JSON that cannot be read: {' '.join(str(error).split())}") from error
+
+
+def with_each_name_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON."""
+    content: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in content:
+            raise UserError(f"holds an object with {name!r} twice; keep one of them")
+        content[name] = value
+    return content
+
+
+def parse_table(text: str) -> list[Row]:
+    """Rows of a table with the names of its columns in the first line; every cell is text, also one that says NA.
+
+    The separator is the comma, semicolon or tab that cuts the first line into most columns.
+    """
+    lines = text.split("\n")
+    first = next((line for line in lines if line.strip()), "")
+    separator = max(SEPARATORS, key=lambda mark: len(next(csv.reader([first], delimiter=mark), [])))
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True, strict=True)
+    names: list[str] = []
+    rows: list[Row] = []
+    while True:
+        line = reader.line_num + 1
+        try:
+            cells = next(reader, None)
+        except csv.Error as error:
+            raise UserError(
+                f"line {line}: is not a valid table: {error}; quote cells that hold separators or line breaks"
+            ) from error
+        if cells is None:
+            return rows
+        if not any(cell.strip() for cell in cells):
+            continue
+        if not names:
+            names = column_names(cells)
+        else:
+            rows.append(Row(f"row {len(rows) + 1} (line {line})", dict(named_cells(names, cells, line, separator))))
+
+
+def column_names(cells: list[str]) -> list[str]:
+    """The names in the first line of a table; a column without a name has an empty one."""
+    names = [cell.strip() for cell in cells]
+    twice = [name for place, name in enumerate(names) if name and name.lower() in map(str.lower, names[:place])]
+    if twice:
+        raise UserError(f"line 1: two columns are called {twice[0]!r}; rename or remove one")
+    return names
+
+
+def named_cells(names: list[str], cells: list[str], line: int, separator: str) -> list[tuple[str, str]]:
+    """The cells of one row under the names of their columns."""
+    called = ", ".join(filter(None, names))
+    if len(cells) != len(names):
+        raise UserError(
+            f"line {line}: has {len(cells)} cells, the first line names {len(names)} columns ({called}); "
+            f"put cells that hold {separator!r} in quotes, or remove a {separator!r} too many"
+        )
+    nameless = [cell for name, cell in zip(names, cells, strict=True) if not name and cell.strip()]
+    if nameless:
+        raise UserError(f"line {line}: {nameless[0]!r:.40} stands in a column without a name; the first line names {called}")
+    return [(name, cell) for name, cell in zip(names, cells, strict=True) if name]
+
+
+def parse_parquet(data: bytes) -> list[Row]:
+    """Rows of a Parquet file."""
+    try:
+        from pyarrow import BufferReader, lib, parquet
+    except ImportError as error:
+        raise UserError("is a Parquet file, and the package that reads it is missing: pip install pyarrow") from error
+    try:
+        rows = parquet.read_table(BufferReader(data)).to_pylist()
+    except (lib.ArrowException, OSError, ValueError) as error:
+        raise UserError(f"is not a valid Parquet file: {' '.join(str(error).split())}") from error
+    return [Row(f"row {number}", content) for number, content in enumerate(rows, 1)]
+
+
+BY_ENDING: dict[str, Callable[[str], list[Row]]] = {".csv": parse_table, ".tsv": parse_table}  # others by their content

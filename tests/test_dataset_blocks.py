@@ -1,0 +1,96 @@
+"""Text blocks: every way to mark a question and its answer, and files in which a block would be lost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+from question_files import pairs_of, refusal, written
+
+MARKS = [  # of a question and its answer
+    ("1. 问题：", "答案："),
+    ("（1. 问题：", "答案："),
+    ("(1) 问题：", "答案："),
+    ("（1）问题：", "（1）答案："),
+    ("1、问题: ", "答案: "),
+    ("1）问题：", "答案："),
+    ("问题1：", "答案1："),
+    ("问题 1 ：", "答案 1 ："),
+    ("第1题：问题：", "答案："),
+    ("一、问题：", "答案："),
+    ("**问题：**", "**答案：**"),
+    ("**问题**：", "**答案**："),
+    ("**1. 问题：** ", "**答案：** "),
+    ("### 1. 问题：", "### 答案："),
+    ("- 问题：", "- 答案："),
+    ("问题：", "答："),
+    ("问：", "答："),
+    ("1. 问：", "答："),
+    ("Q:", "A:"),
+    ("Q1：", "A1："),
+    ("**Q:** ", "**A:** "),
+    ("question: ", "ANSWER: "),
+]
+
+
+@pytest.mark.parametrize(("question", "answer"), MARKS)
+def test_every_usual_mark_of_questions_and_answers_is_read(question: str, answer: str, tmp_path: Path) -> None:
+    content = f"{question}甲\n第二行\n{answer}一\n（续）\n\n{question}乙\n\n{answer}\n二**粗**\n"
+    assert pairs_of(written(tmp_path / "blocks.txt", content)) == [("甲\n第二行", "一\n（续）"), ("乙", "二**粗**")]
+
+
+def test_the_example_of_the_page_about_question_files_is_read(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "questions.md").read_text(encoding="utf-8")
+    example = "".join(line[4:] + "\n" for line in page.splitlines() if line.startswith("    ") or not line)
+    assert pairs_of(written(tmp_path / "blocks.txt", example)) == [
+        ("什么是 warp？", "32 个线程，一起执行同一条指令。"),
+        ("下面哪个是正确答案：A还是B？", "A"),
+    ]
+
+
+def test_a_bracket_or_bold_mark_that_a_mark_opens_is_no_part_of_the_text(tmp_path: Path) -> None:
+    content = "（1. 问题：甲\n答案：一（见上）。）\n（2. 问题：乙\n答案：二（见上）\n**3. 问题：丙**\n答案：三\n"
+    expected = [("甲", "一（见上）。"), ("乙", "二（见上）"), ("丙", "三")]
+    assert pairs_of(written(tmp_path / "blocks.txt", content)) == expected
+
+
+@pytest.mark.parametrize(
+    "question",
+    ["下面哪个是正确答案：A还是B？", "哪个词后面写答案：甲还是乙？\n请回答：", "请看以下问题：为什么慢？", "FAQ: A: 是什么？"],
+)
+def test_the_words_for_question_and_answer_are_text_where_no_line_begins_with_them(question: str, tmp_path: Path) -> None:
+    assert pairs_of(written(tmp_path / "blocks.txt", f"1. 问题：{question}\n答案：A")) == [(question, "A")]
+
+
+def test_a_file_keeps_to_the_words_of_its_first_block(tmp_path: Path) -> None:
+    content = "1. 问题：选哪个？\nA: 甲\nB: 乙\n答案：A: 甲\nQ: 这是答案的一行\nA: 这也是\n"
+    assert pairs_of(written(tmp_path / "blocks.txt", content)) == [
+        ("选哪个？\nA: 甲\nB: 乙", "A: 甲\nQ: 这是答案的一行\nA: 这也是")
+    ]
+
+
+def test_a_title_above_the_first_block_is_left_out(tmp_path: Path) -> None:
+    assert pairs_of(written(tmp_path / "blocks.txt", "课程题目\n\n1、问题：甲\n答案：一")) == [("甲", "一")]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("1. 问题：甲\n2. 问题：乙\n答案：二", "line 1: the question has no answer: no line below it begins with 答案："),
+        ("1. 问题：甲\n答案：一\n\n2. 问题：乙 答案：二", "line 4: the question has no answer"),
+        ("1. 问题：甲\n答案：一\n第二个问题：乙\n答案：二", "line 3: '问题：' stands where no question can begin"),
+        ("1. 问题：甲\n答案：一。2. 问题：乙", "line 2: '问题：' stands where no question can begin"),
+        ("1. 问题：甲\n题目 2 问题：乙\n答案：二", "line 2: '问题：' stands where no question can begin"),
+        ("题目 1 问题：甲\n\n2. 问题：乙\n答案：二", "line 1: '问题：' stands where no question can begin"),
+        ("甲\n答案：一\n2. 问题：乙\n答案：二", "line 2: the answer has no question"),
+        ("1. 问题：甲\n答案：一\n答案：二", "line 3: a second 答案： below the question of line 1"),
+        ("Q: which?\nA: x\nB: y\nA: x", "line 4: a second A： below the question of line 1"),
+        ("Q: a\nA: b\nNo. 2 Q: c", "line 3: 'Q:' stands where no question can begin"),
+        ("1. 问题：甲\n答案： \n2. 问题：乙\n答案：二", "row 1 (line 1): answer is blank; it must be text"),
+        ("1. 问题：甲\n答案：一\n\n2. 问题：\n答案：二", "row 2 (line 4): question is blank; it must be text"),
+    ],
+)
+def test_a_block_that_would_be_lost_is_refused_with_its_line(content: str, message: str, tmp_path: Path) -> None:
+    assert refusal(written(tmp_path / "blocks.txt", content)).startswith(message)
+    assert refusal(written(tmp_path / "windows.txt", content.replace("\n", "\r\n"))).startswith(message)

@@ -349,11 +349,15 @@ def test_an_error_with_brackets_is_told_in_full_when_a_study_ends(tmp_path, erro
     assert f"quantization=fp8: failed: {error}" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
-def test_a_study_that_ends_without_a_winner_leaves_its_report_and_no_older_winner(tmp_path):
+def test_a_study_that_ends_without_a_winner_leaves_its_report_and_the_older_winner(tmp_path):
     study, journal = StudyConfig(name="mine", root=str(tmp_path)), Journal(tmp_path / "mine")
     low = replace(trial({"prompt": "bare"}, rouge_l_f1_judge=0.1), key="k")
     journal.write(low, [Answer("1", "什么是 warp？", "参考", "32 个线程", 0.1, 0.1, "stop", 5, 0.1)])
     (tmp_path / "mine" / "frozen.yaml").write_text("an older winner")
-    assert conclude([low], study, RULE, journal, Console(file=StringIO())) == 1
-    assert sorted(file.name for file in (tmp_path / "mine").iterdir()) == ["leaderboard.csv", "report.html", "trials"]
+    console = Console(file=StringIO(), width=200)
+    assert conclude([low], study, RULE, journal, console) == 1
+    names = ["frozen.yaml", "leaderboard.csv", "report.html", "trials"]
+    assert sorted(file.name for file in (tmp_path / "mine").iterdir()) == names
+    assert (tmp_path / "mine" / "frozen.yaml").read_text() == "an older winner"
+    assert "stays and holds the decision of before, which was edited or cannot be read." in console.file.getvalue()
     assert "什么是 warp？\n32 个线程" in (tmp_path / "mine" / "report.html").read_text(encoding="utf-8")

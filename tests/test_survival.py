@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,9 +16,13 @@ from typing import Any
 import psutil
 import pytest
 from conftest import ROOT
+from small_study import Recorder, prepared
 
 from gpuqa.config import UserError
+from gpuqa.measure.cell import Cell
 from gpuqa.measure.failures import Failure, explained, kind_of
+from gpuqa.records import Pass
+from gpuqa.study import study
 from gpuqa.study.journal import Journal
 
 KILLS = int(os.environ.get("GPUQA_KILLS", "8"))  # `make simulations` takes 20
@@ -27,7 +33,13 @@ SWEEP = [sys.executable, "-m", "gpuqa.sweep", "prompt=bare,structured", "quantiz
 
 def environment(folder: Path) -> dict[str, str]:
     """A short cache folder, because the path of a Unix socket is limited."""
-    return {**os.environ, "PYTHONPATH": f"{ROOT}", "VLLM_CACHE_ROOT": str(folder / "c"), "OMP_NUM_THREADS": "1"}
+    return {
+        **os.environ,
+        "COLUMNS": "200",
+        "PYTHONPATH": f"{ROOT}",
+        "VLLM_CACHE_ROOT": str(folder / "c"),
+        "OMP_NUM_THREADS": "1",
+    }
 
 
 def killed(folder: Path, kills: int, *mode: str) -> dict[str, Any]:
@@ -67,6 +79,48 @@ def test_a_race_that_is_killed_again_and_again_ends_as_one_that_nobody_disturbed
     assert found["left_over"] == []
 
 
+class KillsTheEngine(Recorder):
+    """An observer that kills the engine's process after each of the first passes."""
+
+    def __init__(self, journal: Journal, kills: int) -> None:
+        super().__init__(journal)
+        self.kills = kills
+
+    def pass_done(self, cell: Cell, measured: Pass) -> None:
+        super().pass_done(cell, measured)
+        if self.kills:
+            self.kills -= 1
+            [engine] = [
+                child for child in psutil.Process().children() if "EngineCore" in " ".join([child.name(), *child.cmdline()])
+            ]
+            engine.kill()
+
+
+RACE = {"study__racing": True, "study__racing_first_slice": 2, "dataset__limit": 8, "workload__repeats": 2}
+
+
+@pytest.mark.engine
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize(
+    ("kills", "settings", "failure"),
+    [(1, {"workload__repeats": 3}, None), (2, {"workload__repeats": 3}, "engine_died"), (1, RACE, None)],
+    ids=["once", "twice", "once, in a race"],
+)
+def test_a_cell_whose_engine_is_killed_is_tried_once_more_in_the_same_run(
+    kills: int, settings: dict[str, Any], failure: str | None, tmp_path: Path
+) -> None:
+    cells = prepared({"engine": "vllm_cpu", "prompt": "bare", **settings})
+    watched = KillsTheEngine(Journal(tmp_path), kills)
+    outcome = asyncio.run(study.run(cells, watched.journal, watched))
+    assert outcome.engine_starts == 2
+    [trial] = outcome.trials
+    assert (trial.error and trial.error.partition(":")[0]) == failure
+    if failure is None:
+        assert trial.measurement is not None
+        assert trial.measurement.repeats == cells[0].config.workload.repeats
+    assert len(watched.passes) == len(set(watched.passes)) or settings is RACE, "no pass was measured twice"
+
+
 @pytest.mark.engine
 def test_ctrl_c_keeps_what_is_finished_shows_it_and_ends_with_130(tmp_path: Path) -> None:
     with subprocess.Popen(
@@ -81,8 +135,9 @@ def test_ctrl_c_keeps_what_is_finished_shows_it_and_ends_with_130(tmp_path: Path
         said += study.stdout.read()
         code = study.wait(60)
     assert code == 130
-    assert "Interrupted: " in said
     trials = Journal(tmp_path / "experiments" / "embedded").read()
+    told = rf"\nInterrupted: {len(trials)} of 4 trials and \d+ pass(es)? of others are kept; nothing was frozen\. "
+    assert re.search(told + r"The same command goes on from here\.\n", said), "a sentence, not the title of a table"
     assert 1 <= len(trials) < 4
     assert all(trial.error is None for trial in trials.values()), "an interrupted trial is not a failed one"
     assert not (tmp_path / "experiments" / "embedded" / "frozen.yaml").exists()
@@ -92,9 +147,9 @@ def test_ctrl_c_keeps_what_is_finished_shows_it_and_ends_with_130(tmp_path: Path
     assert not [one for one in below if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
     again = subprocess.run(SWEEP, cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True, timeout=200)
     assert again.returncode == 0
-    assert f"{4 - len(trials)} trials measured, {len(trials)} kept from an earlier run" in " ".join(again.stdout.split()), (
-        again.stdout
-    )
+    rest = 4 - len(trials)
+    told = f"{rest} trial{'s' * (rest > 1)} measured, {len(trials)} kept from an earlier run"
+    assert told in " ".join(again.stdout.split()), again.stdout
 
 
 @pytest.mark.slow

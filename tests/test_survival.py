@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -16,9 +18,10 @@ from typing import Any
 import psutil
 import pytest
 from conftest import ROOT
-from small_study import Recorder, prepared
+from small_study import Recorder, prepared, run
 
 from gpuqa.config import UserError
+from gpuqa.machine.captured_output import root_cause
 from gpuqa.measure.cell import Cell
 from gpuqa.measure.failures import Failure, explained, kind_of
 from gpuqa.records import Pass
@@ -172,6 +175,69 @@ def test_a_lock_is_refused_to_others_and_gone_with_its_process(tmp_path: Path) -
         pass
 
 
+CONSEQUENCE = "RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {'EngineCore': 1}"
+CAUSES = {
+    "an error with a message": (
+        "(EngineCore pid=7) ERROR 11-30 08:41:16 [core.py:1510] Traceback (most recent call last):\n"
+        "(EngineCore pid=7) ERROR 11-30 08:41:16 [core.py:1510]     raise ValueError('no fp8 here')\n"
+        "(EngineCore pid=7) ERROR 11-30 08:41:16 [core.py:1510] ValueError: no fp8 here\n"
+        f"{CONSEQUENCE}\n",
+        "ValueError: no fp8 here",
+    ),
+    "an error without one": (
+        "(EngineCore pid=7)     assert heads % size == 0\n(EngineCore pid=7)            ^^^^^^^^^^^^^^^^\n"
+        "(EngineCore pid=7) AssertionError\n",
+        "AssertionError at: assert heads % size == 0",
+    ),
+    "no error": (
+        "loading weights\nterminate called after throwing an instance of 'c10::Error'\n\n",
+        "instance of 'c10::Error'",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CAUSES)
+def test_a_start_that_failed_carries_the_line_of_its_root_cause(name: str) -> None:
+    printed, cause = CAUSES[name]
+    assert root_cause(printed, CONSEQUENCE).endswith(cause)
+    frontend = "RuntimeError: Frontend process failed during engine core initialization. See root cause above. Failed frontend"
+    assert root_cause(printed, frontend).endswith(cause)
+    assert root_cause(printed, "ValueError: float99 is no dtype") == "ValueError: float99 is no dtype"
+
+
+def kill_when_it_starts(kills: int) -> None:
+    """Kill the engine's process of this one as soon as it is there."""
+    deadline = time.monotonic() + 60
+    while kills and time.monotonic() < deadline:
+        for child in engines_of_this_process():
+            with contextlib.suppress(psutil.Error):
+                child.kill()
+                child.wait()
+                kills -= 1
+        time.sleep(0.005)
+
+
+def engines_of_this_process() -> list[psutil.Process]:
+    found = []
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.Error):
+            if "EngineCore" in child.name() and child.status() != psutil.STATUS_ZOMBIE:
+                found.append(child)
+    return found
+
+
+@pytest.mark.engine
+@pytest.mark.usefixtures("one_thread")
+def test_an_engine_that_is_killed_while_it_starts_is_started_once_more(tmp_path: Path) -> None:
+    cells = prepared({"engine": "vllm_cpu", "prompt": "bare"})
+    killer = threading.Thread(target=kill_when_it_starts, args=(1,))
+    killer.start()
+    outcome, _ = run(cells, tmp_path)
+    killer.join()
+    assert [trial.error for trial in outcome.trials] == [None]
+    assert outcome.engine_starts == 2
+
+
 @pytest.mark.parametrize(
     ("error", "kind", "hint"),
     [
@@ -184,6 +250,7 @@ def test_a_lock_is_refused_to_others_and_gone_with_its_process(tmp_path: Path) -
         ),
         ("vLLM did not start within engine.start_timeout_s=1 s", "start_timeout", "engine.start_timeout_s"),
         ("vLLM's engine process died: EngineDeadError", "engine_died", "engine.log"),
+        (root_cause("", CONSEQUENCE.replace(": 1}", ": -9}")), "engine_died", "engine.log"),
         ("no answer within workload.answer_timeout_s=1 s", "no_answer", "workload.answer_timeout_s"),
         ("ValueError: unknown quantization", "bad_config", "engine.log"),
     ],

@@ -1,23 +1,36 @@
-"""Decide a study again by another rule, from the trials on disk. No engine starts.
+"""Decide a study again, from the trials on disk, by its own rule or by one that differs in what is said here. No engine starts.
 
-    python -m gpuqa.freeze study.name=embedded selection.min_rouge_l_f1_judge=0.17
+    python -m gpuqa.freeze study.name=embedded                                        # by the rule of its sweep
+    python -m gpuqa.freeze study.name=embedded selection.min_rouge_l_f1_judge=0.17    # and this floor
+    python -m gpuqa.freeze study.name=embedded selection=best_quality                 # another rule, with the study's limits
 
-Exit codes: 0 a winner is frozen, 1 no trial is eligible, 2 the input is wrong.
+A winner that was frozen before is kept. Exit codes: 0 a winner is frozen, 1 no trial is eligible, 2 the input is wrong.
 """
 
 from __future__ import annotations
 
+import argparse
+import sys
 from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
+from hydra import compose, initialize_config_dir
+from hydra.errors import MissingConfigException
 from rich.console import Console
 
-from gpuqa.config import UserError
+from gpuqa.config import UserError, plain
 from gpuqa.config.app import run_command
 from gpuqa.config.commands import FreezeConfig, resolve
+from gpuqa.config.measurement import SelectionConfig
+from gpuqa.config.paths import conf_folder
 from gpuqa.records import Trial
+from gpuqa.selection.wording import counted, listed
 from gpuqa.study.conclusion import conclude
 from gpuqa.study.journal import Journal
+
+OPTION = ("name", "rule")  # what an option of `selection` is; the rest of it are limits
 
 
 def main() -> None:
@@ -30,15 +43,34 @@ def freeze(composed: Any) -> int:
     config = resolve(composed, FreezeConfig)
     journal, console = Journal(config.study.folder), Console()
     trials, problems = journal.read_study(), journal.problems()
-    if not trials:
-        message = f"study: {config.study.folder} holds no trials" + (" that can be read" if problems else "")
-        raise UserError("; ".join([message, *problems, "`python -m gpuqa.sweep` measures some"]))
-    if unread := journal.unread():  # any of them may be the best
-        cells = f"study: {len(unread)} of {len(trials) + len(unread)} cells have no trial that can be read: {', '.join(unread)}"
-        raise UserError("; ".join([cells, *problems, "the sweep's command measures them; nothing was changed"]))
+    refuse_unfinished(journal, trials, problems)
     for problem in [*problems, *without_answers(trials, journal)]:
         console.print(problem, style="yellow", markup=False, highlight=False)
-    return conclude(trials, config.study, config.selection, journal, console)
+    studied = journal.rule()
+    rule = config.selection if studied is None else changed(studied, config.selection)
+    console.print(f"{decided_by(rule, studied)}.", markup=False, highlight=False)
+    return conclude(trials, config.study, rule, journal, console)
+
+
+def refuse_unfinished(journal: Journal, trials: Sequence[Trial], problems: Sequence[str]) -> None:
+    """Decide only where all cells of a study have a trial: any other one may be the best.
+
+    Raises:
+        UserError: says whether the study was never run, was interrupted, or is damaged.
+    """
+    folder, unread = journal.study_file.parent, journal.unread()
+    if not trials and not unread:
+        message = f"study: {folder} holds no trials" + (" that can be read" if problems else "")
+        raise UserError("; ".join([message, *problems, "`python -m gpuqa.sweep` measures some"]))
+    if not unread:
+        return
+    cells = f"{len(unread)} of {counted(len(trials) + len(unread), 'cell')}"
+    if problems:
+        lost = f"study: {cells} have no trial that can be read: {', '.join(unread)}"
+        raise UserError("; ".join([lost, *problems, "the sweep's command measures them; nothing was changed"]))
+    passes = counted(journal.count_passes(), "pass", "passes")
+    message = f"study: {folder} was interrupted: {cells} have no trial yet ({listed(unread)})"
+    raise UserError(f"{message}; {passes} of them are kept, and the same sweep command goes on from there")
 
 
 def without_answers(trials: Sequence[Trial], journal: Journal) -> list[str]:
@@ -46,6 +78,50 @@ def without_answers(trials: Sequence[Trial], journal: Journal) -> list[str]:
     bare = [trial for trial in trials if trial.measurement and not journal.answers(trial.key)]
     reason = "is absent or damaged, so means decide and its scores have no interval"
     return [f"{trial.name}: {journal.answers_file(trial.key).name} {reason}" for trial in bare]
+
+
+def changed(studied: SelectionConfig, composed: SelectionConfig) -> SelectionConfig:
+    """The study's rule with what this command says over it.
+
+    Where the command names an option (`selection=knee`), the limits that the study has set over its own option stay, as they
+    would in a sweep.
+    """
+    overrides = [word.lstrip("+").partition("=")[0] for word in sys.argv[1:] if "=" in word]
+    said = [key.removeprefix("selection.") for key in overrides if key.startswith("selection.")]
+    if "selection" not in overrides:
+        return replace(studied, **{key: getattr(composed, key) for key in said})
+    own = asdict(option(studied.name))
+    limits = {key: value for key, value in asdict(studied).items() if value != own[key] and key not in (*OPTION, *said)}
+    return replace(composed, **limits)
+
+
+def option(name: str) -> SelectionConfig:
+    """An option of `selection` as its file has it.
+
+    Raises:
+        UserError: there is no such file here.
+    """
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--config-dir", "-cd", type=Path)
+    folder = parser.parse_known_args(sys.argv[1:])[0].config_dir
+    search = f"hydra.searchpath=[{f'file://{folder.resolve()}' if folder else ''}]"
+    try:
+        with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+            return resolve(compose("freeze", [f"selection={name}", search]), FreezeConfig).selection
+    except MissingConfigException as error:
+        message = f"selection: the study was decided by selection={name}, which is not here"
+        raise UserError(f"{message}; add its folder with --config-dir, or say single keys (selection.KEY=VALUE)") from error
+
+
+def decided_by(rule: SelectionConfig, studied: SelectionConfig | None) -> str:
+    """Which rule decides, and what differs from the study's own."""
+    if studied is None:
+        return f"Decided by selection={rule.name} of this command: study.yaml does not name the rule of the sweep"
+    before, here = plain(asdict(studied)), plain(asdict(rule))
+    keys = {key: "selection" if key == "name" else f"selection.{key}" for key in here if here[key] != before[key]}
+    changes = [f"{name}={here[key]} (the study has {before[key]})" for key, name in keys.items()]
+    floor = f"selection={studied.name}, floor {studied.min_rouge_l_f1_judge:g}"
+    return f"Decided by the study's own rule ({floor})" + (f", but with {', '.join(changes)}" if changes else "")
 
 
 if __name__ == "__main__":

@@ -1,14 +1,16 @@
 """The frozen winner: every value that decides an answer, the digests of what it was measured with, and its numbers.
 
-`serve` builds its pipeline from this file alone. The file carries its own digest, so that an edit shows.
+`serve` builds its pipeline from this file alone. The file carries its own digest, so that an edit shows. A winner is never
+lost: another one in its place leaves it beside as `frozen-DIGEST.yaml`, which can be served like any other.
 """
 
 from __future__ import annotations
 
 import datetime
+import hashlib
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from gpuqa.config import RENAMED, UserError, plain
 from gpuqa.config.commands import from_plain
 from gpuqa.config.measurement import SelectionConfig
 from gpuqa.config.pipeline import PipelineConfig
-from gpuqa.machine.files import make_folder, write_atomically
+from gpuqa.machine.files import make_folder, write_atomically, writing
 from gpuqa.measure import fingerprint
 from gpuqa.measure.metrics import intervals_of
 from gpuqa.records import Answer, Trial
@@ -27,10 +29,24 @@ FORMAT = 2  # of frozen files, and of the lines and study.yaml of a journal: the
 MAPPINGS = ("axes", "pipeline", "digests", "versions", "measurement")
 FIELDS = ("format", *MAPPINGS, "device", "driver", "overrides", "reason", "digest")
 GROUPS = ("model", "prompt", "quantization", "engine", "sampling")
+OF_THE_WRITING = (
+    "frozen_at",
+    "git_commit",
+    "digest",
+)  # say when a file was written; the same decision again changes nothing else
 
 
-def freeze(trial: Trial, answers: Sequence[Answer], rule: SelectionConfig, reason: str, path: Path) -> dict[str, Any]:
-    """Write the winner down and return what was written.
+@dataclass(frozen=True, slots=True)
+class Frozen:
+    """What became of the file when a winner was frozen."""
+
+    content: dict[str, Any]  # of the file
+    unchanged: bool = False  # it held the same decision already, so it was not written again
+    kept: Path | None = None  # where the winner lies that had its place before
+
+
+def freeze(trial: Trial, answers: Sequence[Answer], rule: SelectionConfig, reason: str, path: Path) -> Frozen:
+    """Write the winner down. A file that holds the same decision stays as it is; another winner's is kept beside it.
 
     Args:
         answers: of the trial; without them its scores have no interval.
@@ -38,6 +54,24 @@ def freeze(trial: Trial, answers: Sequence[Answer], rule: SelectionConfig, reaso
     Raises:
         FileNotWritten: the disk is full, for example; an older file is whole then.
     """
+    content = content_of(trial, answers, rule, reason, path.parent.name)
+    make_folder(path.parent)
+    kept = None
+    if path.is_file():
+        with writing(path):
+            data = path.read_bytes()
+        old = as_it_was_written(data)
+        if old is not None and decision_of(old) == decision_of(content):
+            return Frozen(old, unchanged=True)
+        digest = hashlib.sha256(data).hexdigest() if old is None else str(old["digest"])
+        kept = path.with_name(f"{path.stem}-{digest[:8]}{path.suffix}")
+        write_atomically(kept, data)
+    write_atomically(path, to_yaml(content))
+    return Frozen(content, kept=kept)
+
+
+def content_of(trial: Trial, answers: Sequence[Answer], rule: SelectionConfig, reason: str, study: str) -> dict[str, Any]:
+    """What a frozen file holds, its digest last."""
     pipeline = from_plain(trial.pipeline, PipelineConfig, "trial")
     assert trial.measurement is not None
     known, intervals = trial.fingerprint, intervals_of(trial.measurement, answers)
@@ -45,7 +79,7 @@ def freeze(trial: Trial, answers: Sequence[Answer], rule: SelectionConfig, reaso
     content = plain(
         {
             "format": FORMAT,
-            "study": path.parent.name,
+            "study": study,
             "axes": trial.axes,
             "setting": trial.setting,
             "reason": reason,
@@ -65,13 +99,39 @@ def freeze(trial: Trial, answers: Sequence[Answer], rule: SelectionConfig, reaso
             "trial": trial.key,
         }
     )
-    content["digest"] = fingerprint.sha256_of(content)
+    return {**content, "digest": fingerprint.sha256_of(content)}
+
+
+def to_yaml(content: dict[str, Any]) -> str:
+    """A frozen file's text."""
     text = yaml.safe_dump(content, allow_unicode=True, sort_keys=False, width=120)
     if yaml.safe_load(text) != content:  # PyYAML loses a few odd characters, such as U+0085, unless it escapes all
         text = yaml.safe_dump(content, sort_keys=False, width=120)
-    make_folder(path.parent)
-    write_atomically(path, text)
-    return dict(content)
+    return text
+
+
+def as_it_was_written(data: bytes) -> dict[str, Any] | None:
+    """What a frozen file's bytes hold; None if they were edited or are no frozen file."""
+    try:
+        content = yaml.safe_load(data)
+    except (ValueError, RecursionError, yaml.YAMLError):
+        return None
+    unsigned = {key: value for key, value in mapping(content).items() if key != "digest"}
+    return content if unsigned and content.get("digest") == fingerprint.sha256_of(unsigned) else None
+
+
+def decision_of(content: Mapping[str, Any]) -> dict[str, Any]:
+    """A frozen file's content without what says when it was written."""
+    return {key: value for key, value in content.items() if key not in OF_THE_WRITING}
+
+
+def described(path: Path) -> str:
+    """The winner that a file holds, in words; whatever the file holds."""
+    content = as_it_was_written(path.read_bytes())
+    if content is None:
+        return "which was edited or cannot be read"
+    axes = " ".join(f"{key}={value}" for key, value in mapping(content.get("axes")).items()) or "the only cell"
+    return f"{axes} (digest {content['digest']:.16})"
 
 
 def read(path: Path) -> dict[str, Any]:

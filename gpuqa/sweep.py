@@ -28,10 +28,12 @@ from gpuqa.pipeline.dataset.summary import Summary
 from gpuqa.records import Override, Pass, Trial
 from gpuqa.selection.comparison import speed
 from gpuqa.selection.verdict import decide
+from gpuqa.selection.wording import counted
 from gpuqa.study import finalists, report, study
 from gpuqa.study.conclusion import conclude
 from gpuqa.study.journal import Journal
 from gpuqa.study.same_effect import Effects
+from gpuqa.study.study_file import refuse_another_study
 
 
 def main() -> None:
@@ -51,7 +53,9 @@ def sweep(composed: Any) -> int:
     with journal.locked():
         for problem in journal.problems():
             console.print(problem, style="yellow", markup=False, highlight=False)
-        journal.write_study([(cell.key, cell.axes) for cell in cells], where.finalists, questions)
+        refuse_another_study(cells, journal.earlier(), where)
+        rule = cells[0].config.selection
+        journal.write_study([(cell.key, cell.axes) for cell in cells], where.finalists, questions, rule)
         try:
             with Watch(console, cells) as watch:
                 outcome = asyncio.run(study.run(cells, journal, watch))
@@ -59,25 +63,21 @@ def sweep(composed: Any) -> int:
             measure_finalists(cells, outcome.trials, journal, console)
         except KeyboardInterrupt:
             return interrupted(cells, journal, console)
-        return conclude(outcome.trials, where, cells[0].config.selection, journal, console)
+        return conclude(outcome.trials, where, rule, journal, console)
 
 
 def announce(cells: Sequence[Cell], questions: Summary, console: Console) -> None:
     """Say what the study is, and what its user might not expect of it, before anything starts."""
     effects, config = Effects(cells), cells[0].config
     copies = {trial.key for trial in effects.copies()}
-    groups = study.group_by_engine([cell for cell in cells if cell.key not in copies])
-    sizes = f"{counted(len(cells), 'trial')} on {counted(len(groups), 'engine')}"
+    measured = [cell for cell in cells if cell.key not in copies]
+    sizes = counted(len(cells), "trial") + (f", {len(measured)} of them measured," if copies else "")
+    sizes += f" on {counted(len(study.group_by_engine(measured)), 'engine')}"
     console.print(f"[bold]{config.study.name}[/]: {sizes}; {setting(cells)}")
     for line in questions.lines():
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     for note in [*([config.model.note] if config.model.note else []), *effects.notes()]:
         console.print(note, style="yellow", markup=False, highlight=False)
-
-
-def counted(number: int, noun: str) -> str:
-    """A number with its noun."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def measure_finalists(cells: Sequence[Cell], trials: Sequence[Trial], journal: Journal, console: Console) -> None:
@@ -88,7 +88,8 @@ def measure_finalists(cells: Sequence[Cell], trials: Sequence[Trial], journal: J
     if not again:
         return
     began = time.perf_counter()
-    console.print(f"{len(again)} finalists are measured again (study.finalists={cells[0].config.study.finalists})")
+    are = "finalist is" if len(again) == 1 else "finalists are"
+    console.print(f"{len(again)} {are} measured again (study.finalists={cells[0].config.study.finalists})")
     with Watch(console, again) as watch:
         outcome = asyncio.run(study.run(again, journal, watch))
     console.print(summary(outcome, time.perf_counter() - began))
@@ -99,10 +100,11 @@ def interrupted(cells: Sequence[Cell], journal: Journal, console: Console) -> in
     trials = journal.read_study()
     ended = {trial.key for trial in trials if trial.error is None}
     keys = [wanted.key for cell in cells for wanted in (cell, replace(cell, again=True)) if wanted.key not in ended]
-    passes = sum(len(journal.read_passes(key)) for key in keys)
-    text = f"Interrupted: {len(trials)} of {len(cells)} trials and {passes} passes of others are kept; "
-    text += "the same command goes on from here"
-    console.print(report.to_table(decide(trials, cells[0].config.selection), text))
+    passes = counted(sum(len(journal.read_passes(key)) for key in keys), "pass", "passes")
+    if trials:
+        console.print(report.to_table(decide(trials, cells[0].config.selection), f"Study {cells[0].config.study.name} so far"))
+    text = f"Interrupted: {len(trials)} of {counted(len(cells), 'trial')} and {passes} of others are kept"
+    console.print(f"{text}; nothing was frozen. The same command goes on from here.", style="bold", highlight=False)
     return INTERRUPTED
 
 
@@ -134,7 +136,8 @@ def summary(outcome: study.Outcome, seconds: float) -> str:
     kept = f", {outcome.kept} kept from an earlier run" if outcome.kept else ""
     kept += f", {skipped} skipped" if skipped else ""
     kept += f", {dropped} dropped before their end" if dropped else ""
-    return f"{measured} trials measured{kept}; {outcome.engine_starts} engine starts, {saved} saved by sharing; {seconds:.0f} s"
+    starts = f"{counted(outcome.engine_starts, 'engine start')}, {saved} saved by sharing"
+    return f"{counted(measured, 'trial')} measured{kept}; {starts}; {seconds:.0f} s"
 
 
 class Watch:
@@ -162,7 +165,9 @@ class Watch:
         self.progress.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self.progress.update(self.bar, description="done")
         self.progress.stop()
 
     def engine_starts(self, cell: Cell) -> None:

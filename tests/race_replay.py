@@ -256,7 +256,7 @@ def generated_cell(
         "pipeline": {
             "prompt": {"name": str(prompt), "system": "。" * (10 * prompt), "user": "{question}", "examples": []},
             "quantization": {"name": quantization},
-            "engine": {"args": {"max_num_seqs": 512 >> width}, "scheduler": "default"},
+            "engine": {"backend": "vllm", "args": {"max_num_seqs": 512 >> width}, "scheduler": "default"},
             "sampling": {"max_tokens": 256},
         },
     }

@@ -12,40 +12,11 @@ from typing import Any
 
 import pytest
 import yaml
-from any_measurement import any_measurement
+from written_study import ANSWERS, FAST, SLOW, measured, write_study
 
-from gpuqa.config.app import compose_cell
-from gpuqa.records import Answer, Trial
 from gpuqa.study.journal import Journal
 
 pytestmark = pytest.mark.slow
-
-ANSWERS = [Answer(f"q{number}", f"问题 {number}", "参考", "答", 0.4, 0.5, "stop", 9, 0.1) for number in range(4)]
-KNOWN = {
-    "digests": {"weights": "a" * 64, "tokenizer": "b" * 64, "dataset": "c" * 64},
-    "versions": {"gpuqa": "0.2.0"},
-    "device": "a GPU",
-    "driver": "",
-    "code": "d" * 64,
-}
-FAST, SLOW = "f" * 64, "5" * 64
-
-
-def measured(key: str, prompt: str, speed: float) -> Trial:
-    """A trial of the embedded model that may win."""
-    repeats = [speed - 1, speed, speed + 1]
-    numbers = {"rouge_l_f1_judge": 0.4, "rouge_l_f1": 0.5, "answers_empty": 0, "truncated_fraction": 0.0, "questions": 4}
-    measurement = any_measurement(chars_per_s=speed, chars_per_s_repeats=repeats, answers_failed=0, **numbers)
-    return Trial(key, {"prompt": prompt}, compose_cell(f"prompt={prompt}").as_dict(), KNOWN, measurement)
-
-
-def write_study(folder: Path) -> Journal:
-    """A study of two trials, the fast one first."""
-    journal, trials = Journal(folder), [measured(FAST, "bare", 2000.0), measured(SLOW, "structured", 1000.0)]
-    journal.write_study([(trial.key, trial.axes) for trial in trials])
-    for trial in trials:
-        journal.write(trial, ANSWERS)
-    return journal
 
 
 @pytest.fixture
@@ -106,6 +77,7 @@ DAMAGED = {
     "a study that is no YAML": ("study.yaml", b"a: [1", "study.yaml cannot be read"),
     "a deep study": ("study.yaml", b"[" * 1000, "it is nested too deeply"),
     "a study of another shape": ("study.yaml", b"[]", "study.yaml is not what a sweep writes"),
+    "a rule of another shape": ("study.yaml", b"format: 2\nfinalists: 0\nselection: 3\ncells: []\n", "not what a sweep writes"),
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -114,14 +115,63 @@ def test_the_intervals_of_a_frozen_file_are_computed_when_it_is_written(file):
 def test_numbers_without_repeats_or_scores_have_no_interval(tmp_path):
     once = replace(winner(), measurement=any_measurement(chars_per_s_repeats=[5.0]))
     unscored = [replace(answer, rouge_l_f1_judge=None, rouge_l_f1=None) for answer in ANSWERS]
-    numbers = frozen.freeze(once, unscored, RULE, "it is alone", tmp_path / "frozen.yaml")["measurement"]
+    numbers = frozen.freeze(once, unscored, RULE, "it is alone", tmp_path / "frozen.yaml").content["measurement"]
     keys = ("chars_per_s_interval", "rouge_l_f1_judge_interval", "rouge_l_f1_interval")
     assert [numbers[key] for key in keys] == [None, None, None]
 
 
-def test_freezing_returns_what_it_wrote_and_leaves_nothing_else(file):
-    assert frozen.freeze(winner(), ANSWERS, RULE, "again", file) == frozen.read(file)
+def test_freezing_returns_what_it_wrote_and_leaves_nothing_else(tmp_path):
+    file = tmp_path / "mine" / "frozen.yaml"
+    assert frozen.freeze(winner(), ANSWERS, RULE, "first", file) == frozen.Frozen(frozen.read(file))
     assert [one.name for one in file.parent.iterdir()] == ["frozen.yaml"]
+
+
+def aged(file: Path) -> dict[str, Any]:
+    """The file as if it had been frozen a year ago, from another commit, with the digest that belongs to that."""
+    content = {**frozen.read(file), "frozen_at": "2025-11-30T00:00:00+00:00", "git_commit": "0" * 40}
+    unsigned = {key: value for key, value in content.items() if key != "digest"}
+    content["digest"] = fingerprint.sha256_of(unsigned)
+    file.write_text(yaml.safe_dump(content, allow_unicode=True, sort_keys=False, width=120), encoding="utf-8")
+    return content
+
+
+def test_the_same_decision_at_another_time_leaves_the_file_as_it_is(file):
+    old, before = aged(file), file.read_bytes()
+    assert frozen.freeze(winner(), ANSWERS, RULE, "它最快。", file) == frozen.Frozen(old, unchanged=True)
+    assert file.read_bytes() == before
+    assert [one.name for one in file.parent.iterdir()] == ["frozen.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("rule", "reason"), [(replace(RULE, min_rouge_l_f1_judge=0.2), "它最快。"), (RULE, "it is simpler")], ids=["rule", "reason"]
+)
+def test_another_decision_keeps_the_winner_of_before_beside_it(file, rule, reason):
+    old, before = aged(file), file.read_bytes()
+    result = frozen.freeze(winner(), ANSWERS, rule, reason, file)
+    assert result.kept == file.with_name(f"frozen-{old['digest'][:8]}.yaml")
+    assert result.kept.read_bytes() == before
+    assert differences(result.kept) == [], "and it can be served"
+    assert frozen.described(result.kept) == f"prompt=structured (digest {old['digest'][:16]})"
+    assert frozen.read(file) == result.content
+    assert result.content["digest"] != old["digest"]
+
+
+@pytest.mark.parametrize("content", ["an older winner", "[" * 1000, "[]", "", "digest: 3\nformat: 2\n"])
+def test_what_is_no_winner_is_kept_by_the_digest_of_its_bytes(file, content):
+    file.write_text(content, encoding="utf-8")
+    result = frozen.freeze(winner(), ANSWERS, RULE, "它最快。", file)
+    assert result.kept == file.with_name(f"frozen-{hashlib.sha256(content.encode()).hexdigest()[:8]}.yaml")
+    assert result.kept.read_text(encoding="utf-8") == content
+    assert frozen.described(result.kept) == "which was edited or cannot be read"
+
+
+def test_a_winner_whose_file_was_edited_is_kept_and_written_anew(file):
+    edited = file.read_text(encoding="utf-8").replace("它最快。", "我说的。")
+    file.write_text(edited, encoding="utf-8")
+    result = frozen.freeze(winner(), ANSWERS, RULE, "我说的。", file)
+    assert not result.unchanged
+    assert result.kept.read_text(encoding="utf-8") == edited
+    assert differences(file) == []
 
 
 # without $, which begins an interpolation, and U+0085, which PyYAML reads back as a line feed

@@ -14,12 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from any_measurement import READINGS, any_measurement
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gpuqa.config import UserError
+from gpuqa.config.measurement import DatasetConfig, Rule, SelectionConfig
 from gpuqa.machine.files import FileNotWritten
+from gpuqa.pipeline.dataset.summary import summary_of
 from gpuqa.records import Answer, Answered, Completion, Dropped, Measurement, Override, Pass, Trial
 from gpuqa.study.journal import Journal
 from gpuqa.study.record_lines import digest_of
@@ -168,6 +171,8 @@ UNREADABLE = {
     "[1]": "is not a JSON object",
     '{"key": 1, }': "is not JSON",
     '{"key": "k", "axes": {"prompt': "was never finished",
+    "garbage": "is not JSON",
+    "\x00\x00\x00": "is not JSON",
     json.dumps({"format": 2, **ROW}): "lacks its digest",
     json.dumps({"format": 3, **ROW}): "has format 3",
 }
@@ -264,6 +269,28 @@ def test_a_study_is_read_in_its_own_order_with_its_own_axes(tmp_path):
     assert list(journal.read()) == ["a", "b", "c", "d"]
 
 
+def test_a_study_file_names_the_questions_and_the_rule_which_comes_back(tmp_path):
+    journal, rule = Journal(tmp_path), SelectionConfig(name="mine", rule=Rule.knee, max_ttft_ms_p95=20.0)
+    questions = summary_of(DatasetConfig("embedded", "gpuqa/embedded/questions/test.json", limit=3), None)
+    journal.write_study([("a", {})], questions=questions, rule=rule)
+    content = yaml.safe_load(journal.study_file.read_text(encoding="utf-8"))
+    assert (content["questions"]["path"], content["questions"]["rows"]) == ("gpuqa/embedded/questions/test.json", 3)
+    assert journal.questions() == questions
+    assert content["selection"]["rule"] == "knee"
+    assert journal.rule() == rule
+    journal.write_study([("a", {})])
+    assert journal.rule() is None, "a study file of gpuqa 0.2 has none"
+
+
+def test_a_rule_that_was_edited_to_nonsense_is_a_user_error_that_names_the_file(tmp_path):
+    journal = Journal(tmp_path)
+    journal.write_study([("a", {})], rule=SelectionConfig(name="mine"))
+    text = journal.study_file.read_text(encoding="utf-8")
+    journal.study_file.write_text(text.replace("confidence: 0.97", "confidence: 97"), encoding="utf-8")
+    with pytest.raises(UserError, match=r"study\.yaml: selection: selection\.confidence: got 97"):
+        journal.rule()
+
+
 def test_the_latest_command_says_what_the_study_is(tmp_path):
     journal = Journal(tmp_path)
     journal.write(trial("a"), [])
@@ -341,6 +368,8 @@ BAD_STUDIES = {
     "a cell without axes": b"format: 2\nfinalists: 0\ncells:\n- trial: a\n",
     "a key that is a list": b"format: 2\nfinalists: 0\ncells:\n- trial: [a]\n  axes: {}\n",
     "finalists that are text": b"format: 2\nfinalists: many\ncells: []\n",
+    "a rule that is a number": b"format: 2\nfinalists: 0\nselection: 3\ncells: []\n",
+    "questions that are a list": b"format: 2\nfinalists: 0\nquestions: []\ncells: []\n",
 }
 
 

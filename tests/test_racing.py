@@ -53,7 +53,7 @@ def trial(name: str, quantization: str = "none") -> Trial:
     pipeline = {
         "prompt": {"name": name, "system": name, "user": "{question}", "examples": []},
         "quantization": {"name": quantization},
-        "engine": {"args": {"max_num_seqs": 64}},
+        "engine": {"backend": "vllm", "args": {"max_num_seqs": 64}},
         "sampling": {"max_tokens": 256},
     }
     return Trial(f"{name}-{quantization}", {"prompt": name, "quantization": quantization}, pipeline, {})
@@ -166,6 +166,15 @@ def test_where_no_bound_is_known_the_engine_that_takes_more_at_once_comes_first(
     race.candidates["b-fp8_kv"].trial.pipeline["engine"]["args"]["max_num_seqs"] = 128
     assert race.engines(lambda key, tokens: None) == ["fp8_kv", "fp8"]
     assert race.engines(lambda key, tokens: {"a-fp8": 2.0, "b-fp8_kv": 1.0}[key]) == ["fp8", "fp8_kv"]
+
+
+def test_the_engines_of_another_backend_are_ordered_by_its_own_name_for_how_many_it_takes_at_once():
+    race = race_of("a:fp8", "b:fp8_kv")
+    for key, width in (("a-fp8", 8), ("b-fp8_kv", 128)):
+        race.candidates[key].trial.pipeline["engine"] = {"backend": "transformers", "args": {"batch_size": width}}
+    assert race.engines(lambda key, tokens: None) == ["fp8_kv", "fp8"]
+    race.candidates["a-fp8"].trial.pipeline["engine"]["args"] = {"max_num_seqs": 256}  # of vLLM: it says nothing here
+    assert race.engines(lambda key, tokens: None) == ["fp8_kv", "fp8"]
 
 
 # Who is dropped

@@ -241,19 +241,24 @@ def test_warm_numbers_are_shown_where_they_were_measured(tmp_path):
     assert next(row for row in rows_of(decide([both], RULE), tmp_path))["prefix_cached_chars_per_s"] == "1234.0"
 
 
-def test_overrides_that_did_not_run_are_told_in_leaderboard_page_and_terminal_once_for_each_reason(tmp_path):
+def test_overrides_that_did_not_run_or_were_limited_are_told_in_leaderboard_page_and_terminal_once_for_each_reason(tmp_path):
     off = Override("scheduler", "burst", "default", "fp8 KV cache")
     on = Override("attention", "shared_prefix", "shared_prefix", version="0123456789abcdef")
+    limited = replace(off, ran="burst", reason="an answer was streamed")
     trials = [replace(one, overrides=[off, on]) for one in prompts(a=9.0, b=8.0)]
     trials.append(replace(trial({"prompt": "c"}, chars_per_s=7.0), overrides=[replace(off, reason="vLLM 0.99"), on]))
+    trials.append(replace(trial({"prompt": "d"}, chars_per_s=6.0), overrides=[limited, on]))
     verdict = decide([*trials, *prompts(plain=1.0)], RULE)
     rows = {row["prompt"]: row for row in rows_of(verdict, tmp_path)}
     assert (rows["a"]["scheduler"], rows["a"]["attention"]) == ("default", "shared_prefix")
     assert rows["a"]["overrides_off"] == "scheduler: burst asked for, default ran: fp8 KV cache"
+    streamed = "scheduler: burst ran, but not for everything: an answer was streamed"
+    assert (rows["d"]["scheduler"], rows["d"]["overrides_off"]) == ("burst", streamed)
     assert (rows["plain"]["scheduler"], rows["plain"]["overrides_off"]) == ("", "")
     told = [
-        "scheduler=burst did not run in 2 of 4 trials, scheduler=default ran instead: fp8 KV cache",
-        "scheduler=burst did not run in 1 of 4 trials, scheduler=default ran instead: vLLM 0.99",
+        "scheduler=burst did not run in 2 of 5 trials, scheduler=default ran instead: fp8 KV cache",
+        "scheduler=burst did not run in 1 of 5 trials, scheduler=default ran instead: vLLM 0.99",
+        "scheduler=burst ran in 1 of 5 trials, but not for everything: an answer was streamed",
     ]
     assert sorted(Page(page_of(verdict, tmp_path)).text["li"]) == sorted(told)
     assert all(sentence in " ".join(" ".join(printed(verdict, 200)).split()) for sentence in told)
@@ -349,11 +354,15 @@ def test_an_error_with_brackets_is_told_in_full_when_a_study_ends(tmp_path, erro
     assert f"quantization=fp8: failed: {error}" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
-def test_a_study_that_ends_without_a_winner_leaves_its_report_and_no_older_winner(tmp_path):
+def test_a_study_that_ends_without_a_winner_leaves_its_report_and_the_older_winner(tmp_path):
     study, journal = StudyConfig(name="mine", root=str(tmp_path)), Journal(tmp_path / "mine")
     low = replace(trial({"prompt": "bare"}, rouge_l_f1_judge=0.1), key="k")
     journal.write(low, [Answer("1", "什么是 warp？", "参考", "32 个线程", 0.1, 0.1, "stop", 5, 0.1)])
     (tmp_path / "mine" / "frozen.yaml").write_text("an older winner")
-    assert conclude([low], study, RULE, journal, Console(file=StringIO())) == 1
-    assert sorted(file.name for file in (tmp_path / "mine").iterdir()) == ["leaderboard.csv", "report.html", "trials"]
+    console = Console(file=StringIO(), width=200)
+    assert conclude([low], study, RULE, journal, console) == 1
+    names = ["frozen.yaml", "leaderboard.csv", "report.html", "trials"]
+    assert sorted(file.name for file in (tmp_path / "mine").iterdir()) == names
+    assert (tmp_path / "mine" / "frozen.yaml").read_text() == "an older winner"
+    assert "stays and holds the decision of before, which was edited or cannot be read." in console.file.getvalue()
     assert "什么是 warp？\n32 个线程" in (tmp_path / "mine" / "report.html").read_text(encoding="utf-8")

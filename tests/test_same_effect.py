@@ -64,9 +64,11 @@ def test_a_study_measures_cells_that_are_the_same_in_effect_once(tmp_path, prepa
     assert copy.error is None
     assert original.measurement.questions == 2
     assert {key for key, _ in recorder.passes} == {original.key}
+    assert recorder.kept == [], "the copy was skipped in this run"
     assert outcome.engine_starts == 1
     again, recorder = run(prepared_twins, tmp_path)
     assert recorder.passes == []
+    assert recorder.kept == [original.axes]
     assert again.trials == outcome.trials
 
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from gpuqa.config.measurement import ConstraintTest, Rule, SelectionConfig
 from gpuqa.measure.statistics import bootstrap_interval
-from gpuqa.records import Answer, Dropped, Measurement, Trial
+from gpuqa.records import Answer, Dropped, Interval, Measurement, Trial
+from gpuqa.selection.comparison import lead_texts
 from gpuqa.selection.pairing import paired, scores_of
 from gpuqa.selection.ranking import RANKINGS
 from gpuqa.selection.verdict import Outcome, decide
@@ -90,17 +91,82 @@ def test_the_fastest_in_characters_wins_and_the_reason_says_by_how_much() -> Non
     trials = [trial(chars_per_s=8_000), trial("fp8", chars_per_s=10_000, output_tokens_per_s=1.0), failed("awq")]
     verdict = decide(trials, RULE)
     assert verdict.winner is trials[1]
-    first = "prompt=bare quantization=fp8 max_num_seqs=256 is the fastest of 2 eligible trials (of 3)"
-    assert verdict.reason.startswith(f"INCONCLUSIVE: {first}")
+    first = "prompt=bare quantization=fp8 max_num_seqs=256 is the fastest of 2 eligible trials"
+    assert verdict.reason.startswith(f"INCONCLUSIVE: {first} (of 3; 1 failed: {trials[2].name}): 10,000 chars/s ")
     assert "10,000 chars/s (MAD 50 over 3 repeats) at rouge_l_f1_judge 0.4000 (floor 0.35), rouge_l_f1 0.5000" in verdict.reason
     assert "leads the next, prompt=bare quantization=none max_num_seqs=256, by 25.0%" in verdict.reason
 
 
-def test_a_single_trial_wins_without_a_runner_up() -> None:
-    only = trial()
-    verdict = decide([only], RULE)
-    assert verdict.winner is only
+@pytest.mark.parametrize(
+    ("rivals", "among"),
+    [
+        ([], "of 1"),
+        ([trial(prompt="low", rouge_l_f1_judge=0.1)], "of 2"),
+        ([failed("fp8")], "of 2; 1 failed: prompt=bare quantization=fp8 max_num_seqs=256"),
+    ],
+    ids=["alone", "beside a violation", "beside a failure"],
+)
+def test_a_trial_without_an_eligible_opponent_does_not_win_but_is_the_only_one_and_failures_are_named_first(
+    rivals: list[Trial], among: str
+) -> None:
+    only = repeats(9_990, 10_000, 10_010)
+    verdict = decide([*rivals, only], RULE)
+    assert (verdict.outcome, verdict.winner) == (Outcome.ONLY_ELIGIBLE, only)
+    assert verdict.reason.startswith(f"ONLY ELIGIBLE: {only.name} is the only eligible trial ({among}): 10,000 chars/s")
     assert "leads" not in verdict.reason
+    assert "WIN" not in verdict.reason
+
+
+def test_the_names_of_the_failed_stand_in_the_first_sentence_of_a_win_and_of_many_the_first_three() -> None:
+    fast, slow = repeats(2000, 2010, 2020), repeats(1000, 1005, 1010, prompt="structured")
+    lost = [failed(prompt=name) for name in "abcde"]
+    verdict = decide([slow, *lost, fast], RULE)
+    assert verdict.outcome is Outcome.WIN
+    names = ", ".join(one.name for one in lost[:3])
+    assert f"is the fastest of 2 eligible trials (of 7; 5 failed: {names} and 2 more): 2,010 chars/s" in verdict.reason
+
+
+@pytest.mark.parametrize(("questions", "outcome"), [(20, Outcome.WIN), (19, Outcome.INCONCLUSIVE), (2, Outcome.INCONCLUSIVE)])
+def test_few_questions_make_no_verdict_and_that_is_said(questions: int, outcome: Outcome) -> None:
+    fast = repeats(2000, 2010, 2020, questions=questions)
+    slow = repeats(1000, 1005, 1010, prompt="structured", questions=questions)
+    verdict = decide([slow, fast], RULE)
+    assert (verdict.outcome, verdict.winner) == (outcome, fast)
+    told = f"only {questions} questions were asked, and one answer is {1 / questions:.0%} of a score; a verdict needs 20."
+    assert (f"Not conclusive: {told}" in verdict.reason) == (questions < 20)
+    assert "may be as good" not in verdict.reason, "the lead itself is shown"
+    alone = decide([fast], RULE)
+    assert alone.outcome is Outcome.ONLY_ELIGIBLE
+    assert (f"This is no verdict on quality: {told}" in alone.reason) == (questions < 20)
+
+
+def test_repeated_questions_count_once() -> None:
+    fast, slow = repeats(2000, 2010, 2020), repeats(1000, 1005, 1010, prompt="structured")
+    asked = [replace(answer, id="q", question="什么是 warp？") for answer in answers(BASE)]
+    told = decide([slow, fast], RULE, {fast.key: asked, slow.key: asked})
+    assert told.outcome is Outcome.INCONCLUSIVE
+    assert "only 1 question was asked, and one answer is 100% of a score" in told.reason
+
+
+def test_a_finalist_that_has_no_rival_left_among_the_finalists_does_not_win() -> None:
+    again = repeats(2000, 2010, 2020, first_round_chars_per_s=2100.0)
+    once = repeats(1000, 1005, 1010, prompt="structured")
+    verdict = decide([once, again], RULE)
+    assert (verdict.outcome, verdict.winner) == (Outcome.INCONCLUSIVE, again)
+    assert "1 finalist was measured again, and that decides" in verdict.reason
+    assert "Not conclusive: no other trial was measured again, so there is nothing to compare it with." in verdict.reason
+
+
+def test_an_interval_that_says_nothing_is_not_shown() -> None:
+    fast, slow = repeats(1000, 9000), repeats(900, 1900, prompt="structured")
+    verdict = decide([slow, fast], RULE)
+    [comparison] = verdict.comparisons
+    assert comparison.interval is not None
+    assert comparison.interval.high > 100, "more than +10000 %"
+    assert "95% interval n/a: too few values; by chance alone p " in verdict.reason
+    assert "00.0%)" not in verdict.reason
+    assert lead_texts(0.1, Interval(-0.5, 1.5), 0.04) == ("+10.0%", "-50.0% to +150.0%", "0.04")
+    assert lead_texts(19.0, Interval(18.9, 19.1), 0.0)[1] == "+1890.0% to +1910.0%", "far ahead is not wide"
 
 
 @pytest.mark.parametrize(("judge", "wins"), [(0.35, True), (0.3499, False), (0.0, False)])
@@ -301,7 +367,8 @@ def test_a_tie_goes_to_the_simplest_and_the_reason_says_so(simple: dict[str, Any
         verdict = decide(trials, RULE)
         assert (verdict.outcome, verdict.winner, verdict.first) == (Outcome.TIE, plain, faster)
         assert verdict.standings[0].trial is plain
-        assert f"TIE: {plain.name} is the simplest of 2 that tie for fastest of 2 eligible trials" in verdict.reason
+        place = "the simplest of 2 that share the first place (fastest) of 2 eligible trials (of 2)"
+        assert f"TIE: {plain.name} is {place}" in verdict.reason
         assert f"The first, {faster.name}, leads it by 0.1%" in verdict.reason
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -14,9 +18,14 @@ from typing import Any
 import psutil
 import pytest
 from conftest import ROOT
+from small_study import Recorder, prepared, run
 
 from gpuqa.config import UserError
+from gpuqa.machine.captured_output import root_cause
+from gpuqa.measure.cell import Cell
 from gpuqa.measure.failures import Failure, explained, kind_of
+from gpuqa.records import Pass
+from gpuqa.study import study
 from gpuqa.study.journal import Journal
 
 KILLS = int(os.environ.get("GPUQA_KILLS", "8"))  # `make simulations` takes 20
@@ -27,7 +36,13 @@ SWEEP = [sys.executable, "-m", "gpuqa.sweep", "prompt=bare,structured", "quantiz
 
 def environment(folder: Path) -> dict[str, str]:
     """A short cache folder, because the path of a Unix socket is limited."""
-    return {**os.environ, "PYTHONPATH": f"{ROOT}", "VLLM_CACHE_ROOT": str(folder / "c"), "OMP_NUM_THREADS": "1"}
+    return {
+        **os.environ,
+        "COLUMNS": "200",
+        "PYTHONPATH": f"{ROOT}",
+        "VLLM_CACHE_ROOT": str(folder / "c"),
+        "OMP_NUM_THREADS": "1",
+    }
 
 
 def killed(folder: Path, kills: int, *mode: str) -> dict[str, Any]:
@@ -67,6 +82,48 @@ def test_a_race_that_is_killed_again_and_again_ends_as_one_that_nobody_disturbed
     assert found["left_over"] == []
 
 
+class KillsTheEngine(Recorder):
+    """An observer that kills the engine's process after each of the first passes."""
+
+    def __init__(self, journal: Journal, kills: int) -> None:
+        super().__init__(journal)
+        self.kills = kills
+
+    def pass_done(self, cell: Cell, measured: Pass) -> None:
+        super().pass_done(cell, measured)
+        if self.kills:
+            self.kills -= 1
+            [engine] = [
+                child for child in psutil.Process().children() if "EngineCore" in " ".join([child.name(), *child.cmdline()])
+            ]
+            engine.kill()
+
+
+RACE = {"study__racing": True, "study__racing_first_slice": 2, "dataset__limit": 8, "workload__repeats": 2}
+
+
+@pytest.mark.engine
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize(
+    ("kills", "settings", "failure"),
+    [(1, {"workload__repeats": 3}, None), (2, {"workload__repeats": 3}, "engine_died"), (1, RACE, None)],
+    ids=["once", "twice", "once, in a race"],
+)
+def test_a_cell_whose_engine_is_killed_is_tried_once_more_in_the_same_run(
+    kills: int, settings: dict[str, Any], failure: str | None, tmp_path: Path
+) -> None:
+    cells = prepared({"engine": "vllm_cpu", "prompt": "bare", **settings})
+    watched = KillsTheEngine(Journal(tmp_path), kills)
+    outcome = asyncio.run(study.run(cells, watched.journal, watched))
+    assert outcome.engine_starts == 2
+    [trial] = outcome.trials
+    assert (trial.error and trial.error.partition(":")[0]) == failure
+    if failure is None:
+        assert trial.measurement is not None
+        assert trial.measurement.repeats == cells[0].config.workload.repeats
+    assert len(watched.passes) == len(set(watched.passes)) or settings is RACE, "no pass was measured twice"
+
+
 @pytest.mark.engine
 def test_ctrl_c_keeps_what_is_finished_shows_it_and_ends_with_130(tmp_path: Path) -> None:
     with subprocess.Popen(
@@ -81,8 +138,9 @@ def test_ctrl_c_keeps_what_is_finished_shows_it_and_ends_with_130(tmp_path: Path
         said += study.stdout.read()
         code = study.wait(60)
     assert code == 130
-    assert "Interrupted: " in said
     trials = Journal(tmp_path / "experiments" / "embedded").read()
+    told = rf"\nInterrupted: {len(trials)} of 4 trials and \d+ pass(es)? of others are kept; nothing was frozen\. "
+    assert re.search(told + r"The same command goes on from here\.\n", said), "a sentence, not the title of a table"
     assert 1 <= len(trials) < 4
     assert all(trial.error is None for trial in trials.values()), "an interrupted trial is not a failed one"
     assert not (tmp_path / "experiments" / "embedded" / "frozen.yaml").exists()
@@ -92,9 +150,9 @@ def test_ctrl_c_keeps_what_is_finished_shows_it_and_ends_with_130(tmp_path: Path
     assert not [one for one in below if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
     again = subprocess.run(SWEEP, cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True, timeout=200)
     assert again.returncode == 0
-    assert f"{4 - len(trials)} trials measured, {len(trials)} kept from an earlier run" in " ".join(again.stdout.split()), (
-        again.stdout
-    )
+    rest = 4 - len(trials)
+    told = f"{rest} trial{'s' * (rest > 1)} measured, {len(trials)} kept from an earlier run"
+    assert told in " ".join(again.stdout.split()), again.stdout
 
 
 @pytest.mark.slow
@@ -117,6 +175,69 @@ def test_a_lock_is_refused_to_others_and_gone_with_its_process(tmp_path: Path) -
         pass
 
 
+CONSEQUENCE = "RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {'EngineCore': 1}"
+CAUSES = {
+    "an error with a message": (
+        "(EngineCore pid=7) ERROR 11-30 08:41:16 [core.py:1510] Traceback (most recent call last):\n"
+        "(EngineCore pid=7) ERROR 11-30 08:41:16 [core.py:1510]     raise ValueError('no fp8 here')\n"
+        "(EngineCore pid=7) ERROR 11-30 08:41:16 [core.py:1510] ValueError: no fp8 here\n"
+        f"{CONSEQUENCE}\n",
+        "ValueError: no fp8 here",
+    ),
+    "an error without one": (
+        "(EngineCore pid=7)     assert heads % size == 0\n(EngineCore pid=7)            ^^^^^^^^^^^^^^^^\n"
+        "(EngineCore pid=7) AssertionError\n",
+        "AssertionError at: assert heads % size == 0",
+    ),
+    "no error": (
+        "loading weights\nterminate called after throwing an instance of 'c10::Error'\n\n",
+        "instance of 'c10::Error'",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CAUSES)
+def test_a_start_that_failed_carries_the_line_of_its_root_cause(name: str) -> None:
+    printed, cause = CAUSES[name]
+    assert root_cause(printed, CONSEQUENCE).endswith(cause)
+    frontend = "RuntimeError: Frontend process failed during engine core initialization. See root cause above. Failed frontend"
+    assert root_cause(printed, frontend).endswith(cause)
+    assert root_cause(printed, "ValueError: float99 is no dtype") == "ValueError: float99 is no dtype"
+
+
+def kill_when_it_starts(kills: int) -> None:
+    """Kill the engine's process of this one as soon as it is there."""
+    deadline = time.monotonic() + 60
+    while kills and time.monotonic() < deadline:
+        for child in engines_of_this_process():
+            with contextlib.suppress(psutil.Error):
+                child.kill()
+                child.wait()
+                kills -= 1
+        time.sleep(0.005)
+
+
+def engines_of_this_process() -> list[psutil.Process]:
+    found = []
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.Error):
+            if "EngineCore" in child.name() and child.status() != psutil.STATUS_ZOMBIE:
+                found.append(child)
+    return found
+
+
+@pytest.mark.engine
+@pytest.mark.usefixtures("one_thread")
+def test_an_engine_that_is_killed_while_it_starts_is_started_once_more(tmp_path: Path) -> None:
+    cells = prepared({"engine": "vllm_cpu", "prompt": "bare"})
+    killer = threading.Thread(target=kill_when_it_starts, args=(1,))
+    killer.start()
+    outcome, _ = run(cells, tmp_path)
+    killer.join()
+    assert [trial.error for trial in outcome.trials] == [None]
+    assert outcome.engine_starts == 2
+
+
 @pytest.mark.parametrize(
     ("error", "kind", "hint"),
     [
@@ -129,6 +250,7 @@ def test_a_lock_is_refused_to_others_and_gone_with_its_process(tmp_path: Path) -
         ),
         ("vLLM did not start within engine.start_timeout_s=1 s", "start_timeout", "engine.start_timeout_s"),
         ("vLLM's engine process died: EngineDeadError", "engine_died", "engine.log"),
+        (root_cause("", CONSEQUENCE.replace(": 1}", ": -9}")), "engine_died", "engine.log"),
         ("no answer within workload.answer_timeout_s=1 s", "no_answer", "workload.answer_timeout_s"),
         ("ValueError: unknown quantization", "bad_config", "engine.log"),
     ],

@@ -51,7 +51,11 @@ def test_a_study_measures_every_cell_and_freezes_the_fastest(study: Any) -> None
     assert frozen["measurement"]["chars_per_s"] == pytest.approx(table[0]["chars_per_s"])
     assert frozen["trial"].startswith(table[0]["trial"])
     assert frozen["pipeline"]["engine"]["args"]["max_num_seqs"] == 16
-    assert f"prompt={table[0]['prompt']} quantization=none is the fastest of 2 eligible trials (of 4)" in said(study.run)
+    lost = "2 failed: prompt=bare quantization=fp8, prompt=structured quantization=fp8"
+    assert f"prompt={table[0]['prompt']} quantization=none is the fastest of 2 eligible trials (of 4; {lost})" in said(
+        study.run
+    )
+    assert "only 6 questions were asked, and one answer is 17% of a score; a verdict needs 20" in said(study.run)
 
 
 def test_a_quantization_that_the_engine_refuses_fails_its_own_trials_and_the_study_goes_on(study: Any) -> None:
@@ -72,12 +76,17 @@ def test_a_quantization_that_the_engine_refuses_fails_its_own_trials_and_the_stu
 
 def test_cells_that_share_an_engine_share_its_start(study: Any) -> None:
     assert "4 trials on 2 engines" in said(study.run)
+    assert "embedded: 6 questions (gpuqa/embedded/questions/test.json, UTF-8, sha256 " in said(study.run)
     assert "4 trials measured; 2 engine starts, 2 saved by sharing" in said(study.run)
 
 
 def test_the_files_of_a_study_hold_every_trial_and_every_answer(study: Any) -> None:
     journal = trials(study.folder)
-    cells = yaml.safe_load((study.folder / "study.yaml").read_text(encoding="utf-8"))["cells"]
+    content = yaml.safe_load((study.folder / "study.yaml").read_text(encoding="utf-8"))
+    cells, asked = content["cells"], content["questions"]
+    assert (asked["path"], asked["rows"], asked["different_questions"]) == ("gpuqa/embedded/questions/test.json", 6, 6)
+    assert asked["digest"] == journal[0]["fingerprint"]["digests"]["dataset"]
+    assert content["selection"]["min_rouge_l_f1_judge"] == 0
     assert {cell["trial"] for cell in cells} == {trial["key"] for trial in journal}
     assert cells[0]["axes"] == {"prompt": "bare", "quantization": "fp8"}
     page = (study.folder / "report.html").read_text(encoding="utf-8")
@@ -102,18 +111,18 @@ def test_a_second_run_keeps_what_was_measured_and_tries_only_the_failures_again(
     before = trials(study_copy)
     again = command("sweep", *study.overrides, cwd=tmp_path)
     assert again.returncode == 0, again.stdout + again.stderr
-    assert "2 trials measured, 2 kept from an earlier run; 1 engine starts, 1 saved by sharing" in said(again)
+    assert "2 trials measured, 2 kept from an earlier run; 1 engine start, 1 saved by sharing" in said(again)
     assert said(again).count("chars/s (kept)") == 2
     added = trials(study_copy)[len(before) :]
     assert [(trial["axes"]["quantization"], bool(trial["error"])) for trial in added] == [("fp8", True)] * 2
-    old, new = (yaml.safe_load((folder / "frozen.yaml").read_text(encoding="utf-8")) for folder in (study.folder, study_copy))
-    assert (new["trial"], new["measurement"]) == (old["trial"], old["measurement"])
+    assert (study_copy / "frozen.yaml").read_bytes() == (study.folder / "frozen.yaml").read_bytes()
+    assert "Unchanged: experiments/embedded/frozen.yaml (digest " in said(again)
 
 
-def test_without_an_eligible_trial_the_nearest_is_named_and_no_winner_stays_frozen(
+def test_without_an_eligible_trial_the_nearest_is_named_and_the_winner_of_before_stays_frozen(
     study: Any, study_copy: Path, command: Any, tmp_path: Path
 ) -> None:
-    assert (study_copy / "frozen.yaml").exists()
+    before = (study_copy / "frozen.yaml").read_bytes()
     overrides = [*study.overrides, "quantization=none", "selection.min_rouge_l_f1_judge=1"]
     run = command("sweep", *overrides, cwd=tmp_path)
     assert run.returncode == 1, run.stdout + run.stderr
@@ -121,8 +130,28 @@ def test_without_an_eligible_trial_the_nearest_is_named_and_no_winner_stays_froz
     expected = f"the nearest is prompt={best['prompt']}: rouge_l_f1_judge {best['rouge_l_f1_judge']:.4f} is below the floor 1"
     assert expected in said(run)
     assert "0 trials measured, 2 kept from an earlier run; 0 engine starts" in said(run)
-    assert not (study_copy / "frozen.yaml").exists(), "an older winner must not be served as this study's"
+    assert (study_copy / "frozen.yaml").read_bytes() == before
+    assert "Nothing was frozen. experiments/embedded/frozen.yaml stays and holds the decision of before, prompt=" in said(run)
     assert "Traceback" not in run.stdout + run.stderr
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("prompt=bare", "this command lacks 1 cell that was measured: prompt=structured quantization=none; name those "),
+        ("dataset.limit=5", "its trials answered other questions: 6 questions of gpuqa/embedded/questions/test.json "),
+    ],
+)
+def test_a_command_that_would_take_a_studys_place_is_refused_and_changes_nothing(
+    override: str, told: str, study: Any, study_copy: Path, command: Any, tmp_path: Path
+) -> None:
+    before = {file: file.read_bytes() for file in study_copy.rglob("*") if file.is_file() and file.name != "lock"}
+    run = command("sweep", *study.overrides, override, cwd=tmp_path)
+    assert run.returncode == 2, run.stdout + run.stderr
+    [line] = [line for line in run.stderr.splitlines() if line.startswith("error: ")]
+    assert line.startswith(f"error: study.name: experiments/embedded holds another study: {told}")
+    assert line.endswith("take another name, such as study.name=embedded_2 (nothing was changed)")
+    assert {file: file.read_bytes() for file in before} == before
 
 
 def test_one_wrong_cell_stops_the_study_before_anything_starts(command: Any, tmp_path: Path) -> None:
@@ -166,7 +195,7 @@ def test_a_study_that_is_cut_off_goes_on_where_it_was(number: signal.Signals, co
     kept = {json.loads(line)["began_at"] for file in files for line in file.read_text(encoding="utf-8").splitlines(True)[:-1]}
     again = command("sweep", *overrides, cwd=tmp_path)
     assert again.returncode == 0, again.stdout + again.stderr
-    assert re.search("[123] trials measured(, [12] kept from an earlier run)?; [01] engine starts", said(again))
+    assert re.search("[123] trials? measured(, [12] kept from an earlier run)?; (1 engine start|0 engine starts),", said(again))
     began = [moment for trial in journal.read_study() for moment in trial.measurement.repeats_began_at]  # type: ignore[union-attr]
     assert len(began) == 9
     assert kept <= set(began), "no repeat was measured twice"

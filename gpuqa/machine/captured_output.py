@@ -8,13 +8,15 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 PREFIX = r"^(?:\(.*?\)\s*)?(?:ERROR.*?\]\s*)?"  # vLLM's process name, log level and source line
-CAUSE = re.compile(PREFIX + r"((?:[\w.]+\.)?\w*(?:Error|Exception)): *(.*)$")
-CONSEQUENCE = "initialization failed"  # what vLLM raises in our process; the cause was printed by the other
+CAUSE = re.compile(PREFIX + r"((?:[\w.]+\.)?\w*(?:Error|Exception))(?:: *(.*))?$")
+CONSEQUENCE = "See root cause above"  # what vLLM raises in our process; the cause was printed by the other
+KILLED = re.compile(r"proc\(s\): \{[^}]*: -(\d+)")  # a process that a signal ended says nothing
 
 
 @contextlib.contextmanager
@@ -42,8 +44,20 @@ def flush() -> None:
 
 
 def root_cause(printed: str, raised: str) -> str:
-    """The first exception that the engine's own process printed, where the raised one is only its consequence."""
+    """Why an engine did not start: what its own process printed, where the raised exception is only its consequence.
+
+    That is the first exception with a message, else the first one with the line of code before it, else the signal that
+    killed the process, else the last line that it printed.
+    """
     if CONSEQUENCE not in raised:
         return raised
-    causes = [match for line in printed.splitlines() if (match := CAUSE.match(line)) and CONSEQUENCE not in match[2]]
-    return f"{causes[0][1]}: {causes[0][2]}" if causes else raised
+    plain = (re.sub(PREFIX, "", line).strip() for line in printed.splitlines())
+    lines = [line for line in plain if line.strip("^~ ")]  # which underline code in a traceback
+    causes = [(place, match) for place, line in enumerate(lines) if (match := CAUSE.match(line))]
+    told = [f"{match[1]}: {match[2]}" for _, match in causes if match[2] and CONSEQUENCE not in match[2]]
+    told += [f"{match[1]} at: {lines[place - 1]}" for place, match in causes if not match[2] and place]
+    if told:
+        return told[0]
+    if killed := KILLED.search(raised):
+        return f"the engine process died while it started: {signal.Signals(int(killed[1])).name}"
+    return f"{raised}; the engine's last line was: {lines[-1]}" if lines else raised

@@ -10,6 +10,8 @@ from gpuqa.measure.statistics import Estimate, added, mean_estimate, times, welc
 from gpuqa.records import Interval, Trial
 from gpuqa.selection.pairing import Answers, ScorePairs, paired, paired_test, scores_of
 
+WIDEST_RATIO = 100.0  # high end / low end of an interval that is shown; a wider one, as of two noisy repeats, says nothing
+
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
@@ -35,8 +37,10 @@ def narrow(interval: Interval | None, max_ratio: float) -> bool:
 
 
 def lead_texts(difference: float, interval: Interval | None, p_value: float | None) -> tuple[str, str, str]:
-    """A lead, its interval and its p-value as every table and message writes them; "n/a" where there was no test."""
+    """A lead, its interval and its p-value as every table and message writes them; "n/a" where there is none to show."""
     tested = "n/a" if interval is None else f"{interval:+.1%}"
+    if interval is not None and not narrow(interval, WIDEST_RATIO):
+        tested = "n/a: too few values"
     return f"{difference:+.1%}", tested, "n/a" if p_value is None else f"{p_value:.3g}"
 
 

@@ -16,6 +16,7 @@ from gpuqa.config.measurement import Rule, SelectionConfig
 from gpuqa.measure.statistics import holm
 from gpuqa.records import Trial
 from gpuqa.selection.comparison import Comparison, by_both, by_quality, by_speed, merit, quality, speed, without_a_test
+from gpuqa.selection.constraints import quantization_of
 from gpuqa.selection.pairing import Answers
 
 Key = Callable[[Trial], Any]
@@ -31,11 +32,15 @@ class Lag(Enum):
 
 @dataclass(frozen=True, slots=True)
 class RaceBound:
-    """When a race may drop a cell under a rule: it is shown to be behind a leader in all of `lags`, by more than a tie."""
+    """What a race must have shown before it drops a cell: the cell is behind a leader in every quantity of `lags`.
+
+    Behind means by more than the verdict would still call a tie (`selection.max_interval_ratio`), or a race would drop cells
+    that share the first place.
+    """
 
     lags: tuple[Lag, ...]
-    name: str  # of being behind, as in "slower than ..."
-    leader_is_any: bool = False  # any sound cell may drop another, not just the first by the rule
+    name: str  # how a message calls a cell that is behind in all of them: "slower" in "slower than prompt=bare"
+    leader_is_any: bool = False  # every cell without a violation is a leader, not only the first by the rule
 
     @property
     def is_speed_alone(self) -> bool:
@@ -48,7 +53,7 @@ class Ranking:
     """All that the verdict and the race know of one rule."""
 
     title: str  # of the first by the rule, as in "the fastest of 12 eligible trials"
-    order: Callable[[Sequence[Trial], SelectionConfig], Key]  # eligible trials -> a key that is highest for the best
+    order: Callable[[Sequence[Trial], SelectionConfig], Key]  # eligible trials -> a sort key, which is highest for the best
     compare: Callable[[Trial, Trial, SelectionConfig, Answers], Comparison]  # the first by the rule with another
     speed_weight: float | None  # of speed beside quality in the figure that a race sorts by; None: selection.speed_weight
     race: RaceBound | None  # None: no race can be run by this rule
@@ -136,6 +141,21 @@ def compare_all(first: Trial, others: Sequence[Trial], rule: SelectionConfig, an
     return [
         comparison if comparison.p_value is None else replace(comparison, p_value=next(corrected)) for comparison in comparisons
     ]
+
+
+def simplicity(rule: SelectionConfig) -> Key:
+    """Sorts the simplest first: unquantized, then the shorter prompt, then smaller engine settings, then the faster."""
+
+    def key(trial: Trial) -> tuple[Any, ...]:
+        prompt, engine = trial.pipeline["prompt"], trial.pipeline["engine"]
+        examples = sum(len(example["question"]) + len(example["answer"]) for example in prompt["examples"])
+        settings = {**engine["args"], "max_tokens": trial.pipeline["sampling"]["max_tokens"]}
+        sizes = [(name, value) for name, value in sorted(settings.items()) if isinstance(value, int | float)]
+        prompt_chars = len(prompt["system"] or "") + len(prompt["user"]) + examples
+        overrides = sum(engine.get(part, "default") != "default" for part in ("scheduler", "attention"))
+        return (quantization_of(trial) != rule.baseline_quantization, prompt_chars, overrides, sizes, -speed(trial))
+
+    return key
 
 
 def pareto_front(trials: Sequence[Trial]) -> list[Trial]:

@@ -1,8 +1,11 @@
 """The verdict on a study. It reads numbers and answers only, so that trials on disk can be judged again by another rule.
 
-The first by the rule is compared with every other eligible trial. WIN: it is shown to lead all of them. TIE: some are not
-shown to be behind, and the simplest of these and the first wins. INCONCLUSIVE: an interval is too wide to call that a tie,
-or no test was possible; the first wins, with a warning. Documented with its error rates in the README.
+The first by the rule is compared with every other eligible trial; docs/verdict.md has the error rates.
+
+    WIN            it is shown to lead all of them
+    TIE            some are not shown to be behind; the simplest of these and the first wins
+    INCONCLUSIVE   an interval is too wide to call that a tie, no test was possible, or few questions were asked; the first wins
+    ONLY ELIGIBLE  there is no other eligible trial, so nothing was compared
 """
 
 from __future__ import annotations
@@ -10,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import Any
 
 from gpuqa.config.measurement import SelectionConfig
 from gpuqa.measure.statistics import Trend, trend
@@ -18,7 +20,8 @@ from gpuqa.records import SETTINGS, Trial
 from gpuqa.selection.comparison import Comparison, lead_texts, speed
 from gpuqa.selection.constraints import quantization_of, score_text, violations, without_baseline
 from gpuqa.selection.pairing import Answers
-from gpuqa.selection.ranking import RANKINGS, compare_all, pareto_front, rank
+from gpuqa.selection.ranking import RANKINGS, compare_all, pareto_front, rank, simplicity
+from gpuqa.selection.wording import counted, listed
 
 
 class Outcome(Enum):
@@ -27,6 +30,10 @@ class Outcome(Enum):
     WIN = "WIN"
     TIE = "TIE"
     INCONCLUSIVE = "INCONCLUSIVE"
+    ONLY_ELIGIBLE = "ONLY ELIGIBLE"
+
+
+FEWEST_QUESTIONS = 20  # for a WIN or a TIE: of fewer, one answer is more than 5 % of a score
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +55,7 @@ class Verdict:
     outcome: Outcome | None = None  # None without a winner
     first: Trial | None = None  # the best by the rule: what `comparisons` compares; not the winner in a tie
     comparisons: list[Comparison] = field(default_factory=list)
+    questions: int = 0  # different ones that the first was asked
     drift: Trend | None = None  # of speeds over the study; None where no cell has two repeats
 
 
@@ -64,11 +72,19 @@ def decide(trials: Sequence[Trial], rule: SelectionConfig, answers: Answers | No
     if ranked:
         repeated = [trial for trial in ranked if is_finalist(trial)] or ranked
         comparisons = compare_all(ranked[0], repeated[1:], rule, answers)
-        outcome, tied = outcome_of(comparisons, rule)
+        questions = asked_of(ranked[0], answers)
+        tied = tied_of(comparisons, rule)
+        outcome = Outcome.ONLY_ELIGIBLE if len(ranked) == 1 else outcome_of(comparisons, tied, questions, rule)
         winner = min([ranked[0], *tied], key=simplicity(rule)) if outcome is Outcome.TIE else ranked[0]
         standings.sort(key=lambda standing: standing.trial is not winner)
-        verdict = Verdict(standings, winner, "", outcome, ranked[0], comparisons, verdict.drift)
+        verdict = Verdict(standings, winner, "", outcome, ranked[0], comparisons, questions, verdict.drift)
     return replace(verdict, reason=reason_of(verdict, rule))
+
+
+def asked_of(trial: Trial, answers: Answers) -> int:
+    """How many different questions a trial was asked; all of its questions where its answers are not at hand."""
+    different = {(answer.id, answer.question) for answer in answers.get(trial.key, ())}
+    return len(different) or (trial.measurement.questions if trial.measurement else 0)
 
 
 def standings_of(trials: Sequence[Trial], rule: SelectionConfig, answers: Answers) -> list[Standing]:
@@ -95,28 +111,20 @@ def is_finalist(trial: Trial) -> bool:
     return trial.measurement is not None and trial.measurement.first_round_chars_per_s is not None
 
 
-def outcome_of(comparisons: Sequence[Comparison], rule: SelectionConfig) -> tuple[Outcome, list[Trial]]:
-    """How sure the first place is, and who shares it."""
-    tied = [comparison for comparison in comparisons if not comparison.shown(rule.confidence)]
+def tied_of(comparisons: Sequence[Comparison], rule: SelectionConfig) -> list[Trial]:
+    """The trials that the first is not shown to lead."""
+    return [comparison.other for comparison in comparisons if not comparison.shown(rule.confidence)]
+
+
+def outcome_of(comparisons: Sequence[Comparison], tied: Sequence[Trial], questions: int, rule: SelectionConfig) -> Outcome:
+    """How sure the first place is among several eligible trials."""
+    if questions < FEWEST_QUESTIONS or not comparisons:
+        return Outcome.INCONCLUSIVE
     if not tied:
-        return Outcome.WIN, []
-    all_narrow = all(comparison.is_narrow(rule.max_interval_ratio) for comparison in tied)
-    return Outcome.TIE if all_narrow else Outcome.INCONCLUSIVE, [comparison.other for comparison in tied]
-
-
-def simplicity(rule: SelectionConfig) -> Any:
-    """Sorts the simplest first: unquantized, then the shorter prompt, then smaller engine settings, then the faster."""
-
-    def key(trial: Trial) -> tuple[Any, ...]:
-        prompt, engine = trial.pipeline["prompt"], trial.pipeline["engine"]
-        examples = sum(len(example["question"]) + len(example["answer"]) for example in prompt["examples"])
-        settings = {**engine["args"], "max_tokens": trial.pipeline["sampling"]["max_tokens"]}
-        sizes = [(name, value) for name, value in sorted(settings.items()) if isinstance(value, int | float)]
-        prompt_chars = len(prompt["system"] or "") + len(prompt["user"]) + examples
-        overrides = sum(engine.get(part, "default") != "default" for part in ("scheduler", "attention"))
-        return (quantization_of(trial) != rule.baseline_quantization, prompt_chars, overrides, sizes, -speed(trial))
-
-    return key
+        return Outcome.WIN
+    others = {id(trial) for trial in tied}
+    narrow = (comparison.is_narrow(rule.max_interval_ratio) for comparison in comparisons if id(comparison.other) in others)
+    return Outcome.TIE if all(narrow) else Outcome.INCONCLUSIVE
 
 
 def drift_of(trials: Sequence[Trial]) -> Trend | None:
@@ -135,16 +143,11 @@ def drift_of(trials: Sequence[Trial]) -> Trend | None:
 
 
 def reason_of(verdict: Verdict, rule: SelectionConfig) -> str:
-    """A verdict in sentences: who won among how many, by how much, and what is uncertain about it."""
+    """A verdict in sentences: who won among how many and who failed, by how much, and what is uncertain about it."""
     winner, comparisons = verdict.winner, verdict.comparisons
     if winner is None or verdict.outcome is None:
         return reason_without_winner(verdict.standings)
-    eligible = [standing.trial for standing in verdict.standings if not standing.violations]
-    tied = [comparison for comparison in comparisons if not comparison.shown(rule.confidence)]
-    best = RANKINGS[rule.rule].title
-    title = f"the simplest of {len(tied) + 1} that tie for {best}" if verdict.outcome is Outcome.TIE else f"the {best}"
-    among = f"{len(eligible)} eligible trials (of {len(verdict.standings)})"
-    sentences = [f"{verdict.outcome.name}: {winner.name} is {title} of {among}: {numbers_of(winner, rule)}"]
+    sentences = [f"{verdict.outcome.value}: {winner.name} is {place_of(verdict, rule)}: {numbers_of(winner, rule)}"]
     if verdict.first is not None and verdict.first is not winner:
         against = next(comparison for comparison in comparisons if comparison.other is winner)
         lead = lead_of(against, rule)
@@ -152,22 +155,52 @@ def reason_of(verdict: Verdict, rule: SelectionConfig) -> str:
     elif comparisons:
         sentences.append(f"It leads the next, {comparisons[0].other.name}, by {lead_of(comparisons[0], rule)}.")
     if winner.measurement and (first_round := winner.measurement.first_round_chars_per_s) is not None:
-        count = sum(map(is_finalist, eligible))
-        sentences.append(
-            f"{count} finalists were measured again, and that decides; in the first round it had {first_round:,.0f} chars/s."
-        )
+        count = sum(is_finalist(standing.trial) for standing in verdict.standings if not standing.violations)
+        were = "1 finalist was" if count == 1 else f"{count} finalists were"
+        sentences.append(f"{were} measured again, and that decides; in the first round it had {first_round:,.0f} chars/s.")
     if verdict.outcome is Outcome.INCONCLUSIVE:
-        sentences.append(f"Not conclusive: {why_inconclusive(tied, rule)}; {len(tied)} other trials may be as good or better.")
+        sentences.append(f"Not conclusive: {why_inconclusive(verdict, rule)}.")
+    elif verdict.questions < FEWEST_QUESTIONS:
+        sentences.append(f"This is no verdict on quality: {few_questions(verdict)}.")
     return " ".join([*sentences, *warnings(verdict, rule)])
 
 
-def why_inconclusive(tied: Sequence[Comparison], rule: SelectionConfig) -> str:
-    """Why a verdict is neither a win nor a tie."""
+def place_of(verdict: Verdict, rule: SelectionConfig) -> str:
+    """What the winner is among the trials of a study, with the names of those that failed."""
+    trials, best = [standing.trial for standing in verdict.standings], RANKINGS[rule.rule].title
+    failed = [trial.name for trial in trials if trial.error is not None]
+    lost = f"; {len(failed)} failed: {listed(failed)}" if failed else ""
+    if verdict.outcome is Outcome.ONLY_ELIGIBLE:
+        return f"the only eligible trial (of {len(trials)}{lost})"
+    eligible = sum(not standing.violations for standing in verdict.standings)
+    among = f"{counted(eligible, 'eligible trial')} (of {len(trials)}{lost})"
+    if verdict.outcome is Outcome.TIE:
+        return f"the simplest of {len(tied_of(verdict.comparisons, rule)) + 1} that share the first place ({best}) of {among}"
+    return f"the {best} of {among}"
+
+
+def why_inconclusive(verdict: Verdict, rule: SelectionConfig) -> str:
+    """Why a verdict is neither a win nor a tie, and how many trials that leaves open."""
+    if not verdict.comparisons:
+        return "no other trial was measured again, so there is nothing to compare it with"
+    tied = [comparison for comparison in verdict.comparisons if not comparison.shown(rule.confidence)]
+    reasons = [few_questions(verdict)] if verdict.questions < FEWEST_QUESTIONS else []
     if (untested := RANKINGS[rule.rule].untested) is not None:
-        return untested
-    if any(comparison.interval is None for comparison in tied):
-        return "without two repeats of every trial (workload.repeats) and the same questions there is no test"
-    return f"an interval is wider than selection.max_interval_ratio={rule.max_interval_ratio:g} allows; more repeats narrow it"
+        reasons.append(untested)
+    elif any(comparison.interval is None for comparison in tied):
+        reasons.append("without two repeats of every trial (workload.repeats) and the same questions there is no test")
+    elif tied and not reasons:
+        limit = f"selection.max_interval_ratio={rule.max_interval_ratio:g}"
+        reasons.append(f"an interval is wider than {limit} allows; more repeats narrow it")
+    return "; ".join([*reasons, *([f"{counted(len(tied), 'other trial')} may be as good or better"] if tied else [])])
+
+
+def few_questions(verdict: Verdict) -> str:
+    """That too few questions were asked, in words."""
+    only, share = counted(verdict.questions, "question"), 1 / max(verdict.questions, 1)
+    return f"only {only} {'was' if verdict.questions == 1 else 'were'} asked, and one answer is {share:.0%} of a score; " + (
+        f"a verdict needs {FEWEST_QUESTIONS}"
+    )
 
 
 def numbers_of(winner: Trial, rule: SelectionConfig) -> str:
@@ -175,16 +208,17 @@ def numbers_of(winner: Trial, rule: SelectionConfig) -> str:
     measurement = winner.measurement
     assert measurement is not None, "a trial without numbers is not eligible"
     return (
-        f"{measurement.chars_per_s:,.0f} chars/s (MAD {measurement.chars_per_s_mad:,.0f} over {measurement.repeats} repeats) "
-        f"at rouge_l_f1_judge {score_text(measurement.rouge_l_f1_judge)} (floor {rule.min_rouge_l_f1_judge:g}), "
-        f"rouge_l_f1 {score_text(measurement.rouge_l_f1)}."
+        f"{measurement.chars_per_s:,.0f} chars/s (MAD {measurement.chars_per_s_mad:,.0f} over "
+        f"{counted(measurement.repeats, 'repeat')}) at rouge_l_f1_judge {score_text(measurement.rouge_l_f1_judge)} "
+        f"(floor {rule.min_rouge_l_f1_judge:g}), rouge_l_f1 {score_text(measurement.rouge_l_f1)}."
     )
 
 
 def lead_of(comparison: Comparison, rule: SelectionConfig) -> str:
     """A lead with its interval and p-value, in a sentence."""
     share, interval, p_value = lead_texts(comparison.difference, comparison.interval, comparison.p_value)
-    tested = f"{rule.confidence:.0%} interval {interval}, p {p_value} after Holm" if comparison.interval else "no test"
+    chance = f"by chance alone p {p_value}, corrected for all comparisons"
+    tested = f"{rule.confidence:.0%} interval {interval}; {chance}" if comparison.interval else "no test"
     return f"{share.removeprefix('+')} ({tested})"
 
 
@@ -193,10 +227,10 @@ def warnings(verdict: Verdict, rule: SelectionConfig) -> list[str]:
     trials, sentences = [standing.trial for standing in verdict.standings], []
     unchecked = without_baseline(trials, rule)
     if unchecked and not rule.min_rouge_l_f1_ratio == rule.min_answer_chars_ratio == 0:
-        names = ", ".join(dict.fromkeys(map(quantization_of, unchecked)))
+        names, were = ", ".join(dict.fromkeys(map(quantization_of, unchecked))), "was" if len(unchecked) == 1 else "were"
         sentences.append(
-            f"{len(unchecked)} quantized trials ({names}) were not checked for lost quality and length, because no trial with "
-            f"quantization={rule.baseline_quantization} that is otherwise the same was measured."
+            f"{counted(len(unchecked), 'quantized trial')} ({names}) {were} not checked for lost quality and length, because "
+            f"no trial with quantization={rule.baseline_quantization} that is otherwise the same was measured."
         )
     if (drift := verdict.drift) and drift.p_value <= 1 - rule.confidence:
         sentences.append(
@@ -208,7 +242,8 @@ def warnings(verdict: Verdict, rule: SelectionConfig) -> list[str]:
     if throttled:
         slowest = min(measurement.sm_clock_mhz_min or 0 for measurement in measurements)
         names = ", ".join(sorted(set.union(*throttled)))
-        sentences.append(f"The GPU was held back in {len(throttled)} trials ({names}; SM clock down to {slowest} MHz).")
+        held = f"The GPU was held back in {counted(len(throttled), 'trial')}"
+        sentences.append(f"{held} ({names}; SM clock down to {slowest} MHz).")
     return sentences
 
 

@@ -1,8 +1,12 @@
-"""The end of a study: judge the trials, write leaderboard and report, freeze the winner. No engine is needed."""
+"""The end of a study: judge the trials, write leaderboard and report, freeze the winner. No engine is needed.
+
+A winner that was frozen before is never lost: it stays where no trial is eligible now, and is kept beside another one.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gpuqa import frozen
@@ -19,7 +23,7 @@ NO_WINNER = 1
 
 
 def conclude(trials: Sequence[Trial], study: StudyConfig, rule: SelectionConfig, journal: Journal, console: Console) -> int:
-    """Exit code 0 with a frozen winner, NO_WINNER without one; then no frozen file is left either.
+    """Exit code 0 with a frozen winner, NO_WINNER without one; then a winner of before stays.
 
     Args:
         trials: of the first round.
@@ -37,10 +41,24 @@ def conclude(trials: Sequence[Trial], study: StudyConfig, rule: SelectionConfig,
     console.print(f"Leaderboard: {folder / 'leaderboard.csv'}\nReport: {folder / 'report.html'}", markup=False, highlight=False)
     target = folder / "frozen.yaml"
     if verdict.winner is None:
-        target.unlink(missing_ok=True)  # an older winner must not be served as if it were this study's
+        stays = f" {target} stays and holds the decision of before, {frozen.described(target)}." if target.is_file() else ""
+        console.print(f"Nothing was frozen.{stays}", markup=False, highlight=False)
         return NO_WINNER
-    content = frozen.freeze(verdict.winner, answers.get(verdict.winner.key, []), rule, verdict.reason, target)
-    console.print(
-        f"Frozen: {target} (digest {content['digest'][:16]})\nServe it: python -m gpuqa.serve frozen={target}", highlight=False
-    )
+    result = frozen.freeze(verdict.winner, answers.get(verdict.winner.key, []), rule, verdict.reason, target)
+    tell_frozen(result, target, console)
     return 0
+
+
+def tell_frozen(result: frozen.Frozen, target: Path, console: Console) -> None:
+    """Say what became of the frozen file and of the winner that it held before, and how to serve it."""
+    digest = f"digest {result.content['digest'][:16]}"
+    if result.unchanged:
+        console.print(
+            f"Unchanged: {target} ({digest}) holds this decision since {result.content['frozen_at']}", highlight=False
+        )
+    else:
+        console.print(f"Frozen: {target} ({digest})", highlight=False)
+    if result.kept is not None:
+        before = f"the decision of before, {frozen.described(result.kept)}, is kept as {result.kept}"
+        console.print(f"Replaced: {before}", markup=False, highlight=False)
+    console.print(f"Serve it: python -m gpuqa.serve frozen={target}", highlight=False)

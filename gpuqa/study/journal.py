@@ -1,9 +1,9 @@
 """Trials on disk: one line a trial, written when it ends, read by the next run of the same study.
 
 `trials/trials.jsonl` holds the trials, `trials/<key>.answers.jsonl` the answers of each, `trials/<key>.passes.jsonl` what
-was measured so far of one that has not ended yet, `study.yaml` which of them the last command asked for. A line counts
-once it is whole and as it was written (`gpuqa.study.record_lines`). What a killed process left half-written is measured
-again; `problems` explains every line that cannot be read. A folder of another format is refused and left as it is.
+was measured so far of one that has not ended yet, `study.yaml` which of them make the study (`gpuqa.study.study_file`). A
+line counts once it is whole and as it was written (`gpuqa.study.record_lines`). What a killed process left half-written is
+measured again; `problems` explains every line that cannot be read. A folder of another format is refused and left as it is.
 """
 
 from __future__ import annotations
@@ -12,18 +12,22 @@ import contextlib
 import fcntl
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
 import yaml
 
-from gpuqa.config import UserError
+from gpuqa.config import UserError, plain
+from gpuqa.config.commands import from_plain
+from gpuqa.config.measurement import SelectionConfig
 from gpuqa.frozen import FORMAT, other_format
 from gpuqa.machine.files import append_line, make_folder, write_atomically, writing
 from gpuqa.pipeline.dataset.summary import Summary
 from gpuqa.records import Answer, Pass, Trial
+from gpuqa.selection.wording import counted
 from gpuqa.study.record_lines import Lines, read_lines, to_line, written_by
+from gpuqa.study.study_file import Damaged, is_study, read_yaml
 
 
 class Journal:
@@ -109,24 +113,47 @@ class Journal:
         """The passes that are kept of a trial that has not ended, in the order in which they were measured."""
         return read_lines(self.passes_file(key), Pass).records
 
+    def count_passes(self) -> int:
+        """How many passes are kept of all trials that have not ended."""
+        return sum(len(read_lines(file, Pass).records) for file in self.folder.glob("*.passes.jsonl"))
+
     def forget_passes(self, key: str) -> None:
         """A trial that has ended needs its passes no more."""
         self.passes_file(key).unlink(missing_ok=True)
 
     def write_study(
-        self, cells: Sequence[tuple[str, dict[str, str]]], finalists: int = 0, questions: Summary | None = None
+        self,
+        cells: Sequence[tuple[str, dict[str, str]]],
+        finalists: int = 0,
+        questions: Summary | None = None,
+        rule: SelectionConfig | None = None,
     ) -> None:
-        """Note which trials the study is made of, by key and axes, its finalists' number and its questions, before it runs.
+        """Note what the study is made of, before the first cell runs.
+
+        Args:
+            cells: each by its trial's key and its axes.
+            questions: that it asks.
+            rule: that it is decided by; `gpuqa.freeze` starts from it.
 
         Raises:
             UserError: the folder was written in another format; then nothing in it is touched.
         """
         self.refuse_other_format()
         make_folder(self.folder)
-        rows = [{"trial": key, "axes": axes} for key, axes in cells]
-        asked = {"questions": questions.as_dict()} if questions else {}
-        content = {"format": FORMAT, "finalists": finalists, **asked, "cells": rows}
+        content: dict[str, Any] = {"format": FORMAT, "finalists": finalists}
+        content |= {"questions": questions.as_dict()} if questions else {}
+        content |= {"selection": plain(asdict(rule))} if rule else {}
+        content["cells"] = [{"trial": key, "axes": axes} for key, axes in cells]
         write_atomically(self.study_file, yaml.safe_dump(content, allow_unicode=True, sort_keys=False))
+
+    def rule(self) -> SelectionConfig | None:
+        """The rule that the study's sweep decided by; None where `study.yaml` does not say.
+
+        Raises:
+            UserError: as `read_study`.
+        """
+        selection = self._study().get("selection")
+        return from_plain(selection, SelectionConfig, f"{self.study_file}: selection") if selection else None
 
     def finalists(self) -> int:
         """How many finalists the study has; 0 where there is no `study.yaml`."""
@@ -140,11 +167,24 @@ class Journal:
         """The trials of the study that can be read, in the study's order.
 
         Raises:
-            UserError: as `read`, or `study.yaml` is damaged.
+            UserError: as `read`, or `study.yaml` is damaged, or absent although there are trials.
         """
-        cells = self._study()["cells"]
-        known = self.read()
+        cells, known = self._study()["cells"], self.read()
+        if known and not self.study_file.exists():
+            trials = f"{self.folder.parent} holds {counted(len(known), 'trial')}"
+            raise Damaged(f"{trials} but no study.yaml, which lists those of the study; the sweep's command writes it again")
         return [replace(known[cell["trial"]], axes=cell["axes"]) for cell in cells if cell["trial"] in known]
+
+    def earlier(self) -> list[Trial]:
+        """The trials of the study so far; all of the folder's where `study.yaml` does not say which they are.
+
+        Raises:
+            UserError: as `read`.
+        """
+        try:
+            return self.read_study()
+        except Damaged:
+            return list(self.read().values())
 
     def unread(self) -> list[str]:
         """The cells of the study, by their axes, of which no trial can be read: lost, damaged, or not measured yet.
@@ -217,35 +257,3 @@ class Journal:
         except Damaged:
             return []
         return list(content["cells"]) if is_study(content) else []
-
-
-class Damaged(UserError):
-    """`study.yaml` is no longer what a sweep wrote; the trials are not harmed."""
-
-
-def read_yaml(file: Path) -> Any:
-    """The content of a YAML file.
-
-    Raises:
-        Damaged: with the reason.
-    """
-    try:
-        return yaml.safe_load(file.read_text(encoding="utf-8"))
-    except RecursionError as error:
-        raise Damaged(f"{file} cannot be read: it is nested too deeply; the sweep's command writes it again") from error
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise Damaged(f"{file} cannot be read: {reason}; the sweep's command writes it again") from error
-
-
-def is_study(content: Any) -> TypeGuard[dict[str, Any]]:
-    """Whether a file's content has the shape of a study's: the number of finalists, and cells with their key and axes."""
-    if not isinstance(content, dict) or type(content.get("finalists")) is not int or not isinstance(content.get("cells"), list):
-        return False
-    return all(
-        isinstance(cell, dict)
-        and isinstance(cell.get("trial"), str)
-        and isinstance(cell.get("axes"), dict)
-        and all(isinstance(text, str) for axis in cell["axes"].items() for text in axis)
-        for cell in content["cells"]
-    )

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol, assert_never
 
 from gpuqa.measure.cell import Cell
+from gpuqa.measure.failures import Failure, kind_of
 from gpuqa.measure.trial import PassRequest
 from gpuqa.records import Pass, Trial
 from gpuqa.study.engine_session import CellFailed, CellWarm, EngineStarts, Event, PassDone, StartFailed, Steps
@@ -29,6 +30,7 @@ class Progress:
             for key in self.waiting
         }
         self.worked: set[str] = set()  # have warmed up on any engine
+        self.tried_again: set[str] = set()  # their engine died once; the start of an engine goes by the key of its first cell
         self.complete: list[Cell] = []  # have all their passes; the study takes them from here and has them scored
         self.ended: list[Trial] = []  # failed or skipped; the study takes them from here
         for cell in sorted(cells, key=rate_of):  # a kill may have come between a saturated pass and what follows from it
@@ -52,10 +54,12 @@ class Progress:
             case PassDone(key, measured):
                 self.failures = 0
                 self.keep(key, measured)
-            case StartFailed(_, error):
-                self.end([cell.failed(error) for cell in self.waiting.values()])
+            case StartFailed(key, error):
+                if not self.tries_again(key, error):
+                    self.end([cell.failed(error) for cell in self.waiting.values()])
             case CellFailed(key, error):
-                self.fail(self.waiting[key], error)
+                if not self.tries_again(key, error):
+                    self.fail(self.waiting[key], error)
             case _:
                 assert_never(event)
 
@@ -71,6 +75,15 @@ class Progress:
         """End the cells that differ from a saturated one in a higher rate alone."""
         if any(measured.answered.saturated for measured in self.passes[cell.key] if not measured.prefix_cached):
             self.end([skip(higher, cell) for higher in above(cell, list(self.waiting.values()))])
+
+    def tries_again(self, key: str, error: str) -> bool:
+        """Whether a cell stays, to be measured on a fresh engine: its own died, which may be no fault of the cell's.
+
+        Once for each cell; not after another cell's second failure, which suggests that all cells kill this engine.
+        """
+        again = kind_of(error) is Failure.engine_died and key not in self.tried_again and self.failures == 0
+        self.tried_again |= {key} if again else set()
+        return again
 
     def fail(self, cell: Cell, error: str) -> None:
         """Give a cell up; after several in a row also those that got no further than it did."""

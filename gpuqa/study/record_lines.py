@@ -114,7 +114,8 @@ def row_of(line: bytes) -> dict[str, Any]:
     except RecursionError as error:
         raise Unreadable("is nested too deeply") from error
     except ValueError as error:
-        raise Unreadable("is not JSON" if line.rstrip().endswith((b"}", b"]")) else NEVER_FINISHED) from error
+        begun = line.startswith(b"{") and not line.rstrip().endswith((b"}", b"]"))  # what a kill leaves of a line of ours
+        raise Unreadable(NEVER_FINISHED if begun else "is not JSON") from error
     if not isinstance(row, dict):
         raise Unreadable("is not a JSON object")
     if deeper_than(row, MAX_DEPTH):

@@ -20,6 +20,7 @@ from gpuqa.selection.comparison import Comparison, lead_texts
 from gpuqa.selection.constraints import seen_of
 from gpuqa.selection.pairing import Answers
 from gpuqa.selection.verdict import Standing, Verdict
+from gpuqa.selection.wording import counted
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -54,26 +55,28 @@ def numbers_of(trial: Trial, answers: Sequence[Answer]) -> dict[str, Any]:
 
 
 def override_columns(trial: Trial) -> dict[str, str]:
-    """What ran of the parts of an engine that may be overridden, and why it is not what was asked for."""
+    """What ran of the parts of an engine that may be overridden, and why it is not, or not always, what was asked for."""
     ran = {override.part: override.ran for override in trial.overrides}
-    off = [
+    told = [
         f"{override.part}: {override.asked} asked for, {override.ran} ran: {override.reason}"
-        for override in trial.overrides
         if override.ran != override.asked
+        else f"{override.part}: {override.ran} ran, but not for everything: {override.reason}"
+        for override in trial.overrides
+        if override.ran != override.asked or override.reason
     ]
-    return {"scheduler": ran.get("scheduler", ""), "attention": ran.get("attention", ""), "overrides_off": "; ".join(off)}
+    return {"scheduler": ran.get("scheduler", ""), "attention": ran.get("attention", ""), "overrides_off": "; ".join(told)}
 
 
 def overrides_off(verdict: Verdict) -> list[str]:
-    """One sentence for each distinct reason why an override of the configuration did not run, with the number of trials."""
+    """One sentence for each distinct reason why an override did not run, or not for everything, with the number of trials."""
     overrides = [override for standing in verdict.standings for override in standing.trial.overrides]
-    counts = Counter(
-        (override.part, override.asked, override.ran, override.reason)
-        for override in overrides
-        if override.ran != override.asked
-    )
+    told = [override for override in overrides if override.ran != override.asked or override.reason]
+    counts = Counter((override.part, override.asked, override.ran, override.reason) for override in told)
+    trials = counted(len(verdict.standings), "trial")
     return [
-        f"{part}={asked} did not run in {count} of {len(verdict.standings)} trials, {part}={ran} ran instead: {reason}"
+        f"{part}={asked} did not run in {count} of {trials}, {part}={ran} ran instead: {reason}"
+        if ran != asked
+        else f"{part}={asked} ran in {count} of {trials}, but not for everything: {reason}"
         for (part, asked, ran, reason), count in counts.items()
     ]
 
@@ -114,7 +117,7 @@ def write(verdict: Verdict, title: str, answers: Answers, folder: Path, question
 
 
 def to_table(verdict: Verdict, title: str) -> Table:
-    """The leaderboard for a terminal; below it the overrides that did not run."""
+    """The leaderboard for a terminal; below it the overrides that did not run, or not for everything."""
     from rich import box
     from rich.table import Table
     from rich.text import Text

@@ -142,7 +142,7 @@ class Run:
             self.observer.trial_done(trial, kept=True)
         copies = [trial for trial in Effects(cells).copies() if trial.key not in self.done]
         for trial in [*copies, *rate_sweep.skipped_by(cells, self.done)]:
-            self.write(trial, [], kept=True)
+            self.write(trial, [])
 
     async def full_grid(self) -> None:
         """Every cell in full."""
@@ -211,11 +211,11 @@ class Run:
             await asyncio.shield(self.scores[0])
             self.write_scored()
 
-    def write(self, trial: Trial, answers: Sequence[Answer], kept: bool = False) -> None:
+    def write(self, trial: Trial, answers: Sequence[Answer]) -> None:
         """Keep a trial for good, then tell the observer."""
         self.journal.write(trial, answers, keep_passes=self.racing)
         self.done[trial.key] = trial
-        self.observer.trial_done(trial, kept)
+        self.observer.trial_done(trial, kept=False)
 
 
 def kept_trials(cells: Sequence[Cell], journal: Journal, racing: bool) -> dict[str, Trial]:

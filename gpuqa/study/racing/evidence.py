@@ -59,31 +59,34 @@ class Candidate:
 
     @property
     def repeats(self) -> int:
-        """Passes over all questions."""
+        """How many passes over all questions it has."""
         return self.trial.measurement.repeats if self.trial.measurement else 0
 
     @property
     def logs(self) -> list[float]:
-        """Log speeds of the passes over all questions."""
+        """The logarithm of the speed (chars/s) of each pass over all questions; a pass without a character has none."""
         speeds = self.trial.measurement.chars_per_s_repeats if self.trial.measurement else []
         return [math.log(speed) for speed in speeds if speed > 0]
 
     @property
     def known(self) -> Sequence[Answer]:
-        """The answers to all questions, else those of the slices."""
+        """The answers that are there: to all questions if it was asked them, else to those of its slices."""
         return self.answers or [answer for slice_pass in self.slice_passes for answer in slice_pass.answers]
 
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """A standard deviation and how many values it comes from."""
+    """A standard deviation and its degrees of freedom: how many values it rests on, less the means taken from them."""
 
     sd: float
     freedom: float
 
 
 def spread(samples: Sequence[Sequence[float]], usual: float) -> Spread:
-    """The common deviation of several samples from their own means, drawn towards the usual one."""
+    """One standard deviation for several samples: how far their values lie from the mean of their own sample.
+
+    A few values know their spread badly, so it is drawn towards the `usual` one (in the unit of the values).
+    """
     squares = sum((value - fmean(sample)) ** 2 for sample in samples for value in sample)
     freedom = PRIOR_FREEDOM + sum(len(sample) - 1 for sample in samples)
     return Spread(math.sqrt((PRIOR_FREEDOM * usual**2 + squares) / freedom), freedom)

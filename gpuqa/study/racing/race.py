@@ -22,6 +22,8 @@ from statistics import fmean
 
 from gpuqa.config.commands import StudyConfig
 from gpuqa.config.measurement import Issue, SelectionConfig
+from gpuqa.config.pipeline import Backend
+from gpuqa.engines import BACKENDS
 from gpuqa.records import Answer, Dropped, Question, Trial
 from gpuqa.selection.ranking import RANKINGS
 from gpuqa.study.racing.elimination import Snapshot, bound_of
@@ -73,7 +75,8 @@ class Race:
         for candidate in self.candidates.values():
             has_baseline, best, width = places.get(candidate.engine, (False, 0.0, 0.0))
             bound_tokens = bound(candidate.key, candidate.trial.pipeline["sampling"]["max_tokens"]) or 0.0
-            wide = candidate.trial.pipeline["engine"]["args"].get("max_num_seqs", 0)
+            engine = candidate.trial.pipeline["engine"]
+            wide = engine["args"].get(BACKENDS[Backend[engine["backend"]]].width_argument) or 0
             places[candidate.engine] = (has_baseline or candidate.key in needed, max(best, bound_tokens), max(width, wide))
         return sorted(places, key=places.__getitem__, reverse=True)
 

@@ -1,0 +1,96 @@
+"""What the command of a study says: before it starts, while it runs, and when it is interrupted. Nothing is measured."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from any_measurement import any_measurement
+from rich.console import Console
+from small_study import config
+
+from gpuqa.measure.cell import Cell
+from gpuqa.pipeline.dataset.summary import summary_of
+from gpuqa.records import Answered, Pass, Question
+from gpuqa.study.journal import Journal
+from gpuqa.study.study import Outcome
+from gpuqa.sweep import Watch, announce, interrupted, summary
+
+PASS = Pass(Answered([], 1.0, []), 0, [], 1.0, 1.0, 1.0, 1.0)
+
+
+def cell(**axes: Any) -> Cell:
+    known = {"digests": {"weights": "w", "dataset": "d"}}
+    named = {key.replace("__", "."): str(value) for key, value in axes.items()}
+    return Cell(config(**{"engine": "vllm_cpu", **axes}), named, [Question("1", "什么是 warp？")], [], known)
+
+
+@pytest.fixture
+def console() -> Console:
+    return Console(file=StringIO(), width=200, color_system=None)
+
+
+def said(console: Console) -> str:
+    return str(console.file.getvalue())  # type: ignore[attr-defined]
+
+
+def test_a_study_says_how_many_of_its_trials_are_measured_where_some_are_the_same_in_effect(console: Console) -> None:
+    twins = [cell(engine__attention=name) for name in ("shared_prefix", "default")]
+    questions = summary_of(twins[0].config.dataset, None)
+    announce(twins, questions, console)
+    assert said(console).startswith("mine: 2 trials, 1 of them measured, on 1 engine; engine=vllm_cpu on ")
+    assert "\nembedded: 2 questions (gpuqa/embedded/questions/test.json, UTF-8, sha256 " in said(console)
+    announce([cell(prompt="bare")], questions, console)
+    assert "mine: 1 trial on 1 engine; " in said(console)
+
+
+def test_one_is_one_and_more_are_several() -> None:
+    ended = cell().trial(any_measurement())
+    assert summary(Outcome([ended], engine_starts=1, kept=0), 2.0) == (
+        "1 trial measured; 1 engine start, 0 saved by sharing; 2 s"
+    )
+    assert summary(Outcome([ended] * 3, engine_starts=2, kept=1), 2.0) == (
+        "2 trials measured, 1 kept from an earlier run; 2 engine starts, 0 saved by sharing; 2 s"
+    )
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_the_bar_of_a_study_ends_on_done_also_where_all_trials_are_kept(kept: bool, console: Console) -> None:
+    one = cell()
+    with Watch(console, [one]) as watch:
+        assert watch.progress.tasks[0].description == "preparing"
+        watch.trial_done(one.trial(any_measurement()), kept)
+    assert watch.progress.tasks[0].description == "done"
+    assert ("chars/s (kept)" in said(console)) is kept
+
+
+def test_the_bar_of_an_interrupted_study_does_not_say_done(console: Console) -> None:
+    with pytest.raises(KeyboardInterrupt), Watch(console, [cell()]) as watch:
+        raise KeyboardInterrupt
+    assert watch.progress.tasks[0].description == "preparing"
+
+
+def test_an_interruption_before_the_first_trial_is_a_sentence_without_a_table(tmp_path: Path, console: Console) -> None:
+    cells, journal = [cell(prompt="bare"), cell(prompt="expert")], Journal(tmp_path / "mine")
+    journal.write_study([(one.key, one.axes) for one in cells])
+    journal.write_pass(cells[0].key, PASS)
+    assert interrupted(cells, journal, console) == 130
+    assert said(console) == (
+        "Interrupted: 0 of 2 trials and 1 pass of others are kept; nothing was frozen. The same command goes on from here.\n"
+    )
+
+
+def test_an_interruption_after_it_shows_the_trials_and_then_the_sentence(tmp_path: Path, console: Console) -> None:
+    cells, journal = [cell(prompt="bare"), cell(prompt="expert")], Journal(tmp_path / "mine")
+    journal.write_study([(one.key, one.axes) for one in cells])
+    journal.write(cells[0].trial(any_measurement(chars_per_s=1234.0, questions=3)), [])
+    for repeat in range(2):
+        journal.write_pass(cells[1].key, replace(PASS, repeat=repeat))
+    interrupted(cells, journal, console)
+    table, _, sentence = said(console).rpartition("Interrupted: ")
+    assert "Study mine so far" in table
+    assert "1,234" in table
+    assert sentence.startswith("1 of 2 trials and 2 passes of others are kept; nothing was frozen.")

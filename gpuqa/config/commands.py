@@ -100,6 +100,7 @@ class CompareConfig:
     confidence: float = 0.95
     min_flip: float = 0.2  # an answer flipped if its rouge_l_f1 changed by more
     shown_flips: int = 10
+    json: bool = False  # print one JSON object instead of tables
 
     def __post_init__(self) -> None:
         check(0.5 <= self.confidence < 1, "confidence", self.confidence, "a number from 0.5 to below 1")

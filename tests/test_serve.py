@@ -258,7 +258,7 @@ def test_metrics_and_info_tell_what_is_served_and_log_lines_are_json(other_weigh
     assert metric(other_weights, queries) > before
     until(lambda: any(line.get("request_id") == "abc-1" for line in log_lines(other_weights)))
     [line] = [line for line in log_lines(other_weights) if line.get("request_id") == "abc-1"]
-    assert (line["message"], line["status"], line["questions"]) == ("POST /predict", 200, 2)
+    assert (line["message"], line["status"], line["questions"]) == ("POST /predict 200 ok", 200, 2)
     assert "vllm.v1.engine.core" in {line["logger"] for line in log_lines(other_weights)}
 
 

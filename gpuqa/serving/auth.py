@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from gpuqa.config import UserError
+from gpuqa.serving.telemetry import note
 
 SHORTEST = 16  # characters
 
@@ -121,6 +122,7 @@ class RequireKey:
         if scope["type"] != "http" or self._is_free(scope["path"]) or self.keys.accepts(bearer(scope["headers"])):
             await self.app(scope, receive, send)
             return
+        note(reason=f"the request has {'a wrong key' if bearer(scope['headers']) else 'no key'}")
         headers = [(b"content-type", b"application/json"), (b"www-authenticate", b"Bearer")]
         headers.append((b"content-length", str(len(DENIED)).encode()))
         await send({"type": "http.response.start", "status": 401, "headers": headers})

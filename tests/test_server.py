@@ -359,8 +359,12 @@ def test_a_question_of_any_length_reaches_the_engine_as_the_tokens_that_a_study_
         chat = {"model": config.model.name, "messages": [{"role": "user", "content": questions[3]}], "stream": True}
         assert served.ask("POST", "/v1/chat/completions", json.dumps(chat).encode())[0] == 200
         assert served.metric("gpuqa_questions_cut_total") == 5
+        for text, was_cut in ((questions[0], False), (questions[1], True)):
+            chat = {"model": config.model.name, "messages": [{"role": "user", "content": text}]}
+            usage = served.call("POST", "/v1/chat/completions", json.dumps(chat).encode())[1]["usage"]
+            assert usage["prompt_tokens_details"]["question_was_cut"] is was_cut
     asked = [encoder.encode(question).token_ids for question in questions]
-    assert engine.prompts == [*asked, asked[3]]
+    assert engine.prompts == [*asked, asked[3], *asked[:2]]
 
 
 def test_a_body_of_100_mb_is_answered_in_time_and_health_meanwhile(echo: Served) -> None:

@@ -134,12 +134,18 @@ def refuse_failed(completion: Completion | None) -> None:
 
 
 def usage(completion: Completion) -> dict[str, Any]:
-    """Tokens in and out; the prompt's are those of the frozen prompt and the question together."""
+    """Tokens in and out; the prompt's are those of the frozen prompt and the question together.
+
+    `question_was_cut` is not OpenAI's: the question was too long, and its middle was left out.
+    """
     return {
         "prompt_tokens": completion.prompt_tokens,
         "completion_tokens": completion.output_tokens,
         "total_tokens": completion.prompt_tokens + completion.output_tokens,
-        "prompt_tokens_details": {"cached_tokens": completion.cached_tokens},
+        "prompt_tokens_details": {
+            "cached_tokens": completion.cached_tokens,
+            "question_was_cut": completion.question_was_cut,
+        },
     }
 
 

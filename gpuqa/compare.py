@@ -150,7 +150,7 @@ def named_by(text: str, key: str) -> tuple[Path, str]:
 
 def flips_of(scored: AnswerPairs, min_flip: float) -> list[Flip]:
     """The answers whose rouge_l_f1 changed by more than `min_flip`, the worst for A first; all of `scored` have a score."""
-    changes = [(one - other, *pair) for pair, (one, other) in zip(scored, scores_of(scored), strict=True)]
+    changes = [(score[0] - score[1], *pair) for pair, score in zip(scored, scores_of(scored), strict=True)]
     flipped = [
         Flip(change, answer_a.id, answer_a.question, answer_a.answer, answer_b.answer)
         for change, answer_a, answer_b in changes

@@ -85,7 +85,7 @@ def speed_row(a: Trial, b: Trial, confidence: float) -> Row:
 def score_row(name: str, pairs: AnswerPairs, confidence: float) -> Row:
     """A score over the same questions: bootstrap interval and sign-flip test of the difference, as shares of B's mean."""
     scores = scores_of(pairs, name)
-    mean_a, mean_b = fmean(score for score, _ in scores), fmean(score for _, score in scores)
+    mean_a, mean_b = fmean(pair[0] for pair in scores), fmean(pair[1] for pair in scores)
     scale = mean_b or 1.0
     lead = (mean_a - mean_b) / scale
     interval, p_value = paired_test(scores, scale, confidence)

@@ -2,35 +2,40 @@
 
     python -m gpuqa.compare a=experiments/new b=experiments/old/frozen.yaml
     python -m gpuqa.compare a=experiments/new:3fa4 b=experiments/new:91aec
+    python -m gpuqa.compare a=experiments/new b=experiments/old json=true     # or --json: one JSON object on stdout
 
 Each side is a frozen.yaml, a study folder (its frozen winner), or FOLDER:TRIAL with the start of a trial's key.
 
 Exit codes: 0 A is better or equal: worse in nothing, and no interval is wider than high end / low end = 1.5 unless A is
-better there; 1 A is shown to be worse in something; 2 inconclusive, or the input is wrong (then a line "error: ..." says so).
+better there; 1 A is shown to be worse in something; 2 the input is wrong (one line "error: ..." on stderr, nothing on stdout);
+3 inconclusive: neither is shown, and the output says what is open and what would decide it.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
 from gpuqa import frozen
-from gpuqa.config import UserError
+from gpuqa.config import UserError, plain
 from gpuqa.config.app import run_command
 from gpuqa.config.commands import CompareConfig, resolve
-from gpuqa.measure.statistics import holm
-from gpuqa.records import Answer, Interval, Trial
-from gpuqa.selection.comparison import lead_texts, narrow, relative, relative_interval, speed_estimate
-from gpuqa.selection.pairing import paired, paired_test, scores_of
+from gpuqa.records import Answer, Trial
+from gpuqa.selection.at_least_as_good import Conclusion, Row, conclusion_of, rows_of
+from gpuqa.selection.comparison import lead_texts
+from gpuqa.selection.pairing import AnswerPairs, paired, scores_of
 from gpuqa.study.journal import Journal
 
-BETTER_OR_EQUAL, WORSE, INCONCLUSIVE = 0, 1, 2
-EQUAL_WITHIN = 1.5  # high end / low end of an interval that still says "equal"
+EXIT_CODES = {Conclusion.better_or_equal: 0, Conclusion.worse: 1, Conclusion.inconclusive: 3}
+ABSENT, SECRET = "(none)", "(a value that is not shown)"  # stands for a value that the configuration of the other side has
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,19 +49,19 @@ class Side:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """One quantity of both sides."""
+class Flip:
+    """A question whose score changed by more than `min_flip`."""
 
-    name: str
-    a: float
-    b: float
-    lead: float  # of A, as a share of B
-    interval: Interval | None
-    p_value: float | None
+    change: float  # of rouge_l_f1, from B to A
+    id: str
+    question: str
+    a: str
+    b: str
 
 
 def main() -> None:
     """Enter with conf/compare.yaml."""
+    sys.argv = [word if word != "--json" else "json=true" for word in sys.argv]
     run_command(compare, "compare")
 
 
@@ -64,20 +69,40 @@ def compare(composed: Any) -> int:
     """The composed config -> exit code."""
     config = resolve(composed, CompareConfig)
     a, b = side_of(config.a, "a"), side_of(config.b, "b")
-    pairs = paired(a.answers, b.answers)
-    if not pairs:
-        raise UserError(f"a, b: {config.a!r} and {config.b!r} did not answer the same questions; compare trials of one dataset")
+    pairs = pairs_of(a, b)
+    rows = rows_of(a.trial, b.trial, pairs, config.confidence)
+    conclusion, reasons = conclusion_of(rows, config.confidence)
     scored = [pair for pair in pairs if scores_of([pair])]
-    scores = [score_row(key, scored, config) for key in SCORES if scored]
-    rows = corrected([speed_row(a.trial, b.trial, config), *scores])
-    code = verdict_of(rows, config)
+    flips, code = flips_of(scored, config.min_flip), EXIT_CODES[conclusion]
+    if config.json:
+        told = as_json(a, b, rows, flips[: config.shown_flips], config.confidence)
+        counts = {"scored": len(scored), "flipped": len(flips), "flipped_better": sum(flip.change > 0 for flip in flips)}
+        head = {"conclusion": conclusion.name, "exit_code": code, "reasons": reasons}
+        print(json.dumps(plain({**head, "questions": len(pairs), **counts, **told}), ensure_ascii=False))
+        return code
     show(a, b, rows, Console())
-    show_flips(scored, config, Console())
-    print({BETTER_OR_EQUAL: "better or equal", WORSE: "worse", INCONCLUSIVE: "inconclusive"}[code] + f" (exit code {code})")
+    show_flips(flips, len(scored), config, Console())
+    for reason in reasons:
+        print(reason)
+    print(f"{conclusion.value} (exit code {code})")
     return code
 
 
-SCORES = ("rouge_l_f1_judge", "rouge_l_f1")
+def pairs_of(a: Side, b: Side) -> AnswerPairs:
+    """The answers of both to the same questions.
+
+    Raises:
+        UserError: both sides are one trial of one study, or were asked other questions.
+    """
+    if a.trial == b.trial:
+        raise UserError(f"a, b: {a.name!r} and {b.name!r} are the same trial, {a.trial.key[:16]}; name two trials")
+    pairs = paired(a.answers, b.answers)
+    if not pairs:
+        asked = [{answer.question for answer in side.answers} for side in (a, b)]
+        counts = f"A has {len(a.answers)} answers, B {len(b.answers)}, to {len(asked[0] & asked[1])} common questions"
+        where = f"a, b: {a.name!r} and {b.name!r} did not answer the same questions in the same order"
+        raise UserError(f"{where}: {counts}; compare trials of one dataset with one dataset.limit")
+    return pairs
 
 
 def side_of(text: str, key: str) -> Side:
@@ -86,19 +111,15 @@ def side_of(text: str, key: str) -> Side:
     Raises:
         UserError: nothing is there, or the name fits no trial or several.
     """
-    path, key_start = Path(text), ""
-    if not path.exists() and ":" in text:
-        folder, _, key_start = text.rpartition(":")
-        path = Path(folder)
-    else:
-        file = path / "frozen.yaml" if path.is_dir() else path
-        path, key_start = file.parent, str(frozen.read(file).get("trial", ""))
+    path, key_start = named_by(text, key)
     journal = Journal(path)
     measured = [trial for trial in journal.read().values() if trial.measurement]
     named, problems = [trial for trial in measured if trial.key.startswith(key_start)], journal.problems()
     if len(named) != 1:
         known = ", ".join(trial.key[:16] for trial in measured) or "none"
         message = f"{key}: {text!r} names {len(named)} measured trials of {path}; measured there: {known}"
+        if not journal.file.exists():
+            message = f"{key}: {text!r} has no trials beside it, which hold the answers; name the study folder where they are"
         raise UserError("; ".join([message, *problems]))
     answers = journal.answers(named[0].key)
     if not answers:
@@ -107,64 +128,97 @@ def side_of(text: str, key: str) -> Side:
     return Side(text, named[0], answers, problems)
 
 
-def speed_row(a: Trial, b: Trial, config: CompareConfig) -> Row:
-    """Characters per second by Welch's test on the logs of the repeats."""
-    assert a.measurement is not None
-    assert b.measurement is not None
-    speeds = a.measurement.chars_per_s, b.measurement.chars_per_s
-    estimate = speed_estimate(a, b)
-    if estimate is None:
-        return Row("chars_per_s", *speeds, speeds[0] / speeds[1] - 1 if speeds[1] else 0.0, None, None)
-    interval = relative_interval(estimate, config.confidence)
-    return Row("chars_per_s", *speeds, relative(estimate.difference), interval, estimate.p_value)
+def named_by(text: str, key: str) -> tuple[Path, str]:
+    """The study folder that a side names, and the start of its trial's key.
+
+    Raises:
+        UserError: there is no such file or folder, or no winner in it.
+    """
+    path = Path(text)
+    if not path.exists() and ":" in text:
+        folder, _, key_start = text.rpartition(":")
+        return Path(folder), key_start
+    file = path / "frozen.yaml" if path.is_dir() else path
+    if not text or not file.exists():
+        allowed = "a frozen.yaml, a study folder that has one, or FOLDER:TRIAL with the start of a trial's key"
+        raise UserError(f"{key}: got {text!r}, and {str(file)!r} does not exist; allowed is {allowed}")
+    try:
+        return file.parent, str(frozen.read(file).get("trial", ""))
+    except UserError as error:
+        raise UserError(f"{key}: {error}") from error
 
 
-def score_row(key: str, pairs: list[tuple[Answer, Answer]], config: CompareConfig) -> Row:
-    """A score over the same questions: bootstrap interval and sign-flip test of the difference, as shares of B's mean."""
-    scores = scores_of(pairs, key)
-    mean_a, mean_b = fmean(pair.first for pair in scores), fmean(pair.second for pair in scores)
-    scale = mean_b or 1.0
-    return Row(key, mean_a, mean_b, (mean_a - mean_b) / scale, *paired_test(scores, scale, config.confidence))
+def flips_of(scored: AnswerPairs, min_flip: float) -> list[Flip]:
+    """The answers whose rouge_l_f1 changed by more than `min_flip`, the worst for A first; all of `scored` have a score."""
+    changes = [(score.first - score.second, *pair) for pair, score in zip(scored, scores_of(scored), strict=True)]
+    flipped = [
+        Flip(change, answer_a.id, answer_a.question, answer_a.answer, answer_b.answer)
+        for change, answer_a, answer_b in changes
+        if abs(change) > min_flip
+    ]
+    return sorted(flipped, key=lambda flip: flip.change)
 
 
-def corrected(rows: list[Row]) -> list[Row]:
-    """The rows with p-values that Holm's method corrected for the number of tests."""
-    p_values = iter(holm([row.p_value for row in rows if row.p_value is not None]))
-    return [row if row.p_value is None else replace(row, p_value=next(p_values)) for row in rows]
+def differences(a: Trial, b: Trial) -> dict[str, dict[str, Any]]:
+    """What differs in configuration, versions, device and parts that ran: key -> {"a": value, "b": value}.
+
+    The engine's environment may hold a secret: of its variables only the names are told.
+    """
+    values_a, values_b = (
+        flat({**trial.pipeline, **trial.setting, **trial.fingerprint, "ran": {part.part: part.ran for part in trial.overrides}})
+        for trial in (a, b)
+    )
+    pairs = {key: (values_a.get(key, ABSENT), values_b.get(key, ABSENT)) for key in {**values_a, **values_b}}
+    different = {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
+    for key in [key for key in different if key.startswith("engine.env.")]:
+        one, other = (value if value == ABSENT else SECRET for value in different[key])
+        different[key] = one, other
+    return {key: {"a": one, "b": other} for key, (one, other) in different.items()}
 
 
-def verdict_of(rows: list[Row], config: CompareConfig) -> int:
-    """Worse if anything is shown to be; inconclusive if anything that is not shown has too wide an interval."""
-    shown = [row for row in rows if row.p_value is not None and row.p_value <= 1 - config.confidence]
-    if any(row.lead < 0 for row in shown):
-        return WORSE
-    open_rows = [row for row in rows if row not in shown]
-    return BETTER_OR_EQUAL if all(narrow(row.interval, EQUAL_WITHIN) for row in open_rows) else INCONCLUSIVE
+def flat(values: dict[str, Any], place: str = "") -> dict[str, Any]:
+    """Nested mappings as one, with dots between the keys."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found |= flat(value, f"{place}{key}.") if isinstance(value, dict) and value else {f"{place}{key}": value}
+    return found
 
 
-def show(a: Side, b: Side, rows: list[Row], console: Console) -> None:
-    """Both sides and every quantity."""
+def as_json(a: Side, b: Side, rows: Sequence[Row], flips: Sequence[Flip], confidence: float) -> dict[str, Any]:
+    """Both sides, every number with its interval, what differs, and the flips, as plain values."""
+    sides = {
+        name: {"source": side.name, "trial": side.trial.key, "name": side.trial.name, "problems": side.problems}
+        for name, side in (("a", a), ("b", b))
+    }
+    numbers = {row.name: {**asdict(row), "shown": row.shown(confidence)} for row in rows}
+    told = {"confidence": confidence, **sides, "numbers": numbers, "differences": differences(a.trial, b.trial)}
+    return {**told, "flips": [asdict(flip) for flip in flips]}
+
+
+def show(a: Side, b: Side, rows: Sequence[Row], console: Console) -> None:
+    """Both sides, what differs between them, and every number."""
     for name, side in (("A", a), ("B", b)):
         console.print(f"{name}: {side.name}: {side.trial.name} ({side.trial.key[:16]})", markup=False, highlight=False)
         for problem in side.problems:
             console.print(f"   {problem}", style="yellow", markup=False, highlight=False)
-    table = Table("", "A", "B", "A against B", "interval", "p after Holm")
+    changed = differences(a.trial, b.trial)
+    print("A and B differ in (A | B):" if changed else "A and B have the same configuration, versions and device")
+    for key, values in changed.items():
+        print(f"  {key}: {values['a']!s:.60} | {values['b']!s:.60}")
+    table = Table("", "A", "B", "A against B", "interval", "p after Holm", box=SIMPLE_HEAD)
+    table.columns[0].no_wrap = True
     for row in rows:
-        lead, interval, p_value = lead_texts(row.lead, row.interval, row.p_value)
-        needs = "" if row.interval else " (needs 2 repeats)"
-        table.add_row(row.name, f"{row.a:,.4g}", f"{row.b:,.4g}", lead, f"{interval}{needs}", p_value)
+        table.add_row(row.name, f"{row.a:,.4g}", f"{row.b:,.4g}", *lead_texts(row.lead, row.interval, row.p_value))
     console.print(table)
 
 
-def show_flips(pairs: list[tuple[Answer, Answer]], config: CompareConfig, console: Console) -> None:
-    """The answers that changed most, the worst for A first; all of `pairs` were scored."""
-    changes = ((score.first - score.second, *pair) for pair, score in zip(pairs, scores_of(pairs), strict=True))
-    flipped = sorted((row for row in changes if abs(row[0]) > config.min_flip), key=lambda row: row[0])
-    better = sum(change > 0 for change, _, _ in flipped)
-    count = f"{len(flipped)} of {len(pairs)} answers flipped (rouge_l_f1 by more than {config.min_flip:g})"
-    console.print(f"{count}: {better} better, {len(flipped) - better} worse", highlight=False)
-    for change, answer_a, answer_b in flipped[: config.shown_flips]:
-        text = f"{change:+.2f} {answer_a.id}: {answer_a.question}\n  A: {answer_a.answer}\n  B: {answer_b.answer}"
+def show_flips(flips: Sequence[Flip], scored: int, config: CompareConfig, console: Console) -> None:
+    """How many answers flipped, and the first of them."""
+    better = sum(flip.change > 0 for flip in flips)
+    count = f"{len(flips)} of {scored} answers flipped (rouge_l_f1 by more than {config.min_flip:g})"
+    console.print(f"{count}: {better} better, {len(flips) - better} worse", highlight=False)
+    for flip in flips[: config.shown_flips]:
+        text = f"{flip.change:+.2f} {flip.id}: {flip.question}\n  A: {flip.a}\n  B: {flip.b}"
         console.print(text, markup=False, highlight=False)
 
 

@@ -2,34 +2,49 @@
 
     python -m gpuqa.evaluate url=http://127.0.0.1:8000
     python -m gpuqa.evaluate url=http://127.0.0.1:8000 dataset=qwen_zh_basic output=basic.json
+    GPUQA_KEYS=... python -m gpuqa.evaluate url=https://example.org      # or keys_file=FILE: a bearer key, never printed
 
-Exit codes: 0 evaluated, 1 the service was not ready or broke the contract, 2 the input is wrong.
+What a service does not tell is null in the output: times of single answers in batch mode, where one POST answers all, and
+what was frozen, where there is no GET /info. Where there is one and the questions are the same, the measured numbers stand
+beside the frozen ones; one that lies outside its interval does not change the exit code.
+
+Exit codes: 0 evaluated, 1 the service was not ready or broke the contract, 2 the input is wrong or the service refuses the key.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import httpx
 
-from gpuqa.config import check
+from gpuqa.config import UserError, check, plain
 from gpuqa.config.app import run_command
 from gpuqa.config.commands import EvaluateConfig, resolve
 from gpuqa.config.http import Status
+from gpuqa.config.measurement import Issue
+from gpuqa.frozen import mapping
 from gpuqa.machine.files import write_atomically
 from gpuqa.measure.metrics import METRICS, Overhead, intervals_of, measure, score_answers, shown
 from gpuqa.pipeline import dataset
 from gpuqa.pipeline.dataset.summary import summary_of
 from gpuqa.records import Answer, Answered, Completion, Interval, Question
+from gpuqa.selection.against_frozen import against_frozen, lines_of
+from gpuqa.serving.auth import ClientKey, read_client_key
 
 BROKEN = 1
 POLL_EVERY_S = 0.5
+INFO_TIMEOUT_S = 10.0
+KEY_REFUSED = (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN)
+ISSUES = {Status.batch: Issue.batch, Status.ok: Issue.serial}  # how a study issues questions as this command does
+ONE_ANSWER_TIMES = [name for name in METRICS if name.startswith("e2e_latency_ms")]
+NOT_TOLD = {"finish_reason": None, "output_tokens": None, "error": None}  # of an answer that came over the contract
 
 
 class ContractBroken(Exception):
@@ -44,46 +59,98 @@ def main() -> None:
 def evaluate(composed: Any) -> int:
     """Wait, ask, score, write -> exit code."""
     config = resolve(composed, EvaluateConfig)
-    questions, summary = dataset.load(config.dataset), summary_of(config.dataset, None)
-    folder = Path(config.output).absolute().parent
-    check(folder.is_dir(), "output", config.output, f"a file in an existing folder; {folder} is none")
-    for line in summary.lines():
-        print(line, flush=True)
+    key = read_client_key(config.keys_file, config.keys_variable)
+    questions, told = dataset.load(config.dataset), summary_of(config.dataset, None)
+    check_output(Path(config.output))
+    for line in told.lines():
+        say(line)
+    headers = {} if key is None else {"Authorization": f"Bearer {key.text}"}
     try:
-        with httpx.Client(base_url=config.url, timeout=config.answer_timeout_s, trust_env=False) as client:
+        with httpx.Client(base_url=config.url, headers=headers, timeout=config.answer_timeout_s, trust_env=False) as client:
+            client.event_hooks["response"].append(lambda reply: refuse_key(reply, key, config))
             status, waited_s = wait_until_ready(client, config)
+            frozen = read_frozen(client)
+            say(f"{len(questions)} questions {'in one POST' if status is Status.batch else 'one after the other'};"
+                f" waiting for the answers, at most {config.answer_timeout_s:g} s for each POST")  # fmt: skip
             ask = ask_batch if status is Status.batch else ask_serial
             answered = ask(client, questions)
-    except (ContractBroken, httpx.HTTPError) as error:
-        print(f"error: {config.url}: {error or type(error).__name__}", file=sys.stderr)
+    except (ContractBroken, httpx.HTTPError, RecursionError) as error:
+        text = f"{config.url}: {error or type(error).__name__}"
+        print(f"error: {text if key is None else text.replace(key.text, '(the key)')}", file=sys.stderr)
         return BROKEN
     answers = score_answers(questions, answered)
-    results = {"url": config.url, "status": status.name, "ready_after_s": waited_s, **summarize(answered, answers)}
-    for key, value in results.items():
-        print(f"{key:28} {text_of(key, value)}")
-    plain = {key: asdict(value) if isinstance(value, Interval) else value for key, value in results.items()}
-    plain["questions_file"] = summary.as_dict()
-    plain["answers"] = [asdict(answer) for answer in answers]
-    write_atomically(Path(config.output), json.dumps(plain, ensure_ascii=False, indent=1))
-    print(f"every answer: {config.output}")
+    results = {"url": config.url, "status": status.name, "ready_after_s": waited_s, **summarize(answered, answers, status)}
+    for name, value in results.items():
+        print(f"{name:28} {text_of(name, value, status)}")
+    results |= {"questions_file": told.as_dict(), "frozen": beside_frozen(frozen, results, questions, status)}
+    write(Path(config.output), results, answers, status)
     return 0
+
+
+def check_output(file: Path) -> None:
+    """Refuse a file that could not be written, before minutes are spent on its content.
+
+    Raises:
+        UserError: its folder is absent or read-only, or it is a folder itself.
+    """
+    folder = file.absolute().parent
+    check(
+        folder.is_dir() and not file.is_dir(),
+        "output",
+        str(file),
+        f"a file in an existing folder; {folder} is where it would be",
+    )
+    written = file if file.exists() else folder
+    check(os.access(written, os.W_OK), "output", str(file), f"a file that can be written; {written} cannot")
+
+
+def say(sentence: str) -> None:
+    """Tell somebody who watches what happens now."""
+    print(sentence, flush=True)
+
+
+def refuse_key(reply: httpx.Response, key: ClientKey | None, config: EvaluateConfig) -> None:
+    """Raise a UserError where a service wants a key, or another one."""
+    if reply.status_code not in KEY_REFUSED:
+        return
+    answer = f"{config.url} answers HTTP {reply.status_code}"
+    if key is not None:
+        raise UserError(f"{key.source}: {answer} to the key in it; give the key of this service")
+    raise UserError(f"keys_file: {answer} without a key; name a file with keys_file=FILE, or set {config.keys_variable}")
 
 
 def wait_until_ready(client: httpx.Client, config: EvaluateConfig) -> tuple[Status, float]:
     """Poll `GET /` until it says how it wants its questions; the time that took, in seconds."""
-    began, last = time.perf_counter(), "no answer yet"
+    began, last = time.perf_counter(), ""
     while (waited := time.perf_counter() - began) < config.ready_timeout_s:
+        first = not last
         try:
             reply = client.get("/", timeout=5)
             last = f"HTTP {reply.status_code} {reply.text[:200]}"
             if reply.status_code == httpx.codes.OK:
                 return Status[reply.json()["status"]], waited
+            if reply.is_redirect:
+                raise ContractBroken(f"GET / leads to {reply.headers['Location']!r:.200}; name that address with url=")
         except httpx.TransportError as error:
             last = f"{type(error).__name__}: {error}"
         except (KeyError, ValueError, TypeError) as error:
             raise ContractBroken(f'GET / must answer {{"status": "batch"}} or {{"status": "ok"}}, got {last}') from error
+        if first:
+            say(f"{config.url} is not ready ({last if last.startswith('HTTP') else 'no connection'});"
+                f" waiting for it, at most {config.ready_timeout_s:g} s")  # fmt: skip
         time.sleep(POLL_EVERY_S)
-    raise ContractBroken(f"not ready within ready_timeout_s={config.ready_timeout_s:g}; last: {last}")
+    raise ContractBroken(f"not ready within ready_timeout_s={config.ready_timeout_s:g}; last: {last or 'no answer yet'}")
+
+
+def read_frozen(client: httpx.Client) -> dict[str, Any] | None:
+    """What `GET /info` says of the frozen winner; None where it does not tell, as with a service of another project."""
+    try:
+        reply = client.get("/info", timeout=INFO_TIMEOUT_S)
+        frozen = reply.json()["frozen"]
+        known = [isinstance(frozen[key], dict) for key in ("measurement", "digests", "setting")]
+        return frozen if reply.status_code == httpx.codes.OK and all(known) else None
+    except (httpx.TransportError, KeyError, ValueError, TypeError):
+        return None
 
 
 def ask_batch(client: httpx.Client, questions: Sequence[Question]) -> Answered:
@@ -110,7 +177,11 @@ def ask_serial(client: httpx.Client, questions: Sequence[Question]) -> Answered:
 
 def post(client: httpx.Client, prompt: str | list[str]) -> Any:
     """The "response" of one POST /predict."""
-    reply = client.post("/predict", json={"prompt": prompt})
+    try:
+        reply = client.post("/predict", json={"prompt": prompt})
+    except httpx.ReadTimeout as error:
+        seconds = client.timeout.read
+        raise ContractBroken(f"POST /predict gave no answer within answer_timeout_s={seconds:g}") from error
     try:
         if reply.status_code == httpx.codes.OK:
             return reply.json()["response"]
@@ -127,22 +198,72 @@ def completion(text: Any) -> Completion:
 JUDGE = {"judge_accuracy": "rouge_l_f1_judge", "judge_tokens_per_s": "chars_per_s"}  # the judge's names of two metrics
 
 
-def summarize(answered: Answered, answers: Sequence[Answer]) -> dict[str, Any]:
-    """The judge's two numbers first, then every metric that can be told over HTTP, then the intervals of the scores."""
+def summarize(answered: Answered, answers: Sequence[Answer], status: Status) -> dict[str, Any]:
+    """The judge's two numbers first, then every metric that can be told over HTTP, then the intervals of the scores.
+
+    In batch mode the time of one POST is no time of one answer, so that there are no percentiles of it.
+    """
     measurement = measure([answered], answers, Overhead(engine_start_s=0.0, warmup_s=0.0, peak_memory_gib=0.0))
     numbers = {name: getattr(measurement, name) for name, metric in METRICS.items() if metric.over_http}
+    if status is Status.batch:
+        numbers |= dict.fromkeys(ONE_ANSWER_TIMES)
     intervals = {f"{name}_interval": interval for name, interval in intervals_of(measurement, answers).items() if interval}
     return {**{name: numbers[metric] for name, metric in JUDGE.items()}, **numbers, **intervals}
 
 
-def text_of(key: str, value: Any) -> str:
+def text_of(key: str, value: Any, status: Status) -> str:
     """A result as text."""
     name = JUDGE.get(key, key)
+    if name in ONE_ANSWER_TIMES and status is Status.batch:
+        return "n/a (one POST answered all questions)"
     if name in METRICS:
         return shown(name, value)
     if isinstance(value, Interval):
         return f"{value:.4f} (95 % bootstrap)"
     return f"{value:,.4f}" if isinstance(value, float) else str(value)
+
+
+def beside_frozen(
+    frozen: Mapping[str, Any] | None, results: Mapping[str, Any], questions: list[Question], status: Status
+) -> dict[str, Any] | None:
+    """Print the measured numbers beside the frozen ones -> the same as plain values; None where nothing is known."""
+    if frozen is None:
+        print("frozen numbers: unknown, since GET /info does not tell them")
+        return None
+    told = {**{key: frozen.get(key) for key in ("digest", "device", "study")}, "repeats": frozen["measurement"].get("repeats")}
+    where = f"study {told['study']}, digest {told['digest']!s:.16}, {told['repeats']} repeats on {told['device']}"
+    print(f"frozen numbers: of {where}; these are of one pass")
+    obstacle = not_comparable(frozen, questions)
+    numbers = [] if obstacle else against_frozen(frozen["measurement"], results)
+    asked = mapping(frozen["setting"].get("workload")).get("issue")
+    if asked != ISSUES[status].name:
+        numbers = [number for number in numbers if number.name != "chars_per_s"]
+        obstacle = (
+            obstacle
+            or f"the speed cannot be compared: it was frozen with workload.issue={asked}, and this is {ISSUES[status].name}"
+        )
+    for line in [*([obstacle] if obstacle else []), *(lines_of(numbers) if numbers else [])]:
+        print(line)
+    values = {number.name: {**asdict(number), "inside": number.inside} for number in numbers}
+    return {**told, "not_comparable": obstacle, "numbers": values}
+
+
+def not_comparable(frozen: Mapping[str, Any], questions: list[Question]) -> str | None:
+    """Why no number can be compared; None where the study asked the same questions."""
+    if frozen["digests"].get("dataset") == dataset.digest(questions):
+        return None
+    studied, count = mapping(frozen["setting"].get("dataset")), frozen["measurement"].get("questions")
+    name = f"{count} of dataset={studied.get('name')} (dataset.limit={plain(studied.get('limit'))})"
+    return f"the numbers cannot be compared: the study asked other questions, {name}; these are {len(questions)}"
+
+
+def write(file: Path, results: dict[str, Any], answers: Sequence[Answer], status: Status) -> None:
+    """The results and every answer as JSON; what the service does not tell is null."""
+    values = {key: asdict(value) if isinstance(value, Interval) else value for key, value in results.items()}
+    unknown = {**NOT_TOLD, **({"latency_s": None} if status is Status.batch else {})}
+    values["answers"] = [{**asdict(answer), **unknown} for answer in answers]
+    write_atomically(file, json.dumps(plain(values), ensure_ascii=False, indent=1))
+    print(f"every answer: {file}")
 
 
 if __name__ == "__main__":

@@ -142,6 +142,8 @@ def read(path: Path) -> dict[str, Any]:
     """
     if not path.exists():
         raise UserError(f"frozen: {str(path)!r} does not exist; `python -m gpuqa.sweep` writes it, `frozen=FILE` names another")
+    if path.is_dir():
+        raise UserError(f"frozen: {str(path)!r} is a folder, allowed is a file, such as {str(path / 'frozen.yaml')!r}")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except RecursionError as error:

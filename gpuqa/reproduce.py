@@ -1,23 +1,21 @@
 """Measure a frozen winner again on this machine: which of its numbers come out inside their intervals?
 
     python -m gpuqa.reproduce frozen=experiments/embedded/frozen.yaml
+    python -m gpuqa.reproduce frozen=experiments/mine/frozen.yaml model_path=/mnt/weights    # they lie elsewhere here
 
-Exit codes: 0 every number that has an interval is inside it, 1 one is outside or the measuring failed, 2 the input is wrong.
+Exit codes: 0 every number that has an interval is inside it, 1 one is outside or could not be measured, 2 the input is wrong.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
-
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
+from typing import Any, TextIO
 
 from gpuqa import frozen
 from gpuqa.config import UserError
@@ -25,13 +23,13 @@ from gpuqa.config.app import run_command
 from gpuqa.config.commands import CellConfig, ReproduceConfig, from_plain, resolve
 from gpuqa.config.paths import find
 from gpuqa.measure.cell import Cell
-from gpuqa.measure.metrics import METRICS, shown
-from gpuqa.records import Interval, Measurement, Pass, Trial
+from gpuqa.records import Measurement, Pass, Trial
+from gpuqa.selection.against_frozen import NUMBERS, against_frozen, interval_of, lines_of
 from gpuqa.study import study
 from gpuqa.study.journal import Journal
 
 OUTSIDE = 1
-NUMBERS = ("chars_per_s", "rouge_l_f1_judge", "rouge_l_f1")  # what has an interval
+WAY_OUT = "Put it back, or measure its study again"
 ELSEWHERE = {"selection": {"name": "none"}, "executor": {"name": "local", "kind": "local"}, "study": {"name": "reproduce"}}
 
 
@@ -44,42 +42,62 @@ def main() -> None:
 def reproduce(composed: Any) -> int:
     """The composed config -> exit code."""
     config = resolve(composed, ReproduceConfig)
-    console = Console(file=os.fdopen(os.dup(1), "w"))  # an engine that starts takes file descriptor 1 for its own log
     content = frozen.read(Path(config.frozen))
     cell = cell_of(content, config)
-    console.print(f"measured on {content['device']}, now on {cell.fingerprint['device']}", markup=False, highlight=False)
+    out = os.fdopen(os.dup(1), "w", buffering=1)  # an engine that starts takes file descriptor 1 for its own log
+    print(f"measured on {content['device']}, now on {cell.fingerprint['device']}", file=out)
+    print(f"measuring {len(cell.questions)} questions {cell.config.workload.repeats} times, once an engine is up", file=out)
     trial = measure(cell)
     if trial.measurement is None:
-        console.print(trial.error, markup=False, highlight=False)
+        print(f"error: {config.frozen} could not be measured here: {trial.error}", file=sys.stderr)
         return OUTSIDE
     then, now = ran(content["overrides"]), ran([asdict(override) for override in trial.overrides])
     if then != now:
-        console.print(f"frozen with {then}, measured here with {now}", style="yellow", markup=False, highlight=False)
-    outside = show(content["measurement"], trial.measurement, console)
-    console.print("outside its interval: " + ", ".join(outside) if outside else "reproduced", style="bold")
-    return OUTSIDE if outside else 0
+        print(f"frozen with {then}, measured here with {now}", file=out)
+    return tell(content["measurement"], trial.measurement, out)
 
 
 def cell_of(content: dict[str, Any], config: ReproduceConfig) -> Cell:
-    """The frozen cell, ready to be measured here.
+    """The frozen cell, ready to be measured here. What is cheap to see is seen before a tokenizer is loaded.
 
     Raises:
-        UserError: the file does not say how it was measured, or weights, prompt or questions are not those of then.
+        UserError: the file does not say how it was measured or nothing can be compared with it; or weights, prompt or
+            questions are not those of then.
     """
     if not content.get("setting") or not isinstance(content["setting"], dict):
         raise UserError(f"frozen: {config.frozen} does not say how it was measured (setting is empty); measure its study again")
+    if not any(interval_of(content["measurement"].get(f"{name}_interval")) for name in NUMBERS):
+        reason = "none of its numbers has an interval, so nothing could come out inside or outside"
+        raise UserError(f"frozen: {config.frozen}: {reason}; measure its study again with workload.repeats=3 or more")
     plain = {**content["pipeline"], **content["setting"], **ELSEWHERE}
     cell_config = from_plain(plain, CellConfig, config.frozen)
     if config.model_path is not None:
         cell_config = replace(cell_config, model=replace(cell_config.model, path=config.model_path))
-    pipeline = frozen.pipeline_config(content, Path(config.frozen))
-    folder = find(cell_config.model.path, "model_path")
-    [cell] = study.prepare([(cell_config, content["axes"])])
+    pipeline, folder = frozen.pipeline_config(content, Path(config.frozen)), folder_of(cell_config, config)
+    frozen.refuse(config.frozen, frozen.mismatches(content, pipeline, folder), WAY_OUT)
+    try:
+        [cell] = study.prepare([(cell_config, content["axes"])])
+    except UserError as error:
+        raise UserError(f"{config.frozen}: {error}") from error
     digests: Any = cell.fingerprint["digests"]
     also = {key: digests[key] for key in ("dataset", "prompt_tokens") if key in digests}
-    differences = frozen.mismatches(content, pipeline, folder, **also)
-    frozen.refuse(config.frozen, differences, "Put it back, or measure its study again")
+    frozen.refuse(config.frozen, frozen.mismatches(content, pipeline, folder, **also), WAY_OUT)
     return cell
+
+
+def folder_of(cell_config: CellConfig, config: ReproduceConfig) -> Path:
+    """Where the weights lie.
+
+    Raises:
+        UserError: not there; where they were moved, `model_path` says so.
+    """
+    if config.model_path is not None:
+        return find(config.model_path, "model_path")
+    try:
+        return find(cell_config.model.path, "model.path")
+    except UserError as error:
+        moved = "if the weights that were measured lie elsewhere now, say where with model_path=FOLDER"
+        raise UserError(f"{config.frozen}: {error}; {moved}") from error
 
 
 def measure(cell: Cell) -> Trial:
@@ -107,24 +125,21 @@ class Silent:
         """The caller has the trial."""
 
 
-def show(then: dict[str, Any], now: Measurement, console: Console) -> list[str]:
-    """Print number by number; the names of those outside their interval."""
-    table = Table(box=SIMPLE_HEAD, header_style="bold")
-    for heading in ("number", "frozen", "interval", "here", ""):
-        table.add_column(heading, justify="left" if heading in ("number", "") else "right")
-    outside = []
-    for name in NUMBERS:
-        measured, promised, ends = getattr(now, name), then.get(name), then.get(f"{name}_interval")
-        if measured is None or promised is None:
-            continue
-        interval = Interval(**ends) if ends else None
-        inside = interval is None or interval.low <= measured <= interval.high
-        text = "n/a (needs two repeats)" if interval is None else f"{interval:{METRICS[name].form}}"
-        place = "" if interval is None else "inside" if inside else "OUTSIDE"
-        table.add_row(name, shown(name, promised), text, shown(name, measured), place)
-        outside += [] if inside else [name]
-    console.print(table)
-    return outside
+def tell(then: dict[str, Any], now: Measurement, out: TextIO) -> int:
+    """Print number by number, then the names of those inside and outside -> exit code."""
+    numbers = against_frozen(then, asdict(now))
+    print("\n".join(lines_of(numbers)), file=out)
+    known = [number.name for number in numbers]
+    names = {
+        "inside": [number.name for number in numbers if number.inside],
+        "outside": [number.name for number in numbers if number.inside is False],
+        "without an interval": [number.name for number in numbers if number.inside is None],
+        "not measured here": [name for name in NUMBERS if then.get(name) is not None and name not in known],
+    }
+    print("; ".join(f"{where}: {', '.join(found)}" for where, found in names.items() if found), file=out)
+    failed = names["outside"] or names["not measured here"]
+    print("NOT reproduced" if failed else "reproduced", file=out)
+    return OUTSIDE if failed else 0
 
 
 if __name__ == "__main__":

@@ -22,27 +22,26 @@ import uvicorn
 from prometheus_client import CollectorRegistry, disable_created_metrics
 
 from gpuqa import frozen
-from gpuqa.config import UserError
+from gpuqa.config import UserError, check
 from gpuqa.config.app import run_command
 from gpuqa.config.commands import ServeConfig, resolve
-from gpuqa.config.http import HttpConfig, Logs
+from gpuqa.config.http import Logs
 from gpuqa.config.paths import find
 from gpuqa.config.pipeline import PipelineConfig
 from gpuqa.machine.child_processes import kill_children
 from gpuqa.measure import fingerprint
-from gpuqa.pipeline.pipeline import Pipeline, encoder_for, warmup_questions
-from gpuqa.pipeline.prompts import load_tokenizer
+from gpuqa.pipeline.pipeline import Pipeline, checked_tokenizer, encoder_for, start_engine, warmup_questions
 from gpuqa.records import Override
+from gpuqa.serving.address import check_port, has_route
 from gpuqa.serving.app import create_app
 from gpuqa.serving.auth import read_keys
-from gpuqa.serving.service import Service, Winner
+from gpuqa.serving.service import Service, StartPipeline, Winner
 from gpuqa.serving.telemetry import JsonLines, Telemetry
 
 log = logging.getLogger("gpuqa.serve")
 FAILED = 1
 KEEP_ALIVE_S = 75  # longer than load balancers keep an idle connection: a server that closes first may lose a request
 LAST_BYTES_S = 5  # for answers that slow clients are still reading when everything else has ended
-NOWHERE = ("192.0.2.1", 9)  # RFC 5737: an address for documentation; a UDP connect sends nothing
 
 
 def main() -> None:
@@ -58,11 +57,13 @@ def serve(composed: Any) -> int:
     pipeline = frozen.pipeline_config(content, Path(config.frozen))
     if config.model_path is not None:
         pipeline = replace(pipeline, model=replace(pipeline.model, path=config.model_path))
-    here = fingerprint.environment()
-    verify(config, content, pipeline, here)
-    warmup = warmup_questions(pipeline.model, config.warmup)
-    keys = read_keys(config.http.keys_file, config.http.keys_variable)
     check_port(config.http)
+    keys = read_keys(config.http.keys_file, config.http.keys_variable)
+    warmup = warmup_questions(pipeline.model, config.warmup)
+    measured = overrides_of(content, config.frozen)
+    tokenizer = verify(config, content, pipeline)
+    here = fingerprint.environment()
+    warn_of_another_machine(content, here)
     introduce(config, content)
     failures: list[str] = []
 
@@ -73,7 +74,7 @@ def serve(composed: Any) -> int:
     disable_created_metrics()  # type: ignore[no-untyped-call]  # it would show the time of its creation beside every counter
     telemetry = Telemetry(CollectorRegistry())
     telemetry.introduce(labels(content, here))
-    winner = Winner(lambda: Pipeline.start(pipeline), warmup, overrides_of(content, config.frozen))
+    winner = Winner(starter(pipeline, tokenizer), warmup, measured)
     service = Service(winner, config.http, telemetry, give_up)
     server = Server(create_app(service, facts(config, content, here), keys), service)
     server.run()
@@ -120,40 +121,75 @@ def log_to_stderr(logs: Logs) -> None:
         os.environ.setdefault("VLLM_CONFIGURE_LOGGING", "0")
 
 
-def check_port(http: HttpConfig) -> None:
-    """Refuse an address that this process cannot listen on, before it spends minutes on starting an engine.
+def verify(config: ServeConfig, content: dict[str, Any], pipeline: PipelineConfig) -> Any:
+    """Refuse to serve anything but what was measured, unless `allow_mismatch` says otherwise -> the tokenizer.
+
+    The tokens of the prompt are compared after the files that they are made of: another version of transformers may make other
+    tokens of the same files, and it takes seconds to load a tokenizer.
 
     Raises:
-        UserError: names the address and the reason.
+        UserError: a digest differs, or there is no such model.
     """
-    family = socket.AF_INET6 if ":" in http.host else socket.AF_INET
+    folder = find_weights(config, pipeline)
+    refuse_differences(config, frozen.mismatches(content, pipeline, folder))
+    tokenizer = checked_tokenizer(pipeline)
+    with_tokens = frozen.mismatches(content, pipeline, folder, prompt_tokens=encoder_for(tokenizer, pipeline).digest)
+    refuse_differences(config, [difference for difference in with_tokens if "prompt_tokens" in difference])
+    return tokenizer
+
+
+def find_weights(config: ServeConfig, pipeline: PipelineConfig) -> Path:
+    """The folder of the model that was measured.
+
+    Raises:
+        UserError: it is not there; where it was moved, `model_path` says so.
+    """
+    if config.model_path is not None:
+        folder = find(config.model_path, "model_path")
+        check(folder.is_dir(), "model_path", config.model_path, "the folder that holds the weights")
+        return folder
     try:
-        socket.create_server((http.host, http.port), family=family).close()
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise UserError(
-            f"http.port: cannot listen on {http.host}:{http.port}: {reason}; choose another port or host"
-        ) from error
+        return find(pipeline.model.path, "model.path")
+    except UserError as error:
+        moved = "if the weights that were measured lie elsewhere now, say where with model_path=FOLDER"
+        raise UserError(f"{config.frozen}: {error}; {moved}") from error
 
 
-def verify(config: ServeConfig, content: dict[str, Any], pipeline: PipelineConfig, here: dict[str, Any]) -> None:
-    """Refuse to serve anything but what was measured, unless `allow_mismatch` says otherwise.
-
-    The tokens of the prompt are compared beside the files that they are made of: another version of transformers may make
-    other tokens of the same files.
-    """
-    folder = find(pipeline.model.path, "model_path" if config.model_path else "model.path")
-    prompt_tokens = encoder_for(load_tokenizer(pipeline.model), pipeline).digest
-    differences = frozen.mismatches(content, pipeline, folder, prompt_tokens=prompt_tokens)
+def refuse_differences(config: ServeConfig, differences: list[str]) -> None:
+    """Raise a UserError that lists them, or warn of them where `allow_mismatch` is set."""
     if not config.allow_mismatch:
         frozen.refuse(config.frozen, differences, "Measure again, or set allow_mismatch=true")
     for difference in differences:
         log.warning("allow_mismatch=true: %s", difference)
+
+
+def warn_of_another_machine(content: dict[str, Any], here: dict[str, Any]) -> None:
+    """Say which packages and which device are not those of the measurement."""
     for name, version in content["versions"].items():
-        if here["versions"].get(name) != version:
-            log.warning("measured with %s %s, serving with %s", name, version, here["versions"].get(name))
+        installed = here["versions"].get(name)
+        if installed != version:
+            now = f"{name} {installed} is installed" if installed else f"{name} is not installed"
+            log.warning("The winner was measured with %s %s. Here %s, so speed and answers may differ.", name, version, now)
     if here["device"] != content["device"]:
-        log.warning("measured on %s, serving on %s: the numbers do not carry over", content["device"], here["device"])
+        log.warning("The winner was measured on %s. This machine is %s, so the measured speed does not hold here.",
+                    content["device"], here["device"])  # fmt: skip
+
+
+def starter(pipeline: PipelineConfig, tokenizer: Any) -> StartPipeline:
+    """What starts the winner: the first time with the tokenizer that was loaded to verify it.
+
+    A pipeline that takes the place of a dead one loads a tokenizer of its own: a thread may still be in the old one, and
+    tokenizers take one call at a time.
+    """
+    loaded = [tokenizer]
+
+    async def start() -> Pipeline:
+        if not loaded:
+            return await Pipeline.start(pipeline)
+        engine = await start_engine(pipeline)
+        return Pipeline(engine, loaded.pop(), pipeline)
+
+    return start
 
 
 def introduce(config: ServeConfig, content: dict[str, Any]) -> None:
@@ -162,16 +198,6 @@ def introduce(config: ServeConfig, content: dict[str, Any]) -> None:
     if content.get("note"):
         log.warning("%s", content["note"])
     log.info("network: %s", "there is a route to it" if has_route() else "cut off; nothing here needs it")
-
-
-def has_route() -> bool:
-    """Whether the kernel knows a way out of this machine. Sends nothing."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect(NOWHERE)
-        except OSError:
-            return False
-    return True
 
 
 def overrides_of(content: dict[str, Any], path: str) -> list[Override]:

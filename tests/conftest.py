@@ -177,10 +177,12 @@ def run_command(name: str, *overrides: str, **how: Any) -> subprocess.CompletedP
 
 
 @contextlib.contextmanager
-def starting_service(frozen: Path, *overrides: str, cwd: Path, env: dict[str, str] | None = None) -> Iterator[Service]:
+def starting_service(
+    frozen: Path, *overrides: str, cwd: Path, env: dict[str, str] | None = None, how: tuple[str, str] = ("-m", "gpuqa.serve")
+) -> Iterator[Service]:
     """A `gpuqa.serve` process on any free port of the loopback; ended with the context, whatever happened."""
     log_file = cwd / f"serve-{time.monotonic_ns()}.log"
-    words = ("-m", "gpuqa.serve", f"frozen={frozen}", "http.host=127.0.0.1", "http.port=0", *overrides)
+    words = (*how, f"frozen={frozen}", "http.host=127.0.0.1", "http.port=0", *overrides)
     with log_file.open("wb") as log:
         process = start_python(*words, cwd=cwd, env=env, stdout=log, stderr=log)
     try:

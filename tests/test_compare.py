@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,22 +13,30 @@ from any_measurement import any_measurement
 from omegaconf import OmegaConf
 
 from gpuqa import frozen
-from gpuqa.compare import BETTER_OR_EQUAL, INCONCLUSIVE, WORSE, compare
+from gpuqa.compare import compare
 from gpuqa.config import UserError
 from gpuqa.config.commands import CompareConfig
 from gpuqa.records import Answer, Trial
 from gpuqa.study.journal import Journal
 
+BETTER_OR_EQUAL, WORSE, INCONCLUSIVE = 0, 1, 3
 SCORES = [0.3, 0.5, 0.7, 0.4] * 10
 QUIET = (1000.0, 1001.0, 1002.0)
 
 
-def written(study: Path, key: str, speeds: tuple[float, ...] = QUIET, better: float = 0.0, questions: str = "问") -> Trial:
-    """A trial in a study, with an answer to each of forty questions."""
+def written(
+    study: Path, key: str, speeds: tuple[float, ...] = QUIET, better: float | list[float] = 0.0, questions: str = "问"
+) -> Trial:
+    """A trial in a study, with an answer to each of forty questions; `better` is added to the scores, a list turn by turn."""
     measurement = any_measurement(chars_per_s=sorted(speeds)[len(speeds) // 2], chars_per_s_repeats=list(speeds))
-    trial = Trial(key.ljust(64, "0"), {"prompt": key}, {}, {}, measurement)
+    engine = {"args": {"max_num_seqs": 64}, "env": {"A_TOKEN": f"secret of {key}"}}
+    pipeline = {"prompt": {"name": key, "system": None}, "engine": engine}
+    trial = Trial(key.ljust(64, "0"), {"prompt": key}, pipeline, {"versions": {"vllm": "0.33.0"}}, measurement)
+    changes = better if isinstance(better, list) else [better]
     answers = [
-        Answer(f"q{place}", f"{questions} {place}", "参考", f"{key} 答", 0.4, score + better, "stop", 9, 0.1)
+        Answer(
+            f"q{place}", f"{questions} {place}", "参考", f"{key} 答", 0.4, score + changes[place % len(changes)], "stop", 9, 0.1
+        )
         for place, score in enumerate(SCORES)
     ]
     Journal(study).write(trial, answers)
@@ -97,11 +106,14 @@ def test_a_study_is_its_winner_and_a_frozen_file_is_its_trial(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("a", "told"),
     [
+        ("", "a: got '', and 'frozen.yaml' does not exist; allowed is a frozen.yaml, a study folder that has one, or FOLDER:"),
+        ("{study}/nowhere:new", "a: '{study}/nowhere:new' has no trials beside it"),
+        ("{study}:old", "'{study}:old' and '{study}:old' are the same trial, old0000000000000; name two trials"),
         ("{study}:x", "a: '{study}:x' names 0 measured trials of {study}; measured there: new"),
         ("{study}:", "a: '{study}:' names 2 measured trials"),
         ("{study}", "'{study}/frozen.yaml' does not exist"),
         ("{study}/nowhere", "'{study}/nowhere' does not exist"),
-        ("{study}/other:new", "did not answer the same questions"),
+        ("{study}/other:new", "A has 40 answers, B 40, to 0 common questions; compare trials of one dataset"),
     ],
 )
 def test_a_side_that_cannot_be_compared_is_the_users_mistake(a: str, told: str, tmp_path: Path) -> None:
@@ -120,15 +132,123 @@ def test_answers_that_are_gone_are_named(tmp_path: Path) -> None:
         compared(f"{tmp_path}:new", f"{tmp_path}:new")
 
 
+def test_a_frozen_file_without_its_study_is_named_as_such(tmp_path: Path) -> None:
+    written(tmp_path / "s", "old")
+    content = {**{key: {} for key in frozen.FIELDS}, "format": frozen.FORMAT, "trial": "old"}
+    (tmp_path / "copied.yaml").write_text(yaml.safe_dump(content))
+    with pytest.raises(UserError, match=r"a: '.*copied.yaml' has no trials beside it, which hold the answers; name the study"):
+        compared(tmp_path / "copied.yaml", f"{tmp_path}/s:old")
+
+
+UNDECIDED = {  # what the new one measured differently -> what is open, and what would decide it
+    "one repeat": (
+        {"speeds": (1000.0,)},
+        ["chars_per_s: A has 1 repeat and B has 3, and an interval needs 2 of each; measure again with workload.repeats=3"],
+    ),
+    "a repeat without characters": (
+        {"speeds": (0.0, 1000.0, 1001.0)},
+        ["chars_per_s: a repeat of A gave no characters, so there is no ratio; measure it again"],
+    ),
+    "noise": (
+        {"speeds": (600.0, 1000.0, 1700.0)},
+        [
+            "chars_per_s: the interval -72.4% to +266.6%",
+            "includes a loss and a gain",
+            "about 29 repeats of each would decide it",
+        ],
+    ),
+    "two repeats as far apart as can be": (
+        {"speeds": (1.0, 1000.0)},
+        ["the repeats vary so much that 100 would not decide it; find out why"],
+    ),
+    "scores that go up and down": (
+        {"better": [0.6, -0.6, 0.6, -0.6, -0.6]},
+        [
+            "rouge_l_f1: the interval -63.2% to +12.6%",
+            "about 258",
+            "different questions would decide it, if they differ as these 40 do",
+        ],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", UNDECIDED)
+def test_inconclusive_says_why_and_what_would_decide_it(case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    changes, told = UNDECIDED[case]
+    written(tmp_path / "s", "new", **changes)
+    written(tmp_path / "s", "old")
+    assert compared(f"{tmp_path}/s:new", f"{tmp_path}/s:old") == INCONCLUSIVE
+    said = capsys.readouterr().out
+    assert all(part in said for part in told), said
+    assert "inconclusive (exit code 3)" in said
+
+
+def test_as_many_repeats_as_were_advised_decide_it(tmp_path: Path) -> None:
+    noisy = (600.0, 1000.0, 1700.0)
+    written(tmp_path / "s", "new", speeds=(noisy * 10)[:29])
+    written(tmp_path / "s", "old", speeds=(QUIET * 10)[:29])
+    assert compared(f"{tmp_path}/s:new", f"{tmp_path}/s:old") == BETTER_OR_EQUAL
+
+
+def test_what_differs_in_configuration_is_named_and_no_secret_of_the_environment(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    written(tmp_path / "s", "new")
+    written(tmp_path / "s", "old")
+    compared(f"{tmp_path}/s:new", f"{tmp_path}/s:old")
+    said = capsys.readouterr().out
+    assert "  prompt.name: new | old\n" in said
+    assert "  engine.env.A_TOKEN: (a value that is not shown) | (a value that is not shown)\n" in said
+    assert "max_num_seqs" not in said
+    assert "vllm" not in said
+    assert "secret" not in said
+
+
+def test_json_is_one_object_with_all_that_a_gate_needs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    written(tmp_path / "s", "new", speeds=(500.0, 501.0, 502.0), better=[0.5, -0.3, 0.0])
+    written(tmp_path / "s", "old")
+    assert compared(f"{tmp_path}/s:new", f"{tmp_path}/s:old", json=True, shown_flips=1) == WORSE
+    told = json.loads(capsys.readouterr().out)
+    assert (told["conclusion"], told["exit_code"], told["confidence"]) == ("worse", 1, 0.95)
+    assert told["reasons"] == ["chars_per_s: A is 50.0% lower (p 5.81e-08)"]
+    speed = told["numbers"]["chars_per_s"]
+    assert (speed["a"], speed["b"], speed["shown"]) == (501.0, 1001.0, True)
+    assert speed["interval"]["low"] < speed["lead"] < speed["interval"]["high"] < 0
+    assert list(told["numbers"]) == ["chars_per_s", "rouge_l_f1_judge", "rouge_l_f1"]
+    assert told["differences"]["prompt.name"] == {"a": "new", "b": "old"}
+    assert (told["questions"], told["scored"], told["flipped"], told["flipped_better"]) == (40, 40, 27, 14)
+    assert [flip["change"] for flip in told["flips"]] == [pytest.approx(-0.3)]
+    assert told["a"] == {"source": f"{tmp_path}/s:new", "trial": "new".ljust(64, "0"), "name": "prompt=new", "problems": []}
+
+
+def test_a_number_without_a_test_is_null_in_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    written(tmp_path / "s", "new", speeds=(500.0,))
+    written(tmp_path / "s", "old")
+    assert compared(f"{tmp_path}/s:new", f"{tmp_path}/s:old", json=True) == INCONCLUSIVE
+    speed = json.loads(capsys.readouterr().out)["numbers"]["chars_per_s"]
+    assert (speed["interval"], speed["p_value"], speed["shown"]) == (None, None, False)
+
+
 def test_the_command_says_worse_by_its_exit_code_and_a_mistake_in_one_line(tmp_path: Path, command: Any) -> None:
     written(tmp_path / "s", "new", better=-0.1)
     written(tmp_path / "s", "old")
     run = command("compare", "a=s:new", "b=s:old", cwd=tmp_path)
     assert (run.returncode, run.stderr) == (1, "")
     assert "worse (exit code 1)" in run.stdout
-    run = command("compare", "a=s:new", "b=nowhere", cwd=tmp_path)
-    assert run.returncode == 2
-    assert run.stderr.startswith("error: ")
+    assert "rouge_l_f1: A is 21.1% lower (p " in run.stdout
+    run = command("compare", "a=s:new", "b=nowhere", "--json", cwd=tmp_path)
+    assert (run.returncode, run.stdout) == (2, "")
+    assert run.stderr.startswith("error: b: got 'nowhere'")
+    assert len(run.stderr.splitlines()) == 1
+
+
+def test_the_flag_json_does_what_json_true_does_and_inconclusive_has_a_code_of_its_own(tmp_path: Path, command: Any) -> None:
+    written(tmp_path / "s", "new", speeds=(1000.0,))
+    written(tmp_path / "s", "old")
+    runs = [command("compare", "a=s:new", "b=s:old", word, cwd=tmp_path) for word in ("--json", "json=true")]
+    assert [(run.returncode, run.stderr) for run in runs] == [(3, "")] * 2
+    assert runs[0].stdout == runs[1].stdout
+    assert json.loads(runs[0].stdout)["exit_code"] == 3
 
 
 def test_trials_without_scores_are_compared_by_speed_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

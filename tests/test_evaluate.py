@@ -19,6 +19,7 @@ from question_files import course_file
 
 from gpuqa.measure.metrics import METRICS
 from gpuqa.measure.statistics import bootstrap_interval
+from gpuqa.pipeline import dataset as dataset_file
 
 pytestmark = pytest.mark.slow
 
@@ -31,8 +32,10 @@ ALSO = {  # what `evaluate` writes beside the metrics
     "rouge_l_f1_judge_interval",
     "rouge_l_f1_interval",
     "questions_file",
+    "frozen",
     "answers",
 }
+KEY, OTHER_KEY = "a-key-of-the-tests", "another-key-of-the-tests"
 QUESTIONS = (  # question, reference, the answer of the scripted service, both scores worked out by hand
     # judge: 3 common words of 4 and 3, so P = 1, R = 3/4, F1 = 6/7; the line break separates words as a space does
     ("q1", "cudaMalloc allocates device memory", "cudaMalloc\nallocates memory", 6 / 7, 6 / 7),
@@ -56,6 +59,9 @@ class Script:
     statuses: list[tuple[int, Any]] = field(default_factory=lambda: [(200, {"status": "batch"})])  # of GET /; the last stays
     answer: Callable[[Any], tuple[int, Any]] = lambda prompt: (200, {"response": ANSWERS})
     delay_s: float = 0.0
+    info: tuple[int, Any] = (404, {"detail": "Not Found"})  # of GET /info
+    key: str | None = None  # that it wants; its refusal is rude enough to quote what it got
+    location: str | None = None  # where GET / leads
     asked: list[Any] = field(default_factory=list)  # the prompts of the POSTs, in their order
     polls: int = 0
 
@@ -68,6 +74,9 @@ def serving(script: Script) -> Iterator[str]:
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
+            if self.path == "/info":
+                self.reply(*script.info)
+                return
             code, body = script.statuses[min(script.polls, len(script.statuses) - 1)]
             script.polls += 1
             self.reply(code, body)
@@ -75,6 +84,9 @@ def serving(script: Script) -> Iterator[str]:
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             assert self.path == "/predict"
+            if script.key and self.headers["Authorization"] != f"Bearer {script.key}":
+                self.reply(401, f"no: {self.headers['Authorization']}")
+                return
             script.asked.append(body["prompt"])
             time.sleep(script.delay_s)
             self.reply(*script.answer(body["prompt"]))
@@ -83,6 +95,8 @@ def serving(script: Script) -> Iterator[str]:
             content = body.encode() if isinstance(body, str) else json.dumps(body, ensure_ascii=False).encode()
             self.send_response(code)
             self.send_header("Content-Length", str(len(content)))
+            if script.location:
+                self.send_header("Location", script.location)
             self.end_headers()
             self.wfile.write(content)
 
@@ -153,7 +167,9 @@ def test_batch_mode_asks_everything_in_one_post_and_a_missing_answer_counts_as_e
     assert found["status"] == "batch"
     assert found["ready_after_s"] >= 1.5, "four polls said 503, half a second apart"
     assert 0.6 <= found["seconds"] < 0.6 + found["ready_after_s"], "the wait is not on the clock"
-    assert "e2e_latency_ms_p95           n/a (needs 20)\n" in run.stdout
+    assert f"{url} is not ready (HTTP 503 {{" in run.stdout
+    assert run.stdout.count("waiting for it, at most 420 s") == 1, "it is said once, not at every poll"
+    assert "4 questions in one POST; waiting for the answers, at most 360 s for each POST\n" in run.stdout
     assert "judge_accuracy               0.3810\n" in run.stdout
     assert "rouge_l_f1_interval          0." in run.stdout
 
@@ -169,6 +185,135 @@ def test_ok_mode_asks_one_question_after_the_other(dataset: list[str], command: 
     assert found["status"] == "ok"
     assert found["seconds"] == pytest.approx(sum(row["latency_s"] for row in found["answers"]))
     assert all(row["latency_s"] >= 0.2 for row in found["answers"])
+    assert found["e2e_latency_ms_p50"] >= 200
+    assert "e2e_latency_ms_p95           n/a (needs 20)\n" in run.stdout
+    assert "4 questions one after the other; waiting for the answers" in run.stdout
+
+
+def test_the_time_of_a_batch_is_not_called_a_latency_and_what_the_contract_does_not_tell_is_null(
+    dataset: list[str], command: Any, tmp_path: Path
+) -> None:
+    with serving(Script()) as url:
+        run = command("evaluate", f"url={url}", *dataset, cwd=tmp_path)
+    assert run.returncode == 0, run.stdout + run.stderr
+    found = results(tmp_path)
+    assert [found[f"e2e_latency_ms_p{percent}"] for percent in (50, 95, 99)] == [None] * 3
+    assert "e2e_latency_ms_p50           n/a (one POST answered all questions)\n" in run.stdout
+    unknown = ("latency_s", "output_tokens", "finish_reason", "error")
+    assert [[row[key] for key in unknown] for row in found["answers"]] == [[None] * 4] * 4
+    assert found["frozen"] is None
+    assert "frozen numbers: unknown, since GET /info does not tell them\n" in run.stdout
+
+
+def frozen_info(folder: Path, **changes: Any) -> tuple[int, Any]:
+    """What our service says at /info of a winner that was measured on the hand-worked questions."""
+    digest = dataset_file.digest(dataset_file.read_questions(folder / "questions.json"))
+    measurement = {
+        "questions": 4,
+        "repeats": 3,
+        "chars_per_s": 0.5,
+        "chars_per_s_interval": {"low": 0.25, "high": 0.75},
+        "rouge_l_f1_judge": 0.38,
+        "rouge_l_f1_judge_interval": {"low": 0.3, "high": 0.45},
+        "rouge_l_f1": 0.9,
+        "rouge_l_f1_interval": None,
+    }
+    setting = {"dataset": {"name": "by_hand", "limit": None}, "workload": {"issue": "batch"}}
+    frozen = {"digest": "d" * 64, "device": "a card", "study": "mine", "digests": {"dataset": digest}}
+    return 200, {"frozen": {**frozen, "setting": setting, "measurement": measurement, **changes}}
+
+
+def test_measured_numbers_stand_beside_the_frozen_ones_and_say_inside_or_outside(
+    dataset: list[str], command: Any, tmp_path: Path
+) -> None:
+    with serving(Script(info=frozen_info(tmp_path))) as url:
+        run = command("evaluate", f"url={url}", *dataset, cwd=tmp_path)
+    assert run.returncode == 0, run.stdout + run.stderr
+    rows = {line.split()[0]: line.split()[1:] for line in run.stdout.partition("number  ")[2].splitlines()[1:4]}
+    assert rows["rouge_l_f1_judge"] == ["0.3800", "0.3000", "to", "0.4500", "0.3810", "inside"]
+    assert (rows["chars_per_s"][-1], rows["rouge_l_f1"][-2:]) == ("OUTSIDE", ["no", "interval"])
+    assert "frozen numbers: of study mine, digest dddddddddddddddd, 3 repeats on a card; these are of one pass\n" in run.stdout
+    told = results(tmp_path)["frozen"]
+    assert (told["digest"], told["not_comparable"]) == ("d" * 64, None)
+    assert {name: number["inside"] for name, number in told["numbers"].items()} == {
+        "chars_per_s": False,
+        "rouge_l_f1_judge": True,
+        "rouge_l_f1": None,
+    }
+
+
+def test_numbers_of_other_questions_are_not_compared(dataset: list[str], command: Any, tmp_path: Path) -> None:
+    with serving(Script(info=frozen_info(tmp_path, digests={"dataset": "0" * 64}))) as url:
+        run = command("evaluate", f"url={url}", *dataset, cwd=tmp_path)
+    assert run.returncode == 0, run.stdout + run.stderr
+    said = "the numbers cannot be compared: the study asked other questions, 4 of dataset=by_hand (dataset.limit=None)"
+    assert f"{said}; these are 4\n" in run.stdout
+    assert "inside" not in run.stdout
+    assert results(tmp_path)["frozen"]["not_comparable"] == f"{said}; these are 4"
+    assert results(tmp_path)["frozen"]["numbers"] == {}
+
+
+def test_a_speed_that_was_measured_in_another_way_is_not_compared_and_scores_are(
+    dataset: list[str], command: Any, tmp_path: Path
+) -> None:
+    setting = {"dataset": {}, "workload": {"issue": "closed"}}
+    with serving(Script(info=frozen_info(tmp_path, setting=setting))) as url:
+        run = command("evaluate", f"url={url}", *dataset, cwd=tmp_path)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "the speed cannot be compared: it was frozen with workload.issue=closed, and this is batch\n" in run.stdout
+    assert list(results(tmp_path)["frozen"]["numbers"]) == ["rouge_l_f1_judge", "rouge_l_f1"]
+
+
+@pytest.mark.parametrize(
+    "info",
+    [(200, "<html>"), (200, {"frozen": {}}), (200, {"frozen": {"measurement": 3, "digests": {}, "setting": {}}}), (500, "{")],
+    ids=["a page", "nothing frozen", "another shape", "an error"],
+)
+def test_a_service_of_another_project_is_evaluated_and_what_it_froze_is_unknown(
+    info: tuple[int, Any], dataset: list[str], command: Any, tmp_path: Path
+) -> None:
+    with serving(Script(info=info)) as url:
+        run = command("evaluate", f"url={url}", *dataset, cwd=tmp_path)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert results(tmp_path)["frozen"] is None
+
+
+def test_a_key_of_a_file_or_of_the_environment_is_sent_and_never_shown(
+    dataset: list[str], command: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "keys").write_text(f"{KEY}\n{OTHER_KEY}\n", encoding="utf-8")
+    ways: list[tuple[list[str], dict[str, str] | None]] = [(["keys_file=keys"], None), ([], {"GPUQA_KEYS": KEY})]
+    for words, environment in ways:
+        with serving(Script(key=KEY)) as url:
+            run = command("evaluate", f"url={url}", *dataset, *words, cwd=tmp_path, env=environment)
+        assert run.returncode == 0, run.stdout + run.stderr
+        assert KEY not in run.stdout + run.stderr + (tmp_path / "evaluation.json").read_text(encoding="utf-8")
+
+
+def test_a_key_that_is_missing_or_refused_is_named_by_where_it_is_from_and_not_shown(
+    dataset: list[str], command: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "keys").write_text(OTHER_KEY, encoding="utf-8")
+    with serving(Script(key=KEY)) as url:
+        runs = [command("evaluate", f"url={url}", *dataset, *words, cwd=tmp_path) for words in ([], ["keys_file=keys"])]
+    assert [(run.returncode, "Traceback" in run.stderr, len(run.stderr.splitlines())) for run in runs] == [(2, False, 1)] * 2
+    assert (
+        f"keys_file: {url} answers HTTP 401 without a key; name a file with keys_file=FILE, or set GPUQA_KEYS" in runs[0].stderr
+    )
+    assert f"keys_file='keys': {url} answers HTTP 401 to the key in it; give the key of this service" in runs[1].stderr
+    assert not [run for run in runs if OTHER_KEY in run.stdout + run.stderr]
+
+
+def test_a_service_that_quotes_the_key_in_an_error_does_not_make_us_show_it(
+    dataset: list[str], command: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "keys").write_text(KEY, encoding="utf-8")
+    script = Script(key=KEY, answer=lambda _: (500, f"failed for Bearer {KEY}"))
+    with serving(script) as url:
+        run = command("evaluate", f"url={url}", *dataset, "keys_file=keys", cwd=tmp_path)
+    assert run.returncode == 1
+    assert "got HTTP 500 failed for Bearer (the key)" in run.stderr
+    assert KEY not in run.stdout + run.stderr
 
 
 def test_a_file_like_the_courses_is_told_first_and_its_intervals_count_each_question_once(command: Any, tmp_path: Path) -> None:
@@ -215,7 +360,11 @@ def test_an_answer_that_is_not_text_counts_as_empty(dataset: list[str], command:
         (Script(answer=lambda _: (200, ANSWERS)), ["POST /predict must answer 200"]),
         (Script(answer=lambda _: (200, {"response": "one text"})), ["a list of at most 4", "'one text'"]),
         (Script(answer=lambda _: (200, {"response": [*ANSWERS, "?"]})), ["a list of at most 4"]),
-        (Script(delay_s=3), ["timed out"]),
+        (Script(delay_s=3), ["POST /predict gave no answer within answer_timeout_s=1"]),
+        (
+            Script([(301, "moved")], location="https://example.org/"),
+            ["GET / leads to 'https://example.org/'; name that address"],
+        ),
         (
             Script([(200, {"status": "ok"})], answer=lambda prompt: (500 if prompt == "q3" else 200, {"response": ""})),
             ["HTTP 500"],
@@ -235,6 +384,7 @@ def test_an_answer_that_is_not_text_counts_as_empty(dataset: list[str], command:
         "one text for a batch",
         "too many answers",
         "too slow",
+        "elsewhere",
         "an error on the way",
     ],
 )
@@ -262,7 +412,14 @@ def test_an_address_where_nobody_listens_is_told_after_the_wait(dataset: list[st
 @pytest.mark.parametrize(
     ("override", "told"),
     [
-        ("url=127.0.0.1:8000", "url: got '127.0.0.1:8000', allowed is an http:// or https:// address"),
+        ("url=127.0.0.1:8000", "url: got '127.0.0.1:8000', allowed is an http:// or https:// address with a host"),
+        ("url=http://", "url: got 'http://', allowed is"),
+        ("url=http://localhost:99999", "url: got 'http://localhost:99999', allowed is"),
+        ("url='http://[::1'", "url: got 'http://[::1', allowed is"),
+        ("url=http://me:my-password@localhost", "url: holds a user, a query or a fragment"),
+        ("output=.", "output: got '.', allowed is a file"),
+        ("keys_file=no/such/keys", "keys_file: 'no/such/keys' cannot be read: FileNotFoundError; it holds one key a line"),
+        ("keys_variable=", "keys_variable: got '', allowed is the name of an environment variable"),
         ("dataset.path=no/such/file.json", "dataset.path: 'no/such/file.json' does not exist"),
         ("answer_timeout_s=0", "answer_timeout_s: got 0.0"),
         ("output=no/such/folder/evaluation.json", "output"),
@@ -277,7 +434,17 @@ def test_a_wrong_input_is_refused_before_anybody_is_asked(
     assert run.returncode == 2, run.stdout + run.stderr
     assert told in run.stderr
     assert "Traceback" not in run.stderr
+    assert "my-password" not in run.stderr
     assert script.asked == []
+
+
+def test_a_file_that_is_no_key_is_refused_without_quoting_it(dataset: list[str], command: Any, tmp_path: Path) -> None:
+    for content in ("", "schlüssel-0123456789"):
+        (tmp_path / "keys").write_text(content, encoding="utf-8")
+        run = command("evaluate", "url=http://127.0.0.1:9", *dataset, "keys_file=keys", cwd=tmp_path)
+        assert run.returncode == 2
+        assert "keys_file='keys': holds" in run.stderr
+        assert not content or content not in run.stderr
 
 
 @pytest.mark.engine
@@ -298,6 +465,9 @@ def test_the_served_winner_scores_what_the_sweep_measured(
         assert found[ours] == pytest.approx(measured[theirs])
     assert found["judge_accuracy"] > 0
     assert "every answer: batch.json" in run.stdout
+    beside = found["frozen"]["numbers"]
+    assert [beside[name]["inside"] for name in ("chars_per_s", "rouge_l_f1_judge", "rouge_l_f1")] == [None, True, True]
+    assert beside["rouge_l_f1"]["frozen"] == pytest.approx(measured["rouge_l_f1"])
 
 
 @pytest.mark.engine
@@ -308,4 +478,5 @@ def test_the_served_winner_answers_in_ok_mode_too(serial_service: Any, command: 
     assert found["status"] == "ok"
     assert [row["answer"] for row in found["answers"]] == [serial_service.predict(row["question"]) for row in found["answers"]]
     assert found["answers_empty"] == 0
+    assert found["frozen"]["numbers"] == {}, "three questions are not the six of the study"
     assert found["seconds"] == pytest.approx(sum(row["latency_s"] for row in found["answers"]))

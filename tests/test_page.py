@@ -146,6 +146,31 @@ def test_it_shows_what_is_served(browser: Browser, service: Any) -> None:
     for value in (model, prompt, frozen["digest"][:16], frozen["device"]):
         assert value in browser.text("#facts")
     assert "DEMONSTRATION" in browser.text("#note")
+    speed = f"{frozen['measurement']['chars_per_s']:,.0f} characters/s, 6 questions all at once"
+    assert speed in browser.text("#facts"), "a speed of a batch is not that of one answer"
+    above = (
+        "const box = (id) => document.querySelector(id).getBoundingClientRect(); return box('#note').bottom < box('#form').top"
+    )
+    assert browser.run(above), "it is read before the first question is asked"
+
+
+def test_a_question_that_was_cut_says_so_and_the_next_one_does_not(browser: Browser, service: Any) -> None:
+    browser.show(f"{service.url}/ui")
+    told = []
+    for question in ("warp " * 2000, QUESTION):
+        browser.run("document.querySelector('#question').value = arguments[0]", question)
+        browser.ask("")
+        told.append(browser.text("#cut") if not browser.run("return document.querySelector('#cut').hidden") else None)
+    assert told == ["The question was too long; its middle was left out.", None]
+
+
+def test_what_is_served_on_another_device_or_in_spite_of_a_mismatch_says_so(browser: Browser, service: Any) -> None:
+    browser.show(f"{service.url}/ui")
+    browser.wait(lambda: browser.text("#facts") != "")
+    assert "served on" not in browser.text("#facts")
+    browser.run("info.here = {allow_mismatch: true, device: 'another card'}; show()")  # as GET /info would tell it
+    assert re.search(r"served on\s+another card", browser.text("#facts"))
+    assert "what is served may not be what was measured" in browser.text("#note")
 
 
 @pytest.mark.parametrize(
@@ -237,6 +262,11 @@ def test_a_key_is_asked_for_where_the_server_wants_one(
         browser.wait(lambda: browser.run("return !document.querySelector('#key-row').hidden"))
         browser.ask(QUESTION)
         assert browser.text("#problem") == "This server needs a key."
+        assert browser.text("#facts") == ""
+        browser.write("#key", "a wrong key")
+        browser.ask("")
+        assert browser.text("#problem") == "This key is not accepted."
+        browser.run("document.querySelector('#key').value = ''")
         browser.write("#key", "a key of this test alone")
         browser.ask("")
         assert browser.text("#problem") == ""

@@ -18,9 +18,10 @@ import httpx
 import psutil
 import pytest
 import yaml
-from conftest import PATIENCE_S, ROOT, left_behind, starting_service, wait_for_address
+from conftest import PATIENCE_S, ROOT, left_behind, run_python, starting_service, wait_for_address, wait_until_ready
 
 from gpuqa.measure import fingerprint
+from gpuqa.serve import warn_of_another_machine
 
 pytestmark = pytest.mark.engine
 
@@ -214,7 +215,7 @@ def test_an_edited_frozen_file_is_refused(
 def test_a_prompt_that_comes_out_as_other_tokens_here_is_refused_by_name(study_copy: Path, command: Any) -> None:
     def sign_with_other_tokens(content: dict[str, Any]) -> None:
         content["digests"]["prompt_tokens"] = "0" * 64
-        content["digest"] = fingerprint.sha256_of({key: value for key, value in content.items() if key != "digest"})
+        sign(content)
 
     edit_frozen(study_copy / "frozen.yaml", sign_with_other_tokens)
     told = refused(command("serve", cwd=study_copy.parent.parent))
@@ -258,7 +259,7 @@ def test_metrics_and_info_tell_what_is_served_and_log_lines_are_json(other_weigh
     assert metric(other_weights, queries) > before
     until(lambda: any(line.get("request_id") == "abc-1" for line in log_lines(other_weights)))
     [line] = [line for line in log_lines(other_weights) if line.get("request_id") == "abc-1"]
-    assert (line["message"], line["status"], line["questions"]) == ("POST /predict", 200, 2)
+    assert (line["message"], line["status"], line["questions"]) == ("POST /predict 200 ok", 200, 2)
     assert "vllm.v1.engine.core" in {line["logger"] for line in log_lines(other_weights)}
 
 
@@ -354,8 +355,10 @@ def test_weights_that_cannot_be_loaded_end_the_server_with_1_and_a_reason(
         (["warmup=no/such/warmup.json"], ["warmup", "'no/such/warmup.json' does not exist"]),
         (["model_path=no/such/model"], ["model_path", "'no/such/model' does not exist"]),
         (["frozen=experiments/embedded/study.yaml"], ["frozen", "experiments/embedded/study.yaml", "not a frozen winner"]),
-        (["frozen=experiments/embedded"], ["frozen", "experiments/embedded"]),
+        (["frozen=experiments/embedded"], ["is a folder, allowed is a file, such as 'experiments/embedded/frozen.yaml'"]),
         (["http.port=99999"], ["http.port: got 99999"]),
+        (["model_path=experiments/embedded/frozen.yaml"], ["model_path: got", "allowed is the folder that holds the weights"]),
+        (["http.host=203.0.113.7"], ["http.host: choose an address of this machine; 203.0.113.7:8000 cannot be listened on"]),
         (["http.keys_file=no/such/keys"], ["http.keys_file", "'no/such/keys'"]),
         (["http.deadline_s=0"], ["http.deadline_s: got 0"]),
         (["http.status=fast"], ["http.status", "'fast'", "batch", "ok"]),
@@ -371,10 +374,73 @@ def test_a_wrong_input_is_refused_before_anything_starts(
     assert all(name in told for name in names), told
 
 
-def test_a_taken_port_is_told_in_one_line(study_folder: Path, command: Any, tmp_path: Path) -> None:
+def sign(content: dict[str, Any]) -> None:
+    """Have the file's own digest fit what it says."""
+    content["digest"] = fingerprint.sha256_of({key: value for key, value in content.items() if key != "digest"})
+
+
+def test_weights_that_were_moved_are_named_with_the_key_that_says_where_they_are(study_copy: Path, command: Any) -> None:
+    def move(content: dict[str, Any]) -> None:
+        content["pipeline"]["model"]["path"] = "/no/such/model"
+        sign(content)
+
+    edit_frozen(study_copy / "frozen.yaml", move)
+    told = refused(command("serve", cwd=study_copy.parent.parent))
+    assert told.startswith("error: experiments/embedded/frozen.yaml: model.path: '/no/such/model' does not exist; looked for ")
+    assert "say where with model_path=FOLDER" in told
+    assert len(told.splitlines()) == 1
+
+
+LOADED = """
+import runpy, sys
+import transformers
+load = transformers.AutoTokenizer.from_pretrained.__func__
+def told(cls, *args, **more):
+    if sys._getframe(1).f_globals["__name__"].startswith("gpuqa."):
+        print("gpuqa loads the tokenizer", file=sys.stderr, flush=True)
+    return load(cls, *args, **more)
+transformers.AutoTokenizer.from_pretrained = classmethod(told)
+runpy.run_module("gpuqa.serve", run_name="__main__")
+"""
+
+
+def test_the_tokenizer_is_loaded_once_until_the_service_is_ready(study_folder: Path, tmp_path: Path) -> None:
+    with starting_service(study_folder / "frozen.yaml", cwd=tmp_path, how=("-c", LOADED)) as starting:
+        wait_until_ready(starting)
+        assert starting.log.count("gpuqa loads the tokenizer") == 1
+        assert starting.predict(QUESTIONS[:1])
+
+
+@pytest.mark.parametrize(
+    ("words", "heavy"),
+    [
+        (
+            "http.port={taken}",
+            "http.port: choose another port; 127.0.0.1:{taken} cannot be listened on: address already in use",
+        ),
+        ("warmup=no/such/file", "warmup: 'no/such/file' does not exist"),
+        ("model_path={model}", "sha256 of the weights differs"),
+    ],
+)
+def test_what_is_wrong_is_said_before_a_heavy_library_is_imported(
+    words: str, heavy: str, model_copy: Path, study_folder: Path, tmp_path: Path
+) -> None:
+    change_weights(model_copy)
+    script = "import runpy, sys\ntry:\n    runpy.run_module('gpuqa.serve', run_name='__main__')\n"
+    script += "finally:\n    print([name for name in ('vllm', 'torch', 'transformers') if name in sys.modules])"
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        overrides = ("http.host=127.0.0.1", f"http.port={taken.getsockname()[1]}")
-        run = command("serve", f"frozen={study_folder / 'frozen.yaml'}", *overrides, cwd=tmp_path)
-    assert run.returncode in (1, 2), run.stderr
-    assert "address already in use" in run.stderr
-    assert "Traceback" not in run.stdout + run.stderr
+        values = {"taken": taken.getsockname()[1], "model": model_copy}
+        overrides = (f"frozen={study_folder / 'frozen.yaml'}", "http.host=127.0.0.1", words.format(**values))
+        run = run_python("-c", script, *overrides, cwd=tmp_path, env={})
+    assert heavy.format(**values) in refused(run)
+    assert run.stdout == "[]\n"
+
+
+def test_another_version_and_another_device_are_warned_of_in_whole_sentences(caplog: pytest.LogCaptureFixture) -> None:
+    measured = {"versions": {"vllm": "0.33.0", "triton": "3.6.0", "torch": "2.13.0"}, "device": "a card"}
+    warn_of_another_machine(measured, {"versions": {"vllm": "0.32.0", "torch": "2.13.0"}, "device": "a CPU"})
+    assert [record.getMessage() for record in caplog.records] == [
+        "The winner was measured with vllm 0.33.0. Here vllm 0.32.0 is installed, so speed and answers may differ.",
+        "The winner was measured with triton 3.6.0. Here triton is not installed, so speed and answers may differ.",
+        "The winner was measured on a card. This machine is a CPU, so the measured speed does not hold here.",
+    ]

@@ -256,30 +256,63 @@ def test_an_engine_that_died_is_an_honest_503_without_its_reason() -> None:
     assert "secret" not in json.dumps(body)
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
-        b"",
-        b"{",
-        b"null",
-        b'"text"',
-        b'["text"]',
-        b"{}",
-        b'{"question": "text"}',
-        b'{"prompt": null}',
-        b'{"prompt": 5}',
-        b'{"prompt": 1.5}',
-        b'{"prompt": true}',
-        b'{"prompt": {"text": "text"}}',
-        b'{"prompt": ["text", 5]}',
-        b'{"prompt": ["text", null]}',
-        b'{"prompt": [["text"]]}',
-    ],
-)
-def test_a_wrong_body_is_refused_with_422_and_a_reason(batch: Served, body: bytes) -> None:
-    status, said = batch.call("POST", "/predict", body)
-    assert status == 422
-    assert said["detail"]
+WRONG_BODIES = {
+    b"": "the body is empty or null",
+    b"null": "the body is empty or null",
+    b"{": "the body is not valid JSON: Expecting property name enclosed in double quotes (at character 1)",
+    b"{'prompt': 'text'}": "the body is not valid JSON: Expecting property name enclosed in double quotes (at character 1)",
+    b'"text"': "the body is text",
+    b'["text"]': "the body is a list",
+    b"{}": "prompt: is missing",
+    b'{"question": "text"}': "prompt: is missing",
+    b'{"prompt": null}': "prompt: got null, allowed is text or a list",
+    b'{"prompt": 5}': "prompt: got a number, allowed is text or a list",
+    b'{"prompt": 1.5}': "prompt: got a number, allowed is text or a list",
+    b'{"prompt": true}': "prompt: got a boolean, allowed is text or a list",
+    b'{"prompt": {"text": "text"}}': "prompt: got an object, allowed is text or a list",
+    b'{"prompt": ["text", 5]}': "prompt.1: got a number, allowed is text",
+    b'{"prompt": ["text", null]}': "prompt.1: got null, allowed is text",
+    b'{"prompt": [["text"]]}': "prompt.0: got a list, allowed is text",
+}
+
+
+@pytest.mark.parametrize("body", WRONG_BODIES)
+def test_a_wrong_body_is_refused_with_422_and_one_sentence_that_says_what_to_send(batch: Served, body: bytes) -> None:
+    sentence = WRONG_BODIES[body] + '; send {"prompt": "..."} or {"prompt": ["...", ...]} as application/json'
+    assert batch.call("POST", "/predict", body) == (422, {"detail": sentence})
+
+
+def test_a_body_that_is_no_text_is_refused_with_400(batch: Served) -> None:
+    assert batch.call("POST", "/predict", b"\xff") == (400, {"detail": "the body cannot be read as JSON"})
+
+
+@pytest.mark.parametrize("content_type", ["text/plain", "application/x-www-form-urlencoded", ""])
+def test_a_body_of_another_content_type_is_refused_by_the_name_of_its_type(batch: Served, content_type: str) -> None:
+    status, _, text = batch.ask("POST", "/predict", b'{"prompt": "text"}', **{"Content-Type": content_type})
+    said = f"the Content-Type is {repr(content_type) if content_type else 'absent'}, allowed is application/json; send "
+    assert (status, said in json.loads(text)["detail"]) == (422, True)
+
+
+def test_a_route_that_does_not_exist_is_answered_with_those_that_do(batch: Served) -> None:
+    status, body = batch.call("GET", "/no/such/path")
+    assert status == 404
+    assert body["detail"].startswith("there is no GET '/no/such/path'; there are GET /, GET /info, ")
+    assert "POST /predict" in body["detail"]
+    status, headers, text = batch.ask("GET", "/predict")
+    assert (status, headers["allow"], json.loads(text)) == (
+        405,
+        "POST",
+        {"detail": "GET '/predict' is not allowed; allowed is POST"},
+    )
+
+
+def test_a_load_balancer_may_look_by_head() -> None:
+    engine = ScriptedEngine()
+    with serving(scripted(engine)) as served:
+        assert [served.ask("HEAD", path)[0::2] for path in ("/", "/livez", "/readyz")] == [(503, ""), (200, ""), (503, "")]
+        engine.open.set()
+        served.wait_for((200, {"status": "batch"}))
+        assert [served.ask("HEAD", path)[0::2] for path in ("/", "/livez", "/readyz")] == [(200, "")] * 3
 
 
 def test_unknown_fields_beside_the_prompt_do_no_harm(ok: Served, expected: dict[str, str]) -> None:
@@ -309,7 +342,8 @@ def test_2000_questions_of_odd_lengths_are_2000_answers_in_their_order(echo: Ser
 def test_one_question_more_than_allowed_is_refused_with_the_limit(echo: Served) -> None:
     status, body = echo.predict(["?"] * 2_001)
     assert status == 422
-    assert "2001 questions, allowed are 2000 a request (http.max_questions_per_request)" in json.dumps(body)
+    told = "2001 questions, allowed are 2000 a request (http.max_questions_per_request); send several requests"
+    assert body == {"detail": told}
 
 
 def test_a_question_of_any_length_reaches_the_engine_as_the_tokens_that_a_study_would_give_it() -> None:
@@ -325,8 +359,12 @@ def test_a_question_of_any_length_reaches_the_engine_as_the_tokens_that_a_study_
         chat = {"model": config.model.name, "messages": [{"role": "user", "content": questions[3]}], "stream": True}
         assert served.ask("POST", "/v1/chat/completions", json.dumps(chat).encode())[0] == 200
         assert served.metric("gpuqa_questions_cut_total") == 5
+        for text, was_cut in ((questions[0], False), (questions[1], True)):
+            chat = {"model": config.model.name, "messages": [{"role": "user", "content": text}]}
+            usage = served.call("POST", "/v1/chat/completions", json.dumps(chat).encode())[1]["usage"]
+            assert usage["prompt_tokens_details"]["question_was_cut"] is was_cut
     asked = [encoder.encode(question).token_ids for question in questions]
-    assert engine.prompts == [*asked, asked[3]]
+    assert engine.prompts == [*asked, asked[3], *asked[:2]]
 
 
 def test_a_body_of_100_mb_is_answered_in_time_and_health_meanwhile(echo: Served) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import http.client
 import json
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -24,6 +25,7 @@ from gpuqa.config.http import HttpConfig
 from gpuqa.engines import EngineFailed
 from gpuqa.pipeline.pipeline import Pipeline
 from gpuqa.records import Generation, Override
+from gpuqa.serving.auth import Keys
 from gpuqa.serving.service import Service, State, Winner
 from gpuqa.serving.telemetry import Telemetry
 
@@ -31,10 +33,11 @@ pytestmark = pytest.mark.engine
 
 
 @contextmanager
-def ready(engine: ScriptedEngine, **http: Any) -> Iterator[Served]:
+def ready(engine: ScriptedEngine, keys: Keys | None = None, **http: Any) -> Iterator[Served]:
     """A served stand-in that has warmed up, and has not opened since."""
     engine.open.set()
-    with serving(scripted(engine), HttpConfig(**{"restart_backoff_s": 0.05, "warmup_batch": 1, **http}), ["Warm?"]) as served:
+    config = HttpConfig(**{"restart_backoff_s": 0.05, "warmup_batch": 1, **http})
+    with serving(scripted(engine), config, ["Warm?"], keys) as served:
         served.wait_for((200, {"status": "batch"}))
         engine.open.clear()
         engine.asked.clear()
@@ -53,6 +56,12 @@ def asking(served: Served, *prompts: Any) -> Iterator[list[Future[Reply]]]:
 
 def in_flight(served: Served) -> float:
     return served.metric("gpuqa_questions_in_flight")
+
+
+def request_lines(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What the log says of requests that were refused or given up."""
+    said = [record.getMessage() for record in caplog.records if record.name == "gpuqa.requests"]
+    return [line for line in said if not line.endswith(" ok")]
 
 
 def outcome(served: Served, name: str) -> float:
@@ -77,6 +86,48 @@ def test_at_capacity_questions_are_refused_with_429_and_a_time_and_never_health_
             assert [future.result()[0] for future in running] == [200, 200]
         assert served.predict(["五", "六"])[0] == 200
         assert in_flight(served) == 0
+
+
+def test_the_log_line_of_a_refused_request_names_the_status_and_why(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    engine, keys = ScriptedEngine(), Keys(["a-key-of-the-tests"])
+    with ready(engine, keys=keys, max_waiting_questions=1, max_body_bytes=900) as served:
+        key = {"Authorization": "Bearer a-key-of-the-tests"}
+        body = json.dumps({"prompt": "一"}).encode()
+        with ThreadPoolExecutor(1) as client:
+            running = client.submit(served.ask, "POST", "/predict", body, **key)
+            until(lambda: in_flight(served) == 1)
+            served.ask("POST", "/predict", body, **key)
+            engine.open.set()
+            running.result()
+        served.ask("POST", "/predict", b"{}", **key)
+        served.ask("POST", "/predict", b" " * 1000, **key)
+        served.ask("POST", "/predict", body)
+        served.ask("POST", "/predict", body, Authorization="Bearer wrong")
+        served.ask("GET", "/a%0Aline", **key)
+        served.ask("POST", "/v1/chat/completions", b"[]", **key)
+    [capacity, missing, large, nothing, wrong, nowhere, chat] = request_lines(caplog)
+    assert capacity.startswith(
+        "POST /predict 429 refused: at capacity: 1 of 1 questions in flight, 1 more requested; retry after"
+    )
+    assert missing.startswith("POST /predict 422 invalid: prompt: is missing; send ")
+    assert large == "POST /predict 413 invalid: the body is larger than http.max_body_bytes=900 allows; send several requests"
+    assert nothing == "POST /predict 401 unauthorized: the request has no key"
+    assert wrong == "POST /predict 401 unauthorized: the request has a wrong key"
+    assert nowhere.startswith("GET /a%0Aline 404 invalid: there is no GET '/a\\nline'; there are ")
+    assert chat == "POST /v1/chat/completions 400 invalid: the body is a list"
+
+
+def test_the_log_line_of_a_client_that_disconnected_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    engine = ScriptedEngine()
+    with ready(engine) as served:
+        connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=PATIENCE_S)
+        connection.request("POST", "/predict", json.dumps({"prompt": "一"}), {"Content-Type": "application/json"})
+        until(lambda: engine.asked == [1])
+        connection.close()
+        until(lambda: bool(request_lines(caplog)))
+    assert request_lines(caplog) == ["POST /predict 0 gone: the client disconnected before its answer"]
 
 
 # ---------------------------------------------------------------------------------------------------------- deadlines

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
@@ -100,6 +101,7 @@ class CompareConfig:
     confidence: float = 0.95
     min_flip: float = 0.2  # an answer flipped if its rouge_l_f1 changed by more
     shown_flips: int = 10
+    json: bool = False  # print one JSON object instead of tables
 
     def __post_init__(self) -> None:
         check(0.5 <= self.confidence < 1, "confidence", self.confidence, "a number from 0.5 to below 1")
@@ -124,11 +126,27 @@ class EvaluateConfig:
     ready_timeout_s: float = 420.0
     answer_timeout_s: float = 360.0
     output: str = "evaluation.json"
+    keys_file: str | None = None  # a bearer key for a service that wants one; as `http.keys_file` of the server
+    keys_variable: str = "GPUQA_KEYS"  # an environment variable that may hold it, too
 
     def __post_init__(self) -> None:
-        check(self.url.startswith(("http://", "https://")), "url", self.url, "an http:// or https:// address")
+        check_url(self.url)
+        check(bool(self.keys_variable), "keys_variable", self.keys_variable, "the name of an environment variable")
         check(0 < self.ready_timeout_s < math.inf, "ready_timeout_s", self.ready_timeout_s, "a number above 0")
         check(0 < self.answer_timeout_s < math.inf, "answer_timeout_s", self.answer_timeout_s, "a number above 0")
+
+
+def check_url(url: str) -> None:
+    """Raise a UserError unless it is the address of a service; a password in it is not quoted."""
+    try:
+        parts = urlsplit(url)
+        whole = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        bare = not (parts.username or parts.password or parts.query or parts.fragment)
+    except ValueError:  # a port that is none, half an IPv6 address
+        whole, bare = False, True
+    if whole and not bare:
+        raise UserError("url: holds a user, a query or a fragment, allowed is http://HOST:PORT; a key goes into keys_file")
+    check(whole, "url", url, "an http:// or https:// address with a host")
 
 
 @dataclass

@@ -6,12 +6,14 @@ import hashlib
 import hmac
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 
 from gpuqa.config import UserError
+from gpuqa.serving.telemetry import note
 
 SHORTEST = 16  # characters
 
@@ -48,30 +50,66 @@ def digest(key: str) -> bytes:
 
 
 def read_keys(file: str | None, variable: str) -> Keys | None:
-    """The keys in a file and in an environment variable, one a line or between commas; None where neither is set.
+    """The keys that a server accepts: those of a file and of an environment variable; None where neither is set.
+
+    Raises:
+        UserError: the file cannot be read, is empty, or a key is too short; no message quotes a key.
+    """
+    sources = key_sources(file, variable, "http.keys_file")
+    keys = [key for source, text in sources.items() for key in keys_in(source, text, SHORTEST)]
+    return Keys(keys) if keys else None
+
+
+@dataclass(frozen=True, slots=True)
+class ClientKey:
+    """The key that a client sends, and where it is from; its text is in no dump of it."""
+
+    text: str = field(repr=False)
+    source: str
+
+
+def read_client_key(file: str | None, variable: str) -> ClientKey | None:
+    """The key that a client sends, out of what `read_keys` reads: the first of the file, or else of the variable.
+
+    Raises:
+        UserError: as `read_keys`; but a key may be short, since the server of another project may have such a one.
+    """
+    found = [
+        ClientKey(keys_in(*source, shortest=1)[0], source[0]) for source in key_sources(file, variable, "keys_file").items()
+    ]
+    return found[-1] if found else None
+
+
+def key_sources(file: str | None, variable: str, file_key: str) -> dict[str, str]:
+    """What the environment variable and the file hold, by what messages call them; the file last.
 
     The variable is taken out of the environment, so that no child process and no dump of it holds a key.
 
     Raises:
-        UserError: the file cannot be read, is empty, or a key is too short; no message quotes a key.
+        UserError: the file cannot be read.
     """
     value = os.environ.pop(variable, None)
     sources = {} if value is None else {f"environment variable {variable}": value}
     if file is not None:
         try:
-            sources["http.keys_file"] = Path(file).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(
-                f"http.keys_file: {file!r} cannot be read: {type(error).__name__}; it holds one key a line"
-            ) from error
-    keys: list[str] = []
-    for source, text in sources.items():
-        listed = [key.strip() for key in text.replace(",", "\n").splitlines() if key.strip()]
-        if not listed or min(map(len, listed)) < SHORTEST or not all(key.isascii() and key.isprintable() for key in listed):
-            allowed = f"one key or more, each of at least {SHORTEST} printable ASCII characters, one a line or between commas"
-            raise UserError(f"{source}: holds {len(listed)} keys, allowed is {allowed}; `openssl rand -hex 32` makes one")
-        keys += listed
-    return Keys(keys) if keys else None
+            sources[f"{file_key}={file!r}"] = Path(file).read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            reason = type(error).__name__  # the message of a UnicodeDecodeError quotes the content
+            raise UserError(f"{file_key}: {file!r} cannot be read: {reason}; it holds one key a line") from None
+    return sources
+
+
+def keys_in(source: str, text: str, shortest: int) -> list[str]:
+    """Keys, one a line or between commas.
+
+    Raises:
+        UserError: there is none, or one is too short or no plain text; the message quotes none.
+    """
+    keys = [key.strip() for key in text.replace(",", "\n").splitlines() if key.strip()]
+    if not keys or min(map(len, keys)) < shortest or not all(key.isascii() and key.isprintable() for key in keys):
+        allowed = f"one key or more, each of at least {shortest} printable ASCII characters, one a line or between commas"
+        raise UserError(f"{source}: holds {len(keys)} keys, allowed is {allowed}; `openssl rand -hex 32` makes one")
+    return keys
 
 
 class RequireKey:
@@ -84,6 +122,7 @@ class RequireKey:
         if scope["type"] != "http" or self._is_free(scope["path"]) or self.keys.accepts(bearer(scope["headers"])):
             await self.app(scope, receive, send)
             return
+        note(reason=f"the request has {'a wrong key' if bearer(scope['headers']) else 'no key'}")
         headers = [(b"content-type", b"application/json"), (b"www-authenticate", b"Bearer")]
         headers.append((b"content-length", str(len(DENIED)).encode()))
         await send({"type": "http.response.start", "status": 401, "headers": headers})

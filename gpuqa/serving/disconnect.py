@@ -39,7 +39,7 @@ class CancelOnDisconnect:
             if sent_all:  # what ASGI calls a disconnect is then the end of the answer
                 await answering
             if not answering.done():
-                note(gone=True)
+                note(gone=True, reason="the client disconnected before its answer")
         finally:
             watching.cancel()
             if not answering.done():
@@ -90,4 +90,4 @@ class Body:
                 self._gone.set()
 
     def _too_large(self) -> HTTPException:
-        return HTTPException(413, f"the body is larger than http.max_body_bytes={self.limit}")
+        return HTTPException(413, f"the body is larger than http.max_body_bytes={self.limit} allows; send several requests")

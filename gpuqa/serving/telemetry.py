@@ -151,8 +151,9 @@ class RequestTelemetry:
 
         try:
             await self.app(scope, receive, send_with_id)
-        except Exception:
+        except Exception as error:
             status = 500
+            note(reason=f"{type(error).__name__} in this server; its traceback is in the log")
             raise
         finally:
             self._note(scope, about, status, time.perf_counter() - began)
@@ -167,7 +168,9 @@ class RequestTelemetry:
         level = logging.DEBUG if polled else logging.INFO
         if self.log.isEnabledFor(level):
             fields = {"status": status, "outcome": outcome, "seconds": round(seconds, 4)}
-            self.log.log(level, "%s %s", scope["method"], scope["path"], extra={"fields": fields})
+            said = f"{outcome}: {about['reason']}" if "reason" in about else outcome
+            path = scope["raw_path"].decode("latin-1")  # a line break in it is "%0A", and begins no other log line
+            self.log.log(level, "%s %s %d %s", scope["method"], path, status, said, extra={"fields": fields})
 
 
 def outcome_of(status: int) -> str:

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import APIRouter, Response
-from fastapi.exceptions import RequestValidationError
+from fastapi import APIRouter, HTTPException, Response
 from pydantic import BaseModel, ConfigDict
 
 from gpuqa.config.http import HttpConfig, Status
@@ -39,6 +38,7 @@ class StatusResponse(BaseModel):
 REFUSALS: dict[int | str, dict[str, Any]] = {
     400: {"model": Refusal, "description": "the body cannot be read"},
     **UNAUTHORIZED,
+    422: {"model": Refusal, "description": "the body is no question and no list of questions, or there are too many"},
     413: {"model": Refusal, "description": "the body is too large"},
     429: {"model": Refusal, "description": "at capacity; Retry-After says in how many seconds to ask again"},
     503: {"model": Refusal, "description": "not ready, draining, or the engine died"},
@@ -49,6 +49,7 @@ def router(service: Service, http: HttpConfig) -> APIRouter:
     """GET / and POST /predict."""
     routes = APIRouter()
 
+    @routes.head("/", include_in_schema=False)
     @routes.get("/", response_model=StatusResponse, responses={503: {"model": StatusResponse}})
     async def status(response: Response) -> StatusResponse:
         """Whether the service is ready, and how it wants its questions."""
@@ -61,8 +62,10 @@ def router(service: Service, http: HttpConfig) -> APIRouter:
     @routes.post("/predict", response_model=PredictResponse, responses=REFUSALS)
     async def predict(request: PredictRequest) -> PredictResponse:
         """Answer one question or many."""
-        if len(request.prompt) > http.max_questions_per_request and isinstance(request.prompt, list):
-            raise too_many(len(request.prompt), http.max_questions_per_request)
+        count, limit = len(request.prompt), http.max_questions_per_request
+        if count > limit and isinstance(request.prompt, list):
+            allowed = f"allowed are {limit} a request (http.max_questions_per_request); send several requests"
+            raise HTTPException(422, f"{count} questions, {allowed}")
         if isinstance(request.prompt, list):
             answers = await service.answer(request.prompt) if request.prompt else []
             return PredictResponse(response=[answer.text for answer in answers])
@@ -71,9 +74,3 @@ def router(service: Service, http: HttpConfig) -> APIRouter:
         return PredictResponse(response=[answer.text] if as_list else answer.text)
 
     return routes
-
-
-def too_many(questions: int, limit: int) -> RequestValidationError:
-    """422, in the form of all others."""
-    message = f"{questions} questions, allowed are {limit} a request (http.max_questions_per_request)"
-    return RequestValidationError([{"type": "too_long", "loc": ("body", "prompt"), "msg": message}])

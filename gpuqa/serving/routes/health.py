@@ -22,11 +22,13 @@ def router(service: Service) -> APIRouter:
     """GET /livez and GET /readyz."""
     routes = APIRouter()
 
+    @routes.head("/livez", include_in_schema=False)
     @routes.get("/livez", response_model=HealthResponse)
     async def livez() -> HealthResponse:
         """The process runs and its event loop turns."""
         return HealthResponse(status="alive")
 
+    @routes.head("/readyz", include_in_schema=False)
     @routes.get("/readyz", response_model=HealthResponse, responses={503: {"model": HealthResponse}})
     async def readyz(response: Response) -> HealthResponse:
         """Whether a question that is sent now would be answered."""

@@ -28,7 +28,9 @@ from gpuqa.records import Completion, CompletionDelta
 from gpuqa.serving.admission import Refused
 from gpuqa.serving.auth import UNAUTHORIZED
 from gpuqa.serving.openai_request import ApiError, ChatRequest, question_of
+from gpuqa.serving.refusals import invalid
 from gpuqa.serving.service import REASONS, NotReady, Service, State
+from gpuqa.serving.telemetry import note
 
 
 class OpenAIRoute(APIRoute):
@@ -41,7 +43,8 @@ class OpenAIRoute(APIRoute):
             try:
                 return await handler(request)
             except (ApiError, HTTPException, RequestValidationError, NotReady, Refused, EngineFailed) as error:
-                known = api_error(error)
+                known = api_error(error, request)
+                note(reason=known.body["error"]["message"])
                 return JSONResponse(known.body, known.status, headers=known.headers)
 
         return handle
@@ -91,14 +94,13 @@ def config_of(service: Service) -> PipelineConfig:
     return service.pipeline.config
 
 
-def api_error(error: Exception) -> ApiError:
-    """What went wrong, in OpenAI's words; what an engine died of is for the log."""
+def api_error(error: Exception, request: Request | None = None) -> ApiError:
+    """What went wrong, in OpenAI's words; what an engine died of is for the log. `request` is None within a stream."""
     if isinstance(error, ApiError):
         return error
-    if isinstance(error, RequestValidationError):
-        deepest = max(error.errors(), key=lambda detail: len(detail["loc"]))  # where a value may have two forms, the nearer one
-        where = ".".join(str(part) for part in deepest["loc"][1:] if "[" not in str(part) and part != "str")
-        return ApiError(400, f"{where}: {deepest['msg']}" if where else deepest["msg"], where or None, "invalid_value")
+    if isinstance(error, RequestValidationError) and request is not None:
+        where, sentence = invalid(error, request)
+        return ApiError(400, sentence, where, "invalid_value")
     if isinstance(error, HTTPException):  # the body is too large, or no text
         return ApiError(error.status_code, str(error.detail), code="invalid_body")
     if isinstance(error, Refused):
@@ -132,12 +134,18 @@ def refuse_failed(completion: Completion | None) -> None:
 
 
 def usage(completion: Completion) -> dict[str, Any]:
-    """Tokens in and out; the prompt's are those of the frozen prompt and the question together."""
+    """Tokens in and out; the prompt's are those of the frozen prompt and the question together.
+
+    `question_was_cut` is not OpenAI's: the question was too long, and its middle was left out.
+    """
     return {
         "prompt_tokens": completion.prompt_tokens,
         "completion_tokens": completion.output_tokens,
         "total_tokens": completion.prompt_tokens + completion.output_tokens,
-        "prompt_tokens_details": {"cached_tokens": completion.cached_tokens},
+        "prompt_tokens_details": {
+            "cached_tokens": completion.cached_tokens,
+            "question_was_cut": completion.question_was_cut,
+        },
     }
 
 

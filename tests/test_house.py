@@ -18,6 +18,7 @@ ORDER = [  # a folder (or module) of gpuqa imports only those before it in this 
     "records",
     "machine",
     "config",
+    "hubs",
     "engines",
     "roofline",
     "pipeline",
@@ -28,7 +29,7 @@ ORDER = [  # a folder (or module) of gpuqa imports only those before it in this 
 ]
 BESIDE = {"serving": {"records", "machine", "config", "engines", "pipeline", "frozen"}}  # never `measure`
 COMMANDS = ["sweep", "predict", "freeze", "compare", "serve", "evaluate", "reproduce", "download", "embedded.train"]
-HEAVY = {"vllm", "torch", "transformers", "tokenizers", "safetensors", "pandas", "huggingface_hub", "modelscope", "pynvml"}
+HEAVY = {"vllm", "torch", "transformers", "tokenizers", "safetensors", "pandas", "huggingface_hub", "modelscope_hub", "pynvml"}
 INSIDE_VLLM = {  # vLLM itself imports these
     f"gpuqa.engines.vllm.{name}"
     for name in ("burst.scheduler", "burst.requests", "burst.runner", "shared_prefix.backend", "shared_prefix.kernels")

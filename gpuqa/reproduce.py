@@ -21,7 +21,7 @@ from gpuqa import frozen
 from gpuqa.config import UserError
 from gpuqa.config.app import run_command
 from gpuqa.config.commands import CellConfig, ReproduceConfig, from_plain, resolve
-from gpuqa.config.paths import find
+from gpuqa.config.paths import find, find_model
 from gpuqa.measure.cell import Cell
 from gpuqa.records import Measurement, Pass, Trial
 from gpuqa.selection.against_frozen import NUMBERS, against_frozen, interval_of, lines_of
@@ -94,7 +94,7 @@ def folder_of(cell_config: CellConfig, config: ReproduceConfig) -> Path:
     if config.model_path is not None:
         return find(config.model_path, "model_path")
     try:
-        return find(cell_config.model.path, "model.path")
+        return find_model(cell_config.model)
     except UserError as error:
         moved = "if the weights that were measured lie elsewhere now, say where with model_path=FOLDER"
         raise UserError(f"{config.frozen}: {error}; {moved}") from error

@@ -26,8 +26,9 @@ from gpuqa.config import UserError, check
 from gpuqa.config.app import run_command
 from gpuqa.config.commands import ServeConfig, resolve
 from gpuqa.config.http import Logs
-from gpuqa.config.paths import find
+from gpuqa.config.paths import find, find_model
 from gpuqa.config.pipeline import PipelineConfig
+from gpuqa.hubs.record import read as read_record
 from gpuqa.machine.child_processes import kill_children
 from gpuqa.measure import fingerprint
 from gpuqa.pipeline.pipeline import Pipeline, checked_tokenizer, encoder_for, start_engine, warmup_questions
@@ -132,6 +133,7 @@ def verify(config: ServeConfig, content: dict[str, Any], pipeline: PipelineConfi
     """
     folder = find_weights(config, pipeline)
     refuse_differences(config, frozen.mismatches(content, pipeline, folder))
+    warn_of_another_revision(content, folder)
     tokenizer = checked_tokenizer(pipeline)
     with_tokens = frozen.mismatches(content, pipeline, folder, prompt_tokens=encoder_for(tokenizer, pipeline).digest)
     refuse_differences(config, [difference for difference in with_tokens if "prompt_tokens" in difference])
@@ -149,7 +151,7 @@ def find_weights(config: ServeConfig, pipeline: PipelineConfig) -> Path:
         check(folder.is_dir(), "model_path", config.model_path, "the folder that holds the weights")
         return folder
     try:
-        return find(pipeline.model.path, "model.path")
+        return find_model(pipeline.model)
     except UserError as error:
         moved = "if the weights that were measured lie elsewhere now, say where with model_path=FOLDER"
         raise UserError(f"{config.frozen}: {error}; {moved}") from error
@@ -161,6 +163,14 @@ def refuse_differences(config: ServeConfig, differences: list[str]) -> None:
         frozen.refuse(config.frozen, differences, "Measure again, or set allow_mismatch=true")
     for difference in differences:
         log.warning("allow_mismatch=true: %s", difference)
+
+
+def warn_of_another_revision(content: dict[str, Any], folder: Path) -> None:
+    """Say where the files, whose digests are right, came with another revision of their repository."""
+    downloaded, measured = read_record(folder), content.get("revision")
+    if downloaded is not None and (downloaded.commit or downloaded.revision) != measured:
+        here = downloaded.commit or downloaded.revision
+        log.warning("The winner was measured with revision %s of the model. %s holds revision %s.", measured, folder, here)
 
 
 def warn_of_another_machine(content: dict[str, Any], here: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from gpuqa.config import UserError
 from gpuqa.config.commands import CellConfig
-from gpuqa.config.paths import find
+from gpuqa.config.paths import find_model
 from gpuqa.config.pipeline import PromptConfig
 from gpuqa.engines import BACKENDS
 from gpuqa.measure import fingerprint
@@ -70,16 +70,17 @@ def prepare(configs: Sequence[tuple[CellConfig, dict[str, str]]]) -> list[Cell]:
     cells = []
     for (config, axes), questions in zip(configs, asked, strict=True):
         if config.model.path not in models:
-            folder = find(config.model.path, "model.path")
-            models[config.model.path] = (load_tokenizer(config.model), fingerprint.sha256_of_model(folder))
-        tokenizer, digests = models[config.model.path]
+            folder = find_model(config.model)
+            digests = fingerprint.sha256_of_model(folder)  # before transformers is imported
+            models[config.model.path] = (folder, digests, load_tokenizer(config.model))
+        folder, digests, tokenizer = models[config.model.path]
         BACKENDS[config.engine.backend].load().check_args(config.engine_args())
         stop_token_ids(tokenizer, config.sampling)
         warmup = warmup_questions(config.model, never={question.text for question in questions})
         prompt_tokens = encoder_for(tokenizer, config).digest
         known = {
             "digests": {**digests, "dataset": dataset.digest(questions), "prompt_tokens": prompt_tokens},
-            "revision": fingerprint.model_revision(config.model),
+            "revision": fingerprint.model_revision(config.model, folder),
             **environment,
         }
         cells.append(Cell(config, axes, questions, warmup, known))

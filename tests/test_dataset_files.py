@@ -100,10 +100,15 @@ def test_usual_encodings_are_recognised(ending: str, encoding: str, tmp_path: Pa
             r"byte \d+ is not UTF-8",
         ),  # as GB18030 it would be read
         (b'[{"question": "caf\xe9", "answer": "a"}]', "byte 19 is not GB18030"),
+        (
+            as_list({"question": "什麼是執行緒束？", "answer": "記憶體合併存取"}).encode("big5"),
+            "as GB18030 most of its characters",
+        ),
+        (as_list({"question": "a naïve kernel", "answer": "a"}).encode("latin-1"), "as GB18030 most of its characters"),
         (b"\xff\xfe\x00\xd8", r"byte \d is not UTF-16"),
         (b'[{"question": "a\x00", "answer": "b"}]', "it holds characters of value 0"),
     ],
-    ids=["damaged UTF-8", "Latin-1", "half of a UTF-16 pair", "binary"],
+    ids=["damaged UTF-8", "Latin-1", "Big5", "Latin-1 that could be GB18030", "half of a UTF-16 pair", "binary"],
 )
 def test_what_is_no_text_is_refused_with_the_way_to_convert_it(data: bytes, reason: str, tmp_path: Path) -> None:
     (path := tmp_path / "questions.json").write_bytes(data)

@@ -6,12 +6,16 @@ import csv
 import json
 import re
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from question_files import as_list, json_lines, pairs_of, read, refusal, written
 
+from gpuqa.config import UserError
 from gpuqa.pipeline.dataset import digest
 from gpuqa.pipeline.dataset.files import decoded
 
@@ -96,10 +100,15 @@ def test_usual_encodings_are_recognised(ending: str, encoding: str, tmp_path: Pa
             r"byte \d+ is not UTF-8",
         ),  # as GB18030 it would be read
         (b'[{"question": "caf\xe9", "answer": "a"}]', "byte 19 is not GB18030"),
+        (
+            as_list({"question": "什麼是執行緒束？", "answer": "記憶體合併存取"}).encode("big5"),
+            "as GB18030 most of its characters",
+        ),
+        (as_list({"question": "a naïve kernel", "answer": "a"}).encode("latin-1"), "as GB18030 most of its characters"),
         (b"\xff\xfe\x00\xd8", r"byte \d is not UTF-16"),
         (b'[{"question": "a\x00", "answer": "b"}]', "it holds characters of value 0"),
     ],
-    ids=["damaged UTF-8", "Latin-1", "half of a UTF-16 pair", "binary"],
+    ids=["damaged UTF-8", "Latin-1", "Big5", "Latin-1 that could be GB18030", "half of a UTF-16 pair", "binary"],
 )
 def test_what_is_no_text_is_refused_with_the_way_to_convert_it(data: bytes, reason: str, tmp_path: Path) -> None:
     (path := tmp_path / "questions.json").write_bytes(data)
@@ -178,3 +187,56 @@ def test_without_its_package_a_parquet_file_is_refused_with_the_command_that_ins
     monkeypatch.setitem(sys.modules, "pyarrow", None)  # as if it were not installed: importing it raises ImportError
     message = refusal(written(tmp_path / "questions.parquet", "PAR1"))
     assert message == "is a Parquet file, and the package that reads it is missing: pip install pyarrow"
+
+
+# Anything
+
+
+pieces = st.sampled_from(
+    [
+        "1. 问题：",
+        "答案：",
+        "Q:",
+        "A:",
+        "（",
+        "）",
+        "**",
+        "\n",
+        " ",
+        "\t",
+        ",",
+        ";",
+        '"',
+        "\r\n",
+        "问题",
+        "字",
+        "id",
+        "\ufeff",
+        "\x00",
+    ]
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    ending=st.sampled_from([".csv", ".tsv", ".txt", ".json"]),
+    data=st.lists(pieces, max_size=30).map("".join).map(str.encode) | st.binary(),
+)
+def test_any_file_is_either_read_or_refused_in_one_line(
+    ending: str, data: bytes, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    (path := tmp_path_factory.getbasetemp() / f"any{ending}").write_bytes(data)
+    try:
+        read(path)
+    except UserError as error:
+        message = str(error)
+        assert message.startswith(f"{path}: ")
+        assert "\n" not in message
+
+
+def test_a_long_run_of_blanks_costs_no_time(tmp_path: Path) -> None:
+    blanks = " " * 50_000
+    path = written(tmp_path / "blocks.txt", f"{blanks}\n1. 问题：甲\n{blanks}1{blanks}\n答案：一{blanks}问题\n{blanks}")
+    began = time.perf_counter()
+    assert len(read(path)) == 1
+    assert time.perf_counter() - began < 2

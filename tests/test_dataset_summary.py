@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from question_files import COURSE_QUESTIONS, COURSE_ROWS, as_list, course_file, written
 
+from gpuqa.config import UserError
 from gpuqa.config.measurement import DatasetConfig, References
 from gpuqa.measure import rouge
 from gpuqa.pipeline.dataset import digest, load
@@ -55,9 +57,9 @@ def test_what_may_surprise_is_said_and_nothing_else(tmp_path: Path) -> None:
     assert "0 empty; 2 (20.0%) without a word that the judge sees" in odd.lines()[2]
     assert odd.warnings() == [
         "2 of the 10 different questions are in the model's warm-up file; a study does not warm up with them",
-        "references more than 10 times as long as the median (9 characters): 1 (id long); look whether they hold several "
+        "references more than 10 times as long as the median (9 characters): 1 (id 'long'); look whether they hold several "
         "answers",
-        "fields of the rows that are not used: topic",
+        "fields of the rows that are not used: 'topic'",
     ]
 
 
@@ -71,6 +73,22 @@ def table(rows: list[dict[str, str]]) -> str:
 def test_the_judge_sees_no_word_of_a_reference_exactly_where_its_metric_cuts_it_into_none(text: str) -> None:
     assert unseen_by_judge(Question("1", "q", text)) == (not rouge.cut(text).judge)
     assert not unseen_by_judge(Question("1", "q", text, ("also warp",))), "one of several is enough"
+
+
+@settings(max_examples=60, deadline=None)
+@given(others=st.dictionaries(st.text(max_size=4), st.just("x"), max_size=3))
+@example(others={"\ud83d": "x"})
+def test_a_summary_can_be_printed_and_written_whatever_the_fields_are_called(
+    others: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    row = {**others, "question": "q", "answer": "a", "system": "", "history": [], "id": None}
+    path = written(tmp_path_factory.getbasetemp() / "names.json", json.dumps([row]))
+    try:
+        summary = summary_of(config(path), None)
+    except UserError:  # two names that are one in lower case
+        return
+    assert Summary.of(yaml.safe_load(yaml.safe_dump(summary.as_dict()).encode())) == summary
+    assert all(line.isprintable() and line.encode() for line in summary.lines())
 
 
 def test_a_summary_survives_yaml_and_what_is_none_is_none(tmp_path: Path) -> None:

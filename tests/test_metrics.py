@@ -149,7 +149,7 @@ def test_what_the_trial_cost_beside_its_passes_is_kept(found: Measurement) -> No
 
 
 def test_each_score_has_its_own_interval() -> None:
-    questions = [Question(str(number), "问", "共享内存") for number in range(4)]
+    questions = [Question(str(number), f"问 {number}", "共享内存") for number in range(4)]
     seen = Answered([replace(CUDA, text="共享内存")] * 4, seconds=1.0, latencies_s=[0.1] * 4)
     answers = score_answers(questions, seen)
     found = measure([seen], answers, OVERHEAD)
@@ -166,6 +166,7 @@ def test_the_interval_of_a_score_is_that_of_the_different_questions(answers: lis
     assert alone is not None
     assert repeated is not None
     assert (repeated.low, repeated.high) == pytest.approx((alone.low, alone.high))
+    assert intervals_of(measurement, once[:1] * 25)["rouge_l_f1"] is None, "one question is no sample"
 
 
 def test_an_answer_is_scored_against_all_references_of_its_question_and_keeps_them() -> None:

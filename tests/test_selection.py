@@ -497,6 +497,23 @@ def test_repeated_questions_show_no_more_than_different_ones_do() -> None:
         )
 
 
+def test_one_question_is_no_sample_however_often_it_is_asked() -> None:
+    better, worse = repeats(2000, 2010, 2020, prompt="better", rouge_l_f1=0.6), repeats(2000, 2010, 2020)
+    told = {better.key: asked_again(answers([0.6]), 50), worse.key: asked_again(answers([0.5]), 50)}
+    for rule in (Rule.best_quality, Rule.weighted):
+        verdict = decide([worse, better], replace(RULE, rule=rule), told)
+        assert verdict.outcome is Outcome.INCONCLUSIVE
+        assert (verdict.comparisons[0].interval, verdict.comparisons[0].p_value) == (None, None)
+
+
+def test_questions_that_are_asked_again_are_no_more_questions() -> None:
+    fast, slow = repeats(2000, 2010, 2020, prompt="fast"), repeats(1000, 1010, 1020)
+    told = {one.key: asked_again(answers([0.5] * 10), 30) for one in (fast, slow)}
+    verdict = decide([fast, slow], RULE, told)
+    assert (verdict.outcome, verdict.questions) == (Outcome.INCONCLUSIVE, 10)
+    assert "only 10 questions were asked" in verdict.reason
+
+
 def test_a_quantized_trial_is_held_to_the_bound_over_different_questions_and_the_violation_counts_both() -> None:
     plain, quantized = trial(), trial("fp8", chars_per_s=20_000)
     told = {plain.key: answers([0.5] * 6), quantized.key: answers([0.46, 0.53, 0.55, 0.44, 0.52, 0.5])}

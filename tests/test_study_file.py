@@ -102,7 +102,7 @@ def test_the_questions_of_a_study_are_told_with_their_file_and_how_many_differ()
     asked = dataset_of([BARE, EXPERT])
     assert (asked["digest"], asked["questions"], asked["different_questions"]) == ("d", 3, 2)
     file = "gpuqa/embedded/questions/test.json (dataset=embedded, dataset.limit=2)"
-    assert in_words(asked) == f"3 questions (2 different) of {file}"
+    assert in_words(asked) == f"3 rows, 2 different questions of {file}"
     assert in_words({**asked, "questions": 1, "different_questions": 1, "limit": None}) == (
         "1 question of gpuqa/embedded/questions/test.json (dataset=embedded)"
     )

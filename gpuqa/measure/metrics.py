@@ -121,13 +121,13 @@ def intervals_of(measurement: Measurement, answers: Sequence[Answer]) -> dict[st
     """95 % intervals by the name of their metric: of the speed over the repeats, of the scores over the different questions.
 
     Args:
-        answers: that the scores are of, as `measure` got them; None for a score without any.
+        answers: that the scores are of, as `measure` got them; None for a score over fewer than two different questions.
     """
     intervals = {"chars_per_s": speed_interval(measurement.chars_per_s_repeats)}
     for name in ("rouge_l_f1_judge", "rouge_l_f1"):
         rows = [(score, answer.question) for answer in answers if (score := getattr(answer, name)) is not None]
         scores, questions = zip(*rows, strict=True) if rows else ((), ())
-        intervals[name] = bootstrap_interval(scores, clusters=questions) if rows else None
+        intervals[name] = bootstrap_interval(scores, clusters=questions) if len(set(questions)) > 1 else None
     return intervals
 
 

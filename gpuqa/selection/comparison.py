@@ -57,7 +57,7 @@ def by_quality(first: Trial, other: Trial, rule: SelectionConfig, answers: Answe
     scale = quality(other)
     difference = quality(first) / scale - 1 if scale else 0.0
     scores = scores_of(paired(answers.get(first.key, ()), answers.get(other.key, ())))
-    if not scores or not scale:
+    if len({pair.question for pair in scores}) < 2 or not scale:
         return Comparison(other, difference)
     return Comparison(other, difference, *paired_test(scores, scale, rule.confidence))
 

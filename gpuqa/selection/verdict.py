@@ -83,7 +83,7 @@ def decide(trials: Sequence[Trial], rule: SelectionConfig, answers: Answers | No
 
 def asked_of(trial: Trial, answers: Answers) -> int:
     """How many different questions a trial was asked; all of its questions where its answers are not at hand."""
-    different = {(answer.id, answer.question) for answer in answers.get(trial.key, ())}
+    different = {answer.question for answer in answers.get(trial.key, ())}
     return len(different) or (trial.measurement.questions if trial.measurement else 0)
 
 

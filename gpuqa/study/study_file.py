@@ -19,6 +19,7 @@ from gpuqa.config.commands import StudyConfig, from_plain
 from gpuqa.config.measurement import WorkloadConfig
 from gpuqa.config.pipeline import PipelineConfig
 from gpuqa.measure.cell import Cell
+from gpuqa.pipeline.dataset.summary import rows_text
 from gpuqa.records import Trial
 from gpuqa.selection.constraints import seen_of
 from gpuqa.selection.wording import counted, listed
@@ -75,8 +76,7 @@ def dataset_of(cells: Sequence[Cell]) -> dict[str, Any]:
 def in_words(dataset: Mapping[str, Any]) -> str:
     """A study's questions in a sentence, as far as they are known."""
     rows, different = dataset.get("questions"), dataset.get("different_questions")
-    count = "the questions" if rows is None else counted(rows, "question")
-    count += f" ({different} different)" if different not in (None, rows) else ""
+    count = "the questions" if rows is None else rows_text(rows, different or rows)
     limit = f", dataset.limit={dataset['limit']}" if dataset.get("limit") is not None else ""
     return f"{count} of {dataset.get('path')} (dataset={dataset.get('name')}{limit})"
 

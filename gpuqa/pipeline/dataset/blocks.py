@@ -11,7 +11,7 @@ import re
 from gpuqa.config import UserError
 
 ANSWERS = {"问题": ("答案", "答"), "问": ("答", "答案"), "Question": ("Answer",), "Q": ("A",)}  # by the word for a question
-BLANK = r"[^\S\n]*"
+BLANK = r"[^\S\n]*+"  # takes all blanks at once: several of these in a row would try every way to share a long run of them
 NUMBER = rf"[（(]?{BLANK}(?:第?{BLANK}[\d一二三四五六七八九十百]+{BLANK}题?{BLANK}[)）]?{BLANK}[.、．:：)）]?)?{BLANK}"
 AS_JSON = "if it belongs to the text, write the file as JSON or CSV"
 

@@ -68,7 +68,9 @@ def decoded(data: bytes) -> tuple[str, Encoding]:
         except UnicodeDecodeError as error:
             reason = f"byte {error.start + 1} is not {encoding.value.removesuffix('-sig').upper()}"
             continue
-        if "\0" not in text:
+        if encoding is Encoding.gb18030 and not mostly_gb2312(text):
+            reason = "as GB18030 most of its characters would be rare ones"
+        elif "\0" not in text:
             return text, encoding
     raise UserError(
         f"is not text in UTF-8, UTF-16 or GB18030 ({reason}); save it as UTF-8: iconv -f ITS_ENCODING -t UTF-8 FILE > NEW_FILE"
@@ -79,6 +81,12 @@ def mostly_utf_8(data: bytes) -> bool:
     """Whether Chinese is readable as UTF-8 but for some bytes: as GB18030 such a file would be other characters."""
     text = data.decode("utf-8", "replace")
     return sum("\u0800" <= char != "\ufffd" for char in text) > text.count("\ufffd")
+
+
+def mostly_gb2312(text: str) -> bool:
+    """Whether nine of ten characters beyond ASCII are usual ones; read so, text in Big5 and others has odd ones."""
+    beyond = sum(not char.isascii() for char in text)
+    return len(text) - len(text.encode("gb2312", "ignore").decode("gb2312")) <= beyond / 10
 
 
 def by_content(text: str) -> list[Row]:

@@ -105,8 +105,8 @@ def to_question(row: Row, number: int, columns: Columns) -> tuple[Question, list
 
 
 def lower(name: str) -> str:
-    """A name as rows are searched for it."""
-    return name.strip().lower()
+    """A name as rows are searched for it; half a surrogate pair in it becomes a question mark, so that it can be printed."""
+    return name.strip().lower().encode("utf-8", "replace").decode()
 
 
 def by_name(row: Row) -> dict[str, Any]:
@@ -170,9 +170,11 @@ def id_of(row: Row, name: str, value: Any, number: int) -> str:
     """The id of a row: its own, or its number where it has none."""
     if is_blank(value):
         return str(number)
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
+    if isinstance(value, str):
+        return text_of(row, name, value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
         refuse(row, f"{name} is {described(value)}; it must be text, a number or null")
-    return str(value).strip()
+    return str(value)
 
 
 def text_of(row: Row, name: str, value: Any) -> str:

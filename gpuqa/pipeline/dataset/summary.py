@@ -73,13 +73,13 @@ class Summary:
             share = f"{self.warmup_overlap} of the {self.different_questions} different questions are"
             sentences.append(f"{share} in the model's warm-up file; a study does not warm up with them")
         if self.long_references:
-            ids = ", ".join(self.long_references[:5]) + (", ..." if len(self.long_references) > 5 else "")
+            ids = ", ".join(map(repr, self.long_references[:5])) + (", ..." if len(self.long_references) > 5 else "")
             sentences.append(
                 f"references more than {LONG} times as long as the median ({self.reference_chars_p50} characters): "
                 f"{len(self.long_references)} (id {ids}); look whether they hold several answers"
             )
         if self.unused_fields:
-            sentences.append(f"fields of the rows that are not used: {', '.join(self.unused_fields)}")
+            sentences.append(f"fields of the rows that are not used: {', '.join(map(repr, self.unused_fields))}")
         return sentences
 
 

@@ -13,6 +13,7 @@ from gpuqa.config.measurement import ConstraintTest, SelectionConfig
 from gpuqa.measure.statistics import bootstrap_interval
 from gpuqa.records import Measurement, Trial
 from gpuqa.selection.pairing import Answers, ScorePairs, paired, scores_of
+from gpuqa.selection.wording import counted
 
 ROUNDING = 1e-12
 
@@ -117,7 +118,7 @@ def ratio_violation(
     if end >= -ROUNDING:
         return None
     reach = (ratio + end / baseline_mean) * 100 if baseline_mean else 0.0
-    test = f"{rule.confidence:.0%} bound {reach:.1f}% over {len(pairs)} questions"
+    test = f"{rule.confidence:.0%} bound {reach:.1f}% over {counted(len(pairs), 'question')}"
     return f"{subject} {verb} {share}: {test} (selection.constraint_test={rule.constraint_test.name})"
 
 

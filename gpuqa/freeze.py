@@ -64,13 +64,14 @@ def refuse_unfinished(journal: Journal, trials: Sequence[Trial], problems: Seque
         raise UserError("; ".join([message, *problems, "`python -m gpuqa.sweep` measures some"]))
     if not unread:
         return
-    cells = f"{len(unread)} of {counted(len(trials) + len(unread), 'cell')}"
+    cells = f"{len(unread)} of {counted(len(trials) + len(unread), 'cell')} {'has' if len(unread) == 1 else 'have'} no trial"
     if problems:
-        lost = f"study: {cells} have no trial that can be read: {', '.join(unread)}"
+        lost = f"study: {cells} that can be read: {', '.join(unread)}"
         raise UserError("; ".join([lost, *problems, "the sweep's command measures them; nothing was changed"]))
-    passes = counted(journal.count_passes(), "pass", "passes")
-    message = f"study: {folder} was interrupted: {cells} have no trial yet ({listed(unread)})"
-    raise UserError(f"{message}; {passes} of them are kept, and the same sweep command goes on from there")
+    kept = journal.count_passes()
+    passes = f"{counted(kept, 'pass', 'passes')} of them {'is' if kept == 1 else 'are'} kept"
+    message = f"study: {folder} was interrupted: {cells} yet ({listed(unread)})"
+    raise UserError(f"{message}; {passes}, and the same sweep command goes on from there")
 
 
 def without_answers(trials: Sequence[Trial], journal: Journal) -> list[str]:

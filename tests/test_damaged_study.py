@@ -43,7 +43,7 @@ def test_an_edited_number_is_named_and_not_frozen(journal: Journal, command: Any
     journal.write(measured(SLOW, "structured", 1000.0), ANSWERS)
     run = command("freeze", "study.name=mine", cwd=tmp_path)
     assert run.returncode == 2, run.stdout + run.stderr
-    assert "error: study: 1 of 2 cells have no trial that can be read: prompt=bare; " in run.stderr
+    assert "error: study: 1 of 2 cells has no trial that can be read: prompt=bare; " in run.stderr
     assert "trials.jsonl: 2 of 3 lines cannot be read: lines 1, 2: each was edited (its digest differs)" in run.stderr
     assert frozen_trial(journal) == FAST, "the winner of before stays"
 
@@ -70,7 +70,7 @@ def test_compare_names_the_lines_that_it_could_not_read(journal: Journal, comman
 
 
 DAMAGED = {
-    "a journal of another shape": ("trials/trials.jsonl", b"[1]\n", "1 of 1 lines cannot be read: line 1 is not a JSON object"),
+    "a journal of another shape": ("trials/trials.jsonl", b"[1]\n", "1 of 1 line cannot be read: line 1 is not a JSON object"),
     "a journal with wrong types": ("trials/trials.jsonl", b'{"format": 2, "key": 3}\n', "line 1 lacks its digest"),
     "a deep journal": ("trials/trials.jsonl", b"[" * 100_000 + b"\n", "line 1 is nested too deeply"),
     "a journal that is no text": ("trials/trials.jsonl", b"\xff\xfe}\n", "line 1 is not JSON"),

@@ -218,11 +218,11 @@ def test_an_interrupted_study_is_told_as_one_with_what_is_kept_and_how_it_goes_o
     interrupt(journal, FAST, SLOW)
     run = freeze()
     assert run.returncode == 2
-    told = "error: study: experiments/mine was interrupted: {} have no trial yet ({}); {} of them are kept, and the same sweep "
-    assert told.format("2 of 2 cells", "prompt=bare, prompt=expert", "2 passes") in run.stderr
+    told = "error: study: experiments/mine was interrupted: {} no trial yet ({}); {} kept, and the same sweep command goes on "
+    assert told.format("2 of 2 cells have", "prompt=bare, prompt=expert", "2 passes of them are") in run.stderr
     journal.write(first, ANSWERS)
     run = freeze()
-    assert told.format("1 of 2 cells", "prompt=expert", "1 pass") in run.stderr
+    assert told.format("1 of 2 cells has", "prompt=expert", "1 pass of them is") in run.stderr
     assert run.stderr.count("\n") == 1
 
 

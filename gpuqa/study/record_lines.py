@@ -17,6 +17,7 @@ from typing import Any, Generic, TypeVar, get_args, get_origin, get_type_hints
 from gpuqa.config import UserError
 from gpuqa.frozen import FORMAT
 from gpuqa.measure import fingerprint
+from gpuqa.selection.wording import counted
 
 MAX_DEPTH = 32  # of nested values in a line; a trial needs eight, a configuration of an engine perhaps a few more
 MAX_NAMED = 5  # reasons that a message gives in full
@@ -62,7 +63,8 @@ class Lines(Generic[Record]):
             for reason, numbers in list(by_reason.items())[:MAX_NAMED]
         ]
         sentences += [f"and {len(by_reason) - MAX_NAMED} more reasons"] if len(by_reason) > MAX_NAMED else []
-        return f"{self.file.name}: {len(self.problems)} of {self.count} lines cannot be read: {'; '.join(sentences)}"
+        lines = f"{len(self.problems)} of {counted(self.count, 'line')}"
+        return f"{self.file.name}: {lines} cannot be read: {'; '.join(sentences)}"
 
 
 def to_line(record: Any) -> str:

@@ -14,6 +14,7 @@ from gpuqa.config.pipeline import Attention, Backend, PipelineConfig, Scheduler
 from gpuqa.engines.vllm.overrides import choose_attention, choose_scheduler
 from gpuqa.measure.cell import Cell
 from gpuqa.records import Trial
+from gpuqa.selection.wording import counted
 
 
 def switched_off(config: PipelineConfig) -> dict[str, str]:
@@ -77,7 +78,8 @@ class Effects:
     def notes(self) -> list[str]:
         """What a user should know before the study starts, a sentence a line: overrides that are off, axes without effect."""
         off = Counter(item for reasons in self.off.values() for item in reasons.items())
-        lines = [f"{override} is off in {count} of {len(self.cells)} cells: {why}" for (override, why), count in off.items()]
+        cells = counted(len(self.cells), "cell")
+        lines = [f"{override} is off in {count} of {cells}: {why}" for (override, why), count in off.items()]
         for axis in self.axes_without_effect():
             values = ", ".join(dict.fromkeys(cell.axes[axis] for cell in self.cells.values()))
             lines.append(f"The axis {axis} has no effect in this study: {values} measure the same; each cell is measured once.")

@@ -29,13 +29,12 @@ from gpuqa.config.app import run_command
 from gpuqa.config.commands import EvaluateConfig, resolve
 from gpuqa.config.http import Status
 from gpuqa.config.measurement import Issue
-from gpuqa.frozen import mapping
 from gpuqa.machine.files import write_atomically
 from gpuqa.measure.metrics import METRICS, Overhead, intervals_of, measure, score_answers, shown
 from gpuqa.pipeline import dataset
 from gpuqa.pipeline.dataset.summary import summary_of
 from gpuqa.records import Answer, Answered, Completion, Interval, Question
-from gpuqa.selection.against_frozen import against_frozen, lines_of
+from gpuqa.selection.against_frozen import comparable, lines_of
 from gpuqa.serving.auth import ClientKey, read_client_key
 
 BROKEN = 1
@@ -126,7 +125,7 @@ def wait_until_ready(client: httpx.Client, config: EvaluateConfig) -> tuple[Stat
         first = not last
         try:
             reply = client.get("/", timeout=5)
-            last = f"HTTP {reply.status_code} {reply.text[:200]}"
+            last = excerpt(reply)
             if reply.status_code == httpx.codes.OK:
                 return Status[reply.json()["status"]], waited
             if reply.is_redirect:
@@ -187,7 +186,13 @@ def post(client: httpx.Client, prompt: str | list[str]) -> Any:
             return reply.json()["response"]
     except (KeyError, ValueError, TypeError):
         pass
-    raise ContractBroken(f'POST /predict must answer 200 {{"response": ...}}, got HTTP {reply.status_code} {reply.text[:200]}')
+    raise ContractBroken(f'POST /predict must answer 200 {{"response": ...}}, got {excerpt(reply)}')
+
+
+def excerpt(reply: httpx.Response) -> str:
+    """Status and beginning of a body in one line; what a service sends must not steer the terminal."""
+    seen = "".join(character if character.isprintable() else " " for character in reply.text[:1000])
+    return f"HTTP {reply.status_code} {' '.join(seen.split())[:200]}"
 
 
 def completion(text: Any) -> Completion:
@@ -233,28 +238,11 @@ def beside_frozen(
     told = {**{key: frozen.get(key) for key in ("digest", "device", "study")}, "repeats": frozen["measurement"].get("repeats")}
     where = f"study {told['study']}, digest {told['digest']!s:.16}, {told['repeats']} repeats on {told['device']}"
     print(f"frozen numbers: of {where}; these are of one pass")
-    obstacle = not_comparable(frozen, questions)
-    numbers = [] if obstacle else against_frozen(frozen["measurement"], results)
-    asked = mapping(frozen["setting"].get("workload")).get("issue")
-    if asked != ISSUES[status].name:
-        numbers = [number for number in numbers if number.name != "chars_per_s"]
-        obstacle = (
-            obstacle
-            or f"the speed cannot be compared: it was frozen with workload.issue={asked}, and this is {ISSUES[status].name}"
-        )
+    numbers, obstacle = comparable(frozen, results, dataset.digest(questions), ISSUES[status])
     for line in [*([obstacle] if obstacle else []), *(lines_of(numbers) if numbers else [])]:
         print(line)
     values = {number.name: {**asdict(number), "inside": number.inside} for number in numbers}
     return {**told, "not_comparable": obstacle, "numbers": values}
-
-
-def not_comparable(frozen: Mapping[str, Any], questions: list[Question]) -> str | None:
-    """Why no number can be compared; None where the study asked the same questions."""
-    if frozen["digests"].get("dataset") == dataset.digest(questions):
-        return None
-    studied, count = mapping(frozen["setting"].get("dataset")), frozen["measurement"].get("questions")
-    name = f"{count} of dataset={studied.get('name')} (dataset.limit={plain(studied.get('limit'))})"
-    return f"the numbers cannot be compared: the study asked other questions, {name}; these are {len(questions)}"
 
 
 def write(file: Path, results: dict[str, Any], answers: Sequence[Answer], status: Status) -> None:

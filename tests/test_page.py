@@ -170,7 +170,7 @@ def test_what_is_served_on_another_device_or_in_spite_of_a_mismatch_says_so(brow
     assert "served on" not in browser.text("#facts")
     browser.run("info.here = {allow_mismatch: true, device: 'another card'}; show()")  # as GET /info would tell it
     assert re.search(r"served on\s+another card", browser.text("#facts"))
-    assert "what is served may not be what was measured" in browser.text("#note")
+    assert "What is served may not be what was measured" in browser.text("#note")
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from gpuqa.config.measurement import Issue
 from gpuqa.measure.metrics import METRICS, shown
 from gpuqa.records import Interval
 
@@ -42,6 +43,28 @@ def against_frozen(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[Froz
     """
     both = [name for name in NUMBERS if is_number(then.get(name)) and is_number(now.get(name))]
     return [FrozenNumber(name, then[name], interval_of(then.get(f"{name}_interval")), now[name]) for name in both]
+
+
+def comparable(
+    frozen: Mapping[str, Any], now: Mapping[str, Any], questions: str, issue: Issue
+) -> tuple[list[FrozenNumber], str | None]:
+    """The numbers that can be compared with a frozen file's, and why others cannot.
+
+    Args:
+        frozen: what a service tells of its frozen file: `measurement`, `digests` and `setting`, each a mapping of anything.
+        now: values by the same names.
+        questions: digest of those that were asked.
+        issue: how they were asked.
+    """
+    numbers, setting = against_frozen(frozen["measurement"], now), frozen["setting"]
+    studied, workload = (setting[key] if isinstance(setting.get(key), dict) else {} for key in ("dataset", "workload"))
+    if frozen["digests"].get("dataset") != questions:
+        name = f"dataset={studied.get('name')}, dataset.limit={studied.get('limit')}"
+        return [], f"the numbers cannot be compared: the study asked other questions ({name})"
+    if workload.get("issue") != issue.name:
+        reason = f"it was frozen with workload.issue={workload.get('issue')}, and this is {issue.name}"
+        return [number for number in numbers if number.name != "chars_per_s"], f"the speed cannot be compared: {reason}"
+    return numbers, None
 
 
 def interval_of(ends: Any) -> Interval | None:

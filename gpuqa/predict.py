@@ -4,13 +4,16 @@
     python -m gpuqa.predict gpu=h100,h200 experiment=gpu_pro answer_tokens=120
 
 Of the model it reads config.json, the tokenizer and the headers of the weight files; without weight files their size is
-estimated. Exit codes: 0 the bounds are printed, 2 the input is wrong.
+estimated. A model that is not here yet is taken as its `model.assumed` says.
+
+Exit codes: 0 the bounds are printed, 2 the input is wrong.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -18,14 +21,16 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from gpuqa.config import check
+from gpuqa.config import UserError, check
 from gpuqa.config.app import run_command
 from gpuqa.config.commands import PredictConfig, axes_of, resolve
-from gpuqa.config.paths import conf_folder, find
+from gpuqa.config.measurement import DatasetConfig
+from gpuqa.config.paths import conf_folder, find_model
+from gpuqa.config.pipeline import AssumedConfig, ModelConfig
 from gpuqa.pipeline import dataset
 from gpuqa.pipeline.pipeline import encoder_for
 from gpuqa.pipeline.prompts import load_tokenizer
-from gpuqa.roofline.checkpoint import Shape, read_shape
+from gpuqa.roofline.checkpoint import Shape, read_shape, shape_of
 from gpuqa.roofline.load import L2_BYTES, Setup, load, slots_of
 from gpuqa.roofline.roofline import Bound, Roof, bound_of, roof_of, sequences_that_fit
 
@@ -48,12 +53,27 @@ LEGEND = (
 
 
 @dataclass(frozen=True, slots=True)
+class Source:
+    """What is known of a model: from its folder, or assumed."""
+
+    tokenizer: Any
+    shape: Shape
+    assumed: AssumedConfig | None = None  # None: all of it is from the folder
+
+    def dataset(self, config: PredictConfig) -> DatasetConfig:
+        """The questions to count: those of the cell, unless they would have come with weights that are not here."""
+        if self.assumed is None or not Path(config.dataset.path).is_relative_to(config.model.path):
+            return config.dataset
+        return replace(config.dataset, path=self.assumed.questions)
+
+
+@dataclass(frozen=True, slots=True)
 class Prediction:
     """One cell and its bounds."""
 
     config: PredictConfig
     axes: dict[str, str]
-    shape: Shape
+    source: Source
     roof: Roof
     bound: Bound
     fit_here: int | None  # sequences that fit if each is as long as the longest prompt and max_tokens
@@ -71,12 +91,12 @@ def predict(composed: Any) -> int:
     cards = ", ".join(sorted(file.stem for file in (conf_folder() / "gpu").glob("*.yaml") if file.stem != "none"))
     for config in configs:
         check(config.gpu.bandwidth_gb_per_s is not None, "gpu", config.gpu.name, f"a card: {cards}")
-    models: dict[str, tuple[Any, Shape]] = {}
+    sources: dict[str, Source] = {}
     for config in configs:
-        if config.model.path not in models:
-            models[config.model.path] = load_tokenizer(config.model), read_shape(find(config.model.path, "model.path"))
+        if config.model.path not in sources:
+            sources[config.model.path] = source_of(config.model)
     predictions = [
-        predicted(config, axes, *models[config.model.path]) for config, axes in zip(configs, axes_of(composed), strict=True)
+        predicted(config, axes, sources[config.model.path]) for config, axes in zip(configs, axes_of(composed), strict=True)
     ]
     console = Console()
     print_table(predictions, console)
@@ -85,17 +105,33 @@ def predict(composed: Any) -> int:
     return 0
 
 
-def predicted(config: PredictConfig, axes: dict[str, str], tokenizer: Any, shape: Shape) -> Prediction:
+def source_of(model: ModelConfig) -> Source:
+    """What the model's folder says, or else what its configuration assumes.
+
+    Raises:
+        UserError: there is no such folder and nothing is assumed, or what is there cannot be read.
+    """
+    try:
+        folder = find_model(model)
+    except UserError:
+        if model.assumed is None:
+            raise
+        instead = replace(model, path=model.assumed.tokenizer, trust_remote_code=False)
+        return Source(load_tokenizer(instead), shape_of(asdict(model.assumed.shape)), model.assumed)
+    return Source(load_tokenizer(model), read_shape(folder))
+
+
+def predicted(config: PredictConfig, axes: dict[str, str], source: Source) -> Prediction:
     """The bounds of one cell; its prompts are tokenised as the pipeline would."""
-    encoder, setup = encoder_for(tokenizer, config), Setup.of_config(config)
-    prompts = [encoder.encode(question.text).token_ids for question in dataset.load(config.dataset)]
+    encoder, setup = encoder_for(source.tokenizer, config), Setup.of_config(config)
+    prompts = [encoder.encode(question.text).token_ids for question in dataset.load(source.dataset(config))]
     asked = load(prompts, setup, config.answer_tokens or config.sampling.max_tokens)
-    roof = roof_of(shape, setup)
+    roof = roof_of(source.shape, setup)
     longest = max(map(len, prompts)) + config.sampling.max_tokens
     return Prediction(
         config,
         axes,
-        shape,
+        source,
         roof,
         bound_of(roof, asked),
         fit_here=sequences_that_fit(roof, setup, longest, int(asked.prefix)),
@@ -154,18 +190,35 @@ def assumptions(predictions: Sequence[Prediction]) -> list[str]:
     lines = []
     for prediction in predictions:
         config, load, weights = prediction.config, prediction.bound.load, prediction.roof.weight_bytes
-        origin = "ESTIMATED from config.json: no weight files" if prediction.shape.estimated else "by its weight files"
+        counted = prediction.source.dataset(config)
+        questions = counted.name if counted == config.dataset else f"{counted.path} in place of {counted.name}"
         length = "sampling.max_tokens" if config.answer_tokens is None else "answer_tokens"
         lines += [
             f"card: {config.gpu.name}; {config.gpu.source}",
-            f"weights: {config.model.name}, {config.quantization.name}: {weights / 1e6:,.1f} MB a step {origin}",
-            f"assumed: {load.questions} questions of {config.dataset.name}, every answer {load.answer:.0f} tokens ({length})",
+            f"weights: {config.model.name}, {config.quantization.name}: {weights / 1e6:,.1f} MB a step {origin_of(prediction.source)}",
+            f"assumed: {load.questions} questions of {questions}, every answer {load.answer:.0f} tokens ({length})",
         ]
+        if prediction.source.assumed is not None:
+            lines.append(f"assumed: {what_stands_in(config.model, prediction.source.assumed)}")
         if config.model.note:
             lines.append(f"note: {config.model.note}")
         if weights < L2_BYTES:
             lines.append("note: weights this small fit the card's L2 cache; the engine's own overhead will be the limit")
     return [*sorted(set(lines), key=lambda line: (line.partition(":")[0], lines.index(line))), *LEGEND]
+
+
+def origin_of(source: Source) -> str:
+    """Where the size of the weights is known from."""
+    if source.assumed is not None:
+        return "ASSUMED, by model.assumed.shape"
+    return "ESTIMATED from config.json: no weight files" if source.shape.estimated else "by its weight files"
+
+
+def what_stands_in(model: ModelConfig, assumed: AssumedConfig) -> str:
+    """What was taken of a model that is not here, and how to get it."""
+    text = f"{model.name} is not in {model.path}: its shape is model.assumed.shape, tokens are counted by {assumed.tokenizer}"
+    fetch = f"; fetch the weights with: python -m gpuqa.download model={model.name}"
+    return text + (fetch if model.download.repository is not None else "")
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from gpuqa import frozen
 from gpuqa.config import UserError
 from gpuqa.config.app import run_command
 from gpuqa.config.commands import CellConfig, ReproduceConfig, from_plain, resolve
-from gpuqa.config.paths import find
+from gpuqa.config.paths import find, find_model
 from gpuqa.measure.cell import Cell
 from gpuqa.measure.metrics import METRICS, shown
 from gpuqa.records import Interval, Measurement, Pass, Trial
@@ -73,7 +73,7 @@ def cell_of(content: dict[str, Any], config: ReproduceConfig) -> Cell:
     if config.model_path is not None:
         cell_config = replace(cell_config, model=replace(cell_config.model, path=config.model_path))
     pipeline = frozen.pipeline_config(content, Path(config.frozen))
-    folder = find(cell_config.model.path, "model_path")
+    folder = find(config.model_path, "model_path") if config.model_path else find_model(cell_config.model)
     [cell] = study.prepare([(cell_config, content["axes"])])
     digests: Any = cell.fingerprint["digests"]
     also = {key: digests[key] for key in ("dataset", "prompt_tokens") if key in digests}

@@ -26,7 +26,7 @@ from gpuqa.config import UserError
 from gpuqa.config.app import run_command
 from gpuqa.config.commands import ServeConfig, resolve
 from gpuqa.config.http import HttpConfig, Logs
-from gpuqa.config.paths import find
+from gpuqa.config.paths import find, find_model
 from gpuqa.config.pipeline import PipelineConfig
 from gpuqa.machine.child_processes import kill_children
 from gpuqa.measure import fingerprint
@@ -142,7 +142,7 @@ def verify(config: ServeConfig, content: dict[str, Any], pipeline: PipelineConfi
     The tokens of the prompt are compared beside the files that they are made of: another version of transformers may make
     other tokens of the same files.
     """
-    folder = find(pipeline.model.path, "model_path" if config.model_path else "model.path")
+    folder = find(config.model_path, "model_path") if config.model_path else find_model(pipeline.model)
     prompt_tokens = encoder_for(load_tokenizer(pipeline.model), pipeline).digest
     differences = frozen.mismatches(content, pipeline, folder, prompt_tokens=prompt_tokens)
     if not config.allow_mismatch:

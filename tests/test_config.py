@@ -200,7 +200,7 @@ downloads = st.builds(
     DownloadConfig,
     hub=st.sampled_from(Hub),
     repository=st.none() | texts,
-    revision=texts,
+    revision=st.none() | texts,
     sha256=st.dictionaries(keys, texts, max_size=2),
 )
 pipelines = st.builds(

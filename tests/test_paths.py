@@ -11,7 +11,8 @@ import pytest
 
 from gpuqa.config import UserError
 from gpuqa.config.commands import COMMANDS
-from gpuqa.config.paths import PACKAGE, conf_folder, find
+from gpuqa.config.paths import PACKAGE, conf_folder, find, find_model
+from gpuqa.config.pipeline import DownloadConfig, ModelConfig
 
 SHIPPED = "gpuqa/embedded/questions/test.json"
 
@@ -102,3 +103,11 @@ def test_an_installed_package_finds_its_own_conf_and_what_lies_beside_it(tmp_pat
         (site / "gpuqa" / "conf").resolve(),
         (site / SHIPPED).resolve(),
     ]
+
+
+def test_a_model_that_is_nowhere_names_the_command_that_fetches_it_if_it_has_a_repository():
+    model = ModelConfig(name="my model", path="absent", download=DownloadConfig(repository="somebody/a-model"))
+    with pytest.raises(UserError, match=r"'absent' does not exist; .*with: python -m gpuqa\.download 'model=my model'$"):
+        find_model(model)
+    with pytest.raises(UserError, match=r"absent$"):
+        find_model(ModelConfig(name="mine", path="absent"))

@@ -69,6 +69,42 @@ def test_a_model_without_weights_is_estimated_and_a_lone_first_token_costs_one_r
     assert (tokens_per_s, questions_per_s, prefill_s, fits) == ("449", "448.8", "0.00223", "yes")
 
 
+def test_a_model_whose_weights_are_not_here_is_taken_as_its_configuration_assumes(command: Any, here: Path) -> None:
+    one_cell = ("prompt=bare", "quantization=none", "engine.args.max_num_seqs=256", "engine.attention=default")
+    run = command("predict", "experiment=rtx5090", *one_cell, cwd=here)
+    assert (run.returncode, run.stderr) == (0, "")
+    # Qwen: 0.44 B parameters without the embedding, 0.6 B with it; 28 x 1024 x (2 x 24 x 128 + 3 x 3072) + 151936 x 1024
+    assert "weights: qwen3_0_6b_gpu_pro, none: 1,192.0 MB a step ASSUMED, by model.assumed.shape" in run.stdout
+    assert "assumed: 256 questions of gpuqa/embedded/questions/train.json in place of qwen_zh_basic, every" in run.stdout
+    assert "is not in local-model/Iammarcus/Qwen3-0.6B-GPU-Pro: its shape is model.assumed.shape, tokens are" in run.stdout
+    assert "fetch the weights with: python -m gpuqa.download model=qwen3_0_6b_gpu_pro" in run.stdout
+    assert len(rows(run.stdout)) == 1
+    assert not list(here.iterdir())
+
+
+def test_weights_that_are_here_are_never_assumed(command: Any, here: Path) -> None:
+    folder = here / "local-model" / "Iammarcus" / "Qwen3-0.6B-GPU-Pro"
+    shutil.copytree(ROOT / "gpuqa/embedded/model", folder)
+    shutil.copy(ROOT / "gpuqa/embedded/questions/warmup.json", folder / "qwen-zh-basic.json")
+    model = ("model=qwen3_0_6b_gpu_pro", "dataset=qwen_zh_basic")
+    run = command("predict", "gpu=rtx5090", *model, "prompt=bare", cwd=here)
+    assert (run.returncode, run.stderr) == (0, "")
+    assert "assumed: 16 questions of qwen_zh_basic, every answer" in run.stdout
+    assert "2.2 MB a step by its weight files" in run.stdout
+    assert "model.assumed" not in run.stdout
+
+
+@pytest.mark.parametrize("name", ["predict", "sweep"])
+def test_absent_weights_are_refused_with_the_command_that_fetches_them(name: str, command: Any, here: Path) -> None:
+    model = ("model=qwen3_0_6b_gpu_pro", "model.assumed=null", "gpu=rtx5090", "prompt=bare", "quantization=none")
+    run = command(name, *model, cwd=here)
+    assert (run.returncode, run.stdout) == (2, "")
+    [line] = run.stderr.splitlines()
+    assert line.startswith("error: model.path: 'local-model/Iammarcus/Qwen3-0.6B-GPU-Pro' does not exist; looked for ")
+    assert line.endswith("; fetch the weights with: python -m gpuqa.download model=qwen3_0_6b_gpu_pro")
+    assert not list(here.iterdir())
+
+
 def test_a_setting_that_memory_cannot_hold_is_said_to_not_fit(command: Any, here: Path) -> None:
     # 13 MB at 0.95 less 2.2 MB leave 10.1 MB of 768 bytes a token: 13,176 tokens, 80 of them once for all.
     sizes = "engine.args.max_num_seqs=8,16,256"

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 
 from gpuqa.config import UserError
+from gpuqa.config.pipeline import ModelConfig
 
 PACKAGE = Path(__file__).resolve().parent.parent
 
@@ -24,6 +26,21 @@ def find(path: str, key: str) -> Path:
             return candidate
     looked = " or ".join(dict.fromkeys(str(candidate.absolute()) for candidate in paths))  # once where both are the same
     raise UserError(f"{key}: {path!r} does not exist; looked for {looked}")
+
+
+def find_model(model: ModelConfig) -> Path:
+    """The folder of a model's weights and tokenizer, as `find` looks for it.
+
+    Raises:
+        UserError: it is not there; the message names the command that fetches it, where the model has a repository.
+    """
+    try:
+        return find(model.path, "model.path")
+    except UserError as error:
+        if model.download.repository is None:
+            raise
+        fetch = shlex.join(["python", "-m", "gpuqa.download", f"model={model.name}"])
+        raise UserError(f"{error}; fetch the weights with: {fetch}") from error
 
 
 def conf_folder() -> Path:

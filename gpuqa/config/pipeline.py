@@ -47,14 +47,45 @@ class Hub(Enum):
     modelscope = "modelscope"
 
 
+DEFAULT_BRANCH = {Hub.huggingface: "main", Hub.modelscope: "master"}
+
+
 @dataclass
 class DownloadConfig:
     """The source of a model's weights; a model that ships with the project has no repository."""
 
     hub: Hub = Hub.huggingface
     repository: str | None = None
-    revision: str = "main"
+    revision: str | None = None  # branch, tag or commit; None means the hub's default branch, see `DEFAULT_BRANCH`
     sha256: dict[str, str] = field(default_factory=dict)  # file name -> expected digest
+
+    @property
+    def wanted(self) -> str:
+        """The revision to ask the hub for."""
+        return DEFAULT_BRANCH[self.hub] if self.revision is None else self.revision
+
+
+@dataclass
+class ShapeConfig:
+    """The decoder that a model's config.json will describe, under the keys that it has there."""
+
+    hidden_size: int = MISSING
+    num_hidden_layers: int = MISSING
+    num_attention_heads: int = MISSING
+    num_key_value_heads: int = MISSING
+    head_dim: int = MISSING
+    intermediate_size: int = MISSING
+    vocab_size: int = MISSING
+    tie_word_embeddings: bool = MISSING
+
+
+@dataclass
+class AssumedConfig:
+    """What `gpuqa.predict` takes for a model whose folder is not here yet."""
+
+    shape: ShapeConfig = MISSING
+    tokenizer: str = MISSING  # the folder of a model whose tokenizer counts instead
+    questions: str = MISSING  # instead of a question file that comes with the weights
 
 
 @dataclass
@@ -67,6 +98,7 @@ class ModelConfig:
     trust_remote_code: bool = False
     note: str | None = None  # shown wherever results of this model are shown
     download: DownloadConfig = field(default_factory=DownloadConfig)
+    assumed: AssumedConfig | None = None  # of a model that is not here; never of one that is measured, so no trial has it
 
 
 @dataclass
@@ -195,6 +227,7 @@ class PipelineConfig:
         return {**self.engine.args, **self.quantization.args}
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values for hashing and YAML, enums as their names."""
+        """Plain values for hashing and YAML, enums as their names; what is assumed of a model measures nothing."""
         values: dict[str, Any] = plain({key: asdict(getattr(self, key)) for key in PipelineConfig.__dataclass_fields__})
+        del values["model"]["assumed"]
         return values

@@ -67,7 +67,7 @@ def sha256_of_prompt(prompt: PromptConfig) -> str:
 
 def model_revision(model: ModelConfig) -> str | None:
     """The revision of the model's repository that the configuration names; None for a model that has no repository."""
-    return model.download.revision if model.download.repository is not None else None
+    return model.download.wanted if model.download.repository is not None else None
 
 
 def sha256_of_code(package: Path) -> str:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any, Self, TypeVar
 
 from gpuqa.config import UserError
-from gpuqa.config.paths import find
+from gpuqa.config.paths import find, find_model
 from gpuqa.config.pipeline import ModelConfig, PipelineConfig, SamplingConfig
 from gpuqa.engines import BACKENDS, Engine, EngineFailed
 from gpuqa.pipeline.dataset import read_questions
@@ -221,7 +221,7 @@ async def start_engine(config: PipelineConfig) -> Engine:
     backend = BACKENDS[config.engine.backend].load()
     with collector_off():
         await asyncio.to_thread(backend.check_args, args)  # its first call imports the backend: seconds
-        return await backend.start(find(config.model.path, "model.path"), config.model.trust_remote_code, config.engine, args)
+        return await backend.start(find_model(config.model), config.model.trust_remote_code, config.engine, args)
 
 
 @contextmanager

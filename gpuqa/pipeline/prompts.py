@@ -14,7 +14,7 @@ from typing import Any
 
 from gpuqa.config import UserError
 from gpuqa.config.model_files import VOCABULARY_FILES
-from gpuqa.config.paths import find
+from gpuqa.config.paths import find_model
 from gpuqa.config.pipeline import PLACEHOLDER, ModelConfig, PromptConfig
 from gpuqa.pipeline.chat_template import ChatTemplate
 from gpuqa.records import EncodedPrompt
@@ -31,9 +31,9 @@ def load_tokenizer(model: ModelConfig) -> Any:
     Raises:
         UserError: the folder is absent, holds no tokenizer or no chat template; the message names it.
     """
+    folder = find_model(model)
     from transformers import AutoTokenizer  # seconds to import
 
-    folder = find(model.path, "model.path")
     try:
         if not any((folder / name).is_file() for name in VOCABULARY_FILES):  # transformers would make an empty one up
             raise ValueError(f"none of {', '.join(VOCABULARY_FILES)}")

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,18 +52,27 @@ def read_shape(folder: Path) -> Shape:
     """
     try:
         config = json.loads((folder / "config.json").read_text())
-        layers, heads, hidden = config["num_hidden_layers"], config["num_attention_heads"], config["hidden_size"]
-        kv_heads, head_dim = config.get("num_key_value_heads", heads), config.get("head_dim") or hidden // heads
-        matrices = layers * hidden * (2 * (heads + kv_heads) * head_dim + 3 * config["intermediate_size"])
-        embedding = config["vocab_size"] * hidden
+        shape = shape_of(config)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"model.path: {folder} has no readable config.json: {error!r}") from error
     odd = [key for key in SPARSE if config.get(key)]
     odd += [kind for kind in config.get("layer_types") or [] if kind != "full_attention"]
     check(not odd, f"model.path: config.json in {folder}", odd, "a dense decoder with full attention; the bound knows no other")
     tensors = [tensor for file in sorted(folder.glob("*.safetensors")) for tensor in read_tensors(file)]
-    weights, tied = layers_of(tensors) if tensors else Layers(matrices), bool(config.get("tie_word_embeddings"))
-    return Shape(layers, heads, kv_heads, head_dim, matrices, embedding, tied, weights, estimated=not tensors)
+    return replace(shape, weights=layers_of(tensors), estimated=False) if tensors else shape
+
+
+def shape_of(config: Mapping[str, Any]) -> Shape:
+    """The shape of a dense decoder by the keys of its config.json alone.
+
+    Raises:
+        KeyError, TypeError: a key that it needs is absent, or is no number.
+    """
+    layers, heads, hidden = config["num_hidden_layers"], config["num_attention_heads"], config["hidden_size"]
+    kv_heads, head_dim = config.get("num_key_value_heads", heads), config.get("head_dim") or hidden // heads
+    matrices = layers * hidden * (2 * (heads + kv_heads) * head_dim + 3 * config["intermediate_size"])
+    embedding, tied = config["vocab_size"] * hidden, bool(config.get("tie_word_embeddings"))
+    return Shape(layers, heads, kv_heads, head_dim, matrices, embedding, tied, Layers(matrices), estimated=True)
 
 
 def read_tensors(file: Path) -> list[tuple[str, dict[str, Any]]]:

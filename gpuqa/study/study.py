@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from gpuqa.config import UserError
 from gpuqa.config.commands import CellConfig
-from gpuqa.config.paths import find
+from gpuqa.config.paths import find_model
 from gpuqa.config.pipeline import PromptConfig
 from gpuqa.engines import BACKENDS
 from gpuqa.measure import fingerprint
@@ -70,7 +70,7 @@ def prepare(configs: Sequence[tuple[CellConfig, dict[str, str]]]) -> list[Cell]:
     cells = []
     for (config, axes), questions in zip(configs, asked, strict=True):
         if config.model.path not in models:
-            folder = find(config.model.path, "model.path")
+            folder = find_model(config.model)
             models[config.model.path] = (load_tokenizer(config.model), fingerprint.sha256_of_model(folder))
         tokenizer, digests = models[config.model.path]
         BACKENDS[config.engine.backend].load().check_args(config.engine_args())

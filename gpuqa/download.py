@@ -3,36 +3,39 @@
     python -m gpuqa.download model=qwen3_0_6b_gpu_pro
     HF_TOKEN=... python -m gpuqa.download model=qwen3_0_6b_gpu_pro model.download.hub=huggingface
 
-A token comes from the hub's own environment variable (HF_TOKEN, MODELSCOPE_API_TOKEN) and from nowhere else. Files named in
-`model.download.sha256` are verified; digests of the others are printed, so that they can be pinned.
+The files come into a new folder, FOLDER.incoming, and are compared with the digests that the hub lists and that
+`model.download.sha256` pins. Only a whole new folder takes the place of the old one, which is kept beside it; until then the
+old one stays as it is, and the same command fetches only what is missing. A token comes from the hub's own environment variable
+(HF_TOKEN, MODELSCOPE_API_TOKEN) and from nowhere else.
 
-Exit codes: 0 fetched and verified, 1 the hub could not be reached or a digest differs, 2 the input is wrong.
+Exit codes: 0 fetched and verified, 1 the hub failed or a digest differs, 2 the input is wrong.
 """
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
 import os
+import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Iterable
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from gpuqa.config import UserError
 from gpuqa.config.app import run_command
 from gpuqa.config.commands import ModelDownloadConfig, resolve
-from gpuqa.config.pipeline import Hub, ModelConfig
+from gpuqa.config.pipeline import DownloadConfig, Hub
+from gpuqa.hubs import HubClient, HubFailed, ListedFile, Listing, checked, huggingface, modelscope, record, settings, sha256_of
+from gpuqa.machine.files import make_folder, writing
 
 FAILED = 1
-
-
-class DownloadFailed(Exception):
-    """The hub did not deliver, or not what was expected."""
+HUBS: dict[Hub, HubClient] = {Hub.huggingface: huggingface, Hub.modelscope: modelscope}
+NOTES = ".cache"  # of the clients, in the folder that they download into; huggingface_hub goes on from them
 
 
 def main() -> None:
     """Enter with conf/download.yaml."""
-    os.environ["HF_HUB_OFFLINE"] = "0"  # the one command that asks for the network
     run_command(download, "download")
 
 
@@ -41,82 +44,131 @@ def download(composed: Any) -> int:
     model = resolve(composed, ModelDownloadConfig).model
     source = model.download
     if source.repository is None:
-        raise UserError(
-            f"model={model.name} ships with the project: model.download.repository is null, there is nothing to fetch"
-        )
-    folder = Path(model.path)
+        raise UserError(f"model={model.name} has no model.download.repository: there is nothing to fetch")
+    folder = Path(os.path.realpath(os.path.expanduser(model.path)))
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"model.path: {folder} is a file, and the weights need a folder; name another one")
     try:
-        HUBS[source.hub](model, folder)
-        verify(folder, source.sha256)
-    except DownloadFailed as error:
-        print(f"error: {error}", file=sys.stderr)
+        listing, kept = update(folder, source)
+    except HubFailed as error:
+        print(f"error: {source.repository} at revision {source.wanted} on {source.hub.name}: {error}", file=sys.stderr)
         return FAILED
-    print(f"{model.name} is in {folder}; measure it with: python -m gpuqa.sweep model={model.name}")
+    tell(listing, folder, kept)
+    print(f"{model.name} is in {model.path}; measure it with: python -m gpuqa.sweep model={model.name}")
     return 0
 
 
-def from_huggingface(model: ModelConfig, folder: Path) -> None:
-    """huggingface_hub's snapshot of one revision, with its own progress bars."""
-    from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError
-
-    source = model.download
-    assert source.repository is not None
-    wanted = f"{source.repository} at revision {source.revision}"
-    token = os.environ.get("HF_TOKEN") or False  # False: not the one that a login left in a file
-    try:
-        # Asked first, because snapshot_download takes whatever is in the folder for the model when it cannot reach the hub.
-        commit = HfApi(token=token).model_info(source.repository, revision=source.revision).sha
-        snapshot_download(source.repository, revision=commit, local_dir=folder, token=token)
-    except HfHubHTTPError as error:
-        raise DownloadFailed(f"{wanted}: the hub answered: {first_line(error)}") from error
-    except Exception as error:  # httpx's errors, the library's own and plain ones; all mean that it did not come whole
-        raise DownloadFailed(f"{wanted}: the hub cannot be reached: {first_line(error)}") from error
-
-
-def from_modelscope(model: ModelConfig, folder: Path) -> None:
-    """modelscope's snapshot of one revision; the package is not a dependency, because only this needs it."""
-    try:
-        from modelscope import snapshot_download
-    except ImportError as error:
-        raise UserError("model.download.hub=modelscope needs the package: pip install modelscope") from error
-    source = model.download
-    try:
-        snapshot_download(source.repository, revision=source.revision, local_dir=str(folder))
-    except Exception as error:  # it raises requests' errors, its own and plain ones; all mean that nothing came
-        raise DownloadFailed(
-            f"{source.repository} at revision {source.revision}: ModelScope did not deliver: {first_line(error)}"
-        ) from error
-
-
-HUBS: dict[Hub, Callable[[ModelConfig, Path], None]] = {Hub.huggingface: from_huggingface, Hub.modelscope: from_modelscope}
-
-
-def verify(folder: Path, expected: dict[str, str]) -> None:
-    """Compare every named file's sha256; print those of the unnamed ones.
+def update(folder: Path, source: DownloadConfig) -> tuple[Listing, Path | None]:
+    """Have exactly the files that the hub lists in the folder -> the listing, and where the old folder is, if it was replaced.
 
     Raises:
-        DownloadFailed: a file is absent or differs.
+        HubFailed: the folder is as it was.
+        FileNotWritten: the same.
     """
-    for name, digest in expected.items():
-        file = folder / name
-        actual = sha256(file) if file.is_file() else "no such file"
-        if actual != digest:
-            raise DownloadFailed(f"{file}: sha256 is {actual}, model.download.sha256 says {digest}; remove it and fetch again")
-    for file in sorted(folder.glob("*")):
-        if file.is_file() and file.name not in expected:
-            print(f"not pinned: {file.name}: {sha256(file)}")
+    incoming = folder.with_name(f"{folder.name}.incoming")
+    hub, scratch = HUBS[source.hub], incoming / NOTES / "scratch"
+    os.environ.update(settings(scratch))
+    try:
+        with writing(folder):
+            listing = without_records(checked(hub.list_files(source), source))
+            if not different(listing.files, folder):
+                write_record(folder, source, listing)
+                return listing, None
+            make_folder(incoming)
+            bring(hub, source, listing, folder, incoming)
+            write_record(incoming, source, listing)
+            return listing, put_in_place(incoming, folder)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+        with contextlib.suppress(OSError):  # as far as nothing is in them
+            (incoming / NOTES).rmdir()
+            incoming.rmdir()
 
 
-def sha256(file: Path) -> str:
-    """Hex digest of a file."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+def without_records(listing: Listing) -> Listing:
+    """The listing without the record of another download: somebody uploaded a folder that had one."""
+    return Listing(listing.revision, listing.commit, tuple(file for file in listing.files if file.path != record.NAME))
 
 
-def first_line(error: Exception) -> str:
-    """The first line of what an error says."""
-    return (str(error) or type(error).__name__).strip().splitlines()[0]
+def different(files: Iterable[ListedFile], folder: Path) -> list[ListedFile]:
+    """Those of the files that the folder is not known to have as they are listed: each whose digest the hub does not list, and
+    each that differs. Reads every file whose size agrees."""
+    return [file for file in files if file.digest is None or file.difference(folder / file.path) is not None]
+
+
+def bring(hub: HubClient, source: DownloadConfig, listing: Listing, folder: Path, incoming: Path) -> None:
+    """Fill the incoming folder with the files of the listing alone: from the old folder where it has them, else from the hub.
+
+    Raises:
+        HubFailed: a file did not come as it is listed; it is gone from the incoming folder, the others stay.
+    """
+    missing = different(listing.files, incoming)
+    for file in missing:
+        (incoming / file.path).unlink(missing_ok=True)  # a client would take it for what it fetched before
+    for file in missing:
+        if not different([file], folder):
+            link(folder / file.path, incoming / file.path)
+    if missing := different(missing, incoming):
+        hub.fetch(source, listing, missing, incoming)
+    for file in missing:
+        if difference := file.difference(incoming / file.path):
+            (incoming / file.path).unlink(missing_ok=True)
+            raise HubFailed(f"{file.path} is not what the hub lists: {difference}; if the branch has moved, run this again")
+    shutil.rmtree(incoming / NOTES, ignore_errors=True)
+    for stranger in strangers(listing, incoming):
+        (incoming / stranger).unlink()
+
+
+def link(old: Path, new: Path) -> None:
+    """Have a file in a second folder without its bytes on the disk twice, where the file system can."""
+    new.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(old, new)
+    except OSError:
+        shutil.copy2(old, new)
+
+
+def strangers(listing: Listing, folder: Path) -> list[str]:
+    """Files of a folder that are neither of the listing nor notes of a client or of this command."""
+    own = {record.NAME, *(file.path for file in listing.files)}
+    paths = [file.relative_to(folder) for file in folder.rglob("*") if not file.is_dir()]
+    return sorted(path.as_posix() for path in paths if path.parts[0] != NOTES and path.as_posix() not in own)
+
+
+def write_record(folder: Path, source: DownloadConfig, listing: Listing) -> None:
+    """Say in the folder where its files came from, with a sha256 of each, whichever digest the hub lists."""
+    files = {file.path: record.FileRecord(file.size, file.sha256 or sha256_of(folder / file.path)) for file in listing.files}
+    assert source.repository is not None
+    record.Record(source.hub.name, source.repository, listing.revision, listing.commit, files).write(folder)
+
+
+def put_in_place(incoming: Path, folder: Path) -> Path | None:
+    """Rename the new folder to its name -> where the old one is now; None if there was none."""
+    if not folder.exists():
+        incoming.rename(folder)
+        return None
+    names = (folder.with_name(f"{folder.name}.previous{number or ''}") for number in count())
+    kept = next(name for name in names if not name.exists())
+    folder.rename(kept)
+    try:
+        incoming.rename(folder)
+    except OSError:
+        kept.rename(folder)
+        raise
+    return kept
+
+
+def tell(listing: Listing, folder: Path, kept: Path | None) -> None:
+    """Say what is there now, what could not be compared, and what is not of this revision."""
+    size = sum(file.size for file in listing.files)
+    commit = f" (commit {listing.commit})" if listing.commit else ""
+    print(f"{len(listing.files)} files, {size / 1e6:,.1f} MB, of revision {listing.revision}{commit} are as the hub lists them")
+    if unlisted := [file.path for file in listing.files if file.digest is None]:
+        print(f"compared by size alone, because the hub lists no digest of them: {', '.join(unlisted)}")
+    if others := strangers(listing, kept or folder):
+        print(f"not of this revision: {', '.join(others)}")
+    if kept is not None:
+        print(f"the folder that was there before is now {kept}; remove it when you no longer need it")
 
 
 if __name__ == "__main__":

@@ -190,12 +190,12 @@ def assumptions(predictions: Sequence[Prediction]) -> list[str]:
     lines = []
     for prediction in predictions:
         config, load, weights = prediction.config, prediction.bound.load, prediction.roof.weight_bytes
-        counted = prediction.source.dataset(config)
+        counted, origin = prediction.source.dataset(config), origin_of(prediction.source)
         questions = counted.name if counted == config.dataset else f"{counted.path} in place of {counted.name}"
         length = "sampling.max_tokens" if config.answer_tokens is None else "answer_tokens"
         lines += [
             f"card: {config.gpu.name}; {config.gpu.source}",
-            f"weights: {config.model.name}, {config.quantization.name}: {weights / 1e6:,.1f} MB a step {origin_of(prediction.source)}",
+            f"weights: {config.model.name}, {config.quantization.name}: {weights / 1e6:,.1f} MB a step {origin}",
             f"assumed: {load.questions} questions of {questions}, every answer {load.answer:.0f} tokens ({length})",
         ]
         if prediction.source.assumed is not None:

@@ -1,232 +1,364 @@
-"""Fetching weights: the real huggingface_hub against a hub on the loopback."""
+"""Fetching weights: the real clients of both hubs against a hub on the loopback that can be told to fail."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-import socket
-import threading
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+import os
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import child_environment
+from stub_hub import FILES, REPOSITORY, StubHub, serving, sha256
+from warm_python import WarmPython
 
 pytestmark = pytest.mark.slow
 
-REPOSITORY = "tester/tiny"
-COMMIT = "1234567890abcdef1234567890abcdef12345678"
-FILES = {
-    "config.json": b'{"model_type": "qwen3"}',
-    "model.safetensors": bytes(range(256)) * 4096,  # 1 MiB
-    "tokenizer/vocab.json": b"{}",
+Run = subprocess.CompletedProcess[str]
+BRANCH = {"huggingface": "main", "modelscope": "master"}
+TOKEN = {"huggingface": "HF_TOKEN", "modelscope": "MODELSCOPE_API_TOKEN"}
+QUICK = {  # the clients' own settings: no second tries, and seconds of patience
+    "TQDM_DISABLE": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_DOWNLOAD_TIMEOUT": "1",
+    "HF_HUB_ETAG_TIMEOUT": "1",
+    "MODELSCOPE_DOWNLOAD_MAX_RETRIES": "0",
+    "MODELSCOPE_DOWNLOAD_TIMEOUT": "1",
+    "MODELSCOPE_REPO_TREE_PAGE_MAX_ATTEMPTS": "1",
+    "MODELSCOPE_REPO_TREE_PAGE_TIMEOUT_SECONDS": "1",
 }
-
-
-def sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
-
-
-@dataclass
-class Hub:
-    """What `snapshot_download` asks a hub for, and what to do wrong.
-
-    A fake, because the real one is out of reach; the client and the socket are real.
-    """
-
-    files: dict[str, bytes] = field(default_factory=lambda: dict(FILES))
-    status: int = 200  # of every answer
-    cut_off: str = ""  # this file's connection breaks in the middle
-    asked: list[tuple[str, str, str | None]] = field(default_factory=list)  # method, path, Authorization
-    url: str = ""
-
-    def tree(self) -> list[dict[str, Any]]:
-        return [
-            {"type": "file", "path": name, "size": len(content), "oid": hashlib.sha1(content).hexdigest()}
-            for name, content in self.files.items()
-        ]
-
-
-def handler_of(hub: Hub) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_GET(self) -> None:
-            hub.asked.append((self.command, self.path, self.headers.get("Authorization")))
-            path = self.path.partition("?")[0]
-            if hub.status != 200:
-                self.reply(json.dumps({"error": "the hub says no"}).encode(), {"X-Error-Message": "the hub says no"})
-            elif path == f"/api/models/{REPOSITORY}/revision/main":
-                self.reply(json.dumps({"id": REPOSITORY, "sha": COMMIT, "siblings": []}).encode())
-            elif path == f"/api/models/{REPOSITORY}/tree/{COMMIT}":
-                self.reply(json.dumps(hub.tree()).encode())
-            elif (name := path.removeprefix(f"/{REPOSITORY}/resolve/{COMMIT}/")) in hub.files:
-                content = hub.files[name]
-                self.reply(content, {"ETag": f'"{sha256(content)}"', "X-Repo-Commit": COMMIT}, cut_off=name == hub.cut_off)
-            else:
-                hub.status = 404
-                self.reply(b"")
-
-        do_HEAD = do_GET  # noqa: N815
-
-        def reply(self, content: bytes, headers: dict[str, str] | None = None, cut_off: bool = False) -> None:
-            self.send_response(hub.status)
-            for key, value in {"Content-Length": str(len(content)), **(headers or {})}.items():
-                self.send_header(key, value)
-            self.end_headers()
-            if self.command == "GET":
-                self.wfile.write(content[: len(content) // 2] if cut_off else content)
-            self.close_connection = cut_off
-
-        def log_message(self, *_: Any) -> None:
-            """Nothing."""
-
-    return Handler
+NEW = {"config.json": FILES["config.json"], "model.safetensors": FILES["model.safetensors"][::-1], "merges.txt": b"a b\n"}
 
 
 @pytest.fixture
-def hub() -> Iterator[Hub]:
-    """A hub that delivers, until a test tells it otherwise."""
-    hub = Hub()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler_of(hub))
-    hub.url = f"http://127.0.0.1:{server.server_address[1]}"
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-    thread.start()
-    yield hub
-    server.shutdown()
-    server.server_close()
-    thread.join()
+def hub() -> Iterator[StubHub]:
+    with serving() as hub:
+        yield hub
+
+
+@pytest.fixture(params=["huggingface", "modelscope"])
+def kind(request: pytest.FixtureRequest) -> str:
+    """Whose protocol is spoken."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def warm() -> WarmPython:
+    """Forks of it have imported no client yet, so that each takes its settings from its own environment."""
+    return WarmPython(child_environment(), engines=False)
 
 
 @pytest.fixture
-def fetch(hub: Hub, command: Any, tmp_path: Path) -> Any:
-    """`fetch("model.path=...")` runs the command for a model of this hub, in a home folder of its own."""
+def fetch(hub: StubHub, kind: str, warm: WarmPython, tmp_path: Path) -> Callable[..., Run]:
+    """`fetch("model.path=...")` runs the command for a model of this hub, with a home folder of its own."""
     options = tmp_path / "options" / "model"
     options.mkdir(parents=True)
-    home = {"HF_HOME": str(tmp_path / "home"), "HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_TELEMETRY": "1"}
+    (tmp_path / "home").mkdir()
 
-    def run(*overrides: str, pinned: dict[str, str] | None = None, env: dict[str, str] | None = None) -> Any:
-        model = {"name": "tiny", "path": "local-model/tiny"}
-        model["download"] = {"hub": "huggingface", "repository": REPOSITORY, "revision": "main", "sha256": pinned or {}}  # type: ignore[assignment]
+    def run(*overrides: str, pinned: dict[str, str] | None = None, **env: str) -> Run:
+        source = {"hub": kind, "repository": REPOSITORY, "sha256": pinned or {}}
+        model = {"name": "tiny", "path": "local-model/tiny", "download": source}
         (options / "tiny.yaml").write_text(json.dumps(model), encoding="utf-8")
-        arguments = ["--config-dir", str(options.parent), "model=tiny", *overrides]
-        return command("download", *arguments, cwd=tmp_path, env={**home, **(env or {})}, timeout_s=120)
+        words = ["-m", "gpuqa.download", "--config-dir", str(options.parent), "model=tiny", *overrides]
+        hub_settings = {"HF_ENDPOINT": hub.url, "MODELSCOPE_ENDPOINT": hub.url, "HOME": str(tmp_path / "home")}
+        with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+            environment = child_environment({**hub_settings, **QUICK, **env})
+            code = warm.start(words, tmp_path, environment, out.fileno(), err.fileno()).wait(60)
+            said = [(file.seek(0), file.read().decode())[1] for file in (out, err)]
+        assert "Traceback" not in said[0] + said[1], said[1]
+        return Run(words, code, *said)
 
     return run
 
 
-def fetched(folder: Path) -> dict[str, bytes]:
-    """What lies in the model's folder, without the hub client's own notes."""
-    files = [file for file in folder.rglob("*") if file.is_file() and ".cache" not in file.parts]
-    return {str(file.relative_to(folder)): file.read_bytes() for file in files}
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Where the weights are to be."""
+    return tmp_path / "local-model" / "tiny"
 
 
-def one_sentence(run: Any) -> str:
-    """The one line that a failed download says."""
+def content_of(folder: Path) -> dict[str, bytes]:
+    """What lies in a model's folder, without the record."""
+    files = [file for file in folder.rglob("*") if file.is_file() and file.name != "gpuqa-download.json"]
+    return {file.relative_to(folder).as_posix(): file.read_bytes() for file in files}
+
+
+def record_of(folder: Path) -> dict[str, Any]:
+    record: dict[str, Any] = json.loads((folder / "gpuqa-download.json").read_text(encoding="utf-8"))
+    return record
+
+
+def fetched(run: Run) -> str:
+    """What a download that worked says."""
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "tiny is in local-model/tiny; measure it with: python -m gpuqa.sweep model=tiny" in run.stdout
+    return run.stdout
+
+
+def reason(run: Run, kind: str) -> str:
+    """The one line that a failed download says, behind what was asked for."""
     assert run.returncode == 1, run.stdout + run.stderr
-    assert "Traceback" not in run.stdout + run.stderr
-    told = [line for line in run.stderr.splitlines() if line.startswith("error: ")]
-    assert len(told) == 1, run.stderr
-    assert "is in local-model" not in run.stdout, "it did not arrive"
-    return told[0]
+    assert run.stdout == "", "it did not arrive"
+    [line] = [line for line in run.stderr.splitlines() if line.startswith("error: ")]
+    begin = f"error: {REPOSITORY} at revision {BRANCH[kind]} on {kind}: "
+    assert line.startswith(begin)
+    return line.removeprefix(begin)
 
 
-def test_a_model_is_fetched_whole_and_pinned_files_are_verified(fetch: Any, tmp_path: Path) -> None:
-    run = fetch(pinned={"model.safetensors": sha256(FILES["model.safetensors"])})
-    assert run.returncode == 0, run.stdout + run.stderr
-    assert fetched(tmp_path / "local-model" / "tiny") == FILES
-    assert f"not pinned: config.json: {sha256(FILES['config.json'])}" in run.stdout, "so that it can be pinned"
-    assert "not pinned: model.safetensors" not in run.stdout
-    assert "python -m gpuqa.sweep model=tiny" in run.stdout
+# What comes
 
 
-def test_a_file_in_a_folder_of_the_repository_can_be_pinned_too(fetch: Any) -> None:
-    assert fetch(pinned={"tokenizer/vocab.json": sha256(b"{}")}).returncode == 0
-    assert "tokenizer/vocab.json" in one_sentence(fetch(pinned={"tokenizer/vocab.json": sha256(b"{} ")}))
+def test_a_model_is_fetched_whole_with_a_record_of_what_came(
+    fetch: Callable[..., Run], hub: StubHub, kind: str, folder: Path
+) -> None:
+    said = fetched(fetch(pinned={"model.safetensors": sha256(FILES["model.safetensors"])}))
+    assert f"3 files, 1.0 MB, of revision {BRANCH[kind]} (commit {hub.commit}) are as the hub lists them" in said
+    assert content_of(folder) == FILES
+    digests = {path: {"size": len(content), "sha256": sha256(content)} for path, content in FILES.items()}
+    record = {"hub": kind, "repository": REPOSITORY, "revision": BRANCH[kind], "commit": hub.commit, "files": digests}
+    assert record_of(folder) == record
+    assert [path.name for path in folder.parent.iterdir()] == ["tiny"], "nothing is left beside it"
 
 
-def test_what_is_already_there_is_not_fetched_again(fetch: Any, hub: Hub) -> None:
-    assert fetch().returncode == 0
+def test_what_is_there_already_is_compared_and_not_fetched_again(fetch: Callable[..., Run], hub: StubHub, folder: Path) -> None:
+    fetched(fetch())
     hub.asked.clear()
-    assert fetch().returncode == 0
-    assert [path for method, path, _ in hub.asked if method == "GET" and "/resolve/" in path] == []
+    (folder / "notes.txt").write_text("mine")
+    assert "not of this revision: notes.txt" in fetched(fetch())
+    assert not [asked for asked in hub.asked if asked.is_for_a_file]
+    assert content_of(folder) == {**FILES, "notes.txt": b"mine"}
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "absent.safetensors"])
-def test_another_digest_than_the_pinned_one_is_refused(name: str, fetch: Any) -> None:
-    expected = sha256(b"what was reviewed")
-    told = one_sentence(fetch(pinned={name: expected}))
-    found = sha256(FILES[name]) if name in FILES else "no such file"
-    assert f"local-model/tiny/{name}: sha256 is {found}, model.download.sha256 says {expected}" in told
+def test_a_branch_that_moved_brings_a_new_folder_and_the_old_one_is_kept(
+    fetch: Callable[..., Run], hub: StubHub, folder: Path
+) -> None:
+    fetched(fetch())
+    (folder / "notes.txt").write_text("mine")
+    hub.files = dict(NEW)
+    hub.asked.clear()
+    said = fetched(fetch())
+    assert content_of(folder) == NEW
+    assert record_of(folder)["commit"] == hub.commit
+    kept = folder.with_name("tiny.previous")
+    assert content_of(kept) == {**FILES, "notes.txt": b"mine"}
+    assert "not of this revision: notes.txt, tokenizer/vocab.json" in said
+    assert f"the folder that was there before is now {kept}" in said
+    assert not [asked for asked in hub.asked if asked.is_for_a_file and "config.json" in asked.path], "it was there"
+    hub.files = dict(FILES)
+    fetched(fetch())
+    assert content_of(folder.with_name("tiny.previous1")) == NEW, "nothing that was kept is ever replaced"
 
 
-def test_without_a_network_one_sentence_says_so(fetch: Any, tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        nowhere = f"http://127.0.0.1:{free.getsockname()[1]}"
-    told = one_sentence(fetch(env={"HF_ENDPOINT": nowhere}))
-    assert f"{REPOSITORY} at revision main: the hub cannot be reached" in told
+def test_a_file_that_was_damaged_is_fetched_again_even_if_its_size_and_time_are_those_of_before(
+    fetch: Callable[..., Run], folder: Path
+) -> None:
+    fetched(fetch())
+    damaged = folder / "config.json"
+    times = damaged.stat().st_atime_ns, damaged.stat().st_mtime_ns
+    damaged.write_bytes(FILES["config.json"].swapcase())
+    os.utime(damaged, ns=times)
+    fetched(fetch())
+    assert content_of(folder) == FILES
 
 
-def test_without_a_network_a_folder_that_holds_something_else_is_not_taken_for_the_model(fetch: Any, tmp_path: Path) -> None:
-    (tmp_path / "local-model" / "tiny").mkdir(parents=True)
-    (tmp_path / "local-model" / "tiny" / "notes.txt").write_text("half a download")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        nowhere = f"http://127.0.0.1:{free.getsockname()[1]}"
-    assert "the hub cannot be reached" in one_sentence(fetch(env={"HF_ENDPOINT": nowhere}))
+def test_a_download_that_was_cut_leaves_the_old_folder_and_goes_on_where_it_stopped(
+    fetch: Callable[..., Run], hub: StubHub, kind: str, folder: Path
+) -> None:
+    folder.mkdir(parents=True)
+    (folder / "model.safetensors").write_text("weights of before")
+    hub.cut = "model.safetensors"
+    why = reason(fetch(), kind)
+    assert {"huggingface": "peer closed connection", "modelscope": "did not deliver model.safetensors: "}[kind] in why
+    print(why)
+    assert content_of(folder) == {"model.safetensors": b"weights of before"}
+    hub.cut = ""
+    hub.asked.clear()
+    fetched(fetch())
+    assert content_of(folder) == FILES
+    assert all("model.safetensors" in asked.path for asked in hub.asked if asked.is_for_a_file), "the others had come"
+    if kind == "modelscope":  # huggingface_hub 2 begins a file anew
+        assert [asked.range for asked in hub.asked if asked.is_for_a_file] == [f"bytes={len(FILES['model.safetensors']) // 2}-"]
+    assert sorted(path.name for path in folder.parent.iterdir()) == ["tiny", "tiny.previous"]
 
 
-@pytest.mark.parametrize(("status", "told"), [(404, "404"), (401, "401"), (500, "500")])
-def test_a_hub_that_refuses_is_quoted(status: int, told: str, fetch: Any, hub: Hub) -> None:
-    hub.status = status
-    sentence = one_sentence(fetch())
-    assert f"{REPOSITORY} at revision main: the hub" in sentence
-    assert told in sentence
-
-
-def test_a_connection_that_breaks_in_the_middle_of_a_file_is_told_in_one_sentence(fetch: Any, hub: Hub) -> None:
-    hub.cut_off = "model.safetensors"
-    assert REPOSITORY in one_sentence(fetch())
-
-
-def test_a_token_from_the_environment_is_sent_and_never_shown(fetch: Any, hub: Hub) -> None:
-    run = fetch(env={"HF_TOKEN": "hf_secretsecretsecret"})
-    assert run.returncode == 0, run.stdout + run.stderr
-    assert {authorization for *_, authorization in hub.asked} == {"Bearer hf_secretsecretsecret"}
+def test_a_token_of_the_environment_is_sent_and_never_shown(fetch: Callable[..., Run], hub: StubHub, kind: str) -> None:
+    run = fetch(**{TOKEN[kind]: "secretsecretsecret"})
+    fetched(run)
+    assert {asked.token for asked in hub.asked if REPOSITORY in asked.path} == {"Bearer secretsecretsecret"}
     assert "secretsecret" not in run.stdout + run.stderr
 
 
-def test_no_token_is_taken_from_a_file(fetch: Any, hub: Hub, tmp_path: Path) -> None:
-    (tmp_path / "home").mkdir()
-    (tmp_path / "home" / "token").write_text("hf_somebodyelses")
+def test_no_token_is_taken_from_a_login_that_left_one_in_the_home(
+    fetch: Callable[..., Run], hub: StubHub, tmp_path: Path
+) -> None:
+    home = tmp_path / "home"
+    for file in (".cache/huggingface/token", ".modelscope/credentials/token", ".modelscope/credentials/git_token"):
+        (home / file).parent.mkdir(parents=True, exist_ok=True)
+        (home / file).write_text("somebodyelses")
+    (home / ".netrc").write_text("machine 127.0.0.1 login somebody password else\n")
+    fetched(fetch())
+    assert {asked.token for asked in hub.asked} == {None}
+
+
+def test_a_home_that_cannot_be_written_stops_nothing(fetch: Callable[..., Run], folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    fetched(fetch(HOME=str(tmp_path / "file" / "home")))
+    assert content_of(folder) == FILES
+
+
+# What fails: one line with the reason, and the old folder as it was
+
+
+def swapped(hub: StubHub) -> None:
+    hub.swapped = "model.safetensors"
+
+
+def silent(hub: StubHub) -> None:
+    hub.silent = "*"
+
+
+def empty(hub: StubHub) -> None:
+    hub.empty_listing = True
+
+
+def outside(hub: StubHub) -> None:
+    hub.files["../beside.txt"] = b"harmless"
+
+
+def unreachable(hub: StubHub) -> None:
+    hub.url = "http://127.0.0.1:9"  # the discard service: nothing listens there
+
+
+def status(number: int) -> Callable[[StubHub], None]:
+    def of_all(hub: StubHub) -> None:
+        hub.status = number
+
+    of_all.__name__ = f"status_{number}"
+    return of_all
+
+
+def file_status(hub: StubHub) -> None:
+    hub.file_status = 404
+
+
+FAULTS: dict[Callable[[StubHub], None], dict[str, str]] = {  # what the reason says, by whose client
+    swapped: {"huggingface": "model.safetensors is not what the hub lists", "modelscope": "model.safetensors"},
+    silent: {"huggingface": "timed out", "modelscope": "time"},
+    empty: {"huggingface": "the hub lists no file", "modelscope": "the hub lists no file"},
+    outside: {"huggingface": "'../beside.txt', a path outside", "modelscope": "'../beside.txt', a path outside"},
+    unreachable: {"huggingface": "refused", "modelscope": "refused"},
+    status(401): {"huggingface": "401", "modelscope": "401"},
+    status(403): {"huggingface": "403", "modelscope": "403"},
+    status(404): {"huggingface": "404", "modelscope": "404"},
+    status(429): {"huggingface": "429", "modelscope": "429"},
+    status(500): {"huggingface": "500", "modelscope": "500"},
+    file_status: {"huggingface": "404", "modelscope": "404"},
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
+def test_a_hub_that_fails_is_quoted_in_one_line_and_the_old_folder_stays(
+    fault: Callable[[StubHub], None], fetch: Callable[..., Run], hub: StubHub, kind: str, folder: Path
+) -> None:
+    folder.mkdir(parents=True)
+    (folder / "model.safetensors").write_text("weights of before")
+    hub.files = dict(NEW)
+    fault(hub)
     run = fetch()
-    assert run.returncode == 0, run.stdout + run.stderr
-    assert {authorization for *_, authorization in hub.asked} == {None}
+    print(run.stderr)
+    assert FAULTS[fault][kind] in reason(run, kind)
+    assert content_of(folder) == {"model.safetensors": b"weights of before"}
+    assert not (folder.parent / "beside.txt").exists()
 
 
-def test_no_token_is_taken_from_the_configuration(fetch: Any, hub: Hub) -> None:
-    run = fetch("+model.download.token=hf_secret")
-    assert run.returncode == 2
-    assert "token" in run.stderr
-    assert "Traceback" not in run.stderr
+def test_a_file_that_never_comes_is_given_up(fetch: Callable[..., Run], hub: StubHub, kind: str, folder: Path) -> None:
+    if kind == "huggingface":
+        pytest.skip("its client tries 5 times more and sleeps in between; no setting of its own makes that shorter")
+    hub.silent = "model.safetensors"
+    assert "did not deliver model.safetensors: " in reason(fetch(), kind)
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "absent.safetensors"])
+def test_another_digest_than_the_pinned_one_is_refused_before_anything_is_fetched(
+    name: str, fetch: Callable[..., Run], hub: StubHub, kind: str
+) -> None:
+    expected = sha256(b"what was reviewed")
+    why = reason(fetch(pinned={name: expected}), kind)
+    listed = f"{name}: the hub lists sha256 {sha256(FILES['model.safetensors'])}, model.download.sha256 says {expected}"
+    assert why == (listed if name in FILES else f"model.download.sha256 names {name!r}, which the hub does not list")
+    assert not [asked for asked in hub.asked if asked.is_for_a_file]
+
+
+def test_a_file_without_a_listed_digest_is_held_to_the_pinned_one(fetch: Callable[..., Run], hub: StubHub, kind: str) -> None:
+    hub.unlisted = ("tokenizer/vocab.json",)  # by ModelScope; Hugging Face lists git's digest of it
+    run = fetch(pinned={"tokenizer/vocab.json": sha256(b"{} ")})
+    assert "tokenizer/vocab.json" in reason(run, kind)
+    fetched(fetch(pinned={"tokenizer/vocab.json": sha256(b"{}").upper()}))
+
+
+def test_a_file_without_any_digest_is_named(fetch: Callable[..., Run], hub: StubHub, kind: str, folder: Path) -> None:
+    hub.unlisted = ("config.json",)
+    said = fetched(fetch())
+    assert ("compared by size alone, because the hub lists no digest of them: config.json" in said) == (kind == "modelscope")
+    assert record_of(folder)["files"]["config.json"]["sha256"] == sha256(FILES["config.json"]), "recorded all the same"
+
+
+def test_the_record_of_another_download_that_was_uploaded_with_its_folder_is_not_taken(
+    fetch: Callable[..., Run], hub: StubHub, kind: str, folder: Path
+) -> None:
+    hub.files["gpuqa-download.json"] = b"{}"
+    fetched(fetch())
+    assert record_of(folder)["commit"] == hub.commit
+    assert content_of(folder) == FILES
+
+
+def test_the_courses_model_is_asked_for_at_each_hubs_own_default_branch(fetch: Callable[..., Run], kind: str) -> None:
+    run = fetch("model=qwen3_0_6b_gpu_pro", f"model.download.hub={kind}")
+    assert run.returncode == 1
+    assert f"error: Iammarcus/Qwen3-0.6B-GPU-Pro at revision {BRANCH[kind]} on {kind}: " in run.stderr
+
+
+# Mistakes of the user
+
+
+def refused(run: Run) -> str:
+    """The one line of a mistake in the input."""
+    assert (run.returncode, run.stdout) == (2, "")
+    [line] = run.stderr.splitlines()
+    return line
+
+
+def test_no_token_is_taken_from_the_configuration(fetch: Callable[..., Run], hub: StubHub) -> None:
+    assert "token" in refused(fetch("+model.download.token=secret"))
     assert hub.asked == []
 
 
-def test_the_model_that_ships_with_the_project_cannot_be_fetched(command: Any, tmp_path: Path) -> None:
-    run = command("download", "model=embedded", cwd=tmp_path)
-    assert run.returncode == 2
-    assert "model=embedded ships with the project" in run.stderr
-    assert "Traceback" not in run.stderr
-    assert list(tmp_path.iterdir()) == []
+def test_a_model_without_a_repository_cannot_be_fetched(fetch: Callable[..., Run], tmp_path: Path) -> None:
+    line = refused(fetch("model=embedded"))
+    assert line == "error: model=embedded has no model.download.repository: there is nothing to fetch"
+
+
+def test_a_file_where_the_folder_should_be_is_refused(fetch: Callable[..., Run], folder: Path) -> None:
+    folder.parent.mkdir()
+    folder.touch()
+    assert refused(fetch()) == f"error: model.path: {folder} is a file, and the weights need a folder; name another one"
+
+
+def test_a_folder_that_cannot_be_made_is_refused(fetch: Callable[..., Run], folder: Path) -> None:
+    folder.parent.touch()
+    assert f"{folder} cannot be written: Not a directory" in refused(fetch())
 
 
 def test_a_hub_whose_package_is_absent_says_what_to_install(command: Any, tmp_path: Path) -> None:
     """The package is hidden behind one that cannot be imported, so that this holds wherever it is installed."""
     (tmp_path / "hidden").mkdir()
-    (tmp_path / "hidden" / "modelscope.py").write_text("raise ImportError('hidden')\n")
-    path = {"PYTHONPATH": f"{tmp_path / 'hidden'}:{Path(__file__).resolve().parents[1]}"}
-    run = command("download", "model=qwen3_0_6b_gpu_pro", cwd=tmp_path, env=path)
-    assert run.returncode == 2
-    assert "pip install modelscope" in run.stderr
-    assert "Traceback" not in run.stderr
+    (tmp_path / "hidden" / "modelscope_hub.py").write_text("raise ImportError('hidden')\n")
+    path = os.pathsep.join([str(tmp_path / "hidden"), child_environment()["PYTHONPATH"]])
+    line = refused(command("download", "model=qwen3_0_6b_gpu_pro", cwd=tmp_path, env={"PYTHONPATH": path}))
+    assert line == "error: model.download.hub=modelscope needs a package: pip install 'modelscope-hub>=0.5'"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["hidden"]

@@ -255,10 +255,10 @@ def test_the_code_that_measures_is_part_of_the_environment():
     assert fingerprint.environment()["code"] == fingerprint.sha256_of_code(PACKAGE)
 
 
-def test_the_revision_is_that_of_the_repository_and_a_model_without_one_has_none():
+def test_the_revision_is_that_of_the_repository_and_a_model_without_one_has_none(tmp_path):
     source = DownloadConfig(repository="somebody/a-model", revision="v1.0")
-    assert fingerprint.model_revision(ModelConfig(name="m", path="m", download=source)) == "v1.0"
-    assert fingerprint.model_revision(ModelConfig(name="embedded", path="m")) is None
+    assert fingerprint.model_revision(ModelConfig(name="m", path="m", download=source), tmp_path) == "v1.0"
+    assert fingerprint.model_revision(ModelConfig(name="embedded", path="m"), tmp_path) is None
 
 
 def git(folder: Path, *arguments: str) -> str:

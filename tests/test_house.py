@@ -18,6 +18,7 @@ ORDER = [  # a folder (or module) of gpuqa imports only those before it in this 
     "records",
     "machine",
     "config",
+    "hubs",
     "engines",
     "roofline",
     "pipeline",
@@ -36,7 +37,7 @@ HEAVY = {
     "safetensors",
     "pandas",
     "huggingface_hub",
-    "modelscope",
+    "modelscope_hub",
     "pynvml",
     "pyarrow",
 }

@@ -315,9 +315,7 @@ def test_a_cell_is_known_by_its_prompts_tokens_and_its_models_revision() -> None
     bare, keywords, released = prepared(BARE, KEYWORDS, {**NARROW, "model__download__repository": "some/model"})
     tokens = [one.fingerprint["digests"]["prompt_tokens"] for one in (bare, keywords, released)]  # type: ignore[index]
     assert tokens[0] == tokens[2] != tokens[1]
-    assert [one.fingerprint["revision"] for one in (bare, keywords, released)] == [None, None, "main"], (
-        "the hub's default branch"
-    )
+    assert [one.fingerprint["revision"] for one in (bare, keywords, released)] == [None, None, "main"]
     others = [replace(bare, fingerprint={**bare.fingerprint, "revision": "v2"})]
     others.append(replace(bare, fingerprint={**bare.fingerprint, "digests": {"prompt_tokens": "other"}}))
     assert len({one.key for one in (bare, *others)}) == 3

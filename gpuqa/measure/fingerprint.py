@@ -19,6 +19,8 @@ from gpuqa.config.model_files import TOKENIZER_FILES, WEIGHT_FILES
 from gpuqa.config.paths import PACKAGE
 from gpuqa.config.pipeline import ModelConfig, PromptConfig
 from gpuqa.engines import BACKENDS
+from gpuqa.hubs.record import Record
+from gpuqa.hubs.record import read as read_record
 from gpuqa.machine import hardware
 
 SCORING_PACKAGES = ("jieba", "rouge-score", "rapidfuzz")
@@ -45,19 +47,34 @@ def again(key: str) -> str:
     return sha256_of(["measured again", key])
 
 
-def sha256_of_files(folder: Path, patterns: Iterable[str]) -> str:
-    """Digest over names and contents of the files that match."""
+def sha256_of_files(folder: Path, patterns: Iterable[str], downloaded: Record | None = None) -> str:
+    """Digest over names and contents of the files that match.
+
+    Raises:
+        UserError: a file is not the one that was downloaded.
+    """
     files = sorted({file for pattern in patterns for file in folder.glob(pattern) if file.is_file()})
     whole = hashlib.sha256()
     for file in files:
         with file.open("rb") as stream:
-            whole.update(f"{file.name}\0{hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        if downloaded is not None:
+            downloaded.check(folder, file, digest)
+        whole.update(f"{file.name}\0{digest}\n".encode())
     return whole.hexdigest()
 
 
 def sha256_of_model(folder: Path) -> dict[str, str]:
-    """Digests of a model folder: weights with their architecture, and tokenizer with its chat template."""
-    return {"weights": sha256_of_files(folder, WEIGHT_FILES), "tokenizer": sha256_of_files(folder, TOKENIZER_FILES)}
+    """Digests of a model folder: weights with their architecture, and tokenizer with its chat template.
+
+    Raises:
+        UserError: a file is not the one that `gpuqa.download` brought.
+    """
+    downloaded = read_record(folder)
+    if downloaded is not None:
+        downloaded.check_sizes(folder)
+    patterns = {"weights": WEIGHT_FILES, "tokenizer": TOKENIZER_FILES}
+    return {name: sha256_of_files(folder, globs, downloaded) for name, globs in patterns.items()}
 
 
 def sha256_of_prompt(prompt: PromptConfig) -> str:
@@ -65,8 +82,11 @@ def sha256_of_prompt(prompt: PromptConfig) -> str:
     return sha256_of({key: value for key, value in asdict(prompt).items() if key != "name"})
 
 
-def model_revision(model: ModelConfig) -> str | None:
-    """The revision of the model's repository that the configuration names; None for a model that has no repository."""
+def model_revision(model: ModelConfig, folder: Path) -> str | None:
+    """The commit that was downloaded into the folder, or the revision where its hub named none. Of a folder that was filled
+    otherwise, the revision that the configuration names; None for a model that has no repository."""
+    if (downloaded := read_record(folder)) is not None:
+        return downloaded.commit or downloaded.revision
     return model.download.wanted if model.download.repository is not None else None
 
 

@@ -14,8 +14,8 @@
 #   one, and only then asks for the new file. A hub that answers 503 to that leaves an empty folder: at once without
 #   retries, as here, and after 30 seconds with the six tries that are the default.
 #
-# Here: a model that served yesterday is gone after a hub's bad minute. gpuqa has to download a new revision into a folder
-#   beside the old one and to rename it when it is complete.
+# Here: a model that served yesterday is gone after a hub's bad minute. gpuqa.download brings a new revision into a folder
+#   beside the old one and renames it when it is complete.
 #
 # The hub is a server on the loopback that knows one file in two revisions and answers 503 to the download of the second.
 #

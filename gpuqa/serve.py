@@ -28,6 +28,7 @@ from gpuqa.config.commands import ServeConfig, resolve
 from gpuqa.config.http import HttpConfig, Logs
 from gpuqa.config.paths import find, find_model
 from gpuqa.config.pipeline import PipelineConfig
+from gpuqa.hubs.record import read as read_record
 from gpuqa.machine.child_processes import kill_children
 from gpuqa.measure import fingerprint
 from gpuqa.pipeline.pipeline import Pipeline, encoder_for, warmup_questions
@@ -152,6 +153,9 @@ def verify(config: ServeConfig, content: dict[str, Any], pipeline: PipelineConfi
     for name, version in content["versions"].items():
         if here["versions"].get(name) != version:
             log.warning("measured with %s %s, serving with %s", name, version, here["versions"].get(name))
+    downloaded = read_record(folder)
+    if downloaded is not None and (downloaded.commit or downloaded.revision) != content.get("revision"):
+        log.warning("measured with revision %s of the model, %s holds %s", content.get("revision"), folder, downloaded.commit)
     if here["device"] != content["device"]:
         log.warning("measured on %s, serving on %s: the numbers do not carry over", content["device"], here["device"])
 

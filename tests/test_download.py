@@ -252,7 +252,6 @@ FAULTS: dict[Callable[[StubHub], None], dict[str, str]] = {  # what the reason s
     outside: {"huggingface": "'../beside.txt', a path outside", "modelscope": "'../beside.txt', a path outside"},
     unreachable: {"huggingface": "refused", "modelscope": "refused"},
     status(401): {"huggingface": "401", "modelscope": "401"},
-    status(403): {"huggingface": "403", "modelscope": "403"},
     status(404): {"huggingface": "404", "modelscope": "404"},
     status(429): {"huggingface": "429", "modelscope": "429"},
     status(500): {"huggingface": "500", "modelscope": "500"},

@@ -17,7 +17,7 @@ from gpuqa.config import UserError
 from gpuqa.config.app import compose_cell
 from gpuqa.config.measurement import SelectionConfig
 from gpuqa.config.paths import PACKAGE
-from gpuqa.config.pipeline import DownloadConfig, ModelConfig
+from gpuqa.config.pipeline import DownloadConfig, Hub, ModelConfig
 from gpuqa.hubs import HubFailed, ListedFile, Listing, checked
 from gpuqa.hubs.record import NAME, FileRecord, Record, read
 from gpuqa.measure import fingerprint
@@ -129,6 +129,28 @@ def test_the_revision_of_a_model_is_the_commit_that_was_downloaded(model: Path) 
     assert fingerprint.model_revision(configured, model) == "v2"
     (model / NAME).unlink()
     assert fingerprint.model_revision(configured, model) == "main"
+
+
+@pytest.mark.parametrize(
+    ("source", "told"),
+    [
+        (DownloadConfig(repository="somebody/other"), "model.download.repository: got 'somebody/other', allowed"),
+        (DownloadConfig(repository="somebody/a-model", revision="v2"), "model.download.revision: got 'v2', allowed"),
+    ],
+)
+def test_a_folder_of_another_repository_or_revision_than_the_configured_one_is_refused(
+    source: DownloadConfig, told: str, model: Path
+) -> None:
+    with pytest.raises(UserError) as refusal:
+        fingerprint.model_revision(ModelConfig(name="m", path=str(model), download=source), model)
+    named = f"what {NAME} in {model} names, somebody/a-model at master; or run gpuqa.download again"
+    assert str(refusal.value) == f"{told} is {named}"
+
+
+@pytest.mark.parametrize("revision", [None, "master", "c0ffee"])
+def test_a_folder_of_the_configured_revision_is_taken_from_whatever_hub(revision: str | None, model: Path) -> None:
+    mirror = DownloadConfig(Hub.huggingface, "somebody/a-model", revision)
+    assert fingerprint.model_revision(ModelConfig(name="m", path=str(model), download=mirror), model) == "c0ffee"
 
 
 @pytest.fixture

@@ -6,7 +6,8 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from gpuqa.config import UserError
+from gpuqa.config import UserError, check
+from gpuqa.config.pipeline import DownloadConfig
 from gpuqa.machine.files import write_atomically
 
 NAME = "gpuqa-download.json"
@@ -31,8 +32,18 @@ class Record:
     files: dict[str, FileRecord]  # by their paths in the folder, with "/"
 
     def write(self, folder: Path) -> None:
-        """Into the folder. Raises FileNotWritten."""
-        write_atomically(folder / NAME, json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n")
+        """Into the folder, unless it is there already: a folder may be read only. Raises FileNotWritten."""
+        content = (json.dumps(asdict(self), indent=1) + "\n").encode()
+        file = folder / NAME
+        if not (file.is_file() and file.read_bytes() == content):
+            write_atomically(file, content)
+
+    def check_source(self, source: DownloadConfig, folder: Path) -> None:
+        """Raises UserError: the configuration names another repository or revision. The hub may differ: a mirror is as good."""
+        holds = f"what {NAME} in {folder} names, {self.repository} at {self.revision}; or run gpuqa.download again"
+        check(source.repository in (None, self.repository), "model.download.repository", source.repository, holds)
+        known = (None, self.revision, self.commit)
+        check(source.revision in known, "model.download.revision", source.revision, holds)
 
     def check_sizes(self, folder: Path) -> None:
         """Raises UserError: a file is gone or has another size."""

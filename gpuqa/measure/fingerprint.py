@@ -84,8 +84,13 @@ def sha256_of_prompt(prompt: PromptConfig) -> str:
 
 def model_revision(model: ModelConfig, folder: Path) -> str | None:
     """The commit that was downloaded into the folder, or the revision where its hub named none. Of a folder that was filled
-    otherwise, the revision that the configuration names; None for a model that has no repository."""
+    otherwise, the revision that the configuration names; None for a model that has no repository.
+
+    Raises:
+        UserError: what was downloaded is not what the configuration names.
+    """
     if (downloaded := read_record(folder)) is not None:
+        downloaded.check_source(model.download, folder)
         return downloaded.commit or downloaded.revision
     return model.download.wanted if model.download.repository is not None else None
 

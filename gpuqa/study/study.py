@@ -71,16 +71,16 @@ def prepare(configs: Sequence[tuple[CellConfig, dict[str, str]]]) -> list[Cell]:
     for (config, axes), questions in zip(configs, asked, strict=True):
         if config.model.path not in models:
             folder = find_model(config.model)
-            digests, revision = fingerprint.sha256_of_model(folder), fingerprint.model_revision(config.model, folder)
-            models[config.model.path] = (load_tokenizer(config.model), digests, revision)
-        tokenizer, digests, revision = models[config.model.path]
+            digests = fingerprint.sha256_of_model(folder)  # before transformers is imported
+            models[config.model.path] = (folder, digests, load_tokenizer(config.model))
+        folder, digests, tokenizer = models[config.model.path]
         BACKENDS[config.engine.backend].load().check_args(config.engine_args())
         stop_token_ids(tokenizer, config.sampling)
         warmup = warmup_questions(config.model, never={question.text for question in questions})
         prompt_tokens = encoder_for(tokenizer, config).digest
         known = {
             "digests": {**digests, "dataset": dataset.digest(questions), "prompt_tokens": prompt_tokens},
-            "revision": revision,
+            "revision": fingerprint.model_revision(config.model, folder),
             **environment,
         }
         cells.append(Cell(config, axes, questions, warmup, known))

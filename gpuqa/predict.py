@@ -64,7 +64,7 @@ class Source:
         """The questions to count: those of the cell, unless they would have come with weights that are not here."""
         if self.assumed is None or not Path(config.dataset.path).is_relative_to(config.model.path):
             return config.dataset
-        return replace(config.dataset, path=self.assumed.questions)
+        return DatasetConfig(config.dataset.name, self.assumed.questions, config.dataset.limit)
 
 
 @dataclass(frozen=True, slots=True)

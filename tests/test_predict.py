@@ -96,7 +96,14 @@ def test_weights_that_are_here_are_never_assumed(command: Any, here: Path) -> No
 
 @pytest.mark.parametrize("name", ["predict", "sweep"])
 def test_absent_weights_are_refused_with_the_command_that_fetches_them(name: str, command: Any, here: Path) -> None:
-    model = ("model=qwen3_0_6b_gpu_pro", "model.assumed=null", "gpu=rtx5090", "prompt=bare", "quantization=none")
+    model = (
+        "model=qwen3_0_6b_gpu_pro",
+        "dataset=qwen_zh_basic",
+        "model.assumed=null",
+        "gpu=rtx5090",
+        "prompt=bare",
+        "quantization=none",
+    )
     run = command(name, *model, cwd=here)
     assert (run.returncode, run.stdout) == (2, "")
     [line] = run.stderr.splitlines()

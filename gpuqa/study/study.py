@@ -64,16 +64,16 @@ def prepare(configs: Sequence[tuple[CellConfig, dict[str, str]]]) -> list[Cell]:
     Raises:
         UserError: in any cell; none has run.
     """
-    asked = [dataset.load(config.dataset) for config, _ in configs]  # first: what is wrong there is told at once
+    folders = [find_model(config.model) for config, _ in configs]  # first: what is wrong with files is told at once
+    asked = [dataset.load(config.dataset) for config, _ in configs]
     environment = fingerprint.environment()
     models: dict[str, Any] = {}
     cells = []
-    for (config, axes), questions in zip(configs, asked, strict=True):
+    for (config, axes), folder, questions in zip(configs, folders, asked, strict=True):
         if config.model.path not in models:
-            folder = find_model(config.model)
-            digests = fingerprint.sha256_of_model(folder)  # before transformers is imported
-            models[config.model.path] = (folder, digests, load_tokenizer(config.model))
-        folder, digests, tokenizer = models[config.model.path]
+            digests = fingerprint.sha256_of_model(folder)
+            models[config.model.path] = (load_tokenizer(config.model), digests)
+        tokenizer, digests = models[config.model.path]
         BACKENDS[config.engine.backend].load().check_args(config.engine_args())
         stop_token_ids(tokenizer, config.sampling)
         warmup = warmup_questions(config.model, never={question.text for question in questions})

@@ -29,7 +29,6 @@ class Cell:
             {
                 "pipeline": self.config.as_dict(),
                 "workload": self.config.workload.__dict__,
-                "gpu": self.config.gpu.__dict__,
                 "fingerprint": self.fingerprint,
             }
         )

@@ -22,8 +22,8 @@ from gpuqa.measure.cell import Cell
 from gpuqa.measure.trial import FinishedTrial
 from gpuqa.pipeline import dataset
 from gpuqa.pipeline.dataset.summary import Summary, summary_of
-from gpuqa.pipeline.pipeline import encoder_for, stop_token_ids, warmup_questions
-from gpuqa.pipeline.prompts import load_tokenizer
+from gpuqa.pipeline.model_folder import check_weights
+from gpuqa.pipeline.pipeline import checked_encoder, checked_tokenizer, warmup_questions
 from gpuqa.records import Answer, Pass, Trial
 from gpuqa.study import rate_sweep
 from gpuqa.study.engine_session import EngineStarts, Event, PassDone
@@ -71,13 +71,13 @@ def prepare(configs: Sequence[tuple[CellConfig, dict[str, str]]]) -> list[Cell]:
     for (config, axes), questions in zip(configs, asked, strict=True):
         if config.model.path not in models:
             folder = find_model(config.model)
+            check_weights(folder)
             digests = fingerprint.sha256_of_model(folder)  # before transformers is imported
-            models[config.model.path] = (folder, digests, load_tokenizer(config.model))
+            models[config.model.path] = (folder, digests, checked_tokenizer(config))
         folder, digests, tokenizer = models[config.model.path]
         BACKENDS[config.engine.backend].load().check_args(config.engine_args())
-        stop_token_ids(tokenizer, config.sampling)
         warmup = warmup_questions(config.model, never={question.text for question in questions})
-        prompt_tokens = encoder_for(tokenizer, config).digest
+        prompt_tokens = checked_encoder(tokenizer, config).digest
         known = {
             "digests": {**digests, "dataset": dataset.digest(questions), "prompt_tokens": prompt_tokens},
             "revision": fingerprint.model_revision(config.model, folder),

@@ -226,7 +226,7 @@ def kept_trials(cells: Sequence[Cell], journal: Journal, racing: bool) -> dict[s
     that dropped it only.
     """
     known, race_digest = journal.read(), digest_of(cells)
-    earlier = {cell.key: replace(known[cell.key], axes=cell.axes) for cell in cells if cell.key in known}
+    earlier = {cell.key: replace(known[cell.key], axes=cell.axes, setting=cell.setting) for cell in cells if cell.key in known}
     if racing:
         settled = {key: trial for key, trial in earlier.items() if ends(trial, race_digest)}
         under_way = len(settled) < len(cells)

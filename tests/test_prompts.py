@@ -237,6 +237,11 @@ def folder_with(target: Path, *names: str) -> Path:
     return target
 
 
+def with_text(folder: Path, name: str, text: str) -> Path:
+    (folder / name).write_text(text, encoding="utf-8")
+    return folder
+
+
 def broken_tokenizer(tmp_path: Path) -> Path:
     folder = folder_with(tmp_path / "model", "config.json", "tokenizer_config.json", "chat_template.jinja")
     (folder / "tokenizer.json").write_text('{"version": "1.0", "model"')
@@ -253,6 +258,15 @@ UNUSABLE = {
     "all but the tokenizer": (
         lambda tmp: folder_with(tmp / "model", "config.json", "model.safetensors", "chat_template.jinja"),
         "no usable tokenizer.*there is: chat_template.jinja, config.json, model.safetensors",
+    ),
+    "a LoRA adapter": (lambda tmp: with_text(folder_with(tmp / "model"), "adapter_config.json", "{}"), "holds a LoRA adapter"),
+    "a pointer to tokenizer.json": (
+        lambda tmp: with_text(folder_with(tmp / "model"), "tokenizer.json", "version https://git-lfs.github.com/spec/v1\n"),
+        "tokenizer.json is a git-LFS pointer",
+    ),
+    "a tokenizer.json of another kind": (
+        lambda tmp: with_text(folder_with(tmp / "model", "tokenizer_config.json"), "tokenizer.json", '{"version": "1.0"}'),
+        "no usable tokenizer",
     ),
     "half a tokenizer.json": (broken_tokenizer, "no usable tokenizer"),
     "a file": (lambda tmp: Path(shutil.copy(EMBEDDED / "config.json", tmp / "model")), "tokenizer|folder"),

@@ -48,8 +48,8 @@ def check_weights(folder: Path) -> None:
     """
     if not folder.is_dir():
         raise UserError(f"model.path: {folder} is a file; allowed is the folder that holds config.json and the weights")
-    refuse_pointers(folder, WEIGHT_FILES)
     refuse_adapter(folder)
+    refuse_pointers(folder, WEIGHT_FILES)
     if not (read_json(folder / "config.json") or read_json(folder / "params.json")):  # the latter is Mistral's
         raise UserError(f"model.path: {folder} has no config.json ({present(folder)}); allowed is the folder of a whole model")
     files = matching(folder, TENSOR_FILES)

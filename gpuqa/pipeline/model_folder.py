@@ -30,14 +30,8 @@ LENGTHS = (  # keys of config.json with how many positions a model has (vLLM 0.3
     "max_seq_length",
     "seq_len",
 )
-SCALED = (
-    "su",
-    "longrope",
-    "llama3",
-    "yarn",
-    "deepseek_yarn",
-    "deepseek_llama_scaling",
-)  # kinds of RoPE whose lengths are final
+# Kinds of RoPE whose lengths in config.json are the stretched ones.
+SCALED = ("su", "longrope", "llama3", "yarn", "deepseek_yarn", "deepseek_llama_scaling")
 
 
 def check_weights(folder: Path) -> None:

@@ -25,6 +25,7 @@ from gpuqa.config.commands import CellConfig, StudyConfig, axes_of, resolve
 from gpuqa.machine import hardware
 from gpuqa.measure.cell import Cell
 from gpuqa.pipeline.dataset.summary import Summary
+from gpuqa.pipeline.sampling import sampling_notes
 from gpuqa.records import Override, Pass, Trial
 from gpuqa.selection.comparison import speed
 from gpuqa.selection.verdict import decide
@@ -76,7 +77,8 @@ def announce(cells: Sequence[Cell], questions: Summary, console: Console) -> Non
     console.print(f"[bold]{config.study.name}[/]: {sizes}; {setting(cells)}")
     for line in questions.lines():
         console.print(line, markup=False, highlight=False, soft_wrap=True)
-    for note in [*([config.model.note] if config.model.note else []), *effects.notes()]:
+    notes = [*([config.model.note] if config.model.note else []), *sampling_notes(cell.config for cell in cells)]
+    for note in [*notes, *effects.notes()]:
         console.print(note, style="yellow", markup=False, highlight=False)
 
 

@@ -17,7 +17,7 @@ from conftest import run_python
 
 from gpuqa.config.pipeline import Backend, EngineConfig, Scheduler
 from gpuqa.engines.vllm.burst.runner import RepeatedSteps, WorkerExtension
-from gpuqa.engines.vllm.overrides import REPEATS_STEPS, choose_scheduler
+from gpuqa.engines.vllm.overrides import PREPARED_IN_FULL, REPEATS_STEPS, choose_scheduler
 
 pytestmark = pytest.mark.slow
 
@@ -76,7 +76,7 @@ def test_a_runner_that_it_does_not_know_stays_vllms_own(caplog: pytest.LogCaptur
     extension.model_runner = object()
     extension.repeat_steps()
     assert type(extension.model_runner) is object
-    assert "every step of a burst is prepared anew: vLLM drives this device by its first model runner" in caplog.text
+    assert f"{PREPARED_IN_FULL}: vLLM drives this device by its first model runner" in caplog.text
 
 
 def test_an_extension_of_the_users_own_is_not_replaced_and_steps_are_prepared_anew() -> None:
@@ -90,4 +90,4 @@ def test_an_extension_of_the_users_own_is_not_replaced_and_steps_are_prepared_an
     assert "worker_extension_cls" not in own.args
     [parallel] = chosen(tensor_parallel_size=2).limits
     assert parallel.endswith("tensor parallelism sends each process a copy of a step")
-    assert own.limits == ("every step of a burst is prepared anew: vLLM takes one worker_extension_cls, here 'mine.Extension'",)
+    assert own.limits == (f"{PREPARED_IN_FULL}: vLLM takes one worker_extension_cls, here 'mine.Extension'",)

@@ -251,6 +251,18 @@ class TestEveryEngine:
         [got] = engine.generate(prompts, max_tokens=limit, ignore_eos=True)
         assert (got.finish_reason, len(got.token_ids)) == ("length", limit)
 
+    def test_no_end_token_comes_before_min_tokens(self, engine: Running) -> None:
+        prompts = engine.prompts(engine.questions[:2])
+        size = max(len(one.token_ids) for one in engine.generate(prompts))
+        for one in engine.generate(prompts, min_tokens=size + 8):
+            assert len(one.token_ids) > size + 8
+            assert not set(one.token_ids[: size + 8]) & set(engine.pipeline.stop)
+
+    def test_min_p_of_1_leaves_only_the_most_likely_token(self, engine: Running) -> None:
+        prompts = engine.prompts(engine.questions[:2])
+        greedy, drawn = (engine.generate(prompts, temperature=drawn, min_p=1.0) for drawn in (0.0, 2.0))
+        assert [one.token_ids for one in drawn] == [one.token_ids for one in greedy]
+
     @pytest.mark.parametrize("drawn", [{}, {"temperature": 1.0, "seed": 3}, {"max_tokens": 12}], ids=["greedy", "drawn", "cut"])
     def test_a_stream_adds_up_to_what_generate_gives(self, engine: Running, name: str, drawn: dict[str, Any]) -> None:
         prompts = engine.prompts(engine.questions[: 1 if name == "transformers" and drawn else AT_ONCE])
@@ -380,6 +392,46 @@ def test_bursts_change_no_token_and_no_reason(drawn: dict[str, Any], started: Ca
     assert len({tuple(one.token_ids) for one in ours}) > 10
 
 
+PENALTIES = {"repetition_penalty": 5.0, "frequency_penalty": 2.0, "presence_penalty": 2.0}
+
+
+@pytest.mark.parametrize("key", PENALTIES)
+def test_a_penalty_changes_vllms_answers_and_those_of_bursts_alike(key: str, started: Callable[[str], Running]) -> None:
+    plain, burst = started("vllm"), started("vllm_burst")
+    prompts = plain.prompts(["今天晚饭吃什么？", "讲一个关于海的故事。", "dogs", "cats"])  # unknown to it, so it is not sure
+    drawn = {key: PENALTIES[key], "max_tokens": 64}
+    usual, theirs, ours = (engine.generate(prompts, **how) for engine, how in ((plain, {}), (plain, drawn), (burst, drawn)))
+    assert [one.token_ids for one in theirs] != [one.token_ids for one in usual]
+    assert [one.token_ids for one in ours] == [one.token_ids for one in theirs]
+    [scheduler, _] = burst.pipeline.engine.overrides()
+    assert scheduler.ran == "burst"
+    assert "requests took vLLM's own scheduling: logits that depend on earlier tokens" in str(scheduler.reason)
+
+
+@pytest.mark.parametrize("name", ["vllm", "vllm_burst"])
+def test_a_stop_string_ends_an_answer_of_vllm_whole_or_streamed(name: str, started: Callable[[str], Running]) -> None:
+    engine = started(name)
+    question = engine.questions[0]
+    [usual] = engine.answer([question])
+    stop = usual.text[len(usual.text) // 2 :][:3]
+    sampling = replace(engine.pipeline.config.sampling, stop_strings=["no such text", stop])
+    config = replace(engine.pipeline.config, sampling=sampling)
+    stopping = Pipeline(engine.pipeline.engine, engine.pipeline.tokenizer, config)
+
+    async def streamed() -> Completion | None:
+        return [delta async for delta in stopping.stream(question)][-1].completion
+
+    [whole], piecewise = engine.runner.run(stopping.answer([question])), engine.runner.run(streamed())
+    assert piecewise is not None
+    for one in (whole, piecewise):
+        assert one.text == usual.text.partition(stop)[0].strip()
+        assert one.finish_reason == "stop"
+        assert 0 < one.output_tokens < usual.output_tokens, "the engine does not go on to the end"
+    if name == "vllm_burst":
+        assert "requests took vLLM's own scheduling: stop strings" in str(engine.pipeline.engine.overrides()[0].reason)
+    assert engine.answer([question])[0].text == usual.text, "other requests go on to their end"
+
+
 @needs_cpu
 def test_a_seeded_batch_of_more_prompt_tokens_than_a_step_takes_does_not_end_the_engine() -> None:
     with running(VLLM, "engine.args.max_num_seqs=64", "+engine.args.max_num_batched_tokens=1024") as engine:
@@ -421,12 +473,17 @@ def test_a_refused_value_is_an_engine_failure_that_quotes_it_on_one_line(name: s
     assert processes() == before
 
 
-def test_a_model_folder_without_weights_is_an_engine_failure_of_transformers(tmp_path: Path) -> None:
+def test_what_a_models_generation_config_recommends_changes_no_token_of_transformers(tmp_path: Path) -> None:
     folder = tmp_path / "model"
-    shutil.copytree(find(composed().model.path, "model.path"), folder, ignore=shutil.ignore_patterns("*.safetensors"))
-    with pytest.raises(EngineFailed, match=r"model\.safetensors") as failed:
-        asyncio.run(Pipeline.start(composed(*ENGINES["transformers"], f"model.path={folder}")))
-    assert str(folder) in str(failed.value)
+    shutil.copytree(find(composed().model.path, "model.path"), folder)
+    file = folder / "generation_config.json"
+    advice = {"do_sample": True, "temperature": 2.0, "top_k": 3, "repetition_penalty": 9.0, "min_new_tokens": 99}
+    file.write_text(json.dumps({**json.loads(file.read_text(encoding="utf-8")), **advice}), encoding="utf-8")
+    with running(*ENGINES["transformers"]) as usual, running(*ENGINES["transformers"], f"model.path={folder}") as advised:
+        prompts = usual.prompts(usual.questions[:3])
+        for drawn in ({}, {"temperature": 1.0, "seed": 3}):
+            got, expected = (engine.generate(prompts, **drawn) for engine in (advised, usual))
+            assert [one.token_ids for one in got] == [one.token_ids for one in expected]
 
 
 @needs_cpu
@@ -475,6 +532,15 @@ def test_vllm_is_not_asked_about_a_model_of_its_own_in_another_process(monkeypat
     import_model(folder)
     config = AsyncEngineArgs(model=str(folder), skip_tokenizer_init=True).create_engine_config()
     assert config.model_config.architecture == name
+
+
+@pytest.mark.slow
+def test_vllm_is_imported_without_a_word_about_a_triton_that_it_does_not_need() -> None:
+    code = "from gpuqa.engines.vllm.engine import VllmEngine; VllmEngine.check_args({'max_model_len': 64})"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, "VLLM_LOGGING_LEVEL": "WARNING"}
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def test_closing_transformers_releases_the_weights() -> None:

@@ -84,6 +84,13 @@ def changed(folder: Path, before: dict[str, str]) -> list[str]:
         ("pytorch_model.bin", ["weights"]),
         ("config.json", ["weights"]),
         ("generation_config.json", ["weights"]),
+        ("hf_quant_config.json", ["weights"]),
+        ("quantize_config.json", ["weights"]),
+        ("adapter_config.json", ["weights"]),
+        ("adapter_model.safetensors", ["weights"]),
+        ("params.json", ["weights"]),
+        ("modeling_own.py", ["weights"]),
+        ("layers/attention.py", ["weights"]),
         ("tokenizer.json", ["tokenizer"]),
         ("tokenizer_config.json", ["tokenizer"]),
         ("vocab.json", ["tokenizer"]),
@@ -91,11 +98,19 @@ def changed(folder: Path, before: dict[str, str]) -> list[str]:
         ("special_tokens_map.json", ["tokenizer"]),
         ("added_tokens.json", ["tokenizer"]),
         ("chat_template.jinja", ["tokenizer"]),
+        ("chat_template.json", ["tokenizer"]),
+        ("additional_chat_templates/rag.jinja", ["tokenizer"]),
+        ("spiece.model", ["tokenizer"]),
+        ("qwen.tiktoken", ["tokenizer"]),
+        ("tekken.json", ["tokenizer"]),
         ("README.md", []),
         ("qwen-zh-basic.json", []),
+        ("checkpoint-500/model.safetensors", []),
+        (".cache/modules/old.py", []),
     ],
 )
 def test_writing_a_file_changes_only_the_digest_that_it_belongs_to(model, name, what):
+    (model / name).parent.mkdir(parents=True, exist_ok=True)
     before = fingerprint.sha256_of_model(model)
     (model / name).write_text("another content")
     assert changed(model, before) == what
@@ -107,6 +122,14 @@ def test_removing_or_renaming_a_file_changes_its_digest(model):
     assert changed(model, before) == ["tokenizer"]
     (model / "config.json").unlink()
     assert changed(model, before) == ["weights", "tokenizer"]
+
+
+def test_a_file_that_moves_into_a_subfolder_is_another_model(model):
+    (model / "layers").mkdir()
+    (model / "attention.py").write_text("code")
+    before = fingerprint.sha256_of_model(model)
+    (model / "attention.py").rename(model / "layers" / "attention.py")
+    assert changed(model, before) == ["weights"]
 
 
 def test_two_files_with_each_others_content_are_another_model(model):
@@ -139,7 +162,8 @@ OTHER_PROMPT = {
 
 def test_every_field_of_a_prompt_but_its_name_counts():
     digest = fingerprint.sha256_of_prompt(PROMPT)
-    assert {field.name for field in fields(PromptConfig)} == {"name", *OTHER_PROMPT}
+    in_the_prompts_tokens = {"template", "system_in"}  # tests/test_prompts.py holds their digest
+    assert {field.name for field in fields(PromptConfig)} == {"name", *in_the_prompts_tokens, *OTHER_PROMPT}
     unnoticed = [
         key for key in OTHER_PROMPT if fingerprint.sha256_of_prompt(replace(PROMPT, **{key: OTHER_PROMPT[key]})) == digest
     ]

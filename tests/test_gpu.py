@@ -119,7 +119,9 @@ def test_vllm_as_it_comes_runs_nothing_of_this_project(plain: Run) -> None:
 
 def test_bursts_run_and_repeat_steps_and_their_answers_are_vllms_own(plain: Run, burst: Run) -> None:
     scheduler = burst.overrides["scheduler"]
-    assert (scheduler.ran, scheduler.reason) == ("burst", None), "a reason says that steps are prepared anew, or not recorded"
+    assert (scheduler.ran, scheduler.reason) == ("burst", None), (
+        "a reason says that steps are prepared in full, or not recorded"
+    )
     assert alike(plain, burst) >= ALIKE
     assert len({tuple(tokens) for tokens in burst.tokens}) > 20
 

@@ -15,7 +15,7 @@ from gpuqa.config.pipeline import Attention, Backend, EngineConfig, Scheduler
 from gpuqa.engines import BACKENDS
 from gpuqa.engines.vllm import compat
 from gpuqa.engines.vllm.override_reports import REPORTS_FILE, Report, State, read_reports, report
-from gpuqa.engines.vllm.overrides import SILENCE, Choice, choose, choose_scheduler, what_ran
+from gpuqa.engines.vllm.overrides import PREPARED_IN_FULL, SILENCE, Choice, choose, choose_scheduler, what_ran
 from gpuqa.machine.hardware import processor_flags
 from gpuqa.pipeline.pipeline import Pipeline
 from gpuqa.records import Override
@@ -56,7 +56,7 @@ def test_a_model_runner_whose_names_a_vllm_lacks_leaves_bursts_on(monkeypatch):
     override = what_ran(choice, [Report("scheduler", State.on)])
     assert (override.ran, override.reason) == (
         "burst",
-        f"every step of a burst is prepared anew: vLLM {compat.version()} lacks vllm.v1.worker.gpu.gone: GPUModelRunner",
+        f"{PREPARED_IN_FULL}: vLLM {compat.version()} lacks vllm.v1.worker.gpu.gone: GPUModelRunner",
     )
 
 

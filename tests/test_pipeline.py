@@ -23,7 +23,7 @@ from gpuqa.config.paths import find
 from gpuqa.config.pipeline import ModelConfig, PostprocessConfig, SamplingConfig
 from gpuqa.engines import EngineFailed
 from gpuqa.pipeline import dataset
-from gpuqa.pipeline.pipeline import BUILTIN_WARMUP, Pipeline, stop_token_ids, warmup_questions
+from gpuqa.pipeline.pipeline import BUILTIN_WARMUP, Pipeline, warm_up, warmup_questions
 from gpuqa.pipeline.prompts import load_tokenizer
 from gpuqa.records import CompletionDelta, Generation, GenerationDelta
 
@@ -98,9 +98,12 @@ def write_questions(file: Path, *texts: str) -> str:
     return str(file)
 
 
-def without_weights(folder: Path) -> str:
-    """A model folder that no engine can start from, to see that a mistake is found before one tries."""
-    shutil.copytree(find(composed().model.path, "model.path"), folder, ignore=shutil.ignore_patterns("*.safetensors"))
+def with_another_shape(folder: Path) -> str:
+    """A model folder that no engine can start from although its files are sound, to see that a mistake is found before one
+    tries."""
+    shutil.copytree(find(composed().model.path, "model.path"), folder)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    (folder / "config.json").write_text(json.dumps({**config, "model_type": "no_such_type"}), encoding="utf-8")
     return str(folder)
 
 
@@ -257,6 +260,27 @@ def test_a_streamed_question_that_fails_is_an_empty_answer_that_tells_its_error(
     assert (delta.completion.text, delta.completion.error) == ("", "ValueError: no")
 
 
+def with_stops(*strings: str, said: str) -> Pipeline:
+    """A pipeline whose engine says this, with stop strings."""
+    made = scripted(written(said), postprocess=PostprocessConfig())
+    return Pipeline(
+        made.engine, made.tokenizer, replace(made.config, sampling=replace(made.config.sampling, stop_strings=list(strings)))
+    )
+
+
+def test_an_answer_ends_before_its_stop_string_streamed_or_whole() -> None:
+    for said, text in (("答案。\n问题：下一个", "答案。"), ("答案。\n问", "答案。 问"), ("问题：", "")):
+        pipeline = with_stops("\n问题：", "问题：", said=said)
+        [whole] = asyncio.run(pipeline.answer(["?"]))
+        check_stream(pipeline, "?")
+        assert whole.text == text
+
+
+def test_a_warm_up_of_short_answers_asks_for_no_more_tokens_than_it_allows(pipeline: Pipeline) -> None:
+    long = replace(pipeline.config, sampling=replace(pipeline.config.sampling, min_tokens=60, max_tokens=64))
+    assert asyncio.run(warm_up(Pipeline(pipeline.engine, pipeline.tokenizer, long), ["你好"], 1)) == 2
+
+
 def test_closing_a_pipeline_closes_its_engine() -> None:
     pipeline = scripted()
     asyncio.run(pipeline.close())
@@ -274,25 +298,25 @@ def test_closing_a_pipeline_closes_its_engine() -> None:
         ("engine.args.max_model_len=272", r"prompt=bare takes \d+ tokens.*max_model_len.*max_tokens leaves 16"),
         ("+engine.args.gpu_memory=1", r"engine\.args\.gpu_memory"),
         ("quantization=fp8", r"quantization"),
+        ("engine.args.max_model_len=2049", r"engine\.args\.max_model_len: got 2049, allowed is at most 2048, .*/model "),
+        (
+            "sampling.repetition_penalty=1.1",
+            r"sampling\.repetition_penalty: got 1\.1, allowed is 1\.0 with engine=transformers",
+        ),
+        ("sampling.frequency_penalty=1", r"sampling\.frequency_penalty: got 1\.0, allowed is 0\.0 with engine=transformers"),
+        ("sampling.presence_penalty=1", r"sampling\.presence_penalty: got 1\.0, allowed is 0\.0 with engine=transformers"),
+        ("sampling.stop_strings=[END]", r"sampling\.stop_strings: got \['END'\], allowed is \[\] with engine=transformers"),
+        ("prompt.template=absent.jinja", r"prompt\.template: 'absent\.jinja' does not exist"),
     ],
-    ids=["no such token", "a substring", "no room", "no such argument", "not for this backend"],
 )
 def test_a_mistake_is_found_before_the_engine_starts(tmp_path: Path, override: str, named: str) -> None:
     with pytest.raises(UserError, match=named):
-        asyncio.run(Pipeline.start(composed(override, f"model.path={without_weights(tmp_path / 'model')}")))
+        asyncio.run(Pipeline.start(composed(override, f"model.path={with_another_shape(tmp_path / 'model')}")))
 
 
 def test_without_a_mistake_the_same_folder_gets_as_far_as_the_engine(tmp_path: Path) -> None:
     with pytest.raises(EngineFailed):  # so the test above tells before from after
-        asyncio.run(Pipeline.start(composed(f"model.path={without_weights(tmp_path / 'model')}")))
-
-
-def test_a_stop_is_the_id_of_its_token() -> None:
-    config = composed()
-    tokenizer = load_tokenizer(config.model)
-    ids = stop_token_ids(tokenizer, replace(config.sampling, stop=["<|endoftext|>", "<|im_end|>"]))
-    assert ids == [tokenizer.convert_tokens_to_ids("<|endoftext|>"), tokenizer.convert_tokens_to_ids("<|im_end|>")]
-    assert stop_token_ids(tokenizer, replace(config.sampling, stop=[])) == []
+        asyncio.run(Pipeline.start(composed(f"model.path={with_another_shape(tmp_path / 'model')}")))
 
 
 # ------------------------------------------------------------------------------------------------------------- warm-up

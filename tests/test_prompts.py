@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from gpuqa.config import UserError
 from gpuqa.config.paths import PACKAGE
-from gpuqa.config.pipeline import PLACEHOLDER, ExampleConfig, ModelConfig, PromptConfig
+from gpuqa.config.pipeline import PLACEHOLDER, ExampleConfig, ModelConfig, PromptConfig, SystemIn
 from gpuqa.embedded.train import shipped_prompts
 from gpuqa.pipeline.chat_template import messages
 from gpuqa.pipeline.dataset import read_questions
@@ -237,6 +237,11 @@ def folder_with(target: Path, *names: str) -> Path:
     return target
 
 
+def with_text(folder: Path, name: str, text: str) -> Path:
+    (folder / name).write_text(text, encoding="utf-8")
+    return folder
+
+
 def broken_tokenizer(tmp_path: Path) -> Path:
     folder = folder_with(tmp_path / "model", "config.json", "tokenizer_config.json", "chat_template.jinja")
     (folder / "tokenizer.json").write_text('{"version": "1.0", "model"')
@@ -254,9 +259,14 @@ UNUSABLE = {
         lambda tmp: folder_with(tmp / "model", "config.json", "model.safetensors", "chat_template.jinja"),
         "no usable tokenizer.*there is: chat_template.jinja, config.json, model.safetensors",
     ),
-    "no chat template": (
-        lambda tmp: folder_with(tmp / "model", "config.json", "tokenizer.json", "tokenizer_config.json"),
-        "has no chat template",
+    "a LoRA adapter": (lambda tmp: with_text(folder_with(tmp / "model"), "adapter_config.json", "{}"), "holds a LoRA adapter"),
+    "a pointer to tokenizer.json": (
+        lambda tmp: with_text(folder_with(tmp / "model"), "tokenizer.json", "version https://git-lfs.github.com/spec/v1\n"),
+        "tokenizer.json is a git-LFS pointer",
+    ),
+    "a tokenizer.json of another kind": (
+        lambda tmp: with_text(folder_with(tmp / "model", "tokenizer_config.json"), "tokenizer.json", '{"version": "1.0"}'),
+        "no usable tokenizer",
     ),
     "half a tokenizer.json": (broken_tokenizer, "no usable tokenizer"),
     "a file": (lambda tmp: Path(shutil.copy(EMBEDDED / "config.json", tmp / "model")), "tokenizer|folder"),
@@ -271,6 +281,7 @@ def test_a_folder_without_what_prompts_need_is_a_user_error(case, tmp_path):
         load_tokenizer(ModelConfig(name="mine", path=str(folder)))
     assert str(folder) in str(caught.value)
     assert str(caught.value).startswith("model.path")
+    assert "\n" not in str(caught.value)
 
 
 # ------------------------------------------------------------------------------------------ what a chat template may not do
@@ -308,12 +319,13 @@ TEMPLATES = {
         "{% if messages[0].role == 'system' %}{{ raise_exception('no system role here') }}{% endif %}" + LOOP,
         "refuses this chat (the system text, the question of example 1.*): no system role here",
     ),
-    "broken": ("{% for m in messages %}{{ m.content }}", "refuses this chat.*endfor"),
+    "undefined": (LOOP + "{{ messages[0].name.first }}", "refuses this chat.*: 'dict object' has no attribute 'name'"),
     "date": ("{{ strftime_now('%d %b %Y') }}" + LOOP, "writes the date"),
     "weekday": (LOOP + "{% if strftime_now('%A') == 'Saturday' %}!{% endif %}", "writes the date"),
     "year from 2050": (LOOP + "{% if strftime_now('%Y') | int > 2050 %}!{% endif %}", "writes the date"),
     "chance": ("{{ range(100000) | random }}" + LOOP, "differently each time"),
 }
+NO_PLACE_FOR_A_SYSTEM_TEXT = ["system text", "system text that an example holds too", "no system role", "undefined"]
 
 
 @pytest.fixture
@@ -332,9 +344,10 @@ def with_template(tmp_path: Path) -> Callable[[str], Any]:
 def test_a_template_that_would_change_what_is_asked_is_refused_by_name(case, with_template):
     template, told = TEMPLATES[case]
     with pytest.raises(UserError, match=re.escape(told).replace(r"\.\*", ".*")) as caught:
-        PromptEncoder(with_template(template), FULL, AMPLE, False, "gemma")
-    assert str(caught.value).startswith("prompt=full: the chat template of model=gemma ")
-    assert "chat template in the model's folder" in str(caught.value)
+        PromptEncoder(with_template(template), FULL, AMPLE, False, "models/gemma")
+    assert str(caught.value).startswith("prompt=full: the chat template of model.path=models/gemma ")
+    assert "prompt.template=plain|chatml|FILE" in str(caught.value)
+    assert ("prompt.system_in=user" in str(caught.value)) == (case in NO_PLACE_FOR_A_SYSTEM_TEXT)
     assert "\n" not in str(caught.value)
 
 
@@ -363,6 +376,124 @@ def test_a_system_text_that_is_dropped_harms_no_prompt_without_one(with_template
     assert PromptEncoder(with_template(template), BARE, AMPLE, False, "gemma").encode("丙？").token_ids
 
 
+def test_a_long_text_in_a_message_is_cut_with_a_mark_that_says_so(with_template):
+    wordy = replace(FULL, system="只说 CUDA，" * 40)
+    with pytest.raises(UserError, match=re.escape(f"drops the system text: {wordy.system[:80]!r}…; ")):  # type: ignore[index]
+        PromptEncoder(with_template(TEMPLATES["system text"][0]), wordy, AMPLE, False, "m")
+
+
+# ---------------------------------------------------------------------------------- templates that are none, and other ones
+
+NO_TEMPLATE = {
+    "a syntax error": (
+        "{% for m in messages %}\n{{ m.content }\n{% endfor %}",
+        r"the chat template of model.path=m is not valid Jinja: line 2: .*'\}'",
+    ),
+    "an open loop": ("{% for m in messages %}{{ m.content }}", "is not valid Jinja: line 1: .*endfor"),
+    "an empty file": ("", r"the chat template of model.path=m is empty; set prompt.template=plain"),
+    "blanks": (" \n", "is empty"),
+}
+
+
+@pytest.mark.parametrize("case", NO_TEMPLATE)
+def test_a_template_that_is_none_is_refused_in_one_line(case, with_template):
+    template, told = NO_TEMPLATE[case]
+    with pytest.raises(UserError, match=told) as caught:
+        PromptEncoder(with_template(template), FULL, AMPLE, False, "m")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.fixture
+def base_model(tmp_path: Path) -> Any:
+    """The embedded model's tokenizer as a base model has it: without a chat template."""
+    folder = folder_with(tmp_path / "base", "tokenizer.json", "tokenizer_config.json")
+    return load_tokenizer(ModelConfig(name="base", path=str(folder)))
+
+
+def test_a_base_model_is_refused_with_the_templates_that_it_could_have(base_model):
+    with pytest.raises(
+        UserError, match=r"model.path=models/base has no chat template .*; set prompt.template=plain.chatml.FILE$"
+    ):
+        PromptEncoder(base_model, FULL, AMPLE, False, "models/base")
+
+
+def test_a_base_model_is_asked_in_plain_text_in_chatml_or_by_a_file(base_model, tmp_path):
+    file = tmp_path / "mine.jinja"
+    file.write_text("{% for m in messages %}[{{ m.role }}] {{ m.content }} {% endfor %}[answer]", encoding="utf-8")
+    prompt = PromptConfig(name="p", system="系统", user="问：{question}")
+    asked = {
+        name: base_model.decode(
+            PromptEncoder(base_model, replace(prompt, template=name), AMPLE, False, "m").encode("丙？").token_ids
+        )
+        for name in ("plain", "chatml", str(file))
+    }
+    assert asked == {
+        "plain": "系统\n\n问：丙？\n\n",
+        "chatml": "<|im_start|>system\n系统<|im_end|>\n<|im_start|>user\n问：丙？<|im_end|>\n<|im_start|>assistant\n",
+        str(file): "[system] 系统 [user] 问：丙？ [answer]",
+    }
+
+
+def test_a_plain_prompt_begins_with_the_token_that_the_tokenizer_puts_before_any_text(base_model):
+    from tokenizers.processors import TemplateProcessing
+
+    plain = replace(BARE, template="plain")
+    assert PromptEncoder(base_model, plain, AMPLE, False, "m").before == []
+    begin = "<|endoftext|>", base_model.convert_tokens_to_ids("<|endoftext|>")
+    base_model.bos_token = begin[0]
+    assert PromptEncoder(base_model, plain, AMPLE, False, "m").before == [], "it has such a token and does not use it"
+    base_model.backend_tokenizer.post_processor = TemplateProcessing(single=f"{begin[0]} $A", special_tokens=[begin])
+    assert PromptEncoder(base_model, plain, AMPLE, False, "m").before == [begin[1]]
+
+
+def test_chatml_needs_its_tokens(tmp_path):
+    folder = folder_with(tmp_path / "other", "tokenizer_config.json")
+    content = (EMBEDDED / "tokenizer.json").read_text(encoding="utf-8")
+    (folder / "tokenizer.json").write_text(content.replace("<|im_start|>", "<|turn|>"), encoding="utf-8")
+    other = load_tokenizer(ModelConfig(name="other", path=str(folder)))
+    told = re.escape(
+        "prompt=bare: prompt.template=chatml: the tokenizer has no <|im_start|>; set prompt.template=plain or a FILE"
+    )
+    with pytest.raises(UserError, match=told):
+        PromptEncoder(other, replace(BARE, template="chatml"), AMPLE, False, "m")
+
+
+def test_a_template_file_that_is_absent_or_no_text_is_named(base_model, tmp_path):
+    (tmp_path / "bytes.jinja").write_bytes(b"\xff\xfe\xff")
+    for name, told in (("bytes.jinja", "cannot be read: .*utf-8.*plain.chatml.FILE"), ("absent.jinja", "does not exist")):
+        with pytest.raises(UserError, match=rf"^prompt.template: .*{name}.* {told}"):
+            PromptEncoder(base_model, replace(BARE, template=str(tmp_path / name)), AMPLE, False, "m")
+
+
+@pytest.mark.parametrize("default", [True, False])
+def test_of_several_templates_the_default_is_used_and_without_one_the_user_has_to_choose(default, tmp_path):
+    shutil.copytree(EMBEDDED, tmp_path / "model")
+    (tmp_path / "model" / "additional_chat_templates").mkdir()
+    for name in ("rag", "tool_use"):
+        (tmp_path / "model" / "additional_chat_templates" / f"{name}.jinja").write_text(name + LOOP, encoding="utf-8")
+    if not default:
+        (tmp_path / "model" / "chat_template.jinja").unlink()
+    several = load_tokenizer(ModelConfig(name="several", path=str(tmp_path / "model")))
+    if default:
+        assert PromptEncoder(several, BARE, AMPLE, False, "m").encode("丙？") == encoder().encode("丙？")
+        return
+    with pytest.raises(
+        UserError, match=r"model.path=m is one of rag, tool_use, and none is the default; .*prompt.template=FILE"
+    ):
+        PromptEncoder(several, BARE, AMPLE, False, "m")
+
+
+@pytest.mark.parametrize("case", ["system text", "no system role"])
+def test_a_system_text_can_go_into_the_first_user_turn(case, with_template):
+    own = with_template(TEMPLATES[case][0])
+    in_user = replace(FULL, system_in=SystemIn.user)
+    asked = own.decode(PromptEncoder(own, in_user, AMPLE, False, "m").encode("丙？").token_ids)
+    assert asked.startswith("<user>只说 CUDA。\n\n问：甲是什么？<assistant>甲是第一。")
+    assert asked.endswith("<user>问：丙？<assistant>")
+    lone = own.decode(PromptEncoder(own, replace(in_user, examples=[]), AMPLE, False, "m").encode("丙？").token_ids)
+    assert lone == "<user>只说 CUDA。\n\n问：丙？<assistant>"
+
+
 # --------------------------------------------------------------------------------------------------- the digest of a prompt
 
 
@@ -379,10 +510,14 @@ def test_every_part_of_a_prompt_and_the_template_are_in_its_digest(with_template
         replace(FULL, user="问：{question}？"),
         replace(FULL, examples=EXAMPLES[:1]),
         BARE,
+        replace(FULL, system_in=SystemIn.user),
+        replace(FULL, template="plain"),
     ]
     digests = [encoder(FULL).digest, *(encoder(prompt).digest for prompt in others), encoder(FULL, thinking=True).digest]
     digests.append(PromptEncoder(with_template(LOOP), FULL, AMPLE, False, "m").digest)
     assert len(set(digests)) == len(others) + 3
+    in_chatml = encoder(replace(FULL, template="chatml")).digest
+    assert in_chatml == encoder(FULL, thinking=True).digest, "the embedded model's own template, but for its empty thought"
 
 
 # ------------------------------------------------------------------------------------------------------- text in pieces

@@ -56,6 +56,17 @@ def test_an_axis_without_effect_and_an_override_that_is_off_are_told_once_each()
     assert Effects([cell(prompt=name) for name in ("bare", "expert")]).notes() == []
 
 
+@pytest.mark.parametrize("key", ["top_p", "top_k", "min_p", "seed"])
+def test_at_temperature_0_an_axis_that_draws_among_likely_tokens_has_no_effect(key: str) -> None:
+    values = (1, 2) if key in ("top_k", "seed") else (0.5, 1)
+    for temperature, notes in ((0, 1), (1, 0)):
+        cells = [cell(sampling__temperature=temperature, **{f"sampling__{key}": value}) for value in values]
+        assert len(Effects(cells).notes()) == notes
+        assert len(Effects(cells).copies()) == notes
+    penalised = [cell(sampling__repetition_penalty=value) for value in (1.0, 1.1)]
+    assert Effects(penalised).copies() == [], "a penalty changes which token is the most likely one"
+
+
 @pytest.mark.engine
 def test_a_study_measures_cells_that_are_the_same_in_effect_once(tmp_path, prepared_twins) -> None:
     outcome, recorder = run(prepared_twins, tmp_path)

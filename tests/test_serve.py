@@ -339,13 +339,25 @@ def test_an_engine_that_dies_ends_the_process_where_the_orchestrator_shall_resta
 def test_weights_that_cannot_be_loaded_end_the_server_with_1_and_a_reason(
     model_copy: Path, study_folder: Path, command: Any
 ) -> None:
-    file = model_copy / "model.safetensors"
-    file.write_bytes(file.read_bytes()[:-1000])
+    file = model_copy / "config.json"
+    file.write_text(file.read_text(encoding="utf-8").replace("Qwen3ForCausalLM", "NoSuchModel"), encoding="utf-8")
     overrides = ("allow_mismatch=true", f"model_path={model_copy}", "http.host=127.0.0.1", "http.port=0")
     run = command("serve", f"frozen={study_folder / 'frozen.yaml'}", *overrides, cwd=model_copy.parent)
     assert run.returncode == 1, run.stdout + run.stderr
     assert "start-up failed: EngineFailed" in run.stderr
-    assert "SafetensorError" in run.stdout + run.stderr, "the engine's own reason"
+    assert "NoSuchModel" in run.stdout + run.stderr, "the engine's own reason"
+
+
+def test_weights_that_are_cut_are_refused_in_one_line_before_anything_starts(
+    model_copy: Path, study_folder: Path, command: Any
+) -> None:
+    file = model_copy / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1000])
+    overrides = ("allow_mismatch=true", f"model_path={model_copy}")
+    run = command("serve", f"frozen={study_folder / 'frozen.yaml'}", *overrides, cwd=model_copy.parent)
+    assert run.returncode == 2, run.stdout + run.stderr
+    assert run.stderr.splitlines()[-1].startswith(f"error: model.path: {file} is cut or damaged: ")
+    assert "Traceback" not in run.stderr
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import gc
+import io
 import json
 import logging
 import random
@@ -34,6 +36,7 @@ from gpuqa.pipeline.prompts import load_tokenizer
 from gpuqa.records import Generation
 from gpuqa.serving.app import FREE
 from gpuqa.serving.auth import Keys
+from gpuqa.serving.telemetry import JsonLines
 
 pytestmark = pytest.mark.engine
 KEY = "a-key-of-the-tests"
@@ -109,13 +112,15 @@ def test_a_real_engine_is_announced_only_when_it_answers() -> None:
 
 def test_a_model_that_does_not_load_is_given_up_and_never_announced(tmp_path: Path) -> None:
     folder = tmp_path / "model"
-    shutil.copytree(find(composed().model.path, "model.path"), folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    shutil.copytree(find(composed().model.path, "model.path"), folder)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    (folder / "config.json").write_text(json.dumps({**config, "model_type": "no_such_type"}), encoding="utf-8")
     with serving(lambda: Pipeline.start(composed(f"model.path={folder}"))) as served:
         until(lambda: bool(served.gave_up))
         assert served.status() == (503, {"status": "failed"})
         assert served.predict("一")[0] == 503
     assert len(served.gave_up) == 1
-    assert "model.safetensors" in served.gave_up[0]
+    assert "no_such_type" in served.gave_up[0]
 
 
 def test_a_warm_up_that_fails_throughout_is_given_up_and_its_engine_closed() -> None:
@@ -346,16 +351,30 @@ def test_one_question_more_than_allowed_is_refused_with_the_limit(echo: Served) 
     assert body == {"detail": told}
 
 
+@contextlib.contextmanager
+def request_lines() -> Iterator[io.StringIO]:
+    """The log lines of requests, as `http.logs=json` writes them."""
+    log, lines = logging.getLogger("gpuqa.requests"), io.StringIO()
+    handler, level = logging.StreamHandler(lines), log.level
+    handler.setFormatter(JsonLines())
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    yield lines
+    log.removeHandler(handler)
+    log.setLevel(level)
+
+
 def test_a_question_of_any_length_reaches_the_engine_as_the_tokens_that_a_study_would_give_it() -> None:
     engine = ScriptedEngine()
     engine.open.set()
     questions = ["短", "长" * 1_000, "长" * 200_000, f"HEAD{'word ' * 50_000}TAIL", "\ud800" * 99_999]
     config = composed()
     encoder = encoder_for(load_tokenizer(config.model), config)
-    with serving(scripted(engine)) as served:
+    with serving(scripted(engine)) as served, request_lines() as lines:
         served.wait_for((200, {"status": "batch"}))
         engine.prompts = []
         assert served.predict(questions)[0] == 200
+        assert served.predict("短")[0] == 200
         chat = {"model": config.model.name, "messages": [{"role": "user", "content": questions[3]}], "stream": True}
         assert served.ask("POST", "/v1/chat/completions", json.dumps(chat).encode())[0] == 200
         assert served.metric("gpuqa_questions_cut_total") == 5
@@ -364,7 +383,9 @@ def test_a_question_of_any_length_reaches_the_engine_as_the_tokens_that_a_study_
             usage = served.call("POST", "/v1/chat/completions", json.dumps(chat).encode())[1]["usage"]
             assert usage["prompt_tokens_details"]["question_was_cut"] is was_cut
     asked = [encoder.encode(question).token_ids for question in questions]
-    assert engine.prompts == [*asked, asked[3], *asked[:2]]
+    assert engine.prompts == [*asked, asked[0], asked[3], *asked[:2]]
+    told = [json.loads(line) for line in lines.getvalue().splitlines()]
+    assert [(line["questions"], line.get("questions_cut")) for line in told] == [(5, 4), (1, None), (1, 1), (1, None), (1, 1)]
 
 
 def test_a_body_of_100_mb_is_answered_in_time_and_health_meanwhile(echo: Served) -> None:

@@ -58,7 +58,6 @@ SHARED = [
     {"workload": "serial"},
     {"workload__repeats": 5},
     {"dataset": "embedded_train"},
-    {"gpu": "h200"},
     {"selection__min_rouge_l_f1_judge": 0.1},
     {"study__name": "other"},
 ]
@@ -87,6 +86,13 @@ def test_groups_and_their_cells_keep_the_order_of_their_first_appearance():
     assert study.group_by_engine(cells) == [[cells[0], cells[3]], [cells[1], cells[4]], [cells[2], cells[5]]]
 
 
+def test_a_trial_that_is_kept_has_the_data_sheet_that_was_asked_for_last(measured):
+    _, folder, _, _ = measured
+    cells = prepared(*({**axes, "gpu": "h200"} for axes in (BARE, NARROW, KEYWORDS)))
+    kept = study.kept_trials(cells, Journal(folder), racing=False)
+    assert [kept[cell.key].setting["gpu"]["name"] for cell in cells] == ["h200"] * 3
+
+
 NOT_MEASURED_BY = ({"selection__min_rouge_l_f1_judge": 0.1}, {"study__name": "other"}, {"dataset": "embedded_train"})
 
 
@@ -95,8 +101,8 @@ def test_whatever_may_change_a_number_makes_another_trial(axes):
     assert cell(**axes).key != cell().key
 
 
-@pytest.mark.parametrize("axes", [{"selection__min_rouge_l_f1_judge": 0.1}, {"study__name": "other"}], ids=str)
-def test_another_rule_or_study_name_makes_no_other_trial(axes):
+@pytest.mark.parametrize("axes", [{"selection__min_rouge_l_f1_judge": 0.1}, {"study__name": "other"}, {"gpu": "h200"}], ids=str)
+def test_another_rule_study_name_or_data_sheet_makes_no_other_trial(axes):
     assert cell(**axes).key == cell().key
 
 

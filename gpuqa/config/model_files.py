@@ -1,8 +1,12 @@
-"""Which files of a model's folder are what: the one list for digests, and for the check whether a tokenizer is there."""
+"""Which files of a model's folder are what: the one list for digests, and for the checks before an engine starts.
+
+Patterns count from the folder. Of subfolders there is only what vLLM and transformers read for a model that writes text: code
+of the checkpoint's own, and further chat templates.
+"""
 
 from __future__ import annotations
 
-VOCABULARY_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")  # a tokenizer has at least one of these
+VOCABULARY_FILES = ("tokenizer.json", "vocab.json", "vocab.txt", "*.model", "*.tiktoken", "tekken.json")  # at least one
 TOKENIZER_FILES = (
     *VOCABULARY_FILES,
     "tokenizer*",
@@ -11,14 +15,19 @@ TOKENIZER_FILES = (
     "special_tokens_map*",
     "added_tokens*",
     "chat_template*",
+    "additional_chat_templates/*",
 )
+TENSOR_FILES = ("*.safetensors", "*.bin", "*.pt")
+SHARD_LIST = "*.index.json"
+ADAPTER_CONFIG = "adapter_config.json"  # beside it lie the weights of a LoRA adapter
+GENERATION_CONFIG = "generation_config.json"
 WEIGHT_FILES = (  # with the architecture: its configuration, and code that a checkpoint brings along
-    "*.safetensors",
-    "*.bin",
-    "*.pt",
+    *TENSOR_FILES,
+    SHARD_LIST,
     "config.json",
-    "generation_config.json",
-    "quant*_config.json",
-    "*.index.json",
-    "*.py",
+    "params.json",
+    ADAPTER_CONFIG,
+    GENERATION_CONFIG,
+    "*quant*_config.json",
+    "**/*.py",
 )

@@ -40,6 +40,13 @@ class Attention(Enum):
     shared_prefix = "shared_prefix"
 
 
+class SystemIn(Enum):
+    """Where a prompt's system text goes: a turn of its own, or the first user turn, for templates without a system role."""
+
+    system = "system"
+    user = "user"
+
+
 class Hub(Enum):
     """Where `gpuqa.download` fetches weights from."""
 
@@ -124,7 +131,9 @@ class PromptConfig:
 
     name: str = MISSING
     system: str | None = None
+    system_in: SystemIn = SystemIn.system
     user: str = PLACEHOLDER
+    template: str | None = None  # chat template: "plain", "chatml" or a Jinja file; None means the model's own
     examples: list[ExampleConfig] = field(default_factory=list)
     postprocess: PostprocessConfig = field(default_factory=PostprocessConfig)
 
@@ -180,9 +189,15 @@ class SamplingConfig:
     temperature: float = 0.0
     top_p: float = 1.0
     top_k: int = 0  # 0 means all
+    min_p: float = 0.0  # of the most likely token's probability; 0 means all tokens
+    repetition_penalty: float = 1.0  # for tokens of prompt and answer; 1 means none
+    frequency_penalty: float = 0.0  # for each time that a token is in the answer
+    presence_penalty: float = 0.0  # for tokens that are in the answer
     max_tokens: int = 256
+    min_tokens: int = 0  # before an end token may come
     seed: int = 0
-    stop: list[str] = field(default_factory=list)  # special tokens of the tokenizer, not substrings
+    stop: list[str] = field(default_factory=list)  # tokens that end an answer beside those that the model's files name
+    stop_strings: list[str] = field(default_factory=list)  # text that ends an answer and is not part of it
     enable_thinking: bool = False
     ignore_eos: bool = False
 
@@ -190,7 +205,18 @@ class SamplingConfig:
         check(0 <= self.temperature <= 2, "sampling.temperature", self.temperature, "a number from 0 to 2")
         check(0 < self.top_p <= 1, "sampling.top_p", self.top_p, "a number above 0, at most 1")
         check(self.top_k >= 0, "sampling.top_k", self.top_k, "an integer of at least 0 (0: all tokens)")
+        check(0 <= self.min_p <= 1, "sampling.min_p", self.min_p, "a number from 0 to 1 (0: all tokens)")
+        repetition = self.repetition_penalty
+        check(0 < repetition < math.inf, "sampling.repetition_penalty", repetition, "a number above 0 (1: none)")
+        for key in ("frequency_penalty", "presence_penalty"):
+            check(-2 <= getattr(self, key) <= 2, f"sampling.{key}", getattr(self, key), "a number from -2 to 2 (0: none)")
         check(self.max_tokens >= 1, "sampling.max_tokens", self.max_tokens, "an integer of at least 1")
+        upper = f"an integer from 0 to sampling.max_tokens ({self.max_tokens})"
+        check(0 <= self.min_tokens <= self.max_tokens, "sampling.min_tokens", self.min_tokens, upper)
+        check(0 <= self.seed < 2**63, "sampling.seed", self.seed, "an integer from 0 to below 2**63")
+        check(all(self.stop_strings), "sampling.stop_strings", self.stop_strings, "a list of texts, none of them empty")
+        lone = not self.stop_strings or not (self.min_tokens or self.ignore_eos)
+        check(lone, "sampling.stop_strings", self.stop_strings, "[] beside sampling.min_tokens or sampling.ignore_eos")
 
 
 @dataclass

@@ -35,6 +35,14 @@ class Engine(Protocol):
         """
 
     @classmethod
+    def check_sampling(cls, sampling: SamplingConfig) -> None:
+        """Refuse a way of drawing tokens that the backend does not have; imports nothing heavy.
+
+        Raises:
+            UserError: names the key and a backend that has it.
+        """
+
+    @classmethod
     async def start(cls, folder: Path, trust_remote_code: bool, config: EngineConfig, args: dict[str, Any]) -> Self:
         """Load the model in `folder`; `args` are those of engine and quantization together.
 

@@ -14,11 +14,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+from gpuqa.config import check
 from gpuqa.config.pipeline import EngineConfig, SamplingConfig
 from gpuqa.engines import EngineFailed, refuse_unknown
 from gpuqa.machine.process_state import ProcessState
 from gpuqa.records import Generation, GenerationDelta, Override
 
+NOT_DONE: dict[str, Any] = {"repetition_penalty": 1.0, "frequency_penalty": 0.0, "presence_penalty": 0.0, "stop_strings": []}
 ARGUMENTS = ("dtype", "max_model_len", "batch_size", "attn_implementation", "device")
 
 
@@ -74,6 +76,13 @@ class TransformersEngine:
     @classmethod
     def check_args(cls, args: dict[str, Any]) -> None:
         refuse_unknown(args, ARGUMENTS, "the transformers backend")
+
+    @classmethod
+    def check_sampling(cls, sampling: SamplingConfig) -> None:
+        """transformers has no penalty for the answer's tokens alone, and its own for repetition counts the padding, too."""
+        for key, neutral in NOT_DONE.items():
+            value = getattr(sampling, key)
+            check(value == neutral, f"sampling.{key}", value, f"{neutral} with engine=transformers; vLLM's engines do it")
 
     @classmethod
     async def start(cls, folder: Path, trust_remote_code: bool, config: EngineConfig, args: dict[str, Any]) -> Self:
@@ -178,6 +187,7 @@ class TransformersEngine:
                 token_ids,
                 attention_mask=mask,
                 max_new_tokens=sampling.max_tokens,
+                min_new_tokens=sampling.min_tokens or None,
                 eos_token_id=stop or None,
                 pad_token_id=pad,
                 logits_processor=[note_step],
@@ -209,7 +219,7 @@ def last_delta(generation: Generation) -> GenerationDelta:
 def load(folder: Path, trust_remote_code: bool, args: dict[str, Any], threads: int) -> Any:
     """Weights in memory, ready to run."""
     import torch
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, GenerationConfig
 
     torch.set_num_threads(threads)  # the environment is too late: PyTorch is loaded
     device = args.get("device") or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -220,6 +230,8 @@ def load(folder: Path, trust_remote_code: bool, args: dict[str, Any], threads: i
         trust_remote_code=trust_remote_code,
         local_files_only=True,
     )
+    # What its publisher recommends (a penalty, top-k) would be mixed into what the configuration says.
+    model.generation_config = GenerationConfig(eos_token_id=model.generation_config.eos_token_id)
     return model.to(device).eval()
 
 
@@ -227,7 +239,8 @@ def drawing(sampling: SamplingConfig) -> dict[str, Any]:
     """transformers' names for how tokens are drawn."""
     if sampling.temperature == 0:
         return {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
-    return {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": sampling.top_k}
+    shares = {"top_p": sampling.top_p, "top_k": sampling.top_k, "min_p": sampling.min_p or None}
+    return {"do_sample": True, "temperature": sampling.temperature, **shares}
 
 
 def to_generation(row: list[int], stop: list[int], step_ends: list[float]) -> Generation:

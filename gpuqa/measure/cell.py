@@ -24,12 +24,12 @@ class Cell:
 
     @property
     def key(self) -> str:
-        """Digest of all that a trial's numbers depend on: the same key means the same trial."""
+        """Digest of all that a trial's numbers depend on: the same key means the same trial. A card's data sheet (`gpu`) is not
+        in it: bounds are computed when they are read."""
         key = fingerprint.sha256_of(
             {
                 "pipeline": self.config.as_dict(),
                 "workload": self.config.workload.__dict__,
-                "gpu": self.config.gpu.__dict__,
                 "fingerprint": self.fingerprint,
             }
         )
@@ -51,6 +51,13 @@ class Cell:
 
     def trial(self, measurement: Measurement | None, error: str | None = None) -> Trial:
         """This cell with what became of it."""
+        return Trial(self.key, self.axes, self.config.as_dict(), self.fingerprint, measurement, error, self.setting)
+
+    @property
+    def setting(self) -> dict[str, object]:
+        """How a trial was measured, and what its bound is computed with."""
         config = self.config
-        setting = plain({"dataset": asdict(config.dataset), "workload": asdict(config.workload), "gpu": asdict(config.gpu)})
-        return Trial(self.key, self.axes, config.as_dict(), self.fingerprint, measurement, error, setting)
+        values: dict[str, object] = plain(
+            {"dataset": asdict(config.dataset), "workload": asdict(config.workload), "gpu": asdict(config.gpu)}
+        )
+        return values

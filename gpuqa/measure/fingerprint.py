@@ -43,24 +43,24 @@ def sha256_of(value: Any) -> str:
 
 
 def again(key: str) -> str:
-    """The key of a trial that is measured a second time, as a finalist: the same but for that."""
+    """The key under which the trial `key` is kept when it is measured a second time, as a finalist."""
     return sha256_of(["measured again", key])
 
 
 def sha256_of_files(folder: Path, patterns: Iterable[str], downloaded: Record | None = None) -> str:
-    """Digest over names and contents of the files that match.
+    """Digest over the contents of the files that match, and over their paths below the folder; hidden folders do not count.
 
     Raises:
         UserError: a file is not the one that was downloaded.
     """
-    files = sorted({file for pattern in patterns for file in folder.glob(pattern) if file.is_file()})
+    found = {file.relative_to(folder) for pattern in patterns for file in folder.glob(pattern) if file.is_file()}
     whole = hashlib.sha256()
-    for file in files:
-        with file.open("rb") as stream:
+    for path in sorted(path for path in found if not any(part.startswith(".") for part in path.parts[:-1])):
+        with (folder / path).open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
         if downloaded is not None:
-            downloaded.check(folder, file, digest)
-        whole.update(f"{file.name}\0{digest}\n".encode())
+            downloaded.check(folder, folder / path, digest)
+        whole.update(f"{path.as_posix()}\0{digest}\n".encode())
     return whole.hexdigest()
 
 
@@ -78,8 +78,9 @@ def sha256_of_model(folder: Path) -> dict[str, str]:
 
 
 def sha256_of_prompt(prompt: PromptConfig) -> str:
-    """Digest of a prompt variant's text and clean-up, whatever it is called."""
-    return sha256_of({key: value for key, value in asdict(prompt).items() if key != "name"})
+    """Digest of a prompt variant's text and postprocessing, whatever it is called. How the text is put into a chat
+    (`template`, `system_in`) shows in the digest of the prompt's tokens, `gpuqa.pipeline.prompts.PromptEncoder.digest`."""
+    return sha256_of({key: value for key, value in asdict(prompt).items() if key not in ("name", "template", "system_in")})
 
 
 def model_revision(model: ModelConfig, folder: Path) -> str | None:

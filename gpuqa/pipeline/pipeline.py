@@ -10,13 +10,14 @@ from contextlib import aclosing, contextmanager
 from dataclasses import replace
 from typing import Any, Self, TypeVar
 
-from gpuqa.config import UserError
 from gpuqa.config.paths import find, find_model
-from gpuqa.config.pipeline import ModelConfig, PipelineConfig, SamplingConfig
+from gpuqa.config.pipeline import ModelConfig, PipelineConfig
 from gpuqa.engines import BACKENDS, Engine, EngineFailed
 from gpuqa.pipeline.dataset import read_questions
+from gpuqa.pipeline.model_folder import check_length, check_weights
 from gpuqa.pipeline.postprocess import Postprocessor, postprocess
 from gpuqa.pipeline.prompts import PromptEncoder, TextStream, decode_all, load_tokenizer
+from gpuqa.pipeline.sampling import stop_token_ids
 from gpuqa.records import Completion, CompletionDelta, EncodedPrompt, Generation
 
 WARMUP_TOKENS = 32  # of each warm-up answer at most; see `warm_up`
@@ -37,7 +38,8 @@ class Pipeline:
     def __init__(self, engine: Engine, tokenizer: Any, config: PipelineConfig) -> None:
         self.engine, self.tokenizer, self.config = engine, tokenizer, config
         self.encoder = encoder_for(tokenizer, config)
-        self.stop = stop_token_ids(tokenizer, config.sampling)
+        self.stop = stop_token_ids(tokenizer, config)
+        self.postprocessing = config.prompt.postprocess, self.encoder.in_thought, config.sampling.stop_strings
         self._tokenizing = asyncio.Lock()  # one call at a time: tokenizers are not re-entrant
 
     @classmethod
@@ -104,7 +106,7 @@ class Pipeline:
         """
         called, first, last = time.perf_counter(), None, None
         [prompt] = await self._tokenize(self._encode, [question], len(question))
-        characters, cleaner = TextStream(self.tokenizer), Postprocessor(self.config.prompt.postprocess, self.encoder.in_thought)
+        characters, cleaner = TextStream(self.tokenizer), Postprocessor(*self.postprocessing)
         token_ids, text = list[int](), ""
         async with aclosing(self.engine.stream(prompt.token_ids, self.config.sampling, self.stop)) as deltas:
             async for delta in deltas:
@@ -146,7 +148,7 @@ class Pipeline:
 
     def _decode(self, generations: Sequence[Generation]) -> list[str]:
         texts = decode_all(self.tokenizer, [generation.token_ids for generation in generations])
-        return [postprocess(text, self.config.prompt.postprocess, self.encoder.in_thought) for text in texts]
+        return [postprocess(text, *self.postprocessing) for text in texts]
 
 
 def completion_of(prompt: EncodedPrompt, generation: Generation, text: str) -> Completion:
@@ -188,7 +190,9 @@ async def warm_up(pipeline: Pipeline, questions: Sequence[str], batch: int | Non
     width = batch or engine_width(pipeline.config) or len(questions)
     places = range(max(width, len(questions)))
     wide = [f"{place // len(questions) or ''}{questions[place % len(questions)]}" for place in places]
-    sampling = replace(pipeline.config.sampling, max_tokens=min(pipeline.config.sampling.max_tokens, WARMUP_TOKENS))
+    limits = pipeline.config.sampling.max_tokens, pipeline.config.sampling.min_tokens
+    most, least = (min(limit, WARMUP_TOKENS) for limit in limits)
+    sampling = replace(pipeline.config.sampling, max_tokens=most, min_tokens=least)
     short = Pipeline(pipeline.engine, pipeline.tokenizer, replace(pipeline.config, sampling=sampling))
     completions = [*await short.answer(questions[:1]), *await short.answer(wide)]
     failed = [completion.error for completion in completions if completion.error]
@@ -204,15 +208,28 @@ def engine_width(config: PipelineConfig) -> int | None:
 
 
 def checked_tokenizer(config: PipelineConfig) -> Any:
-    """The pipeline's tokenizer, after everything was checked that needs no engine.
+    """The pipeline's tokenizer, after everything was checked that needs no engine, the files of the weights first.
 
     Raises:
-        UserError: no tokenizer, an unknown stop token, or a prompt that leaves no room for a question.
+        UserError: a model that no engine could load, or a pipeline that `checked_encoder` refuses.
     """
+    check_weights(find_model(config.model))
     tokenizer = load_tokenizer(config.model)
-    encoder_for(tokenizer, config)
-    stop_token_ids(tokenizer, config.sampling)
+    checked_encoder(tokenizer, config)
     return tokenizer
+
+
+def checked_encoder(tokenizer: Any, config: PipelineConfig) -> PromptEncoder:
+    """The pipeline's encoder, after everything was checked that may differ between pipelines of one model.
+
+    Raises:
+        UserError: a context longer than the model's, a way of drawing tokens that the backend does not have, no end token or
+            an unknown one, a prompt that the chat template cannot express or that leaves no room for a question.
+    """
+    check_length(find_model(config.model), config.engine)
+    BACKENDS[config.engine.backend].load().check_sampling(config.sampling)
+    stop_token_ids(tokenizer, config)
+    return encoder_for(tokenizer, config)
 
 
 async def start_engine(config: PipelineConfig) -> Engine:
@@ -239,21 +256,7 @@ def collector_off() -> Iterator[None]:
 def encoder_for(tokenizer: Any, config: PipelineConfig) -> PromptEncoder:
     """The encoder that leaves `sampling.max_tokens` of the context for the answer."""
     room = config.engine.max_model_len - config.sampling.max_tokens
-    return PromptEncoder(tokenizer, config.prompt, room, config.sampling.enable_thinking, config.model.name)
-
-
-def stop_token_ids(tokenizer: Any, sampling: SamplingConfig) -> list[int]:
-    """Ids of the tokens that end an answer.
-
-    Raises:
-        UserError: a stop is not one token. Substrings are not offered: a stop such as a blank line cuts good answers.
-    """
-    vocabulary = tokenizer.get_vocab()
-    for stop in sampling.stop:
-        if stop not in vocabulary:
-            special = ", ".join(sorted(map(str, tokenizer.all_special_tokens)))
-            raise UserError(f"sampling.stop: got {stop!r}, allowed are tokens of the model's vocabulary, such as {special}")
-    return [vocabulary[stop] for stop in sampling.stop]
+    return PromptEncoder(tokenizer, config.prompt, room, config.sampling.enable_thinking, config.model.path)
 
 
 def warmup_questions(model: ModelConfig, path: str | None = None, never: Collection[str] = ()) -> list[str]:

@@ -9,6 +9,7 @@ is known beforehand; anywhere else the mark is removed and the text stays.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Protocol
 
 from gpuqa.config.pipeline import PostprocessConfig
@@ -21,12 +22,12 @@ UNFINISHED_HEADING = re.compile(r"[ \t]*#{0,6}[ \t]*")
 LINE_BREAKS = re.compile(r"\s*[\r\n\u2028\u2029\x0b\x0c\x85]+\s*")
 
 
-def postprocess(text: str, config: PostprocessConfig, in_thought: bool = False) -> str:
-    """The answer without thinking, heading marks and line breaks, as far as the config asks for it.
+def postprocess(text: str, config: PostprocessConfig, in_thought: bool = False, stop_strings: Sequence[str] = ()) -> str:
+    """The answer up to the first stop string, without thinking, heading marks and line breaks where the config asks for it.
 
     `in_thought`: the prompt ended within a thought, so the text begins in one.
     """
-    cleaner = Postprocessor(config, in_thought)
+    cleaner = Postprocessor(config, in_thought, stop_strings)
     return cleaner.feed(text) + cleaner.finish()
 
 
@@ -43,8 +44,9 @@ class Step(Protocol):
 class Postprocessor:
     """All steps that the config asks for, one after the other."""
 
-    def __init__(self, config: PostprocessConfig, in_thought: bool = False) -> None:
-        self.steps: list[Step] = [Thoughts(in_thought)] if config.strip_thinking else []
+    def __init__(self, config: PostprocessConfig, in_thought: bool = False, stop_strings: Sequence[str] = ()) -> None:
+        self.steps: list[Step] = [StopStrings(stop_strings)] if stop_strings else []
+        self.steps += [Thoughts(in_thought)] if config.strip_thinking else []
         self.steps += [Headings()] if config.strip_headings else []
         self.steps.append(Blanks(config.one_line))
 
@@ -60,9 +62,37 @@ class Postprocessor:
         return text
 
 
+class StopStrings:
+    """Ends the text before a stop string: the one whose last character comes first, as in vLLM."""
+
+    def __init__(self, strings: Sequence[str]) -> None:
+        self.strings = strings
+        self.held = ""  # what a stop string may begin with
+        self.ended = False
+
+    def feed(self, text: str) -> str:
+        text, self.held = self.held + text, ""
+        if self.ended:
+            return ""
+        places = [(begin + len(string), begin) for string in self.strings if (begin := text.find(string)) >= 0]
+        if places:
+            self.ended = True
+            return text[: min(places)[1]]
+        sizes = [size for string in self.strings for size in range(1, len(string)) if text.endswith(string[:size])]
+        kept = len(text) - max(sizes, default=0)
+        self.held = text[kept:]
+        return text[:kept]
+
+    def finish(self) -> str:
+        return self.held
+
+
 class Thoughts:
-    """Removes the text between `<think>` and the next `</think>`, or the end. Where a thought within a thought has used the end
-    mark of the outer one, the text that follows is doubtful: another end mark removes it, without one it is the answer."""
+    """Removes the text between `<think>` and the next `</think>`, or the end.
+
+    A thought may speak of `<think>`, which looks like a second thought within the first. `</think>` ends both. The text after
+    it is kept back: if another `</think>` follows, that text was still thought and is removed; if none does, it is the answer.
+    """
 
     def __init__(self, in_thought: bool) -> None:
         self.in_thought = in_thought

@@ -13,10 +13,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from gpuqa.config import UserError
-from gpuqa.config.model_files import VOCABULARY_FILES
+from gpuqa.config.model_files import TOKENIZER_FILES, VOCABULARY_FILES
 from gpuqa.config.paths import find_model
 from gpuqa.config.pipeline import PLACEHOLDER, ModelConfig, PromptConfig
 from gpuqa.pipeline.chat_template import ChatTemplate
+from gpuqa.pipeline.model_folder import matching, present, refuse_adapter, refuse_pointers
 from gpuqa.records import EncodedPrompt
 
 GAP = "…"  # stands where the middle of an over-long question was
@@ -29,20 +30,20 @@ def load_tokenizer(model: ModelConfig) -> Any:
     """The tokenizer in a model's folder.
 
     Raises:
-        UserError: the folder is absent, holds no tokenizer or no chat template; the message names it.
+        UserError: the folder is absent or holds no usable tokenizer; the message names it.
     """
     folder = find_model(model)
+    refuse_adapter(folder)
+    refuse_pointers(folder, TOKENIZER_FILES)
     from transformers import AutoTokenizer  # seconds to import
 
     try:
-        if not any((folder / name).is_file() for name in VOCABULARY_FILES):  # transformers would make an empty one up
+        if not matching(folder, VOCABULARY_FILES):  # transformers would make an empty one up
             raise ValueError(f"none of {', '.join(VOCABULARY_FILES)}")
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=model.trust_remote_code, local_files_only=True)
-    except (OSError, ValueError) as error:
-        present = ", ".join(sorted(path.name for path in folder.glob("*"))[:12]) or "nothing"
-        raise UserError(f"model.path: {folder} holds no usable tokenizer (there is: {present}): {error}") from error
-    if not tokenizer.chat_template:
-        raise UserError(f"model.path: the tokenizer in {folder} has no chat template, so prompts cannot be built")
+    except Exception as error:  # the Rust library raises bare ones, and what transformers raises depends on the damage
+        reason = " ".join(str(error).split())
+        raise UserError(f"model.path: {folder} holds no usable tokenizer ({present(folder)}): {reason}") from error
     bound_cache(tokenizer)
     return tokenizer
 
@@ -95,10 +96,10 @@ class PromptEncoder:
     """Turns questions into token ids that leave room for the answer. The study, the server and the bounds all use this one."""
 
     def __init__(self, tokenizer: Any, prompt: PromptConfig, room: int, enable_thinking: bool, model: str) -> None:
-        """`room`: how many tokens a prompt may take at most; `model`: the model's name, for messages.
+        """`room`: how many tokens a prompt may take at most; `model`: the model's folder, for messages.
 
         Raises:
-            UserError: the prompt variant alone takes all the room, or the model's chat template cannot express it.
+            UserError: the prompt variant alone takes all the room, or there is no chat template that can express it.
         """
         self.tokenizer, self.prompt, self.room = tokenizer, prompt, room
         before, after = ChatTemplate(tokenizer, prompt, model, enable_thinking).around_user_text()

@@ -183,6 +183,8 @@ class Service:
 
     def _count(self, completions: Sequence[Completion]) -> None:
         self.telemetry.count(completions)
+        if cut := sum(completion.question_was_cut for completion in completions):
+            note(questions_cut=cut)
         failed = [completion.error for completion in completions if completion.error]
         if failed:
             log.warning("%d of %d questions failed, the first with %s", len(failed), len(completions), failed[0])

@@ -26,15 +26,18 @@ def switched_off(config: PipelineConfig) -> dict[str, str]:
 
 
 def effective(config: PipelineConfig, off: Iterable[str]) -> PipelineConfig:
-    """The pipeline that would run: overrides that are off as if nobody had asked for them, and the engine option's name left
-    out, because two options may hold the same settings."""
+    """The pipeline that would run: overrides that are off as if nobody had asked for them, the engine option's name left out,
+    because two options may hold the same settings, and at temperature 0 nothing of what draws among likely tokens."""
     parts = {override.partition("=")[0] for override in off}
     engine = replace(config.engine, name="")
     if "engine.scheduler" in parts:
         engine = replace(engine, scheduler=Scheduler.default)
     if "engine.attention" in parts:
         engine = replace(engine, attention=Attention.default)
-    return replace(config, engine=engine)
+    sampling = config.sampling
+    if sampling.temperature == 0:
+        sampling = replace(sampling, top_p=1.0, top_k=0, min_p=0.0, seed=0)
+    return replace(config, engine=engine, sampling=sampling)
 
 
 class Effects:

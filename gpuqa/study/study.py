@@ -22,8 +22,8 @@ from gpuqa.measure.cell import Cell
 from gpuqa.measure.trial import FinishedTrial
 from gpuqa.pipeline import dataset
 from gpuqa.pipeline.dataset.summary import Summary, summary_of
-from gpuqa.pipeline.pipeline import encoder_for, stop_token_ids, warmup_questions
-from gpuqa.pipeline.prompts import load_tokenizer
+from gpuqa.pipeline.model_folder import check_weights
+from gpuqa.pipeline.pipeline import checked_encoder, checked_tokenizer, warmup_questions
 from gpuqa.records import Answer, Pass, Trial
 from gpuqa.study import rate_sweep
 from gpuqa.study.engine_session import EngineStarts, Event, PassDone
@@ -71,13 +71,13 @@ def prepare(configs: Sequence[tuple[CellConfig, dict[str, str]]]) -> list[Cell]:
     cells = []
     for (config, axes), folder, questions in zip(configs, folders, asked, strict=True):
         if config.model.path not in models:
-            digests = fingerprint.sha256_of_model(folder)
-            models[config.model.path] = (load_tokenizer(config.model), digests)
+            check_weights(folder)
+            digests = fingerprint.sha256_of_model(folder)  # before transformers is imported
+            models[config.model.path] = (checked_tokenizer(config), digests)
         tokenizer, digests = models[config.model.path]
         BACKENDS[config.engine.backend].load().check_args(config.engine_args())
-        stop_token_ids(tokenizer, config.sampling)
         warmup = warmup_questions(config.model, never={question.text for question in questions})
-        prompt_tokens = encoder_for(tokenizer, config).digest
+        prompt_tokens = checked_encoder(tokenizer, config).digest
         known = {
             "digests": {**digests, "dataset": dataset.digest(questions), "prompt_tokens": prompt_tokens},
             "revision": fingerprint.model_revision(config.model, folder),
@@ -226,7 +226,7 @@ def kept_trials(cells: Sequence[Cell], journal: Journal, racing: bool) -> dict[s
     that dropped it only.
     """
     known, race_digest = journal.read(), digest_of(cells)
-    earlier = {cell.key: replace(known[cell.key], axes=cell.axes) for cell in cells if cell.key in known}
+    earlier = {cell.key: replace(known[cell.key], axes=cell.axes, setting=cell.setting) for cell in cells if cell.key in known}
     if racing:
         settled = {key: trial for key, trial in earlier.items() if ends(trial, race_digest)}
         under_way = len(settled) < len(cells)

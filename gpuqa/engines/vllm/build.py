@@ -50,7 +50,7 @@ def build(folder: Path, trust_remote_code: bool, args: dict[str, Any], env: dict
     if "OMP_NUM_THREADS" in env:  # too late for the environment: PyTorch is loaded, and a forked engine inherits its setting
         torch.set_num_threads(int(env["OMP_NUM_THREADS"]))
     # Per-request metrics come with log_stats; vLLM prints them only where somebody asks it to.
-    # It needs no tokenizer: prompts and answers are token ids, and the end tokens are in generation_config.json.
+    # It needs no tokenizer: prompts, answers and end tokens are token ids. For stop strings it gets one, see `VllmEngine`.
     ours = {"trust_remote_code": trust_remote_code, "disable_log_stats": False, "skip_tokenizer_init": True}
     import_model(folder)
     engine_args = AsyncEngineArgs(model=str(folder), **{**ours, **args})

@@ -207,6 +207,7 @@ ENGINE: Names = {
         "_ModelRegistry.models",
         "_ModelRegistry.register_model(model_arch, model_cls)",
     ),
+    "vllm.config.model": ("ModelConfig.tokenizer", "ModelConfig.trust_remote_code"),
     "vllm.outputs": ("RequestOutput.metrics", "RequestOutput.num_cached_tokens", "RequestOutput.outputs"),
     "vllm.v1.engine.async_llm": (
         "AsyncLLM.collective_rpc(method)",
@@ -214,10 +215,14 @@ ENGINE: Names = {
         "AsyncLLM.from_vllm_config(vllm_config)",
         "AsyncLLM.generate(prompt, sampling_params, request_id)",
         "AsyncLLM.logger_manager",
+        "AsyncLLM.model_config",
         "AsyncLLM.output_handler",
+        "AsyncLLM.output_processor",
         "AsyncLLM.reset_prefix_cache()",
         "AsyncLLM.shutdown()",
     ),
+    "vllm.v1.engine.output_processor": ("OutputProcessor.tokenizer",),
+    "vllm.tokenizers.registry": ("get_tokenizer(tokenizer_name, ..., trust_remote_code)",),
     "vllm.v1.engine.exceptions": ("EngineDeadError",),
     "vllm.v1.metrics.stats": (
         "BaseCacheStats.hits",

@@ -34,7 +34,7 @@ class VllmEngine:
     """One AsyncLLM."""
 
     def __init__(self, llm: Any, start_s: float, choices: list[Choice], reports: Path, undo: contextlib.ExitStack) -> None:
-        """`reports`: the file in which the engine's processes say what they know of the overrides."""
+        """`reports`: the file into which the engine's processes write whether the overrides run, see `override_reports`."""
         self.llm, self.start_s, self._undo = llm, start_s, undo
         self._choices, self._reports = choices, reports
         self._ids = itertools.count()
@@ -43,12 +43,17 @@ class VllmEngine:
     @classmethod
     def check_args(cls, args: dict[str, Any]) -> None:
         try:
-            from vllm.engine.arg_utils import AsyncEngineArgs
+            with quiet("vllm.triton_utils.importing"):  # its CPU build warns of a Triton that it would not use
+                from vllm.engine.arg_utils import AsyncEngineArgs
         except ImportError as error:
             raise UserError(
                 f"engine.backend: got 'vllm', but vLLM cannot be imported: {error}; install gpuqa[gpu] or gpuqa[cpu]"
             ) from error
         refuse_unknown(args, [field.name for field in fields(AsyncEngineArgs)], f"vLLM {version()}")
+
+    @classmethod
+    def check_sampling(cls, sampling: SamplingConfig) -> None:
+        """vLLM has all of `sampling`."""
 
     @classmethod
     async def start(cls, folder: Path, trust_remote_code: bool, config: EngineConfig, args: dict[str, Any]) -> Self:
@@ -122,6 +127,8 @@ class VllmEngine:
 
     def _sampling_params(self, sampling: SamplingConfig, stop: Sequence[int], output_kind: str) -> Any:
         """`sampling_params`, made anew only when something else is asked for: every request gets a copy of vLLM's own."""
+        if sampling.stop_strings and self.llm.output_processor.tokenizer is None:  # `build` spares the others that time
+            self.llm.output_processor.tokenizer = tokenizer_of(self.llm.model_config)
         if self._params[0] != (asked := (sampling, list(stop), output_kind)):
             self._params = asked, sampling_params(*asked)
         return self._params[1]
@@ -194,6 +201,13 @@ def death_is_failure() -> Iterator[None]:
         raise EngineFailed(f"vLLM's engine process died: {error}") from error
 
 
+def tokenizer_of(model_config: Any) -> Any:
+    """vLLM's tokenizer of a model, in which it looks for stop strings."""
+    from vllm.tokenizers.registry import get_tokenizer
+
+    return get_tokenizer(model_config.tokenizer, trust_remote_code=model_config.trust_remote_code)
+
+
 def sampling_params(sampling: SamplingConfig, stop: Sequence[int], output_kind: str) -> Any:
     """vLLM's form of how tokens are drawn and handed out; `output_kind` is a name of its RequestOutputKind."""
     from vllm import SamplingParams
@@ -203,11 +217,17 @@ def sampling_params(sampling: SamplingConfig, stop: Sequence[int], output_kind: 
         temperature=sampling.temperature,
         top_p=sampling.top_p,
         top_k=sampling.top_k,
+        min_p=sampling.min_p,
+        repetition_penalty=sampling.repetition_penalty,
+        frequency_penalty=sampling.frequency_penalty,
+        presence_penalty=sampling.presence_penalty,
         seed=None if sampling.temperature == 0 else sampling.seed,
         max_tokens=sampling.max_tokens,
+        min_tokens=sampling.min_tokens,
         stop_token_ids=[] if sampling.ignore_eos else list(stop),
         ignore_eos=sampling.ignore_eos,
-        detokenize=False,
+        stop=list(sampling.stop_strings),
+        detokenize=bool(sampling.stop_strings),  # vLLM looks for them in the text
         output_kind=RequestOutputKind[output_kind],
         skip_clone=True,  # every request gets the same values, so a shallow copy each is enough
     )

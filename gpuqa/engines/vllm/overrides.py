@@ -22,7 +22,7 @@ from gpuqa.engines.vllm.override_reports import Report, State
 from gpuqa.records import Override
 
 log = logging.getLogger("gpuqa.engines")
-PREPARED_ANEW = "every step of a burst is prepared anew"
+PREPARED_IN_FULL = "the model runner prepares each step of a burst in full, although only the last tokens change"
 SILENCE = "no process of the engine reported that it runs"
 REPEATS_STEPS = "gpuqa.engines.vllm.burst.runner.WorkerExtension"
 
@@ -62,7 +62,7 @@ def choose_scheduler(config: EngineConfig) -> Choice:
         runner or "": runner,
     }
     if reason := first_that_holds(unsupported):
-        return Choice("scheduler", asked, args, limits=(f"{PREPARED_ANEW}: {reason}",))
+        return Choice("scheduler", asked, args, limits=(f"{PREPARED_IN_FULL}: {reason}",))
     return Choice("scheduler", asked, {**args, "worker_extension_cls": REPEATS_STEPS})
 
 

@@ -22,7 +22,7 @@ from vllm.logger import init_logger
 
 from gpuqa.engines.vllm.burst.unsupported import unsupported_runner
 from gpuqa.engines.vllm.override_reports import State, report
-from gpuqa.engines.vllm.overrides import PREPARED_ANEW
+from gpuqa.engines.vllm.overrides import PREPARED_IN_FULL
 
 log = init_logger(__name__)
 
@@ -35,8 +35,8 @@ class WorkerExtension:
     def repeat_steps(self) -> None:
         """Let the model runner repeat steps, if it can."""
         if reason := unsupported_runner(self.model_runner):
-            log.info("%s: %s", PREPARED_ANEW, reason)
-            report("scheduler", State.partly, f"{PREPARED_ANEW}: {reason}")
+            log.info("%s: %s", PREPARED_IN_FULL, reason)
+            report("scheduler", State.partly, f"{PREPARED_IN_FULL}: {reason}")
             return
         kind = type(self.model_runner)
         self.model_runner.__class__ = type(f"Repeating{kind.__name__}", (RepeatedSteps, kind), {})

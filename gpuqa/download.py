@@ -2,6 +2,7 @@
 
     python -m gpuqa.download model=qwen3_0_6b_gpu_pro
     HF_TOKEN=... python -m gpuqa.download model=qwen3_0_6b_gpu_pro model.download.hub=huggingface
+    python -m gpuqa.download model=qwen3_0_6b_gpu_pro model.path=/mnt/weights
 
 A token comes from the hub's own environment variable (HF_TOKEN, MODELSCOPE_API_TOKEN) and from nowhere else. Files named in
 `model.download.sha256` are verified; digests of the others are printed, so that they can be pinned.
@@ -20,6 +21,7 @@ from typing import Any
 
 from gpuqa.config import UserError
 from gpuqa.config.app import run_command
+from gpuqa.config.command_line import command_line, override
 from gpuqa.config.commands import ModelDownloadConfig, resolve
 from gpuqa.config.pipeline import Hub, ModelConfig
 
@@ -51,7 +53,7 @@ def download(composed: Any) -> int:
     except DownloadFailed as error:
         print(f"error: {error}", file=sys.stderr)
         return FAILED
-    print(f"{model.name} is in {folder}; measure it with: python -m gpuqa.sweep model={model.name}")
+    print(f"{model.name} is in {folder}; measure it with: {command_line('sweep', override('model', model.name))}")
     return 0
 
 

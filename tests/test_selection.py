@@ -103,8 +103,9 @@ def test_the_fastest_in_characters_wins_and_the_reason_says_by_how_much() -> Non
         ([], "of 1"),
         ([trial(prompt="low", rouge_l_f1_judge=0.1)], "of 2"),
         ([failed("fp8")], "of 2; 1 failed: prompt=bare quantization=fp8 max_num_seqs=256"),
+        ([replace(failed(), error=None, dropped=Dropped("slower", GOOD))], "of 2; 1 dropped by the race"),
     ],
-    ids=["alone", "beside a violation", "beside a failure"],
+    ids=["alone", "beside a violation", "beside a failure", "beside a cell that a race dropped"],
 )
 def test_a_trial_without_an_eligible_opponent_does_not_win_but_is_the_only_one_and_failures_are_named_first(
     rivals: list[Trial], among: str

@@ -93,9 +93,7 @@ class KillsTheEngine(Recorder):
         super().pass_done(cell, measured)
         if self.kills:
             self.kills -= 1
-            [engine] = [
-                child for child in psutil.Process().children() if "EngineCore" in " ".join([child.name(), *child.cmdline()])
-            ]
+            [engine] = engines_of_this_process()
             engine.kill()
 
 
@@ -212,18 +210,18 @@ def kill_when_it_starts(kills: int) -> None:
         for child in engines_of_this_process():
             with contextlib.suppress(psutil.Error):
                 child.kill()
-                child.wait()
                 kills -= 1
         time.sleep(0.005)
 
 
 def engines_of_this_process() -> list[psutil.Process]:
-    found = []
-    for child in psutil.Process().children():
+    """vLLM forks its engine's process, which may then give itself a name; other children have another command line."""
+    me, engines = psutil.Process(), []
+    for child in me.children():
         with contextlib.suppress(psutil.Error):
-            if "EngineCore" in child.name() and child.status() != psutil.STATUS_ZOMBIE:
-                found.append(child)
-    return found
+            if child.status() != psutil.STATUS_ZOMBIE and (child.cmdline() == me.cmdline() or "VLLM" in child.cmdline()[0]):
+                engines.append(child)
+    return engines
 
 
 @pytest.mark.engine

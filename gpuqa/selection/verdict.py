@@ -166,10 +166,12 @@ def reason_of(verdict: Verdict, rule: SelectionConfig) -> str:
 
 
 def place_of(verdict: Verdict, rule: SelectionConfig) -> str:
-    """What the winner is among the trials of a study, with the names of those that failed."""
+    """What the winner is among the trials of a study, with the names of those that failed and the number of the dropped."""
     trials, best = [standing.trial for standing in verdict.standings], RANKINGS[rule.rule].title
     failed = [trial.name for trial in trials if trial.error is not None]
     lost = f"; {len(failed)} failed: {listed(failed)}" if failed else ""
+    dropped = sum(trial.dropped is not None for trial in trials)
+    lost += f"; {dropped} dropped by the race" if dropped else ""
     if verdict.outcome is Outcome.ONLY_ELIGIBLE:
         return f"the only eligible trial (of {len(trials)}{lost})"
     eligible = sum(not standing.violations for standing in verdict.standings)

@@ -46,7 +46,8 @@ class Scoring:
                 if self.pool is pool:
                     self.pool = start_pool()
                     pool.shutdown(wait=False)
-        reason = f"the scoring process died {self.attempts} times, perhaps for want of memory"
+        reason = f"the scoring process died {self.attempts} times, perhaps for want of memory, or because the script that runs"
+        reason += " the study has no `if __name__ == '__main__':`"
         return cell.trial(None, f"{reason}; all passes are kept, so the same command only has to score them"), []
 
 

@@ -151,10 +151,10 @@ def test_a_folder_is_refused_by_name(tmp_path: Path) -> None:
     assert str(tmp_path) in str(refused.value)
 
 
-def test_a_bad_question_file_is_told_before_a_model_is_looked_for(tmp_path: Path) -> None:
+def test_a_bad_question_file_is_told_before_a_model_is_read(tmp_path: Path) -> None:
     path = written(tmp_path / "rows.json", json.dumps([{"question": "q", "answer": 2}]))
     with pytest.raises(UserError, match="row 1: answer is 2, a number"):
-        prepared({"dataset__path": str(path), "model__path": "absent"})
+        prepared({"dataset__path": str(path), "model__path": str(tmp_path)})  # a folder without a model
 
 
 @pytest.mark.slow

@@ -277,6 +277,7 @@ def test_a_hub_that_fails_is_quoted_in_one_line_and_the_old_folder_stays(
 
 @ONE_HUB
 def test_a_file_that_never_comes_is_given_up(fetch: Callable[..., Run], hub: StubHub, kind: str, folder: Path) -> None:
+    """By ModelScope's client: the other one tries five times more, with sleeps that no setting of its own makes shorter."""
     hub.silent = "model.safetensors"
     assert "did not deliver model.safetensors: " in reason(fetch(), kind)
     assert not folder.exists()

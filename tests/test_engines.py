@@ -382,7 +382,9 @@ def test_both_engines_give_the_same_greedy_answer_to_nearly_all_questions(starte
 
 
 @pytest.mark.parametrize(
-    "drawn", [{}, {"temperature": 1.0, "seed": 3}, {"ignore_eos": True}], ids=["greedy", "drawn", "endless"]
+    "drawn",
+    [{}, {"temperature": 1.0, "seed": 3}, {"temperature": 1.0, "seed": 3, "min_p": 0.05}, {"ignore_eos": True}],
+    ids=["greedy", "drawn", "min_p", "endless"],
 )
 def test_bursts_change_no_token_and_no_reason(drawn: dict[str, Any], started: Callable[[str], Running]) -> None:
     plain, burst = started("vllm"), started("vllm_burst")

@@ -53,6 +53,41 @@ def test_a_thought_that_the_prompt_had_opened_is_taken_out_too(text: str, kept: 
     assert postprocess(text, THINKING, in_thought=True) == kept
 
 
+@pytest.mark.parametrize(
+    ("text", "strings", "kept"),
+    [
+        pytest.param("答案。\n问：下一个", ["\n问："], "答案。", id="the string is no part of the answer"),
+        pytest.param("答案。\n问", ["\n问："], "答案。\n问", id="its beginning alone is"),
+        pytest.param("一 END 二 END", ["END"], "一", id="the first of two"),
+        pytest.param("abcd", ["abcd", "bc"], "a", id="of two that overlap the one that is complete first"),
+        pytest.param("abc", ["c", "bc"], "a", id="of two that are complete at once the longer one"),
+        pytest.param("END", ["END"], "", id="nothing before it"),
+        pytest.param("<think>一 END</think>二", ["END"], "", id="in a thought, too"),
+        pytest.param("aab", ["ab"], "a", id="a beginning that begins anew"),
+    ],
+)
+def test_an_answer_ends_before_a_stop_string(text: str, strings: list[str], kept: str) -> None:
+    assert postprocess(text, THINKING, stop_strings=strings) == kept
+
+
+STRINGS = st.lists(st.text("ab", min_size=1, max_size=3), min_size=1, max_size=3)
+
+
+@given(st.lists(st.text("ab ", max_size=3), max_size=8), STRINGS)
+def test_a_stop_string_ends_text_in_pieces_where_it_ends_the_whole(pieces: list[str], strings: list[str]) -> None:
+    text = "".join(pieces)
+    ends = sorted((text.find(string) + len(string), text.find(string)) for string in strings if string in text)
+    cleaner = Postprocessor(NOTHING, stop_strings=strings)
+    out = [*map(cleaner.feed, pieces), cleaner.finish()]
+    assert "".join(out) == postprocess(text, NOTHING, stop_strings=strings) == (text[: ends[0][1]] if ends else text).strip()
+
+
+def test_text_that_no_stop_string_begins_with_goes_out_at_once() -> None:
+    cleaner = Postprocessor(NOTHING, stop_strings=["END", "停"])
+    assert [cleaner.feed(piece) for piece in ("一E", "二", "EN", "F", "停三", "四")] == ["一", "E二", "", "ENF", "", ""]
+    assert cleaner.finish() == ""
+
+
 @given(TEXTS, CONFIGS)
 def test_thoughts_that_begin_and_end_go_with_all_that_is_in_them(texts: list[str], config: PostprocessConfig) -> None:
     """Against the one-line definition, which no stream can keep to where an end mark lacks its beginning."""

@@ -1,39 +1,35 @@
-"""The list of commands.
+"""The list of commands, and the console script `gpuqa`, which hands its rest on to one of them.
 
 python -m gpuqa             # one line for each command
 python -m gpuqa --version
+gpuqa sweep prompt=bare     # the same as `python -m gpuqa.sweep prompt=bare`
 """
 
 from __future__ import annotations
 
-import argparse
-import ast
+import importlib
 import sys
 
 from gpuqa import __version__
+from gpuqa.config import did_you_mean
 from gpuqa.config.commands import COMMANDS
-from gpuqa.config.paths import PACKAGE
+from gpuqa.config.usage import listing
 
 
 def main() -> int:
-    """Print the list -> exit code."""
-    parser = argparse.ArgumentParser("python -m gpuqa", description="Print the list of commands.")
-    parser.add_argument("--version", action="version", version=__version__)
-    _, words = parser.parse_known_args()
-    if words:
-        allowed = ", ".join(f"gpuqa.{name}" for name in COMMANDS)
-        print(f"error: got {words[0]!r} after `python -m gpuqa`, allowed is `python -m` and one of {allowed}", file=sys.stderr)
-        return 2
-    for name in COMMANDS:
-        print(f"python -m gpuqa.{name:<10} {purpose_of(name)}")
-    print("\nEach shows its configuration with --help.")
-    return 0
-
-
-def purpose_of(command: str) -> str:
-    """The first line of a command's docstring, read without importing the command, which may take seconds."""
-    tree = ast.parse((PACKAGE / f"{command}.py").read_text(encoding="utf-8"))
-    return (ast.get_docstring(tree) or "").partition("\n")[0]
+    """Print the list, or enter a command -> exit code."""
+    first, *rest = sys.argv[1:] or ["--help"]
+    if first in COMMANDS:
+        sys.argv = [f"gpuqa {first}", *rest]
+        importlib.import_module(f"gpuqa.{first}").main()  # ends the process
+    if first in ("--help", "-h", "--version"):
+        print(__version__ if first == "--version" else listing())
+        return 0
+    print(
+        f"error: got {first!r}, allowed is {', '.join(COMMANDS)}, --help or --version{did_you_mean(first, COMMANDS)}",
+        file=sys.stderr,
+    )
+    return 2
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
     python -m gpuqa.download model=qwen3_0_6b_gpu_pro
     HF_TOKEN=... python -m gpuqa.download model=qwen3_0_6b_gpu_pro model.download.hub=huggingface
+    python -m gpuqa.download model=qwen3_0_6b_gpu_pro model.path=/mnt/weights
 
 The files come into a new folder, FOLDER.incoming, and are compared with the digests that the hub lists and that
 `model.download.sha256` pins. Only a whole new folder takes the place of the old one, which is kept beside it; until then the
@@ -24,6 +25,7 @@ from typing import Any
 
 from gpuqa.config import UserError
 from gpuqa.config.app import run_command
+from gpuqa.config.command_line import command_line, override
 from gpuqa.config.commands import ModelDownloadConfig, resolve
 from gpuqa.config.pipeline import DownloadConfig, Hub
 from gpuqa.hubs import HubClient, HubFailed, ListedFile, Listing, checked, huggingface, modelscope, record, settings, sha256_of
@@ -54,7 +56,8 @@ def download(composed: Any) -> int:
         print(f"error: {source.repository} at revision {source.wanted} on {source.hub.name}: {error}", file=sys.stderr)
         return FAILED
     tell(listing, folder, kept)
-    print(f"{model.name} is in {model.path}; measure it with: python -m gpuqa.sweep model={model.name}")
+    measure = command_line("sweep", override("model", model.name), override("model.path", model.path))
+    print(f"{model.name} is in {model.path}; measure it with: {measure}")
     return 0
 
 

@@ -22,7 +22,8 @@ from rich.console import Console
 
 from gpuqa.config import UserError, plain
 from gpuqa.config.app import run_command
-from gpuqa.config.commands import FreezeConfig, resolve
+from gpuqa.config.command_line import command_line, study_overrides
+from gpuqa.config.commands import FreezeConfig, StudyConfig, resolve
 from gpuqa.config.measurement import SelectionConfig
 from gpuqa.config.paths import conf_folder
 from gpuqa.records import Trial
@@ -43,7 +44,7 @@ def freeze(composed: Any) -> int:
     config = resolve(composed, FreezeConfig)
     journal, console = Journal(config.study.folder), Console()
     trials, problems = journal.read_study(), journal.problems()
-    refuse_unfinished(journal, trials, problems)
+    refuse_unfinished(config.study, journal, trials, problems)
     for problem in [*problems, *without_answers(trials, journal)]:
         console.print(problem, style="yellow", markup=False, highlight=False)
     studied = journal.rule()
@@ -52,7 +53,7 @@ def freeze(composed: Any) -> int:
     return conclude(trials, config.study, rule, journal, console)
 
 
-def refuse_unfinished(journal: Journal, trials: Sequence[Trial], problems: Sequence[str]) -> None:
+def refuse_unfinished(study: StudyConfig, journal: Journal, trials: Sequence[Trial], problems: Sequence[str]) -> None:
     """Decide only where all cells of a study have a trial: any other one may be the best.
 
     Raises:
@@ -61,7 +62,7 @@ def refuse_unfinished(journal: Journal, trials: Sequence[Trial], problems: Seque
     folder, unread = journal.study_file.parent, journal.unread()
     if not trials and not unread:
         message = f"study: {folder} holds no trials" + (" that can be read" if problems else "")
-        raise UserError("; ".join([message, *problems, "`python -m gpuqa.sweep` measures some"]))
+        raise UserError("; ".join([message, *problems, f"`{command_line('sweep', *study_overrides(study))}` measures some"]))
     if not unread:
         return
     cells = f"{len(unread)} of {counted(len(trials) + len(unread), 'cell')} {'has' if len(unread) == 1 else 'have'} no trial"

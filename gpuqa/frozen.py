@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import datetime
 import hashlib
-import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,7 +16,8 @@ from typing import Any
 import yaml
 
 from gpuqa.config import RENAMED, UserError, plain
-from gpuqa.config.commands import from_plain
+from gpuqa.config.command_line import command_line, override, study_overrides
+from gpuqa.config.commands import StudyConfig, from_plain
 from gpuqa.config.measurement import SelectionConfig
 from gpuqa.config.pipeline import PipelineConfig
 from gpuqa.machine.files import make_folder, write_atomically, writing
@@ -141,7 +141,7 @@ def read(path: Path) -> dict[str, Any]:
         UserError: absent, not YAML, not a frozen file, or of another format; the message says which and what to do.
     """
     if not path.exists():
-        raise UserError(f"frozen: {str(path)!r} does not exist; `python -m gpuqa.sweep` writes it, `frozen=FILE` names another")
+        raise UserError(f"frozen: {str(path)!r} does not exist; a sweep writes one, `frozen=FILE` names another")
     if path.is_dir():
         raise UserError(f"frozen: {str(path)!r} is a folder, allowed is a file, such as {str(path / 'frozen.yaml')!r}")
     try:
@@ -187,10 +187,8 @@ def refuse(path: str, differences: Sequence[str], way_out: str) -> None:
 
 def format_of_file(path: Path, content: Mapping[str, Any]) -> UserError:
     """The refusal of a frozen file of another format."""
-    versions, axes, pipeline = (mapping(content.get(key)) for key in ("versions", "axes", "pipeline"))
-    names = {group: str(mapping(pipeline.get(group)).get("name")) for group in GROUPS if group in pipeline}
-    cell = {"experiment": "none", **names, **axes}
-    return other_format(path, content["format"], str(versions.get("gpuqa", "")), [cell], content)
+    version = str(mapping(content.get("versions")).get("gpuqa", ""))
+    return other_format(path, content["format"], version, [mapping(content.get("axes"))], content)
 
 
 def other_format(
@@ -201,26 +199,37 @@ def other_format(
     Args:
         number: of the format.
         version: of gpuqa that wrote it, "" where it does not say.
-        cells: what was measured, each as the overrides that name it.
-        content: of the file, or of one of its trials: its keys that have another name now are named.
+        cells: the axes of what was measured.
+        content: of the file, or of one of its trials, and the study's number of finalists.
     """
-    folder = where.parent if where.suffix else where
+    folder = (where.parent if where.suffix else where).absolute()
     message = f"{where}: format {number!r}, written by gpuqa {version or 'of another version'}; this version reads {FORMAT}"
     if isinstance(number, int) and number > FORMAT:
         return UserError(f"{message}: use the newer gpuqa that wrote it")
-    words = [*sweep_words(cells), f"study.name={folder.name}_{FORMAT}"]
-    message += f": measure again with `{shlex.join(['python', '-m', 'gpuqa.sweep', *words])}` (the old files stay as they are)"
+    root = str(where.parent.parent if where.suffix else where.parent)
+    study = StudyConfig(f"{folder.name}_{FORMAT}", root if Path(root).absolute() == folder.parent else str(folder.parent))
+    again = command_line("sweep", "experiment=none", *sweep_words(cells, content), *study_overrides(study))
+    message += f": measure again with `{again}` (the old files stay as they are)"
+    if "pipeline" in content:
+        values = where if where.suffix else where / "trials" / "trials.jsonl"
+        message += f"; {values} has all its other values, under pipeline and setting"
     renamed = [f"{old} is {new} now" for old, new in renamed_keys(content).items()]
     return UserError("; ".join([message, *renamed]))
 
 
-def sweep_words(cells: Iterable[Mapping[str, str]]) -> list[str]:
-    """The overrides of a sweep over the values that cells have, under the names that keys have now."""
-    values: dict[str, dict[str, None]] = {}
+def sweep_words(cells: Iterable[Mapping[str, str]], content: Mapping[str, Any]) -> list[str]:
+    """The overrides of a sweep over the values that cells have, under the names that keys have now, and its fixed options."""
+    axes: dict[str, dict[str, None]] = {}
     for cell in cells:
         for key, value in cell.items():
-            values.setdefault(RENAMED.get(key, key), {})[str(value)] = None
-    return [f"{key}={','.join(choices)}" for key, choices in values.items()]
+            axes.setdefault(RENAMED.get(key, key), {})[str(value)] = None
+    groups = {**mapping(content.get("pipeline")), **mapping(content.get("setting"))}
+    fixed = {group: mapping(groups.get(group)).get("name") for group in (*GROUPS, "dataset", "workload")}
+    fixed["dataset.limit"] = mapping(groups.get("dataset")).get("limit")
+    fixed["workload.repeats"] = mapping(groups.get("workload")).get("repeats")
+    fixed["study.finalists"] = content.get("finalists")
+    options = [override(key, value) for key, value in fixed.items() if value is not None and key not in axes]
+    return [*options, *(f"{key}={','.join(choices)}" for key, choices in axes.items())]
 
 
 def renamed_keys(content: Mapping[str, Any]) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
     python -m gpuqa.predict gpu=rtx5090 prompt=bare,structured quantization=none,fp8 engine.args.max_num_seqs=256,512
     python -m gpuqa.predict gpu=h100,h200 experiment=gpu_pro answer_tokens=120
+    python -m gpuqa.predict experiment=rtx5090                         # the study of a course participant
 
 Of the model it reads config.json, the tokenizer and the headers of the weight files; without weight files their size is
 estimated. A model that is not here yet is taken as its `model.assumed` says.

@@ -1,6 +1,7 @@
 """Measure a frozen winner again on this machine: which of its numbers come out inside their intervals?
 
     python -m gpuqa.reproduce frozen=experiments/embedded/frozen.yaml
+    python -m gpuqa.reproduce frozen=experiments/mine/frozen.yaml
     python -m gpuqa.reproduce frozen=experiments/mine/frozen.yaml model_path=/mnt/weights    # they lie elsewhere here
 
 Exit codes: 0 every number that has an interval is inside it, 1 one is outside or could not be measured, 2 the input is wrong.

@@ -2,6 +2,7 @@
 
     python -m gpuqa.serve                                            # experiments/embedded/frozen.yaml on port 8000
     python -m gpuqa.serve frozen=experiments/mine/frozen.yaml http=serial http.port=9000
+    python -m gpuqa.serve model_path=/mnt/weights                    # the frozen weights lie elsewhere on this machine
 
 SIGTERM or Ctrl-C drains: not ready at once, running requests finish, exit. A second one ends everything at once.
 Exit codes: 0 after a signal, 128 + its number after a second one, 1 there is no engine, 2 the input is wrong.

@@ -15,7 +15,7 @@ from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, QuotedString
 from hydra.errors import HydraException
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
@@ -54,9 +54,14 @@ class StudySweeper(Sweeper):
             key = override.get_key_element()
             choices.pop(key.lstrip("+"), None)  # a later override also takes the later place, as on a plain command line
             choices[key.lstrip("+")] = values_of(override, key)
-        return self._task(
-            [loader.load_sweep_config(self._main_config, list(cell)) for cell in itertools.product(*choices.values())]
-        )
+        return self._task([self._compose(list(cell)) for cell in itertools.product(*choices.values())])
+
+    def _compose(self, cell: list[str]) -> DictConfig:
+        """The config of one cell."""
+        try:
+            return self._composed_by.load_sweep_config(self._main_config, cell)
+        except ValueError as error:  # Hydra's plain one about an option that is a number names neither group nor value
+            raise HydraException(f"{' '.join(cell)}: {error}") from error
 
 
 def values_of(override: Override, key: str) -> list[str]:
@@ -70,4 +75,7 @@ def values_of(override: Override, key: str) -> list[str]:
     values = [f"{key}={value}" for value in override.sweep_string_iterator()]
     if not values:
         raise HydraException(f"{override.input_line}: this axis has no value")
+    plain = [value.text if isinstance(value, QuotedString) else value for value in override.sweep_iterator()]
+    if repeated := [value for place, value in enumerate(plain) if value in plain[:place]]:
+        raise HydraException(f"{key}: the axis has {repeated[0]!r} twice; list every value once")
     return values

@@ -149,8 +149,8 @@ def test_every_command_of_the_docs_composes_and_resolves(command):
 
 
 def test_the_example_study_composes_all_its_cells_as_the_command_does(monkeypatch):
-    monkeypatch.setattr("sys.argv", ["gpuqa.sweep", "--config-dir", str(EXAMPLES), "experiment=my_study"])
-    cells = [resolve(config, CellConfig) for config in app.compose("sweep")]
+    monkeypatch.setattr("sys.argv", ["gpuqa.sweep"])
+    cells = [resolve(config, CellConfig) for config in app.compose("sweep", ["experiment=my_study"], str(EXAMPLES))]
     assert [(cell.prompt.name, cell.sampling.max_tokens) for cell in cells] == [
         ("name_the_api", 48),
         ("name_the_api", 96),

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
-from conftest import child_environment
+from conftest import ROOT, child_environment
 
 import gpuqa
+from gpuqa.__main__ import main
 from gpuqa.config.commands import COMMANDS
 
 
@@ -35,9 +37,26 @@ def test_the_version_is_told(run):
     assert (done.returncode, done.stdout) == (0, f"{gpuqa.__version__}\n")
 
 
-def test_a_command_as_an_argument_is_refused_with_how_it_is_written(run):
-    done = run("sweep", "prompt=bare")
+@pytest.mark.parametrize("words", [["sweep", "--version"], ["freeze", "--version"]])
+def test_a_command_gets_the_rest_of_the_line(run, words):
+    done = run(*words)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{gpuqa.__version__}\n", "")
+
+
+def test_a_mistake_for_a_command_that_got_the_rest_of_the_line_is_its_own(run):
+    done = run("freeze", "selection=fastst")
     assert (done.returncode, done.stdout) == (2, "")
-    assert "got 'sweep'" in done.stderr
-    assert "gpuqa.sweep, " in done.stderr
-    assert len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith("error: selection: got 'fastst', ")
+    assert "did you mean 'fastest'?" in done.stderr
+
+
+def test_a_word_that_is_no_command_is_refused_with_the_nearest_one(run):
+    done = run("swep", "prompt=bare")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: got 'swep', allowed is sweep, predict, ")
+    assert done.stderr.endswith("; did you mean 'sweep'?\n")
+
+
+def test_the_console_script_is_this_module():
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["scripts"]
+    assert scripts == {"gpuqa": f"{main.__module__}:{main.__name__}"}

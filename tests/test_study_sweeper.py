@@ -157,7 +157,7 @@ def test_a_value_can_be_taken_out_of_every_cell(tmp_path):
 
 def test_one_wrong_cell_stops_the_study_before_the_task_sees_any(tmp_path):
     told = refused(tmp_path, "experiment=none", "prompt=bare,no_such_prompt")
-    assert "prompt/no_such_prompt" in told
+    assert "prompt: got 'no_such_prompt'" in told
     assert "structured" in told, "the options that exist are not listed"
 
 

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
+import difflib
 import math
-import re
+from collections.abc import Iterable
 from enum import Enum
 from typing import Any
 
-RENAMED = {  # keys of format 1 of journal and frozen file -> what they are called now
+RENAMED = {  # keys of gpuqa 0.1 -> what they are called now
     "prompt.cleanup": "prompt.postprocess",
     "selection.guard": "selection.constraint_test",
     "workload.warm_repeats": "workload.prefix_cached_repeats",
-    "measurement.itl_ms_mean": "measurement.tpot_ms_mean",
-    "measurement.warm_repeats": "measurement.prefix_cached_repeats",
-    "measurement.warm_chars_per_s": "measurement.prefix_cached_chars_per_s",
-    "measurement.warm_output_tokens_per_s": "measurement.prefix_cached_output_tokens_per_s",
-    "measurement.warm_ttft_ms_p50": "measurement.prefix_cached_ttft_ms_p50",
-    "measurement.warm_ttft_ms_p95": "measurement.prefix_cached_ttft_ms_p95",
-    "measurement.warm_prefix_cache_hit_rate": "measurement.prefix_cached_hit_rate",
 }
 GONE = {  # keys that nothing has taken the place of -> why
     "workload.warmup_questions": "study and server warm up in the same way, see gpuqa.pipeline.pipeline.warm_up",
@@ -48,9 +42,12 @@ def plain(value: Any) -> Any:
     return value
 
 
-def outdated_in(text: str) -> str:
-    """A line for each old key in a command line or an error message that does not name the new one; "" without any."""
-    words = re.findall(r"[\w.]+", text)
-    old = [key for key in (*RENAMED, *GONE) if any(f"{word}.".startswith(f"{key}.") for word in words)]
-    renamed = [f"\n{key} is called {RENAMED[key]} now" for key in old if key in RENAMED and RENAMED[key] not in words]
-    return "".join([*renamed, *(f"\n{key} is gone: {GONE[key]}" for key in old if key in GONE)])
+def one_line(text: str) -> str:
+    """The lines of a message as one."""
+    return "; ".join(filter(None, (" ".join(line.split()) for line in text.splitlines())))
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """A question that names the known word that is nearest, "" where none is near."""
+    near = difflib.get_close_matches(word, list(known), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import argparse
+import contextlib
 import importlib.metadata
 import os
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
 import hydra
+import yaml
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from gpuqa.config import UserError, outdated_in
-from gpuqa.config.commands import CellConfig, register_schemas, resolve
+from gpuqa import __version__
+from gpuqa.config import UserError, check, one_line
+from gpuqa.config.commands import CellConfig, axes_of, register_schemas, resolve
 from gpuqa.config.paths import conf_folder
+from gpuqa.config.usage import usage
+from gpuqa.config.wrong_overrides import explained
 from gpuqa.machine.files import FileNotWritten
 from gpuqa.machine.hardware import processor_flags
 
@@ -38,13 +45,20 @@ def fp8_on_this_machine() -> str:
 
 
 def compose_cell(*overrides: str) -> CellConfig:
-    """One cell as `python -m gpuqa.sweep OVERRIDES` composes it, for scripts, notebooks and tests.
+    """One cell, composed as `python -m gpuqa.sweep OVERRIDES` composes it, for scripts, notebooks and tests.
 
     Raises:
-        UserError, HydraException: as the command would print it.
+        UserError: what the command would print, or an argument that is not a text.
     """
+    for override in overrides:
+        check(
+            isinstance(override, str),
+            "compose_cell",
+            override,
+            'one text for each override: compose_cell("prompt=bare", "gpu=l4")',
+        )
     introduce_to_hydra()
-    with hydra.initialize_config_dir(str(conf_folder()), version_base="1.3"):
+    with hydra.initialize_config_dir(str(conf_folder()), version_base="1.3"), told_in_one_line("sweep", overrides):
         return resolve(hydra.compose("sweep", list(overrides)), CellConfig)
 
 
@@ -62,26 +76,75 @@ def run_command(task: Callable[[Any], int], name: str) -> NoReturn:
     os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors instead of printing them with exit code 1
     try:
-        sys.exit(task(compose(name)))
-    except (UserError, HydraException, OmegaConfBaseException) as error:
-        cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else None
-        detail = "" if cause is None or str(cause) in str(error) else f"\n{cause}"
-        print(f"error: {error}{detail}{outdated_in(' '.join([str(error), *sys.argv[1:]]))}", file=sys.stderr)
-        sys.exit(USER_ERROR)
-    except FileNotWritten as error:
-        print(f"error: {error}", file=sys.stderr)
+        flags, words = flags_and_overrides(name)
+        composed = compose(name, words, flags.config_dir)
+        sys.exit(show(composed, flags.resolve) if flags.cfg else task(composed))
+    except (UserError, FileNotWritten) as error:
+        print(f"error: {one_line(str(error))}", file=sys.stderr)
         sys.exit(USER_ERROR)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
 
 
-def compose(name: str) -> Any:
-    """What Hydra makes of conf/{name}.yaml and the command line; ends the process where it only prints (`--help`, `--cfg`)."""
-    composed: list[Any] = []
-    try:
-        hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name=name)(composed.append)()
-    except ValueError as error:  # Hydra's own word for a group that is set to null
-        raise UserError(f"{error}; a group needs the name of an option: {' '.join(sys.argv[1:])}") from error
-    if not composed:
+class Flags(argparse.ArgumentParser):
+    """The flags of every command, read in place of Hydra, which explains its own in many lines."""
+
+    def __init__(self) -> None:
+        super().__init__(add_help=False, allow_abbrev=False)
+        self.add_argument("--help", "-h", action="store_true")
+        self.add_argument("--version", action="store_true")
+        self.add_argument("--cfg", "-c", choices=["job"])
+        self.add_argument("--resolve", action="store_true")
+        self.add_argument("--config-dir", "-cd", metavar="FOLDER")
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(message)
+
+
+def flags_and_overrides(name: str) -> tuple[argparse.Namespace, list[str]]:
+    """The flags of this process's command line, and its overrides; ends the process where a flag only asks for a text.
+
+    Raises:
+        UserError: a flag, or a setting of Hydra itself, that would start something else than this command.
+    """
+    flags, words = Flags().parse_known_args()
+    if flags.help or flags.version:
+        print(usage(name) if flags.help else __version__)
         sys.exit(0)
+    for word in words:
+        key = re.split(r"[=@]", word.lstrip("+~"))[0]
+        check(bool(key), "overrides", word, "KEY=VALUE")
+        check(not word.startswith("-"), "flags", key, "--help, --version, --cfg job, --resolve, --config-dir FOLDER")
+        if re.match(r"hydra($|[/.])", key) and not key.startswith(("hydra.sweeper.params", "hydra.searchpath")):
+            raise UserError(f"{key}: gpuqa sets up Hydra itself; an axis of a study is written KEY=A,B, without more")
+    return flags, words
+
+
+def compose(name: str, words: Sequence[str], options_folder: str | None = None) -> Any:
+    """What Hydra makes of conf/{name}.yaml and the overrides: a config, or a list of them for a command with axes."""
+    sys.argv[1:] = [*(["--config-dir", options_folder] if options_folder else []), *words]  # Hydra reads them there
+    composed: list[Any] = []
+    with told_in_one_line(name, words, options_folder):
+        hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name=name)(composed.append)()
     return composed[0]
+
+
+@contextlib.contextmanager
+def told_in_one_line(name: str, words: Sequence[str], options_folder: str | None = None) -> Iterator[None]:
+    """Turn what Hydra raises while it composes into a UserError; some mistakes raise plain errors, such as null for a group."""
+    try:
+        yield
+    except (HydraException, OmegaConfBaseException, ValueError, yaml.YAMLError) as error:
+        raise UserError(explained(error, name, words, options_folder)) from error
+
+
+def show(composed: Any, resolve_references: bool) -> int:
+    """Print a config as YAML, of several cells the first -> exit code 0."""
+    cells = composed if isinstance(composed, list) else [composed]
+    if axes := axes_of(cells)[0] if isinstance(composed, list) else {}:
+        print(f"# cell 1 of {len(cells)}: {' '.join(f'{key}={value}' for key, value in axes.items())}")
+    config = OmegaConf.masked_copy(cells[0], [key for key in cells[0] if key != "hydra"])
+    if resolve_references:
+        OmegaConf.resolve(config)
+    print(OmegaConf.to_yaml(config), end="")
+    return 0

@@ -18,6 +18,7 @@ from gpuqa.config import UserError, check
 from gpuqa.config.http import HttpConfig
 from gpuqa.config.measurement import DatasetConfig, ExecutorConfig, GpuConfig, SelectionConfig, WorkloadConfig
 from gpuqa.config.pipeline import ModelConfig, PipelineConfig
+from gpuqa.config.wrong_values import explained_value, no_value, unknown_key
 
 
 @dataclass
@@ -184,16 +185,14 @@ def resolve(config: DictConfig, schema: type[Config]) -> Config:
         UserError: a value is missing, of the wrong type or out of range.
     """
     known = [field.name for field in fields(schema)]  # type: ignore[arg-type]
-    for key in config:
-        if key != "hydra":
-            check(key in known, "the config's keys", key, ", ".join(known))
     try:
-        nodes = {key: config[key] for key in known}
-        for key, node in nodes.items():
-            refuse_unknown_keys(node, key)
+        refuse_unknown_keys(config, schema)
+        if missing := [name for name in known if OmegaConf.is_missing(config, name)]:
+            raise UserError(no_value(missing))
+        nodes = {name: config[name] for name in known}
         return schema(**{key: OmegaConf.to_object(node) if OmegaConf.is_config(node) else node for key, node in nodes.items()})
     except OmegaConfBaseException as error:
-        raise UserError(str(error)) from error
+        raise UserError(explained_value(error, schema)) from error
 
 
 def axes_of(composed: Sequence[Any]) -> list[dict[str, str]]:
@@ -203,16 +202,17 @@ def axes_of(composed: Sequence[Any]) -> list[dict[str, str]]:
     return [{key: row[key] for key in varying} for row in rows]
 
 
-def refuse_unknown_keys(node: Any, place: str) -> None:
+def refuse_unknown_keys(node: Any, schema: type, place: str = "") -> None:
     """Raise a UserError for a key that no dataclass has: Hydra's `+key=value` adds any, and OmegaConf would keep it."""
-    schema = OmegaConf.get_type(node) if isinstance(node, DictConfig) else None
-    if not is_dataclass(schema):
+    kind = OmegaConf.get_type(node) if isinstance(node, DictConfig) else None
+    if not is_dataclass(kind):
         return
-    known = [field.name for field in fields(schema)]
+    known = {"hydra", *(field.name for field in fields(kind))}
     for key in node:
-        check(key in known, f"{place}.{key}", node._get_node(key), f"one of {', '.join(known)}")
-        if not OmegaConf.is_missing(node, key):
-            refuse_unknown_keys(node[key], f"{place}.{key}")
+        if key not in known:
+            raise UserError(unknown_key(f"{place}{key}", schema))
+        if key != "hydra" and not OmegaConf.is_missing(node, key):
+            refuse_unknown_keys(node[key], schema, f"{place}{key}.")
 
 
 def from_plain(values: dict[str, Any], schema: type[Config], source: str) -> Config:
@@ -223,7 +223,9 @@ def from_plain(values: dict[str, Any], schema: type[Config], source: str) -> Con
     """
     try:
         return resolve(OmegaConf.merge(OmegaConf.structured(schema), escaped(values)), schema)  # type: ignore[arg-type]
-    except (OmegaConfBaseException, UserError) as error:
+    except OmegaConfBaseException as error:
+        raise UserError(f"{source}: {explained_value(error, schema)}") from error
+    except UserError as error:
         raise UserError(f"{source}: {error}") from error
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gpuqa import frozen
+from gpuqa.config.command_line import command_line, override
 from gpuqa.config.commands import StudyConfig
 from gpuqa.config.measurement import SelectionConfig
 from gpuqa.records import Trial
@@ -52,13 +53,12 @@ def conclude(trials: Sequence[Trial], study: StudyConfig, rule: SelectionConfig,
 def tell_frozen(result: frozen.Frozen, target: Path, console: Console) -> None:
     """Say what became of the frozen file and of the winner that it held before, and how to serve it."""
     digest = f"digest {result.content['digest'][:16]}"
-    if result.unchanged:
-        console.print(
-            f"Unchanged: {target} ({digest}) holds this decision since {result.content['frozen_at']}", highlight=False
-        )
-    else:
-        console.print(f"Frozen: {target} ({digest})", highlight=False)
+    state = f"Unchanged: {target} ({digest}) holds this decision since {result.content['frozen_at']}"
+    console.print(
+        state if result.unchanged else f"Frozen: {target} ({digest})", markup=False, highlight=False, soft_wrap=True
+    )
     if result.kept is not None:
         before = f"the decision of before, {frozen.described(result.kept)}, is kept as {result.kept}"
         console.print(f"Replaced: {before}", markup=False, highlight=False)
-    console.print(f"Serve it: python -m gpuqa.serve frozen={target}", highlight=False)
+    serve = command_line("serve", override("frozen", target))
+    console.print(f"Serve it: {serve}", markup=False, highlight=False, soft_wrap=True)

@@ -227,8 +227,9 @@ class Journal:
         """Raise a UserError if all whole lines of the trials are of another format."""
         if lines.other_formats and not lines.records:
             first = lines.other_formats[0]
-            axes = [cell["axes"] for cell in self._cells_of_any_format()]
-            raise other_format(self.folder.parent, first.get("format", 1), written_by(first), axes, first)
+            study = self._study_of_any_format()
+            axes = [cell["axes"] for cell in study.get("cells", [])]
+            raise other_format(self.folder.parent, first.get("format", 1), written_by(first), axes, {**study, **first})
 
     def _study(self) -> dict[str, Any]:
         """What `study.yaml` holds; no cells where it does not exist.
@@ -245,15 +246,14 @@ class Journal:
         if (number := content.get("format", 1)) != FORMAT:
             lines = read_lines(self.file, Trial)
             first = lines.other_formats[0] if lines.other_formats else {}
-            raise other_format(
-                self.folder.parent, number, written_by(first), [cell["axes"] for cell in content["cells"]], first
-            )
+            axes = [cell["axes"] for cell in content["cells"]]
+            raise other_format(self.folder.parent, number, written_by(first), axes, {**content, **first})
         return content
 
-    def _cells_of_any_format(self) -> list[dict[str, Any]]:
-        """The cells that `study.yaml` lists, whatever its format; none where it is absent or damaged."""
+    def _study_of_any_format(self) -> dict[str, Any]:
+        """What `study.yaml` holds, whatever its format; nothing where it is absent or damaged."""
         try:
             content = read_yaml(self.study_file)
         except Damaged:
-            return []
-        return list(content["cells"]) if is_study(content) else []
+            return {}
+        return content if is_study(content) else {}

@@ -1,0 +1,106 @@
+"""Tests of gpuqa.config.command_line: a printed command says to shell and Hydra what it said in the message."""
+
+from __future__ import annotations
+
+import io
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from any_measurement import any_measurement
+from hydra import compose, initialize_config_dir
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rich.console import Console
+
+from gpuqa.config.app import compose_cell, introduce_to_hydra
+from gpuqa.config.command_line import command_line, override, study_overrides
+from gpuqa.config.commands import COMMANDS, FreezeConfig, ServeConfig, StudyConfig, resolve
+from gpuqa.config.measurement import SelectionConfig
+from gpuqa.config.paths import conf_folder
+from gpuqa.records import Answer, Trial
+from gpuqa.study.conclusion import conclude
+from gpuqa.study.journal import Journal
+
+FOLDERS = [
+    "plain",
+    "a b",
+    "第一次 实验",
+    "{a}",
+    "it's",
+    'a "b"',
+    "a,b",
+    "[red]x",
+    "${HOME}",
+    "a\\",
+    "null",
+    "007",
+    "~x",
+    "#1",
+    "a=b",
+    "$(x)",
+]
+KNOWN = {
+    "digests": {"weights": "a" * 64, "tokenizer": "b" * 64, "dataset": "c" * 64},
+    "versions": {"gpuqa": "0.2.0"},
+    "device": "a GPU",
+    "driver": "",
+    "code": "d" * 64,
+}
+
+
+def parsed(line: str) -> object:
+    """The typed config of a printed command, by way of the shell's words and Hydra's grammar."""
+    python, flag, module, *words = shlex.split(line)
+    assert (python, flag) == ("python", "-m")
+    command = module.removeprefix("gpuqa.")
+    introduce_to_hydra()
+    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+        return resolve(compose(command, words), COMMANDS[command])
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_a_printed_command_names_the_same_folder_when_it_is_pasted(folder: str) -> None:
+    serve = parsed(command_line("serve", override("frozen", Path(folder) / "frozen.yaml")))
+    assert isinstance(serve, ServeConfig)
+    assert serve.frozen == f"{folder}/frozen.yaml"
+    freeze = parsed(command_line("freeze", *study_overrides(StudyConfig(folder.replace("\\", ""), root=folder))))
+    assert isinstance(freeze, FreezeConfig)
+    assert (freeze.study.root, freeze.study.name) == (folder, folder.replace("\\", ""))
+
+
+@given(st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1) | st.text("a ,'\"\\{}[]()$=:~#null", min_size=1))
+@settings(database=None, deadline=None, max_examples=60)
+def test_any_text_survives_shell_and_grammar(text: str) -> None:
+    if text != "???":  # OmegaConf's word for a value that is missing
+        serve = parsed(command_line("serve", override("frozen", text)))
+        assert isinstance(serve, ServeConfig)
+        assert serve.frozen == text
+
+
+def test_what_needs_no_quotes_has_none() -> None:
+    words = [override("frozen", "experiments/mine/frozen.yaml"), override("http.port", 9000)]
+    assert command_line("serve", *words) == "python -m gpuqa.serve frozen=experiments/mine/frozen.yaml http.port=9000"
+    assert study_overrides(StudyConfig("mine")) == ["study.name=mine"]
+
+
+@pytest.mark.parametrize("root", ["a b", "结果 {x}", "[red]" + "long/" * 40])
+def test_the_end_of_a_study_prints_a_command_for_its_folder_in_one_line(tmp_path: Path, monkeypatch, root: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    study = StudyConfig("mine", root=root)
+    journal, numbers = (
+        Journal(study.folder),
+        {"questions": 4, "answers_failed": 0, "answers_empty": 0, "truncated_fraction": 0.0},
+    )
+    measurement = any_measurement(rouge_l_f1_judge=0.4, rouge_l_f1=0.4, **numbers)
+    trial = Trial("f" * 64, {}, compose_cell("experiment=none").as_dict(), KNOWN, measurement)
+    journal.write_study([(trial.key, {})])
+    journal.write(trial, [Answer("q", "问题", "参考", "答", 0.4, 0.4, "stop", 9, 0.1)])
+    console = Console(file=io.StringIO(), width=40)
+    assert conclude([trial], study, SelectionConfig("mine", min_chars_per_s=0.0), journal, console) == 0
+    [line] = re.findall(r"(?m)^Serve it: (.*)$", console.file.getvalue())  # type: ignore[attr-defined]
+    serve = parsed(line)
+    assert isinstance(serve, ServeConfig)
+    assert Path(serve.frozen) == study.folder / "frozen.yaml"
+    assert Path(serve.frozen).is_file()

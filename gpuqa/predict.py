@@ -25,9 +25,11 @@ from rich.text import Text
 from gpuqa.config import UserError, check
 from gpuqa.config.app import run_command
 from gpuqa.config.commands import PredictConfig, axes_of, resolve
+from gpuqa.config.engine_arguments import argument_names
 from gpuqa.config.measurement import DatasetConfig
 from gpuqa.config.paths import conf_folder, find_model
-from gpuqa.config.pipeline import AssumedConfig, ModelConfig
+from gpuqa.config.pipeline import AssumedConfig, Backend, ModelConfig
+from gpuqa.engines import BACKENDS, refuse_unknown
 from gpuqa.pipeline import dataset
 from gpuqa.pipeline.pipeline import encoder_for
 from gpuqa.pipeline.prompts import load_tokenizer
@@ -92,6 +94,7 @@ def predict(composed: Any) -> int:
     cards = ", ".join(sorted(file.stem for file in (conf_folder() / "gpu").glob("*.yaml") if file.stem != "none"))
     for config in configs:
         check(config.gpu.bandwidth_gb_per_s is not None, "gpu", config.gpu.name, f"a card: {cards}")
+    refuse_unknown_arguments(configs)
     sources: dict[str, Source] = {}
     for config in configs:
         if config.model.path not in sources:
@@ -104,6 +107,20 @@ def predict(composed: Any) -> int:
     for line in assumptions(predictions):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     return 0
+
+
+def refuse_unknown_arguments(configs: Sequence[PredictConfig]) -> None:
+    """Refuse engine arguments as a sweep does, but by the names in vLLM's source, which is not imported.
+
+    Raises:
+        UserError: names the argument and the nearest known ones.
+    """
+    names = argument_names()
+    for config in configs:
+        if config.engine.backend is not Backend.vllm:
+            BACKENDS[config.engine.backend].load().check_args(config.engine_args())
+        elif names:
+            refuse_unknown(config.engine_args(), names, "the installed vLLM")
 
 
 def source_of(model: ModelConfig) -> Source:
@@ -203,6 +220,8 @@ def assumptions(predictions: Sequence[Prediction]) -> list[str]:
             lines.append(f"assumed: {what_stands_in(config.model, prediction.source.assumed)}")
         if config.model.note:
             lines.append(f"note: {config.model.note}")
+        if config.engine.backend is Backend.vllm and not argument_names():
+            lines.append("note: the names of engine arguments are not checked, because vLLM is not installed here")
         if weights < L2_BYTES:
             lines.append("note: weights this small fit the card's L2 cache; the engine's own overhead will be the limit")
     return [*sorted(set(lines), key=lambda line: (line.partition(":")[0], lines.index(line))), *LEGEND]

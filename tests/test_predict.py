@@ -56,6 +56,33 @@ def test_every_cell_of_a_study_has_its_bounds_without_an_engine(command: Any, he
     assert not list(here.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["+engine.args.max_num_sequences=3"], "the installed vLLM has no such argument; nearest: max_num_seqs"),
+        (["+quantization.args.kv_cache_type=fp8"], "the installed vLLM has no such argument; nearest: kv_cache_dtype"),
+        (
+            ["engine=transformers", "+engine.args.batchsize=3"],
+            "the transformers backend has no such argument; nearest: batch_size",
+        ),
+    ],
+)
+def test_an_engine_argument_that_does_not_exist_is_refused(command: Any, here: Path, words: list[str], message: str) -> None:
+    run = command("predict", "gpu=rtx5090", *words, cwd=here)
+    assert (run.returncode, run.stdout) == (2, "")
+    assert run.stderr.startswith("error: engine.args.")
+    assert message in run.stderr
+    assert run.stderr.count("\n") == 1
+
+
+def test_without_vllm_its_arguments_cannot_be_checked_and_that_is_said(
+    command: Any, here: Path, no_vllm: dict[str, str]
+) -> None:
+    run = command("predict", "gpu=rtx5090", "+engine.args.max_num_sequences=3", cwd=here, env=no_vllm)
+    assert (run.returncode, run.stderr) == (0, "")
+    assert "note: the names of engine arguments are not checked, because vLLM is not installed here" in run.stdout
+
+
 def test_a_model_without_weights_is_estimated_and_a_lone_first_token_costs_one_read_of_them(command: Any, here: Path) -> None:
     model = here / "model"
     shutil.copytree(ROOT / "gpuqa/embedded/model", model, ignore=shutil.ignore_patterns("*.safetensors"))

@@ -30,3 +30,8 @@ def __getattr__(name: str) -> Any:
     if name not in HOMES:
         raise AttributeError(f"module 'gpuqa' has no attribute {name!r}; it has {', '.join(HOMES)}")
     return getattr(importlib.import_module(HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    """The names of the module, those of the API among them, for an interpreter's completion."""
+    return sorted({*globals(), *__all__})

@@ -9,7 +9,7 @@ from itertools import cycle, islice
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, run_python
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
@@ -192,3 +192,12 @@ def test_the_example_study_runs_and_freezes_a_winner(command, tmp_path):
     run = command("sweep", "--config-dir", str(EXAMPLES), "experiment=my_study", *fewer, cwd=tmp_path)
     assert run.returncode == 0, run.stdout + run.stderr
     assert (tmp_path / "experiments" / "my_study" / "frozen.yaml").exists()
+
+
+@pytest.mark.engine
+def test_the_python_example_prints_an_answer_to_each_question(tmp_path):
+    [example] = re.findall(r"(?ms)^```python\n(.*?)^```$", (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8"))
+    (tmp_path / "example.py").write_text(example, encoding="utf-8")
+    done = run_python(str(tmp_path / "example.py"), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.strip().splitlines()) == 2

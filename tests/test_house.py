@@ -142,8 +142,10 @@ def test_every_module_has_a_name_that_says_what_it_is_about(name):
 
 def test_the_package_hands_out_its_api_when_it_is_asked_and_imports_nothing_before():
     asked = "import sys, gpuqa; before = len([name for name in sys.modules if name.startswith('gpuqa.')])"
-    asked += "; print(before, *(getattr(gpuqa, name).__name__ for name in gpuqa.__all__))"
+    asked += (
+        "; print(before, *(getattr(gpuqa, name).__name__ for name in gpuqa.__all__), set(gpuqa.__all__) <= set(dir(gpuqa)))"
+    )
     done = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True, cwd=PACKAGE.parent)
-    assert done.stdout == "0 Journal Pipeline Trial compose_cell\n"
+    assert done.stdout == "0 Journal Pipeline Trial compose_cell True\n"
     with pytest.raises(AttributeError, match="no attribute 'Pipelin'; it has compose_cell, Pipeline"):
         getattr(gpuqa, "Pipelin")  # noqa: B009

@@ -13,6 +13,8 @@ import pytest
 import yaml
 from conftest import ROOT, child_environment
 
+import gpuqa
+
 pytestmark = pytest.mark.engine
 
 
@@ -56,6 +58,22 @@ def test_the_wheel_holds_the_package_its_configuration_its_model_and_its_questio
 
 def test_hydra_plugins_stays_a_namespace_that_other_plugins_can_share(wheel: Path) -> None:
     assert "hydra_plugins/__init__.py" not in zipfile.ZipFile(wheel).namelist()
+
+
+def test_the_console_script_of_the_wheel_works_in_any_folder(site: Path, tmp_path: Path) -> None:
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        command, env = [sys.executable, str(site / "bin" / "gpuqa"), *words], child_environment({"PYTHONPATH": str(site)})
+        return subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
+
+    assert run("--version").stdout == f"{gpuqa.__version__}\n"
+    assert f"Defaults: {site}/gpuqa/conf/sweep.yaml" in run("sweep", "--help").stdout
+    shown = run("sweep", "prompt=bare,expert", "--cfg", "job")
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert yaml.safe_load(shown.stdout)["prompt"]["name"] == "bare"
+    mistaken = run("freeze", "study.name=nowhere")
+    assert (mistaken.returncode, mistaken.stdout) == (2, "")
+    assert "python -m gpuqa.sweep study.name=nowhere" in mistaken.stderr
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_study_runs_from_the_installed_wheel_in_any_folder(site: Path, command: Any, tmp_path: Path) -> None:

@@ -152,7 +152,7 @@ def check_url(url: str) -> None:
 
 @dataclass
 class ModelDownloadConfig:
-    """Config of `download`: which model."""
+    """Config of `download`: the model whose weights are fetched, with the hub that has them."""
 
     model: ModelConfig = MISSING
 

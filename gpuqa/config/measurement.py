@@ -57,7 +57,11 @@ class DatasetConfig:
         check(set(self.ignore) <= {"system", "history"}, "dataset.ignore", self.ignore, "a list of system, history, or of one")
 
 
-ISSUE_SETTINGS = {"concurrency": Issue.closed, "rate_per_s": Issue.open, "arrival_seed": Issue.open}  # needed there, only there
+ISSUE_SETTINGS = {  # key of a workload -> the one value of `issue` with which it must be set; with the others it must be null
+    "concurrency": Issue.closed,
+    "rate_per_s": Issue.open,
+    "arrival_seed": Issue.open,
+}
 
 
 @dataclass
@@ -96,7 +100,7 @@ class WorkloadConfig:
 
     @property
     def most_at_once(self) -> int | None:
-        """Questions that are unanswered at one time; None where nothing but their number bounds them."""
+        """How many questions wait for their answers at one time, at most. None: all of them, since none is held back."""
         return 1 if self.issue is Issue.serial else self.concurrency
 
 
@@ -159,7 +163,7 @@ class SelectionConfig:
 
 @dataclass
 class GpuConfig:
-    """Data-sheet numbers of one card, for the bounds."""
+    """What a card's data sheet says. `predict` and the reports compute from it how fast a model could be at best."""
 
     name: str = MISSING
     bandwidth_gb_per_s: float | None = None  # None means that no bound is computed
@@ -174,14 +178,14 @@ class GpuConfig:
 
 
 class Executor(Enum):
-    """Where groups of trials run; `gpuqa.study.executors.EXECUTORS` has one function for each."""
+    """The places where a study may run its engines; `gpuqa.study.executors.EXECUTORS` has one function for each."""
 
     local = "local"
 
 
 @dataclass
 class ExecutorConfig:
-    """Where groups of trials run."""
+    """The place where a study runs its engines, and the trials that each of them measures."""
 
     name: str = MISSING
     kind: Executor = MISSING

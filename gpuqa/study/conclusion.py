@@ -54,9 +54,7 @@ def tell_frozen(result: frozen.Frozen, target: Path, console: Console) -> None:
     """Say what became of the frozen file and of the winner that it held before, and how to serve it."""
     digest = f"digest {result.content['digest'][:16]}"
     state = f"Unchanged: {target} ({digest}) holds this decision since {result.content['frozen_at']}"
-    console.print(
-        state if result.unchanged else f"Frozen: {target} ({digest})", markup=False, highlight=False, soft_wrap=True
-    )
+    console.print(state if result.unchanged else f"Frozen: {target} ({digest})", markup=False, highlight=False, soft_wrap=True)
     if result.kept is not None:
         before = f"the decision of before, {frozen.described(result.kept)}, is kept as {result.kept}"
         console.print(f"Replaced: {before}", markup=False, highlight=False)

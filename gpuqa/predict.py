@@ -24,6 +24,7 @@ from rich.text import Text
 
 from gpuqa.config import UserError, check
 from gpuqa.config.app import run_command
+from gpuqa.config.command_line import command_line, override
 from gpuqa.config.commands import PredictConfig, axes_of, resolve
 from gpuqa.config.engine_arguments import argument_names
 from gpuqa.config.measurement import DatasetConfig
@@ -109,6 +110,20 @@ def predict(composed: Any) -> int:
     return 0
 
 
+def refuse_unknown_arguments(configs: Sequence[PredictConfig]) -> None:
+    """Refuse engine arguments as a sweep does, but by the names in vLLM's source, which is not imported.
+
+    Raises:
+        UserError: names the argument and the nearest known ones.
+    """
+    names = argument_names()
+    for config in configs:
+        if config.engine.backend is not Backend.vllm:
+            BACKENDS[config.engine.backend].load().check_args(config.engine_args())
+        elif names:
+            refuse_unknown(config.engine_args(), names, "the installed vLLM")
+
+
 def source_of(model: ModelConfig) -> Source:
     """What the model's folder says, or else what its configuration assumes.
 
@@ -123,20 +138,6 @@ def source_of(model: ModelConfig) -> Source:
         instead = replace(model, path=model.assumed.tokenizer, trust_remote_code=False)
         return Source(load_tokenizer(instead), shape_of(asdict(model.assumed.shape)), model.assumed)
     return Source(load_tokenizer(model), read_shape(folder))
-
-
-def refuse_unknown_arguments(configs: Sequence[PredictConfig]) -> None:
-    """Refuse engine arguments as a sweep does, but by the names in vLLM's source, which is not imported.
-
-    Raises:
-        UserError: names the argument and the nearest known ones.
-    """
-    names = argument_names()
-    for config in configs:
-        if config.engine.backend is not Backend.vllm:
-            BACKENDS[config.engine.backend].load().check_args(config.engine_args())
-        elif names:
-            refuse_unknown(config.engine_args(), names, "the installed vLLM")
 
 
 def predicted(config: PredictConfig, axes: dict[str, str], source: Source) -> Prediction:
@@ -237,7 +238,7 @@ def origin_of(source: Source) -> str:
 def what_stands_in(model: ModelConfig, assumed: AssumedConfig) -> str:
     """What was taken of a model that is not here, and how to get it."""
     text = f"{model.name} is not in {model.path}: its shape is model.assumed.shape, tokens are counted by {assumed.tokenizer}"
-    fetch = f"; fetch the weights with: python -m gpuqa.download model={model.name}"
+    fetch = f"; fetch the weights with: {command_line('download', override('model', model.name))}"
     return text + (fetch if model.download.repository is not None else "")
 
 

@@ -317,14 +317,19 @@ def test_prompts_that_reach_the_model_as_the_same_tokens_are_refused_with_both_n
     assert len(treated) == 2, "what is made of the answers tells them apart"
 
 
-def test_a_cell_is_known_by_its_prompts_tokens_and_its_models_revision() -> None:
+def test_a_cell_is_known_by_its_prompts_tokens_and_notes_its_models_revision() -> None:
     bare, keywords, released = prepared(BARE, KEYWORDS, {**NARROW, "model__download__repository": "some/model"})
     tokens = [one.fingerprint["digests"]["prompt_tokens"] for one in (bare, keywords, released)]  # type: ignore[index]
     assert tokens[0] == tokens[2] != tokens[1]
     assert [one.fingerprint["revision"] for one in (bare, keywords, released)] == [None, None, "main"]
-    others = [replace(bare, fingerprint={**bare.fingerprint, "revision": "v2"})]
-    others.append(replace(bare, fingerprint={**bare.fingerprint, "digests": {"prompt_tokens": "other"}}))
-    assert len({one.key for one in (bare, *others)}) == 3
+    assert replace(bare, fingerprint={**bare.fingerprint, "digests": {"prompt_tokens": "other"}}).key != bare.key
+
+
+def test_where_the_same_weights_came_from_makes_no_other_trial() -> None:
+    [bare] = prepared(BARE)
+    [released] = prepared({**BARE, "model__download__repository": "some/model", "model__note": "a demonstration"})
+    assert bare.key == released.key
+    assert replace(bare, fingerprint={**bare.fingerprint, "revision": "v2"}).key == bare.key
 
 
 # Warm-up

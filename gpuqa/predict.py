@@ -24,6 +24,7 @@ from rich.text import Text
 
 from gpuqa.config import UserError, check
 from gpuqa.config.app import run_command
+from gpuqa.config.command_line import command_line, override
 from gpuqa.config.commands import PredictConfig, axes_of, resolve
 from gpuqa.config.engine_arguments import argument_names
 from gpuqa.config.measurement import DatasetConfig
@@ -237,7 +238,7 @@ def origin_of(source: Source) -> str:
 def what_stands_in(model: ModelConfig, assumed: AssumedConfig) -> str:
     """What was taken of a model that is not here, and how to get it."""
     text = f"{model.name} is not in {model.path}: its shape is model.assumed.shape, tokens are counted by {assumed.tokenizer}"
-    fetch = f"; fetch the weights with: python -m gpuqa.download model={model.name}"
+    fetch = f"; fetch the weights with: {command_line('download', override('model', model.name))}"
     return text + (fetch if model.download.repository is not None else "")
 
 

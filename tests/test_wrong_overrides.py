@@ -47,7 +47,7 @@ MISTAKES = [  # command, its words, the whole message or its beginning (with ...
     ("sweep prompt=null", f"prompt: got 'null', allowed is {PROMPTS}"),
     ("sweep prompt=???", f"prompt: got '???', allowed is {PROMPTS}"),
     ("sweep model=./my/model", "model: got './my/model', ...; a path is given as model.path=./my/model"),
-    ("sweep prompt={a:1}", "prompt: this value does not fit; allowed is a mapping with name, system, user, ..."),
+    ("sweep prompt={a:1}", "prompt: this value does not fit; allowed is a mapping with name, system, ..."),
     ("predict gpu=5090", "gpu: got '5090', allowed is a100, h100, h200, l4, none, rtx4090, rtx5090; did you mean 'rtx5090'?"),
     ("predict gpu=h100,5090", "gpu: got '5090', ...; did you mean 'rtx5090'?"),
     ("sweep promt=bare", f"promt: there is no such key; did you mean 'prompt'?; allowed is {GROUPS}, experiment"),

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import shlex
 from pathlib import Path
 
 from gpuqa.config import UserError
+from gpuqa.config.command_line import command_line, override
 from gpuqa.config.pipeline import ModelConfig
 
 PACKAGE = Path(__file__).resolve().parent.parent
@@ -39,7 +39,7 @@ def find_model(model: ModelConfig) -> Path:
     except UserError as error:
         if model.download.repository is None:
             raise
-        fetch = shlex.join(["python", "-m", "gpuqa.download", f"model={model.name}"])
+        fetch = command_line("download", override("model", model.name))
         raise UserError(f"{error}; fetch the weights with: {fetch}") from error
 
 

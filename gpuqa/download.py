@@ -56,7 +56,8 @@ def download(composed: Any) -> int:
         print(f"error: {source.repository} at revision {source.wanted} on {source.hub.name}: {error}", file=sys.stderr)
         return FAILED
     tell(listing, folder, kept)
-    print(f"{model.name} is in {model.path}; measure it with: {command_line('sweep', override('model', model.name))}")
+    measure = command_line("sweep", override("model", model.name), override("model.path", model.path))
+    print(f"{model.name} is in {model.path}; measure it with: {measure}")
     return 0
 
 

@@ -305,7 +305,7 @@ def a_folder(file: Path) -> None:
 
 BAD_FILES: dict[str, tuple[Callable[[Path], object], str]] = {
     "absent": (lambda file: file.unlink(), "does not exist; a sweep writes one"),
-    "a folder": (a_folder, "is a folder, allowed is a file"),
+    "a folder": (a_folder, "is a folder, allowed is a file, such as "),
     "not UTF-8": (lambda file: file.write_bytes(b"\xff\xfe\x00"), "cannot be read"),
     "not YAML": (lambda file: file.write_text("a: [1"), "cannot be read"),
     "a Python object": (lambda file: file.write_text("!!python/object/apply:os.getcwd []"), "cannot be read"),

@@ -10,14 +10,16 @@ if TYPE_CHECKING:
     from gpuqa.pipeline.pipeline import Pipeline as Pipeline
     from gpuqa.records import Trial as Trial
     from gpuqa.study.journal import Journal as Journal
+    from gpuqa.study.report import read_leaderboard as read_leaderboard
 
-__version__ = "0.2.0"
-__all__ = ["Journal", "Pipeline", "Trial", "compose_cell"]
+__version__ = "0.3.0"
+__all__ = ["Journal", "Pipeline", "Trial", "compose_cell", "read_leaderboard"]
 HOMES = {  # name -> the module that has it; imported when somebody asks for it, since some take seconds
     "compose_cell": "gpuqa.config.app",
     "Pipeline": "gpuqa.pipeline.pipeline",
     "Trial": "gpuqa.records",
     "Journal": "gpuqa.study.journal",
+    "read_leaderboard": "gpuqa.study.report",
 }
 
 

@@ -279,7 +279,7 @@ def test_a_study_file_names_the_questions_and_the_rule_which_comes_back(tmp_path
     assert content["selection"]["rule"] == "knee"
     assert journal.rule() == rule
     journal.write_study([("a", {})])
-    assert journal.rule() is None, "a study file of gpuqa 0.2 has none"
+    assert journal.rule() is None, "a study file of an older gpuqa has none"
 
 
 def test_a_rule_that_was_edited_to_nonsense_is_a_user_error_that_names_the_file(tmp_path):

@@ -23,6 +23,7 @@ from gpuqa.selection.verdict import Standing, Verdict
 from gpuqa.selection.wording import counted
 
 if TYPE_CHECKING:
+    import pandas as pd
     from rich.table import Table
 
 NO_LEAD = {"first_leads_by": None, "first_leads_low": None, "first_leads_high": None, "p_holm": None}
@@ -42,6 +43,17 @@ def leaderboard(verdict: Verdict, answers: Answers) -> list[dict[str, Any]]:
         numbers = {**numbers_of(trial, answers.get(trial.key, ())), **override_columns(trial)}
         rows.append({**eligible, **trial.axes, **numbers, "trial": trial.key[:16]})
     return rows
+
+
+def read_leaderboard(folder: str | Path) -> pd.DataFrame:
+    """The leaderboard of a study's folder as a table: a row a trial, an empty cell is a missing value, "NA" stays a text.
+
+    Raises:
+        FileNotFoundError: no study has ended in this folder.
+    """
+    import pandas as pd  # a second to import
+
+    return pd.read_csv(Path(folder) / "leaderboard.csv", keep_default_na=False, na_values=[""], dtype={"trial": str})
 
 
 def numbers_of(trial: Trial, answers: Sequence[Answer]) -> dict[str, Any]:

@@ -120,9 +120,9 @@ class Selected:
     engines = True  # some of them start an engine
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Under `-n 2` a file's tests stay in one process, and all that use the one study and its services in the same one."""
-    for item in items:
+    for item in items if config.pluginmanager.hasplugin("xdist") else []:
         shared = "study" in getattr(item, "fixturenames", ())
         item.add_marker(pytest.mark.xdist_group("study" if shared else item.path.name))
 

@@ -249,6 +249,7 @@ def test_an_engine_that_is_killed_while_it_starts_is_started_once_more(tmp_path:
         ("vLLM did not start within engine.start_timeout_s=1 s", "start_timeout", "engine.start_timeout_s"),
         ("vLLM's engine process died: EngineDeadError", "engine_died", "engine.log"),
         (root_cause("", CONSEQUENCE.replace(": 1}", ": -9}")), "engine_died", "engine.log"),
+        (root_cause("", CONSEQUENCE.replace("'EngineCore': 1", "")), "engine_died", "engine.log"),
         ("no answer within workload.answer_timeout_s=1 s", "no_answer", "workload.answer_timeout_s"),
         ("ValueError: unknown quantization", "bad_config", "engine.log"),
     ],

@@ -16,7 +16,7 @@ from pathlib import Path
 PREFIX = r"^(?:\(.*?\)\s*)?(?:ERROR.*?\]\s*)?"  # vLLM's process name, log level and source line
 CAUSE = re.compile(PREFIX + r"((?:[\w.]+\.)?\w*(?:Error|Exception))(?:: *(.*))?$")
 CONSEQUENCE = "See root cause above"  # what vLLM raises in our process; the cause was printed by the other
-KILLED = re.compile(r"proc\(s\): \{[^}]*: -(\d+)")  # a process that a signal ended says nothing
+KILLED = re.compile(r"proc\(s\): \{(?:\}|[^}]*: -(\d+))")  # a process that a signal ended says nothing; {}: nobody knows which
 
 
 @contextlib.contextmanager
@@ -59,5 +59,6 @@ def root_cause(printed: str, raised: str) -> str:
     if told:
         return told[0]
     if killed := KILLED.search(raised):
-        return f"the engine process died while it started: {signal.Signals(int(killed[1])).name}"
+        name = signal.Signals(int(killed[1])).name if killed[1] else "killed, or for want of memory"
+        return f"the engine process died while it started: {name}"
     return f"{raised}; the engine's last line was: {lines[-1]}" if lines else raised

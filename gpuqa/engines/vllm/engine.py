@@ -11,7 +11,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, Self
@@ -28,6 +28,8 @@ from gpuqa.machine.process_state import ProcessState
 from gpuqa.records import Generation, GenerationDelta, Override
 
 YOUNG_OBJECTS = 10_000  # that the collector lets come before it looks at them; with Python's 700 a tenth of a server's CPU time
+
+LOOKS_EVERY_S = 0.5  # whether the engine is alive, while it answers a call that is no request
 
 
 class VllmEngine:
@@ -179,9 +181,20 @@ class VllmEngine:
 
     async def reset_prefix_cache(self) -> None:
         with death_is_failure():
-            done = await self.llm.reset_prefix_cache()
+            done = await self._while_alive(self.llm.reset_prefix_cache())
         if not done:
             raise EngineFailed("vLLM could not reset its prefix cache")
+
+    async def _while_alive(self, call: Coroutine[Any, Any, Any]) -> Any:
+        """The answer to a call. vLLM waits for ever for one that its engine's process died before it gave."""
+        task = asyncio.ensure_future(call)
+        try:
+            while not (await asyncio.wait([task], timeout=LOOKS_EVERY_S))[0]:
+                if not self.alive():
+                    raise EngineFailed("vLLM's engine process died")
+            return task.result()
+        finally:
+            task.cancel()
 
     async def close(self) -> None:
         if self.llm.output_handler is not None:

@@ -103,8 +103,8 @@ RANGES = [  # key in the message, how to set it, refused values, accepted values
     ("selection.max_ttft_ms_p95", lambda value: selection(max_ttft_ms_p95=value), [0.0, math.nan], [None, 0.1]),
     ("selection.confidence", lambda value: selection(confidence=value), [0.49, 1.0, math.nan], [0.5, 0.999]),
     ("selection.max_interval_ratio", lambda value: selection(max_interval_ratio=value), [1.0, math.nan], [1.01]),
-    ("gpu.bandwidth_gb_per_s", lambda value: gpu(bandwidth_gb_per_s=value), [0.0, -1.0, math.nan], [None, 0.1]),
-    ("gpu.memory_gb", lambda value: gpu(memory_gb=value), [0.0, -1.0, math.nan], [None, 0.1]),
+    ("gpu.bandwidth_gb_per_s", lambda value: gpu(bandwidth_gb_per_s=value), [0.0, -1.0, math.nan, math.inf], [None, 0.1]),
+    ("gpu.memory_gb", lambda value: gpu(memory_gb=value), [0.0, -1.0, math.nan, math.inf], [None, 0.1]),
     ("prompt.user", prompt, ["", "an {answer}", "{question} {question}"], ["{question}", "问题：{question}。{}"]),
 ]
 

@@ -65,9 +65,11 @@ def test_every_cell_of_a_study_has_its_bounds_without_an_engine(command: Any, he
             ["engine=transformers", "+engine.args.batchsize=3"],
             "the transformers backend has no such argument; nearest: batch_size",
         ),
+        (["engine.args.max_num_seqs=true"], "engine.args.max_num_seqs: got True, allowed is a whole number above 0"),
+        (["engine.args.max_num_seqs=0"], "engine.args.max_num_seqs: got 0, allowed is a whole number above 0"),
     ],
 )
-def test_an_engine_argument_that_does_not_exist_is_refused(command: Any, here: Path, words: list[str], message: str) -> None:
+def test_an_engine_argument_that_no_engine_takes_is_refused(command: Any, here: Path, words: list[str], message: str) -> None:
     run = command("predict", "gpu=rtx5090", *words, cwd=here)
     assert (run.returncode, run.stdout) == (2, "")
     assert run.stderr.startswith("error: engine.args.")

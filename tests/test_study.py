@@ -328,7 +328,8 @@ def test_a_cell_is_known_by_its_prompts_tokens_and_notes_its_models_revision() -
 def test_where_the_same_weights_came_from_makes_no_other_trial() -> None:
     [bare] = prepared(BARE)
     [released] = prepared({**BARE, "model__download__repository": "some/model", "model__note": "a demonstration"})
-    assert bare.key == released.key
+    moved = replace(bare, config=replace(bare.config, model=replace(bare.config.model, path="elsewhere")))
+    assert bare.key == released.key == moved.key
     assert replace(bare, fingerprint={**bare.fingerprint, "revision": "v2"}).key == bare.key
 
 

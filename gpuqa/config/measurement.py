@@ -174,7 +174,8 @@ class GpuConfig:
 
     def __post_init__(self) -> None:
         for key in ("bandwidth_gb_per_s", "memory_gb", "bf16_tflops", "fp8_tflops"):
-            check((value := getattr(self, key)) is None or value > 0, f"gpu.{key}", value, "a number above 0, or null")
+            value = getattr(self, key)
+            check(value is None or 0 < value < math.inf, f"gpu.{key}", value, "a number above 0, or null")
 
 
 class Executor(Enum):

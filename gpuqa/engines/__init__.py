@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self
 
-from gpuqa.config import UserError
+from gpuqa.config import UserError, check
 from gpuqa.config.pipeline import Backend, EngineConfig, SamplingConfig
 from gpuqa.records import Generation, GenerationDelta, Override
 
@@ -105,6 +105,18 @@ def refuse_unknown(args: Iterable[str], known: Sequence[str], backend: str) -> N
         if name not in known:
             near = difflib.get_close_matches(name, known, n=3) or sorted(known)[:10]
             raise UserError(f"engine.args.{name}: {backend} has no such argument; nearest: {', '.join(near)}")
+
+
+def width_of_engine(backend: Backend, args: Mapping[str, Any]) -> int | None:
+    """How many sequences an engine computes at once, as its arguments say; None where they leave it to the backend.
+
+    Raises:
+        UserError: it is no whole number above 0.
+    """
+    name = BACKENDS[backend].width_argument
+    width = args.get(name)
+    check(width is None or (type(width) is int and width > 0), f"engine.args.{name}", width, "a whole number above 0")
+    return width
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,10 +54,10 @@ def root_cause(printed: str, raised: str) -> str:
     plain = (re.sub(PREFIX, "", line).strip() for line in printed.splitlines())
     lines = [line for line in plain if line.strip("^~ ")]  # which underline code in a traceback
     causes = [(place, match) for place, line in enumerate(lines) if (match := CAUSE.match(line))]
-    told = [f"{match[1]}: {match[2]}" for _, match in causes if match[2] and CONSEQUENCE not in match[2]]
-    told += [f"{match[1]} at: {lines[place - 1]}" for place, match in causes if not match[2] and place]
-    if told:
-        return told[0]
+    causes_said = [f"{match[1]}: {match[2]}" for _, match in causes if match[2] and CONSEQUENCE not in match[2]]
+    causes_said += [f"{match[1]} at: {lines[place - 1]}" for place, match in causes if not match[2] and place]
+    if causes_said:
+        return causes_said[0]
     if killed := KILLED.search(raised):
         name = signal.Signals(int(killed[1])).name if killed[1] else "killed, or for want of memory"
         return f"the engine process died while it started: {name}"

@@ -34,7 +34,10 @@ MEASURING_CODE = (  # glob patterns of the package's files that can change a num
     "study/engine_session.py",
     "study/grid.py",  # the order of the passes
 )
-NOT_MEASURING = ("config/http.py",)  # among those: only a server reads it
+NOT_MEASURING = (  # among those: what only a server reads, and what only words a message
+    *("config/http.py", "config/app.py", "config/usage.py", "config/command_line.py", "config/wrong_overrides.py"),
+    *("config/wrong_values.py", "pipeline/dataset/refusals.py", "pipeline/dataset/summary.py"),
+)
 
 
 def sha256_of(value: Any) -> str:
@@ -53,9 +56,9 @@ def sha256_of_files(folder: Path, patterns: Iterable[str], downloaded: Record | 
     Raises:
         UserError: a file is not the one that was downloaded.
     """
-    found = {file.relative_to(folder) for pattern in patterns for file in folder.glob(pattern) if file.is_file()}
+    matching = {file.relative_to(folder) for pattern in patterns for file in folder.glob(pattern) if file.is_file()}
     whole = hashlib.sha256()
-    for path in sorted(path for path in found if not any(part.startswith(".") for part in path.parts[:-1])):
+    for path in sorted(path for path in matching if not any(part.startswith(".") for part in path.parts[:-1])):
         with (folder / path).open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
         if downloaded is not None:

@@ -179,7 +179,7 @@ def measure(passes: Sequence[Answered], answers: Sequence[Answer], overhead: Ove
     latencies_ms = [latency * 1000 for measured in passes for latency in measured.latencies_s]
     first_ms = [completion.first_token_s * 1000 for completion in completions if completion.first_token_s is not None]
     answered_ms = zip(completions, latencies_ms, strict=True)
-    gaps_ms = [gap for one, latency in answered_ms if (gap := time_per_output_token_ms(one, latency)) is not None]
+    gaps_ms = [gap for answer, latency in answered_ms if (gap := time_per_output_token_ms(answer, latency)) is not None]
     cached, asked = sum(c.cached_tokens for c in completions), sum(c.prompt_tokens for c in completions)
     first = passes[0].completions
     judge = [score for answer in answers if (score := answer.rouge_l_f1_judge) is not None]

@@ -64,8 +64,8 @@ def chinese_cutter() -> Callable[[str], list[str]]:
 def score_all(references: Sequence[str], answer: str, mean: bool = False) -> RougeL:
     """ROUGE-L F1s of an answer against its references: the best of each, as `rouge_score` has it for several, or the mean."""
     scores = [score(cut(reference), cut(answer)) for reference in references]
-    one_of = fmean if mean else max
-    return RougeL(judge=one_of(one.judge for one in scores), chinese=one_of(one.chinese for one in scores))
+    combined = fmean if mean else max
+    return RougeL(judge=combined(pair.judge for pair in scores), chinese=combined(pair.chinese for pair in scores))
 
 
 def score(reference: Words, answer: Words) -> RougeL:

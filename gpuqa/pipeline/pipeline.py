@@ -12,7 +12,7 @@ from typing import Any, Self, TypeVar
 
 from gpuqa.config.paths import find, find_model
 from gpuqa.config.pipeline import ModelConfig, PipelineConfig
-from gpuqa.engines import BACKENDS, Engine, EngineFailed
+from gpuqa.engines import BACKENDS, Engine, EngineFailed, width_of_engine
 from gpuqa.pipeline.dataset import read_questions
 from gpuqa.pipeline.model_folder import check_length, check_weights
 from gpuqa.pipeline.postprocess import Postprocessor, postprocess
@@ -182,29 +182,23 @@ async def warm_up(pipeline: Pipeline, questions: Sequence[str], batch: int | Non
     Args:
         questions: to be answered; where there are fewer than `batch`, they are asked again with a number before them, because
             an engine with a prefix cache would not compute a prompt that it has just computed.
-        batch: None means as many as the engine answers at once, `engine_width`.
+        batch: None means as many as the engine answers at once, `width_of_engine`.
 
     Raises:
         EngineFailed: no question was answered, or the engine is gone.
     """
-    width = batch or engine_width(pipeline.config) or len(questions)
+    width = batch or width_of_engine(pipeline.config.engine.backend, pipeline.config.engine_args()) or len(questions)
     places = range(max(width, len(questions)))
     wide = [f"{place // len(questions) or ''}{questions[place % len(questions)]}" for place in places]
     limits = pipeline.config.sampling.max_tokens, pipeline.config.sampling.min_tokens
-    most, least = (min(limit, WARMUP_TOKENS) for limit in limits)
-    sampling = replace(pipeline.config.sampling, max_tokens=most, min_tokens=least)
+    at_most, at_least = (min(limit, WARMUP_TOKENS) for limit in limits)
+    sampling = replace(pipeline.config.sampling, max_tokens=at_most, min_tokens=at_least)
     short = Pipeline(pipeline.engine, pipeline.tokenizer, replace(pipeline.config, sampling=sampling))
     completions = [*await short.answer(questions[:1]), *await short.answer(wide)]
     failed = [completion.error for completion in completions if completion.error]
     if len(failed) == len(completions):
         raise EngineFailed(f"every warm-up question failed, the first with {failed[0]}")
     return len(completions) - len(failed)
-
-
-def engine_width(config: PipelineConfig) -> int | None:
-    """How many questions the engine answers at once, as its arguments say; None where they leave it to the backend."""
-    width = config.engine_args().get(BACKENDS[config.engine.backend].width_argument)
-    return None if width is None else int(width)
 
 
 def checked_tokenizer(config: PipelineConfig) -> Any:

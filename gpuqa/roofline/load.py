@@ -10,7 +10,7 @@ from typing import Any
 from gpuqa.config.commands import CellConfig
 from gpuqa.config.measurement import GpuConfig, Issue
 from gpuqa.config.pipeline import Backend
-from gpuqa.engines import BACKENDS
+from gpuqa.engines import width_of_engine
 from gpuqa.records import Measurement, Trial
 
 L2_BYTES = 100e6  # the largest L2 cache of the cards in conf/gpu is the RTX 5090's, 96 MB
@@ -82,7 +82,7 @@ def width_of(setup: Setup, questions: int) -> int:
 
 def slots_of(setup: Setup, otherwise: int) -> int:
     """Sequences that the engine would run at once, under the backend's own name for them; `otherwise` where none is set."""
-    return int(setup.args.get(BACKENDS[setup.backend].width_argument) or otherwise)
+    return width_of_engine(setup.backend, setup.args) or otherwise
 
 
 def block_of(setup: Setup) -> int:
@@ -104,4 +104,4 @@ def shared_tokens(prompts: Sequence[list[int]], setup: Setup) -> int:
 
 def common_prefix(first: Sequence[int], second: Sequence[int]) -> int:
     """How many tokens both begin with."""
-    return [*(one == other for one, other in zip(first, second, strict=False)), False].index(False)
+    return [*(left == right for left, right in zip(first, second, strict=False)), False].index(False)

@@ -16,7 +16,7 @@ from gpuqa.config import UserError
 from gpuqa.config.commands import CellConfig
 from gpuqa.config.paths import find_model
 from gpuqa.config.pipeline import PromptConfig
-from gpuqa.engines import BACKENDS
+from gpuqa.engines import BACKENDS, width_of_engine
 from gpuqa.measure import fingerprint
 from gpuqa.measure.cell import Cell
 from gpuqa.measure.trial import FinishedTrial
@@ -76,6 +76,7 @@ def prepare(configs: Sequence[tuple[CellConfig, dict[str, str]]]) -> list[Cell]:
             models[config.model.path] = (checked_tokenizer(config), digests)
         tokenizer, digests = models[config.model.path]
         BACKENDS[config.engine.backend].load().check_args(config.engine_args())
+        width_of_engine(config.engine.backend, config.engine_args())
         warmup = warmup_questions(config.model, never={question.text for question in questions})
         prompt_tokens = checked_encoder(tokenizer, config).digest
         known = {

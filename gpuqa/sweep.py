@@ -4,13 +4,14 @@
     python -m gpuqa.sweep prompt=bare,structured quantization=none,fp8 engine.args.max_num_seqs=256,512
     python -m gpuqa.sweep experiment=none prompt=expert study.name=one # a single cell
 
-Exit codes: 0 a winner is frozen, 1 no trial is eligible, 2 the input is wrong, 130 interrupted.
+Exit codes: 0 a winner is frozen, 1 no trial is eligible, 2 the input is wrong, 130 interrupted (Ctrl-C or SIGTERM).
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -40,7 +41,15 @@ from gpuqa.study.study_file import refuse_another_study
 def main() -> None:
     """Enter with conf/sweep.yaml."""
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    signal.signal(signal.SIGTERM, end_like_ctrl_c)
     run_command(sweep, "sweep")
+
+
+def end_like_ctrl_c(*_: object) -> None:
+    """What asks a process to end, such as a batch system at its time limit, keeps as much as a user at the keyboard does."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a script's background job
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.raise_signal(signal.SIGINT)
 
 
 def sweep(composed: Any) -> int:
@@ -138,7 +147,7 @@ def summary(outcome: study.Outcome, seconds: float) -> str:
     kept = f", {outcome.kept} kept from an earlier run" if outcome.kept else ""
     kept += f", {skipped} skipped" if skipped else ""
     kept += f", {dropped} dropped before their end" if dropped else ""
-    starts = f"{counted(outcome.engine_starts, 'engine start')}, {saved} saved by sharing"
+    starts = counted(outcome.engine_starts, "engine start") + (f", {saved} saved by sharing" if outcome.engine_starts else "")
     return f"{counted(measured, 'trial')} measured{kept}; {starts}; {seconds:.0f} s"
 
 

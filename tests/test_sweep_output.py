@@ -52,6 +52,7 @@ def test_one_is_one_and_more_are_several() -> None:
     assert summary(Outcome([ended], engine_starts=1, kept=0), 2.0) == (
         "1 trial measured; 1 engine start, 0 saved by sharing; 2 s"
     )
+    assert summary(Outcome([ended] * 2, engine_starts=0, kept=0), 2.0) == "2 trials measured; 0 engine starts; 2 s"
     assert summary(Outcome([ended] * 3, engine_starts=2, kept=1), 2.0) == (
         "2 trials measured, 1 kept from an earlier run; 2 engine starts, 0 saved by sharing; 2 s"
     )

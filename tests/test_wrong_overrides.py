@@ -87,7 +87,15 @@ MISTAKES = [  # command, its words, the whole message or its beginning (with ...
     ("sweep --multirun", "flags: got '--multirun', allowed is --help, --version, --cfg job, --resolve, --config-dir FOLDER"),
     ("sweep --cfg all", "argument --cfg/-c: invalid choice: 'all' (choose from ..."),
     ("freeze selection", "'selection': an override is written KEY=VALUE"),
-    ("freeze =3", "overrides: got '=3', allowed is KEY=VALUE"),
+    ("compare experiments/a experiments/b", "'experiments/a': an override is written KEY=VALUE, here a=VALUE b=VALUE"),
+    ("serve frozen.yaml", "'frozen.yaml': an override is written KEY=VALUE, here frozen=VALUE"),
+    (
+        "sweep prompt=bare, structured",
+        "prompt: 'bare,' ends with a comma; the values of an axis are written without blanks: prompt=A,B",
+    ),
+    ("sweep prompt = bare", "overrides: got '=', allowed is KEY=VALUE, without blanks"),
+    ("sweep --dataset.limit=6", "flags: got '--dataset.limit'; an override is written without dashes: dataset.limit=6"),
+    ("freeze =3", "overrides: got '=3', allowed is KEY=VALUE, without blanks"),
     ("freeze study.[=1", "'study.[=1': Hydra's grammar cannot read the key 'study.['"),
     ("freeze --config-dir=absent", "--config-dir: Additional config directory ..."),
 ]

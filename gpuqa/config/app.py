@@ -113,7 +113,9 @@ def flags_and_overrides(name: str) -> tuple[argparse.Namespace, list[str]]:
         sys.exit(0)
     for word in words:
         key = re.split(r"[=@]", word.lstrip("+~"))[0]
-        check(bool(key), "overrides", word, "KEY=VALUE")
+        check(bool(key), "overrides", word, "KEY=VALUE, without blanks")
+        if word.startswith("--") and "=" in word:
+            raise UserError(f"flags: got {key!r}; an override is written without dashes: {word.lstrip('-')}")
         check(not word.startswith("-"), "flags", key, "--help, --version, --cfg job, --resolve, --config-dir FOLDER")
         if re.match(r"hydra($|[/.])", key) and not key.startswith(("hydra.sweeper.params", "hydra.searchpath")):
             raise UserError(f"{key}: gpuqa sets up Hydra itself; an axis of a study is written KEY=A,B, without more")

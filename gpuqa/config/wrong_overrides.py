@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import QuotedString
 from hydra.errors import MissingConfigException, OverrideParseException, SearchPathException
-from omegaconf import DictConfig
+from omegaconf import MISSING, DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from gpuqa.config import did_you_mean, one_line
@@ -41,7 +42,7 @@ def explained(error: Exception, command: str, words: Sequence[str], options_fold
     """
     text, cause, schema = str(error), error.__cause__ or error.__context__, COMMANDS[command]
     if isinstance(error, OverrideParseException):
-        return unreadable(error.override)
+        return unreadable(error.override, schema)
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and (file := IN_FILE.match(text)):
         group, _, option = error.missing_cfg_file.partition("/")
         return unknown_option(group, option, error.options or [], command) + place_of(file[1], command)
@@ -73,11 +74,16 @@ def place_of(file: str, command: str) -> str:
     return "" if file == command else f" (in {file}.yaml)"
 
 
-def unreadable(word: str) -> str:
-    """About a word that Hydra's grammar refuses."""
+def unreadable(word: str, schema: type) -> str:
+    """About a word that Hydra's grammar refuses, for a command with this schema."""
     key, equals, value = word.partition("=")
     if not equals:
-        return f"{word!r}: an override is written KEY=VALUE"
+        needed = [field.name for field in fields(schema) if field.type == "str" and field.default == MISSING]
+        return f"{word!r}: an override is written KEY=VALUE" + (
+            f", here {' '.join(f'{name}=VALUE' for name in needed)}" if needed else ""
+        )
+    if value.endswith(","):
+        return f"{key}: {value!r} ends with a comma; the values of an axis are written without blanks: {key}=A,B"
     if "choice(" in value and "null" in value:
         return f"{key}: choice() does not take null; write the values with commas: {key}={','.join(within(value))}"
     if value[:1] in "[{":

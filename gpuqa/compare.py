@@ -6,9 +6,10 @@
 
 Each side is a frozen.yaml, a study folder (its frozen winner), or FOLDER:TRIAL with the start of a trial's key.
 
-Exit codes: 0 A is better or equal: worse in nothing, and no interval is wider than high end / low end = 1.5 unless A is
-better there; 1 A is shown to be worse in something; 2 the input is wrong (one line "error: ..." on stderr, nothing on stdout);
-3 inconclusive: neither is shown, and the output says what is open and what would decide it.
+Exit codes: 0 A is better or equal: worse in nothing, and unless A is shown to be better there, no interval lies below 0 or is
+wider than high end / low end = 1.5, and enough different questions were asked for the test of a score to show a loss;
+1 A is shown to be worse in something; 2 the input is wrong (one line "error: ..." on stderr, nothing on stdout); 3 inconclusive:
+neither is shown, and the output says what is open and what would decide it.
 """
 
 from __future__ import annotations

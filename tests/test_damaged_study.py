@@ -60,7 +60,7 @@ def test_compare_names_the_lines_that_it_could_not_read(journal: Journal, comman
     with journal.file.open("a") as stream:
         stream.write('{"key": "torn')
     run = command("compare", "a=experiments/mine:f", "b=experiments/mine:5", cwd=tmp_path)
-    assert run.returncode == 0, run.stdout + run.stderr
+    assert run.returncode == 3, run.stdout + run.stderr
     assert "trials.jsonl: the last line was never finished, as a kill leaves it; a sweep measures it again" in run.stdout
     edit(journal.answers_file(FAST), '"id": "q2"', '"id": "q9"')
     run = command("compare", "a=experiments/mine:f", "b=experiments/mine:5", cwd=tmp_path)

@@ -133,7 +133,7 @@ def repeats_needed(estimate: Estimate, repeats: int, confidence: float) -> int |
 
 
 def fewest_questions(confidence: float) -> int:
-    """How many different questions the sign-flip test needs to show anything: its least p, corrected for all rows, is small enough.
+    """How many different questions the sign-flip test needs to show anything, corrected for all rows.
 
     Of so many questions two of all 2**count patterns of signs are the farthest from 0.
     """

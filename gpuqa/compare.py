@@ -6,9 +6,10 @@
 
 Each side is a frozen.yaml, a study folder (its frozen winner), or FOLDER:TRIAL with the start of a trial's key.
 
-Exit codes: 0 A is better or equal: worse in nothing, and no interval is wider than high end / low end = 1.5 unless A is
-better there; 1 A is shown to be worse in something; 2 the input is wrong (one line "error: ..." on stderr, nothing on stdout);
-3 inconclusive: neither is shown, and the output says what is open and what would decide it.
+Exit codes: 0 A is better or equal: worse in nothing, and unless A is shown to be better there, no interval lies below 0 or is
+wider than high end / low end = 1.5, and enough different questions were asked for the test of a score to show a loss;
+1 A is shown to be worse in something; 2 the input is wrong (one line "error: ..." on stderr, nothing on stdout); 3
+inconclusive: neither is shown, and the output says what is open and what would decide it.
 """
 
 from __future__ import annotations
@@ -32,10 +33,10 @@ from gpuqa.records import Answer, Trial
 from gpuqa.selection.at_least_as_good import Conclusion, Row, conclusion_of, rows_of
 from gpuqa.selection.comparison import lead_texts
 from gpuqa.selection.pairing import AnswerPairs, paired, scores_of
+from gpuqa.study.differences import differences
 from gpuqa.study.journal import Journal
 
 EXIT_CODES = {Conclusion.better_or_equal: 0, Conclusion.worse: 1, Conclusion.inconclusive: 3}
-ABSENT, SECRET = "(none)", "(a value that is not shown)"  # stands for a value that the configuration of the other side has
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,10 +76,10 @@ def compare(composed: Any) -> int:
     scored = [pair for pair in pairs if scores_of([pair])]
     flips, code = flips_of(scored, config.min_flip), EXIT_CODES[conclusion]
     if config.json:
-        told = as_json(a, b, rows, flips[: config.shown_flips], config.confidence)
+        values = as_json(a, b, rows, flips[: config.shown_flips], config.confidence)
         counts = {"scored": len(scored), "flipped": len(flips), "flipped_better": sum(flip.change > 0 for flip in flips)}
         head = {"conclusion": conclusion.name, "exit_code": code, "reasons": reasons}
-        print(json.dumps(plain({**head, "questions": len(pairs), **counts, **told}), ensure_ascii=False))
+        print(json.dumps(plain({**head, "questions": len(pairs), **counts, **values}), ensure_ascii=False))
         return code
     show(a, b, rows, Console())
     show_flips(flips, len(scored), config, Console())
@@ -159,29 +160,13 @@ def flips_of(scored: AnswerPairs, min_flip: float) -> list[Flip]:
     return sorted(flipped, key=lambda flip: flip.change)
 
 
-def differences(a: Trial, b: Trial) -> dict[str, dict[str, Any]]:
-    """What differs in configuration, versions, device and parts that ran: key -> {"a": value, "b": value}.
-
-    The engine's environment may hold a secret: of its variables only the names are told.
-    """
+def changes(a: Trial, b: Trial) -> dict[str, dict[str, Any]]:
+    """What differs in configuration, versions, device and parts that ran: key -> {"a": value, "b": value}."""
     values_a, values_b = (
-        flat({**trial.pipeline, **trial.setting, **trial.fingerprint, "ran": {part.part: part.ran for part in trial.overrides}})
+        {**trial.pipeline, **trial.setting, **trial.fingerprint, "ran": {part.part: part.ran for part in trial.overrides}}
         for trial in (a, b)
     )
-    pairs = {key: (values_a.get(key, ABSENT), values_b.get(key, ABSENT)) for key in {**values_a, **values_b}}
-    different = {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
-    for key in [key for key in different if key.startswith("engine.env.")]:
-        one, other = (value if value == ABSENT else SECRET for value in different[key])
-        different[key] = one, other
-    return {key: {"a": one, "b": other} for key, (one, other) in different.items()}
-
-
-def flat(values: dict[str, Any], place: str = "") -> dict[str, Any]:
-    """Nested mappings as one, with dots between the keys."""
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        found |= flat(value, f"{place}{key}.") if isinstance(value, dict) and value else {f"{place}{key}": value}
-    return found
+    return {key: {"a": first, "b": second} for key, (first, second) in differences(values_a, values_b).items()}
 
 
 def as_json(a: Side, b: Side, rows: Sequence[Row], flips: Sequence[Flip], confidence: float) -> dict[str, Any]:
@@ -191,8 +176,8 @@ def as_json(a: Side, b: Side, rows: Sequence[Row], flips: Sequence[Flip], confid
         for name, side in (("a", a), ("b", b))
     }
     numbers = {row.name: {**asdict(row), "shown": row.shown(confidence)} for row in rows}
-    told = {"confidence": confidence, **sides, "numbers": numbers, "differences": differences(a.trial, b.trial)}
-    return {**told, "flips": [asdict(flip) for flip in flips]}
+    values = {"confidence": confidence, **sides, "numbers": numbers, "differences": changes(a.trial, b.trial)}
+    return {**values, "flips": [asdict(flip) for flip in flips]}
 
 
 def show(a: Side, b: Side, rows: Sequence[Row], console: Console) -> None:
@@ -201,7 +186,7 @@ def show(a: Side, b: Side, rows: Sequence[Row], console: Console) -> None:
         console.print(f"{name}: {side.name}: {side.trial.name} ({side.trial.key[:16]})", markup=False, highlight=False)
         for problem in side.problems:
             console.print(f"   {problem}", style="yellow", markup=False, highlight=False)
-    changed = differences(a.trial, b.trial)
+    changed = changes(a.trial, b.trial)
     print("A and B differ in (A | B):" if changed else "A and B have the same configuration, versions and device")
     for key, values in changed.items():
         print(f"  {key}: {values['a']!s:.60} | {values['b']!s:.60}")

@@ -42,9 +42,15 @@ def main() -> None:
 def freeze(composed: Any) -> int:
     """The composed config -> exit code."""
     config = resolve(composed, FreezeConfig)
-    journal, console = Journal(config.study.folder), Console()
+    journal = Journal(config.study.folder)
+    refuse_unfinished(config.study, journal)
+    with journal.locked():  # two decisions at once would lose the winner of one
+        return decide_again(config, journal, Console())
+
+
+def decide_again(config: FreezeConfig, journal: Journal, console: Console) -> int:
+    """Say by which rule and on what the study is decided, and decide it -> exit code."""
     trials, problems = journal.read_study(), journal.problems()
-    refuse_unfinished(config.study, journal, trials, problems)
     for problem in [*problems, *without_answers(trials, journal)]:
         console.print(problem, style="yellow", markup=False, highlight=False)
     studied = journal.rule()
@@ -53,13 +59,13 @@ def freeze(composed: Any) -> int:
     return conclude(trials, config.study, rule, journal, console)
 
 
-def refuse_unfinished(study: StudyConfig, journal: Journal, trials: Sequence[Trial], problems: Sequence[str]) -> None:
+def refuse_unfinished(study: StudyConfig, journal: Journal) -> None:
     """Decide only where all cells of a study have a trial: any other one may be the best.
 
     Raises:
         UserError: says whether the study was never run, was interrupted, or is damaged.
     """
-    folder, unread = journal.study_file.parent, journal.unread()
+    folder, trials, problems, unread = journal.study_file.parent, journal.read_study(), journal.problems(), journal.unread()
     if not trials and not unread:
         message = f"study: {folder} holds no trials" + (" that can be read" if problems else "")
         raise UserError("; ".join([message, *problems, f"`{command_line('sweep', *study_overrides(study))}` measures some"]))

@@ -127,7 +127,10 @@ def decision_of(content: Mapping[str, Any]) -> dict[str, Any]:
 
 def described(path: Path) -> str:
     """The winner that a file holds, in words; whatever the file holds."""
-    content = as_it_was_written(path.read_bytes())
+    try:
+        content = as_it_was_written(path.read_bytes())
+    except OSError:
+        content = None
     if content is None:
         return "which was edited or cannot be read"
     axes = " ".join(f"{key}={value}" for key, value in mapping(content.get("axes")).items()) or "the only cell"

@@ -94,7 +94,7 @@ def answer_of(row: dict[str, Any], question: int, name: str) -> Answer:
     """A cell's answer to a question: as long and as good as it was, but without its text."""
     ends = "length" if row["truncated"][question] else "stop"
     text = "字" * row["chars"][question]
-    return Answer(name, name, "", text, row["judge"][question], row["chinese"][question], ends, 0, 0.0)
+    return Answer(name, f"question {name}", "", text, row["judge"][question], row["chinese"][question], ends, 0, 0.0)
 
 
 def replayed(cells: Sequence[Drawn], starts_s: Sequence[float], rule: SelectionConfig, confidence: float = 0.95) -> Replay:

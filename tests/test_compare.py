@@ -43,6 +43,15 @@ def written(
     return trial
 
 
+def asked(study: Path, key: str, *scores: float, questions: str) -> Trial:
+    """A trial with a score for each question; a letter of `questions` stands for its text, and may be there again."""
+    trial = replace(written(study, key), key=key.ljust(64, "1"))
+    rows = enumerate(zip(questions, scores, strict=True))
+    answers = [Answer(f"q{place}", text, "参考", "答", score, score, "stop", 9, 0.1) for place, (text, score) in rows]
+    Journal(study).write(trial, answers)
+    return trial
+
+
 def without_scores(study: Path, *keys: str) -> None:
     """Have no score in these trials, as if `sampling.ignore_eos` had been on."""
     journal = Journal(study)
@@ -181,6 +190,50 @@ def test_inconclusive_says_why_and_what_would_decide_it(case: str, tmp_path: Pat
     said = capsys.readouterr().out
     assert all(part in said for part in told), said
     assert "inconclusive (exit code 3)" in said
+
+
+FEW = {  # different questions -> what a large and even loss over them shows
+    "Q" * 20: (INCONCLUSIVE, "rouge_l_f1: 1 different question cannot show a loss, the test needs 7; compare trials that were"),
+    "abcde": (INCONCLUSIVE, "rouge_l_f1: 5 different questions cannot show a loss, the test needs 7"),
+    "abcdef": (INCONCLUSIVE, "rouge_l_f1: 6 different questions cannot show a loss, the test needs 7"),
+    "abcdefg": (WORSE, "rouge_l_f1: A is 88.9% lower (p 0.0469)"),
+}
+
+
+@pytest.mark.parametrize("questions", FEW)
+def test_a_large_loss_over_few_different_questions_does_not_pass_the_gate(
+    questions: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked(tmp_path, "new", *[0.1] * len(questions), questions=questions)
+    asked(tmp_path, "old", *[0.9] * len(questions), questions=questions)
+    code, reason = FEW[questions]
+    assert compared(f"{tmp_path}:new1", f"{tmp_path}:old1") == code
+    assert reason in capsys.readouterr().out
+
+
+def test_an_interval_that_is_all_loss_is_open_where_the_test_does_not_show_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    questions = "abcdefghijkl"
+    asked(tmp_path, "new", *[0.8] * 5, *[0.9] * 7, questions=questions)
+    asked(tmp_path, "old", *[0.9] * 12, questions=questions)
+    assert compared(f"{tmp_path}:new1", f"{tmp_path}:old1") == INCONCLUSIVE
+    loss = (
+        "rouge_l_f1: all of the interval -7.4% to -1.9% is a loss, which p 0.188 does not show; more different questions would"
+    )
+    assert loss in capsys.readouterr().out
+    asked(tmp_path / "s", "new", *[0.9] * 12, questions=questions)
+    asked(tmp_path / "s", "old", *[0.8] * 5, *[0.9] * 7, questions=questions)
+    assert compared(f"{tmp_path}/s:new1", f"{tmp_path}/s:old1") == BETTER_OR_EQUAL, "a gain that is not shown is no loss"
+
+
+def test_a_speed_that_is_lower_by_little_and_not_shown_to_be_is_open(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    written(tmp_path, "new", speeds=(980.0, 985.0, 990.0))
+    written(tmp_path, "old", speeds=(996.0, 1001.0, 1006.0))
+    assert compared(f"{tmp_path}:new", f"{tmp_path}:old") == INCONCLUSIVE
+    assert "does not show; more repeats (workload.repeats) would decide it" in capsys.readouterr().out
 
 
 def test_as_many_repeats_as_were_advised_decide_it(tmp_path: Path) -> None:

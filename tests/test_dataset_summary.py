@@ -100,6 +100,14 @@ def test_a_summary_survives_yaml_and_what_is_none_is_none(tmp_path: Path) -> Non
         assert Summary.of(other) is None
 
 
+def test_a_summary_that_was_edited_to_other_types_or_no_rows_is_none(tmp_path: Path) -> None:
+    plain = summary_of(config(course_file(tmp_path / "course.json")), None).as_dict()
+    assert Summary.of({**plain, "warmup_overlap": 3}) is not None
+    edited = [dict.fromkeys(plain, 0), {**plain, "rows": 0}, {**plain, "rows": True}, {**plain, "rows": "9"}]
+    edited += [{**plain, "unused_fields": [1]}, {**plain, "long_references": "1"}, {**plain, "warmup_overlap": 0.5}]
+    assert [Summary.of(values) for values in edited] == [None] * len(edited)
+
+
 @pytest.mark.parametrize(
     ("rows", "different", "text"),
     [(1, 1, "1 question"), (80, 80, "80 questions"), (358, 92, "358 rows, 92 different questions")],

@@ -112,7 +112,24 @@ def test_a_floor_that_no_trial_reaches_leaves_the_old_winner_and_shows_the_new_d
     stays = f"experiments/mine/frozen.yaml stays and holds the decision of before, prompt=bare (digest {digest})."
     assert f"Nothing was frozen. {stays}" in run.stdout
     assert files_of(mine) == before
-    assert "is below the floor 0.9" in (mine / "report.html").read_text(encoding="utf-8")
+    assert "leaderboard.csv and report.html stay with it: what is above is in this output only." in run.stdout
+    assert "is below the floor 0.9" not in (mine / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_study_that_another_command_decides_or_measures_is_refused_in_one_line(mine: Path, freeze: Any) -> None:
+    with Journal(mine).locked():
+        run = freeze()
+    assert (run.returncode, run.stdout, files_of(mine)) == (2, "", {})
+    told = "error: study: experiments/mine is being measured or decided by process {}; wait for it or end it\n"
+    assert run.stderr == told.format(os.getpid())
+
+
+def test_a_lock_that_cannot_be_written_is_one_line(mine: Path, freeze: Any) -> None:
+    (mine / "trials" / "lock").mkdir()
+    run = freeze()
+    assert (run.returncode, files_of(mine)) == (2, {})
+    assert run.stderr.startswith("error: experiments/mine/trials/lock cannot be written: Is a directory; all that was finished")
+    assert run.stderr.count("\n") == 1
 
 
 def test_without_an_older_winner_it_says_only_that_nothing_was_frozen(mine: Path, freeze: Any) -> None:

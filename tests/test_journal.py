@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from gpuqa.config import UserError
 from gpuqa.config.measurement import DatasetConfig, Rule, SelectionConfig
-from gpuqa.machine.files import FileNotWritten
+from gpuqa.machine.files import FileNotWritten, make_folder
 from gpuqa.pipeline.dataset.summary import summary_of
 from gpuqa.records import Answer, Answered, Completion, Dropped, Measurement, Override, Pass, Trial
 from gpuqa.study.journal import Journal
@@ -389,6 +389,16 @@ def test_a_study_file_that_is_damaged_is_a_user_error_in_one_line_and_the_next_s
     assert journal.finalists() == 1
 
 
+def test_a_lock_or_a_file_of_passes_that_the_system_does_not_let_be_changed_is_named(tmp_path):
+    journal = Journal(tmp_path)
+    (journal.folder / "lock").mkdir(parents=True)
+    with pytest.raises(FileNotWritten, match=r"trials/lock cannot be written: Is a directory"), journal.locked():
+        pass
+    journal.passes_file("k").mkdir()
+    with pytest.raises(FileNotWritten, match=r"trials/k\.passes\.jsonl cannot be written: "):
+        journal.forget_passes("k")
+
+
 def test_a_file_of_trials_that_cannot_be_opened_is_a_user_error(tmp_path):
     journal = Journal(tmp_path)
     journal.file.mkdir(parents=True)
@@ -434,3 +444,14 @@ def test_a_full_disk_keeps_all_that_was_finished_and_takes_no_half_of_anything(t
         assert all(journal.answers(key) for key in written)
         assert journal.problems() == []
         assert not list(journal.folder.glob("*.tmp"))
+
+
+def test_a_lock_on_a_full_disk_is_refused_as_such(tmp_path):
+    with small_disk(tmp_path / "disk", kib=64):
+        journal = Journal(tmp_path / "disk" / "study")
+        make_folder(journal.folder)
+        with (tmp_path / "disk" / "filler").open("wb", buffering=0) as filler, contextlib.suppress(OSError):
+            while filler.write(b"0" * 4096):
+                pass
+        with pytest.raises(FileNotWritten, match=r"trials/lock cannot be written: No space left"), journal.locked():
+            pass

@@ -20,6 +20,7 @@ from gpuqa.config.measurement import Issue, Rule, SelectionConfig
 from gpuqa.measure.statistics import t_quantile
 from gpuqa.records import Answer, Question, Trial
 from gpuqa.selection.verdict import decide
+from gpuqa.study.racing.elimination import Snapshot
 from gpuqa.study.racing.evidence import Candidate, SlicePass, chance_of, mean_of, speed_of, spread
 from gpuqa.study.racing.race import Race, WantedPass, slices_of
 
@@ -359,9 +360,43 @@ def test_few_values_borrow_their_spread_and_many_know_their_own():
 
 
 def test_the_mean_of_a_slice_is_known_the_better_the_more_of_all_questions_it_holds():
-    values = [0.2, 0.4, 0.6] * 8
-    assert mean_of(values, 24).error == 0
-    assert mean_of(values, 48).error == pytest.approx(mean_of(values).error / 2**0.5)
+    values, texts = [0.2, 0.4, 0.6] * 8, [str(place) for place in range(24)]
+    assert mean_of(values, texts, 24).error == 0
+    assert mean_of(values, texts, 48).error == pytest.approx(mean_of(values, texts).error / 2**0.5)
+
+
+def test_rows_that_repeat_a_question_tell_a_race_no_more_than_one_of_them():
+    values, texts = np.random.default_rng(1).normal(0.03, 0.12, 20).tolist(), [str(place) for place in range(20)]
+    once, repeated = mean_of(values, texts), mean_of(np.repeat(values, 4).tolist(), np.repeat(texts, 4).tolist())
+    assert (repeated.error, repeated.freedom) == (pytest.approx(once.error), once.freedom)
+
+
+REPEATED = {  # what is wrong with a cell by a slice of 16 rows -> (score, judge's score, truncated answers)
+    "the floor": (0.5, 0.25, 0),
+    "the study's best": (0.4, 0.5, 0),
+    "are truncated": (0.5, 0.5, 8),
+}
+
+
+@pytest.mark.parametrize("what", REPEATED)
+def test_a_slice_that_asks_few_different_questions_drops_no_cell_that_as_many_different_ones_would(what: str) -> None:
+    score, judge, truncated = REPEATED[what]
+    rule = replace(RULE, min_rouge_l_f1_of_best=0.95, max_truncated_fraction=0.1)
+    reasons = {}
+    for different in (16, 2):
+        race = race_of("a", "b", rule=rule)
+        see(race, "a-none", 1000.0)
+        finish(race, "a-none", [2000.0])
+        answers = [replace(answer, question=f"问 {int(answer.id) % different}") for answer in answers_of(score, 16, judge)]
+        measurement = replace(numbers([(1.0, 1000)], answers), answers_truncated=truncated)
+        leading = race.candidates["a-none"]
+        same = [replace(answer, question=answers[int(answer.id) % 16].question) for answer in leading.answers]
+        race.candidates["a-none"] = replace(leading, answers=same)
+        race.measured_slice("b-none", SlicePass(measurement, answers))
+        snapshot = Snapshot(race.candidates, rule, 0.01)
+        reasons[different] = snapshot.missed(race.candidates["b-none"])
+    assert what in str(reasons[16])
+    assert reasons[2] is None
 
 
 @pytest.mark.slow

@@ -366,15 +366,30 @@ def test_an_error_with_brackets_is_told_in_full_when_a_study_ends(tmp_path, erro
     assert f"quantization=fp8: failed: {error}" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
-def test_a_study_that_ends_without_a_winner_leaves_its_report_and_the_older_winner(tmp_path):
+@pytest.mark.parametrize("older", ["an older winner", None, "unreadable"])
+def test_a_study_that_ends_without_a_winner_leaves_the_older_one_with_its_report_or_writes_its_own(tmp_path, older):
     study, journal = StudyConfig(name="mine", root=str(tmp_path)), Journal(tmp_path / "mine")
     low = replace(trial({"prompt": "bare"}, rouge_l_f1_judge=0.1), key="k")
     journal.write(low, [Answer("1", "什么是 warp？", "参考", "32 个线程", 0.1, 0.1, "stop", 5, 0.1)])
-    (tmp_path / "mine" / "frozen.yaml").write_text("an older winner")
-    console = Console(file=StringIO(), width=200)
+    frozen, table, page = (tmp_path / "mine" / name for name in ("frozen.yaml", "leaderboard.csv", "report.html"))
+    if older == "unreadable":
+        frozen.symlink_to("/proc/self/mem")  # the system lets no one read its first byte
+    elif older:
+        frozen.write_text(older)
+    table.write_text("of before")
+    page.write_text("of before")
+    console = Console(file=StringIO(), width=300)
     assert conclude([low], study, RULE, journal, console) == 1
-    names = ["frozen.yaml", "leaderboard.csv", "report.html", "trials"]
-    assert sorted(file.name for file in (tmp_path / "mine").iterdir()) == names
-    assert (tmp_path / "mine" / "frozen.yaml").read_text() == "an older winner"
-    assert "stays and holds the decision of before, which was edited or cannot be read." in console.file.getvalue()
-    assert "什么是 warp？\n32 个线程" in (tmp_path / "mine" / "report.html").read_text(encoding="utf-8")
+    said = console.file.getvalue()
+    assert "is below the floor" in said
+    if older is None:
+        assert said.endswith("Nothing was frozen.\n")
+        assert "Leaderboard: " in said
+        assert "prompt" in table.read_text()
+        assert "什么是 warp？\n32 个线程" in page.read_text(encoding="utf-8")
+        return
+    assert [file.read_text() for file in (table, page)] == ["of before"] * 2
+    assert frozen.is_symlink() or frozen.read_text() == older
+    assert "Leaderboard: " not in said
+    stays = "frozen.yaml stays and holds the decision of before, which was edited or cannot be read. leaderboard.csv and report"
+    assert f"{stays}.html stay with it: what is above is in this output only." in said

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,25 @@ def test_a_command_that_would_take_a_studys_place_is_refused_in_one_line_with_a_
     assert message.startswith(f"study.name: {study.folder} holds another study: {told}")
     assert message.endswith("take another name, such as study.name=mine_3 (nothing was changed)")
     assert "\n" not in message
+
+
+def test_a_refusal_names_a_variable_of_the_engines_environment_and_not_its_value(study: StudyConfig) -> None:
+    before, here = (
+        replace(cell(prompt="bare", engine__env=env), axes=BARE.axes)
+        for env in ({"MY_TOKEN": "sk-111", "OLD": "sk-222"}, {"MY_TOKEN": "sk-333"})
+    )
+    with pytest.raises(UserError) as refused:
+        refuse_another_study([here], [measured(before)], study)
+    hidden = "(a value that is not shown)"
+    told = f"(engine.env.MY_TOKEN is {hidden} there and {hidden} here, engine.env.OLD is {hidden} there and (none) here)"
+    assert told in str(refused.value)
+    assert "sk-" not in str(refused.value)
+
+
+def test_the_free_name_that_a_refusal_gives_can_be_pasted_into_a_shell(tmp_path: Path) -> None:
+    for name, word in (("my study", "'study.name=my study_2'"), ("a,b", "'study.name=\"a,b_2\"'")):
+        with pytest.raises(UserError, match=re.escape(f"take another name, such as {word} (nothing was changed)")):
+            refuse_another_study([BARE], [measured(EXPERT)], StudyConfig(name=name, root=str(tmp_path)))
 
 
 def test_the_questions_of_a_study_are_told_with_their_file_and_how_many_differ() -> None:

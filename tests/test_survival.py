@@ -158,7 +158,7 @@ def test_a_second_process_on_the_same_study_is_refused(tmp_path: Path) -> None:
     with Journal(tmp_path / "experiments" / "embedded").locked():
         second = subprocess.run(SWEEP, cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True, timeout=120)
     assert second.returncode == 2
-    assert f"is being measured by process {os.getpid()}; wait for it or end it" in second.stderr
+    assert f"is being measured or decided by process {os.getpid()}; wait for it or end it" in second.stderr
 
 
 def test_a_lock_is_refused_to_others_and_gone_with_its_process(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from gpuqa.measure.statistics import Estimate, holm
 from gpuqa.records import Interval, Trial
 from gpuqa.selection.comparison import narrow, relative, relative_interval, speed_estimate
 from gpuqa.selection.pairing import AnswerPairs, paired_test, scores_of
+from gpuqa.selection.wording import counted
 
 EQUAL_WITHIN = 1.5  # high end / low end of an interval that still says "equal"
 SCORES = ("rouge_l_f1_judge", "rouge_l_f1")
@@ -36,7 +37,7 @@ class Row:
     lead: float  # of A, as a share of B; 0.05 means 5 % more
     interval: Interval | None  # of the lead
     p_value: float | None  # corrected by Holm for all rows
-    open: str = ""  # why the number would leave the question open, and what would decide it; "" where it is narrow enough
+    open: str = ""  # why the number would leave the question open, and what would decide it; "" where it can say "equal"
 
     def shown(self, confidence: float) -> bool:
         """Whether the lead, or the lag, is more than chance."""
@@ -57,8 +58,17 @@ def conclusion_of(rows: Sequence[Row], confidence: float) -> tuple[Conclusion, l
     worse = [f"{row.name}: A is {-row.lead:.1%} lower (p {row.p_value:.3g})" for row in shown if row.lead < 0]
     if worse:
         return Conclusion.worse, worse
-    reasons = [row.open for row in rows if row not in shown and row.open]
+    reasons = [reason for row in rows if row not in shown and (reason := row.open or unshown_loss(row))]
     return (Conclusion.inconclusive if reasons else Conclusion.better_or_equal), reasons
+
+
+def unshown_loss(row: Row) -> str:
+    """Why a row leaves the question open although its interval is narrow: all of it is a loss; "" where that is not so."""
+    if row.interval is None or row.p_value is None or row.interval.high >= 0:
+        return ""
+    more = "different questions" if row.name in SCORES else "repeats (workload.repeats)"
+    loss = f"{row.name}: all of the interval {row.interval:+.1%} is a loss, which p {row.p_value:.3g} does not show"
+    return f"{loss}; more {more} would decide it"
 
 
 def speed_row(a: Trial, b: Trial, confidence: float) -> Row:
@@ -68,7 +78,7 @@ def speed_row(a: Trial, b: Trial, confidence: float) -> Row:
     speeds, estimate = (a.measurement.chars_per_s, b.measurement.chars_per_s), speed_estimate(a, b)
     repeats = a.measurement.chars_per_s_repeats, b.measurement.chars_per_s_repeats
     if estimate is None:
-        counts = f"A has {count_of(len(repeats[0]), 'repeat')} and B has {len(repeats[1])}"
+        counts = f"A has {counted(len(repeats[0]), 'repeat')} and B has {len(repeats[1])}"
         reason = f"chars_per_s: {counts}, and an interval needs 2 of each; measure again with workload.repeats=3 or more"
         if min(map(len, repeats)) >= 2:
             silent = "A" if min(repeats[0]) <= 0 else "B"
@@ -89,7 +99,10 @@ def score_row(name: str, pairs: AnswerPairs, confidence: float) -> Row:
     scale = mean_b or 1.0
     lead = (mean_a - mean_b) / scale
     interval, p_value = paired_test(scores, scale, confidence)
-    asked = len({answer.question for answer, _ in pairs})
+    asked, fewest = len({pair.question for pair in scores}), fewest_questions(confidence)
+    if asked < fewest:
+        few = f"{name}: {counted(asked, 'different question')} cannot show a loss, the test needs {fewest}"
+        return Row(name, mean_a, mean_b, lead, interval, p_value, f"{few}; compare trials that were asked more")
     needed = questions_needed(lead, interval, asked)
     advice = f"about {needed} different questions would decide it, if they differ as these {asked} do"
     if needed is None:
@@ -119,6 +132,14 @@ def repeats_needed(estimate: Estimate, repeats: int, confidence: float) -> int |
     return None
 
 
+def fewest_questions(confidence: float) -> int:
+    """How many different questions the sign-flip test needs to show anything, corrected for all rows.
+
+    Of so many questions two of all 2**count patterns of signs are the farthest from 0.
+    """
+    return 1 + math.ceil(math.log2((1 + len(SCORES)) / (1 - confidence)))
+
+
 def questions_needed(lead: float, interval: Interval, questions: int) -> int | None:
     """How many questions make the interval narrow enough: its ends come nearer with the square root of their number."""
     for count in range(questions + 1, MOST_TIMES_THE_QUESTIONS * questions + 1):
@@ -126,8 +147,3 @@ def questions_needed(lead: float, interval: Interval, questions: int) -> int | N
         if narrow(Interval(lead + (interval.low - lead) * nearer, lead + (interval.high - lead) * nearer), EQUAL_WITHIN):
             return count
     return None
-
-
-def count_of(number: int, noun: str) -> str:
-    """ "1 repeat", "2 repeats"."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

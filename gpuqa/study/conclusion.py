@@ -1,6 +1,7 @@
 """The end of a study: judge the trials, write leaderboard and report, freeze the winner. No engine is needed.
 
-A winner that was frozen before is never lost: it stays where no trial is eligible now, and is kept beside another one.
+A winner that was frozen before is never lost: it stays where no trial is eligible now, with its leaderboard and report, and is
+kept beside another one.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 NO_WINNER = 1
+ITS_FILES = "leaderboard.csv and report.html stay with it: what is above is in this output only."
 
 
 def conclude(trials: Sequence[Trial], study: StudyConfig, rule: SelectionConfig, journal: Journal, console: Console) -> int:
@@ -31,19 +33,22 @@ def conclude(trials: Sequence[Trial], study: StudyConfig, rule: SelectionConfig,
     """
     final = finalists.judge(trials, rule, journal)
     folder, verdict, answers = study.folder, final.verdict, final.answers
-    title = f"Study {study.name}"
-    report.write(verdict, title, answers, folder, journal.questions())
+    title, target = f"Study {study.name}", folder / "frozen.yaml"
+    stays = verdict.winner is None and target.is_file()
+    if not stays:
+        report.write(verdict, title, answers, folder, journal.questions())
     console.print(report.to_table(verdict, title))
     for standing in verdict.standings:
         if standing.violations:
             line = f"{standing.trial.name}: {'; '.join(standing.violations)}"
             console.print(line, style="dim", markup=False, highlight=False)
     console.print(f"\n{verdict.reason}", style="bold", markup=False, highlight=False)
-    console.print(f"Leaderboard: {folder / 'leaderboard.csv'}\nReport: {folder / 'report.html'}", markup=False, highlight=False)
-    target = folder / "frozen.yaml"
+    if not stays:
+        files = f"Leaderboard: {folder / 'leaderboard.csv'}\nReport: {folder / 'report.html'}"
+        console.print(files, markup=False, highlight=False)
     if verdict.winner is None:
-        stays = f" {target} stays and holds the decision of before, {frozen.described(target)}." if target.is_file() else ""
-        console.print(f"Nothing was frozen.{stays}", markup=False, highlight=False)
+        before = f" {target} stays and holds the decision of before, {frozen.described(target)}. {ITS_FILES}" if stays else ""
+        console.print(f"Nothing was frozen.{before}", markup=False, highlight=False)
         return NO_WINNER
     result = frozen.freeze(verdict.winner, answers.get(verdict.winner.key, []), rule, verdict.reason, target)
     tell_frozen(result, target, console)

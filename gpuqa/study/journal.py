@@ -41,26 +41,30 @@ class Journal:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other processes from measuring the same study at the same time.
+        """Keep other processes from measuring or deciding the same study at the same time.
 
         A POSIX record lock belongs to this process alone: a crash leaves none behind, and engines do not inherit it.
 
         Raises:
             UserError: another process has it, or the folder was written in another format; then nothing in it is touched.
+            FileNotWritten: the folder is read only, for example.
         """
         self.refuse_other_format()
         make_folder(self.folder)
-        with (self.folder / "lock").open("a+", encoding="utf-8") as stream:
+        lock = self.folder / "lock"
+        with contextlib.ExitStack() as opened:
+            with writing(lock):
+                stream = opened.enter_context(lock.open("a+b", buffering=0))
             try:
                 fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
                 stream.seek(0)
-                holder = stream.read().strip() or "another process"
-                raise UserError(f"study: {self.folder.parent} is being measured by {holder}; wait for it or end it") from error
-            with writing(self.folder / "lock"):
+                holder = stream.read().decode(errors="replace").strip() or "another process"
+                message = f"study: {self.folder.parent} is being measured or decided by {holder}; wait for it or end it"
+                raise UserError(message) from error
+            with writing(lock):
                 stream.truncate(0)
-                stream.write(f"process {os.getpid()}\n")
-                stream.flush()
+                stream.write(f"process {os.getpid()}\n".encode())
             yield
 
     def read(self) -> dict[str, Trial]:
@@ -118,8 +122,13 @@ class Journal:
         return sum(len(read_lines(file, Pass).records) for file in self.folder.glob("*.passes.jsonl"))
 
     def forget_passes(self, key: str) -> None:
-        """A trial that has ended needs its passes no more."""
-        self.passes_file(key).unlink(missing_ok=True)
+        """A trial that has ended needs its passes no more.
+
+        Raises:
+            FileNotWritten: the folder is read only, for example.
+        """
+        with writing(self.passes_file(key)):
+            self.passes_file(key).unlink(missing_ok=True)
 
     def write_study(
         self,

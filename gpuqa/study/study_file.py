@@ -7,6 +7,7 @@ study's (docs/verdict.md).
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any, TypeGuard
 import yaml
 
 from gpuqa.config import UserError, plain
+from gpuqa.config.command_line import override
 from gpuqa.config.commands import StudyConfig, from_plain
 from gpuqa.config.measurement import WorkloadConfig
 from gpuqa.config.pipeline import PipelineConfig
@@ -23,6 +25,7 @@ from gpuqa.pipeline.dataset.summary import rows_text
 from gpuqa.records import Trial
 from gpuqa.selection.constraints import seen_of
 from gpuqa.selection.wording import counted, listed
+from gpuqa.study.differences import differences, value_of
 
 MAY_CHANGE = ("name", "repeats", "prefix_cached_repeats", "answer_timeout_s")  # of a workload: how often, not what is measured
 
@@ -114,7 +117,7 @@ def what_else_differs(trial: Trial, twins: Sequence[dict[str, Any]]) -> str:
     """What tells a trial from the cells that have the same axes; "" where there are none, since the axes tell it then."""
     changes = [differences(configured(trial), twin) for twin in twins]
     nearest = min(changes, key=len, default={})
-    texts = [f"{key} is {old!r:.40} there and {new!r:.40} here" for key, (old, new) in nearest.items()]
+    texts = [f"{key} is {value_of(old)} there and {value_of(new)} here" for key, (old, new) in nearest.items()]
     return f" ({listed(texts)})" if texts else ""
 
 
@@ -123,7 +126,7 @@ def another(study: StudyConfig, what: str, way_out: str = "") -> UserError:
     number = 2
     while (study.folder.parent / f"{study.name}_{number}").exists():
         number += 1
-    name = f"study.name={study.name}_{number}"
+    name = shlex.quote(override("study.name", f"{study.name}_{number}"))
     message = f"study.name: {study.folder} holds another study: {what}; {way_out}take another name, such as {name}"
     return UserError(f"{message} (nothing was changed)")
 
@@ -136,13 +139,3 @@ def configured(trial: Trial) -> dict[str, Any]:
     except (UserError, KeyError):
         return {}
     return {**pipeline, "workload": {key: value for key, value in workload.items() if key not in MAY_CHANGE}}
-
-
-def differences(old: Any, new: Any, key: str = "") -> dict[str, tuple[Any, Any]]:
-    """The keys, dotted, whose values are not the same, with both values."""
-    if not isinstance(old, dict) or not isinstance(new, dict):
-        return {} if old == new else {key: (old, new)}
-    found: dict[str, tuple[Any, Any]] = {}
-    for name in dict.fromkeys([*old, *new]):
-        found |= differences(old.get(name), new.get(name), f"{key}.{name}".lstrip("."))
-    return found

@@ -7,7 +7,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import median
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
 from gpuqa.config.measurement import DatasetConfig
 from gpuqa.pipeline import dataset
@@ -45,9 +45,12 @@ class Summary:
 
     @classmethod
     def of(cls, values: Any) -> Summary | None:
-        """A summary that was written down; None if it is none, as in a folder of an older version."""
-        complete = isinstance(values, Mapping) and set(values) == set(cls.__dataclass_fields__)
-        return cls(**values) if complete else None
+        """A summary that was written down; None if it is none, as in a folder of an older version or after an edit."""
+        if not isinstance(values, Mapping) or set(values) != set(cls.__dataclass_fields__):
+            return None
+        types = get_type_hints(cls)
+        typed = all(is_of(value, types[name]) for name, value in values.items())
+        return cls(**values) if typed and values["rows"] > 0 else None
 
     def lines(self) -> list[str]:
         """What to tell a user: the file, lengths, then one sentence for each thing that may surprise."""
@@ -81,6 +84,13 @@ class Summary:
         if self.unused_fields:
             sentences.append(f"fields of the rows that are not used: {', '.join(map(repr, self.unused_fields))}")
         return sentences
+
+
+def is_of(value: Any, kind: Any) -> bool:
+    """Whether a plain value is of the type of a summary's field: a text, an integer or None, a list of texts."""
+    if get_origin(kind) is list:
+        return isinstance(value, list) and all(isinstance(item, str) for item in value)
+    return type(value) in (get_args(kind) or (kind,))
 
 
 def rows_text(rows: int, different: int) -> str:

@@ -22,6 +22,7 @@ from gpuqa.selection.comparison import quality
 from gpuqa.selection.constraints import unquantized, violations
 from gpuqa.selection.pairing import Answers
 from gpuqa.selection.ranking import RANKINGS, Lag, RaceBound, rank
+from gpuqa.selection.wording import counted
 from gpuqa.study.racing.evidence import (
     Candidate,
     at_least,
@@ -94,15 +95,16 @@ class Snapshot:
 
     def missed(self, candidate: Candidate) -> str | None:
         """The floor or ratio that a cell is shown to miss by the questions that it was asked."""
-        rule, asked = self.rule, len(candidate.known)
+        rule, different = self.rule, len({answer.question for answer in candidate.known})
+        by = counted(different, "question")
         for what in ("empty", "truncated"):
-            counts = [getattr(slice_pass.measurement, f"answers_{what}") for slice_pass in candidate.slice_passes]
-            limit, count = getattr(rule, f"max_{what}_fraction"), sum(counts)
-            if chance_of(count, asked, math.floor(limit * candidate.questions), candidate.questions) <= self.risk:
-                return f"{count} of {asked} answers are {what}, which shows that more than {limit * 100:.4g}% of all would be"
-        scores = [score for answer in candidate.known if (score := answer.rouge_l_f1_judge) is not None]
-        if scores and (top := at_most(mean_of(scores, candidate.questions), self.risk)) < rule.min_rouge_l_f1_judge:
-            return f"rouge_l_f1_judge is at most {top:.4f} by {asked} questions, below the floor {rule.min_rouge_l_f1_judge:g}"
+            if reason := self.too_many(what, candidate, different):
+                return reason
+        scored = [answer for answer in candidate.known if answer.rouge_l_f1_judge is not None]
+        scores = [answer.rouge_l_f1_judge or 0.0 for answer in scored]
+        judged = mean_of(scores, [answer.question for answer in scored], candidate.questions) if scored else None
+        if judged and (top := at_most(judged, self.risk)) < rule.min_rouge_l_f1_judge:
+            return f"rouge_l_f1_judge is at most {top:.4f} by {by}, below the floor {rule.min_rouge_l_f1_judge:g}"
         measured = [self.candidates[trial.key] for trial in self.trials]
         best = max(measured, key=lambda candidate: quality(candidate.trial), default=None)
         shares = (
@@ -112,8 +114,20 @@ class Snapshot:
         for other, share, name in shares:
             lag = quality_lag(candidate, other, 1 / share) if other and share else None
             if lag is not None and at_least(lag, self.risk) > 0:
-                return f"rouge_l_f1 is shown to be below {share * 100:.4g}% of {name} by {asked} questions"
+                return f"rouge_l_f1 is shown to be below {share * 100:.4g}% of {name} by {by}"
         return self.too_slow(candidate)
+
+    def too_many(self, what: str, candidate: Candidate, different: int) -> str | None:
+        """Whether more answers are shown to be of a kind than the rule allows.
+
+        Rows that repeat a question tell little more than one, so that rows count by the share of `different` questions in them.
+        """
+        asked, limit = len(candidate.known), getattr(self.rule, f"max_{what}_fraction")
+        count = sum(getattr(slice_pass.measurement, f"answers_{what}") for slice_pass in candidate.slice_passes)
+        population = candidate.questions * different // asked
+        if chance_of(count * different // asked, different, math.floor(limit * population), population) > self.risk:
+            return None
+        return f"{count} of {asked} answers are {what}, which shows that more than {limit * 100:.4g}% of all would be"
 
     def too_slow(self, candidate: Candidate) -> str | None:
         """Whether a cell is shown to miss the speed floor."""

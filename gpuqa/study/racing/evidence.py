@@ -19,7 +19,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 
-from gpuqa.measure.statistics import Estimate, added, t_quantile, times
+from gpuqa.measure.statistics import Estimate, added, clustered, t_quantile, times
 from gpuqa.records import Answer, Measurement, Trial
 from gpuqa.selection.pairing import paired, scores_of
 
@@ -92,16 +92,23 @@ def spread(samples: Sequence[Sequence[float]], usual: float) -> Spread:
     return Spread(math.sqrt((PRIOR_FREEDOM * usual**2 + squares) / freedom), freedom)
 
 
-def mean_of(values: Sequence[float], population: float = math.inf) -> Estimate:
-    """The mean of what a sample was drawn from: endless, or so many values of which these are some."""
-    noise = spread([values], USUAL_SCORE_SD)
-    unseen = max(0.0, 1 - len(values) / population)  # W. G. Cochran, Sampling Techniques, 1977, section 2.6
-    return Estimate(fmean(values), noise.sd * math.sqrt(unseen / len(values)), noise.freedom)
+def mean_of(values: Sequence[float], questions: Sequence[str], population: float = math.inf) -> Estimate:
+    """The mean of what a sample was drawn from: endless, or so many values of which these are some.
+
+    Args:
+        questions: of each value, its text. Values of one question tell little more than one: they count together, by the sum
+            of their distances from the mean (W. G. Cochran, Sampling Techniques, 1977, section 9A.2).
+    """
+    mean = fmean(values)
+    sums, _ = clustered([value - mean for value in values], questions)
+    noise = spread([[value * len(sums) / len(values) for value in sums]], USUAL_SCORE_SD)
+    unseen = max(0.0, 1 - len(values) / population)  # the same, section 2.6
+    return Estimate(mean, noise.sd * math.sqrt(unseen / len(sums)), noise.freedom)
 
 
 def chance_of(count: int, asked: int, limit: int, population: int) -> float:
     """How likely a sample of `asked` holds `count` or more of a kind of which the population has `limit`: hypergeometric."""
-    ways = (math.comb(limit, some) * math.comb(population - limit, asked - some) for some in range(count, asked + 1))
+    ways = (math.comb(limit, kind) * math.comb(population - limit, asked - kind) for kind in range(count, asked + 1))
     return sum(ways) / math.comb(population, asked)
 
 
@@ -132,18 +139,21 @@ def speed_lag(candidate: Candidate, leader: Candidate, candidates: Iterable[Cand
 def quality_lag(candidate: Candidate, leader: Candidate, factor: float = 1.0) -> Estimate | None:
     """By how much the mean rouge_l_f1 of a cell, times a factor, is behind, over the questions that both were asked."""
     pairs = scores_of(paired(candidate.known, leader.known, partly=True))
-    return mean_of([pair.second - factor * pair.first for pair in pairs]) if len(pairs) > 1 else None
+    questions = [pair.question for pair in pairs]
+    lags = [pair.second - factor * pair.first for pair in pairs]
+    return mean_of(lags, questions) if len(set(questions)) > 1 else None
 
 
 def merit_lag(candidate: Candidate, leader: Candidate, candidates: Iterable[Candidate], speed_weight: float) -> Estimate | None:
     """By how much a cell is behind in the weighted rule's logs; a ratio of means by its first-order error."""
     fast, pairs = speed_lag(candidate, leader, candidates), scores_of(paired(candidate.known, leader.known, partly=True))
-    if fast is None or len(pairs) < 2:
+    questions = [pair.question for pair in pairs]
+    if fast is None or len(set(questions)) < 2:
         return None
     ours, leading = fmean(pair.first for pair in pairs), fmean(pair.second for pair in pairs)
     if min(ours, leading) <= 0:
         return None
-    good = mean_of([pair.second / leading - pair.first / ours for pair in pairs])
+    good = mean_of([pair.second / leading - pair.first / ours for pair in pairs], questions)
     good = Estimate(math.log(leading / ours), good.error, good.freedom)
     return added(times(fast, speed_weight), good, 1 - speed_weight)
 

@@ -59,9 +59,9 @@ def evaluate(composed: Any) -> int:
     """Wait, ask, score, write -> exit code."""
     config = resolve(composed, EvaluateConfig)
     key = read_client_key(config.keys_file, config.keys_variable)
-    questions, told = dataset.load(config.dataset), summary_of(config.dataset, None)
+    questions, summary = dataset.load(config.dataset), summary_of(config.dataset, None)
     check_output(Path(config.output))
-    for line in told.lines():
+    for line in summary.lines():
         say(line)
     headers = {} if key is None else {"Authorization": f"Bearer {key.text}"}
     try:
@@ -81,7 +81,7 @@ def evaluate(composed: Any) -> int:
     results = {"url": config.url, "status": status.name, "ready_after_s": waited_s, **summarize(answered, answers, status)}
     for name, value in results.items():
         print(f"{name:28} {text_of(name, value, status)}")
-    results |= {"questions_file": told.as_dict(), "frozen": beside_frozen(frozen, results, questions, status)}
+    results |= {"questions_file": summary.as_dict(), "frozen": beside_frozen(frozen, results, questions, status)}
     write(Path(config.output), results, answers, status)
     return 0
 
@@ -235,14 +235,17 @@ def beside_frozen(
     if frozen is None:
         print("frozen numbers: unknown, since GET /info does not tell them")
         return None
-    told = {**{key: frozen.get(key) for key in ("digest", "device", "study")}, "repeats": frozen["measurement"].get("repeats")}
-    where = f"study {told['study']}, digest {told['digest']!s:.16}, {told['repeats']} repeats on {told['device']}"
+    source = {
+        **{key: frozen.get(key) for key in ("digest", "device", "study")},
+        "repeats": frozen["measurement"].get("repeats"),
+    }
+    where = f"study {source['study']}, digest {source['digest']!s:.16}, {source['repeats']} repeats on {source['device']}"
     print(f"frozen numbers: of {where}; these are of one pass")
     numbers, obstacle = comparable(frozen, results, dataset.digest(questions), ISSUES[status])
     for line in [*([obstacle] if obstacle else []), *(lines_of(numbers) if numbers else [])]:
         print(line)
     values = {number.name: {**asdict(number), "inside": number.inside} for number in numbers}
-    return {**told, "not_comparable": obstacle, "numbers": values}
+    return {**source, "not_comparable": obstacle, "numbers": values}
 
 
 def write(file: Path, results: dict[str, Any], answers: Sequence[Answer], status: Status) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -34,6 +35,8 @@ OF_THE_WRITING = (
     "git_commit",
     "digest",
 )  # say when a file was written; the same decision again changes nothing else
+UNREADABLE = (TypeError, ValueError, RecursionError, yaml.YAMLError)  # what an edited file makes its readers raise
+ANEW = "take it from the study again with gpuqa.freeze"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +79,7 @@ def content_of(trial: Trial, answers: Sequence[Answer], rule: SelectionConfig, r
     assert trial.measurement is not None
     known, intervals = trial.fingerprint, intervals_of(trial.measurement, answers)
     promised = {f"{name}_interval": asdict(interval) if interval else None for name, interval in intervals.items()}
-    content = plain(
+    content: dict[str, Any] = plain(
         {
             "format": FORMAT,
             "study": study,
@@ -99,7 +102,7 @@ def content_of(trial: Trial, answers: Sequence[Answer], rule: SelectionConfig, r
             "trial": trial.key,
         }
     )
-    return {**content, "digest": fingerprint.sha256_of(content)}
+    return {**content, "digest": digest_of(content)}
 
 
 def to_yaml(content: dict[str, Any]) -> str:
@@ -114,10 +117,18 @@ def as_it_was_written(data: bytes) -> dict[str, Any] | None:
     """What a frozen file's bytes hold; None if they were edited or are no frozen file."""
     try:
         content = yaml.safe_load(data)
-    except (ValueError, RecursionError, yaml.YAMLError):
+        return content if mapping(content) and content.get("digest") == digest_of(content) else None
+    except UNREADABLE:
         return None
-    unsigned = {key: value for key, value in mapping(content).items() if key != "digest"}
-    return content if unsigned and content.get("digest") == fingerprint.sha256_of(unsigned) else None
+
+
+def digest_of(content: Mapping[str, Any]) -> str:
+    """The digest that a frozen file's content should have.
+
+    Raises:
+        TypeError, ValueError, RecursionError: an edit brought in what no frozen file holds: a date, half a character, itself.
+    """
+    return fingerprint.sha256_of({key: value for key, value in content.items() if key != "digest"})
 
 
 def decision_of(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -143,16 +154,19 @@ def read(path: Path) -> dict[str, Any]:
     Raises:
         UserError: absent, not YAML, not a frozen file, or of another format; the message says which and what to do.
     """
-    if not path.exists():
+    if not os.path.exists(path):  # pathlib's raises for a name that is too long
         raise UserError(f"frozen: {str(path)!r} does not exist; a sweep writes one, `frozen=FILE` names another")
     if path.is_dir():
         raise UserError(f"frozen: {str(path)!r} is a folder, allowed is a file, such as {str(path / 'frozen.yaml')!r}")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        digest_of(mapping(content))
     except RecursionError as error:
-        raise UserError(f"frozen: {path} cannot be read: it is nested too deeply") from error
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise UserError(f"frozen: {path} cannot be read: {' '.join(str(error).split())}") from error
+        raise UserError(f"frozen: {path} cannot be read: it is nested too deeply, or in itself; {ANEW}") from error
+    except OSError as error:
+        raise UserError(f"frozen: {path} cannot be read: {error.strerror}") from error
+    except UNREADABLE as error:
+        raise UserError(f"frozen: {path} cannot be read: {' '.join(str(error).split())}; {ANEW}") from error
     if isinstance(content, dict) and content.get("format", FORMAT) != FORMAT:
         raise format_of_file(path, content)
     missing = [key for key in FIELDS if not isinstance(content, dict) or key not in content]
@@ -169,17 +183,22 @@ def pipeline_config(content: dict[str, Any], path: Path) -> PipelineConfig:
     return from_plain(content["pipeline"], PipelineConfig, str(path))
 
 
-def mismatches(content: dict[str, Any], pipeline: PipelineConfig, model_folder: Path, **also: str) -> list[str]:
-    """What differs between the file and what is here: the file itself, weights, tokenizer, prompt text.
+def mismatches(content: dict[str, Any], pipeline: PipelineConfig, model_folder: Path) -> list[str]:
+    """What differs between the file and what is here: the file itself, weights, tokenizer, prompt text."""
+    here = {**fingerprint.sha256_of_model(model_folder), "prompt": fingerprint.sha256_of_prompt(pipeline.prompt)}
+    own = differing({"digest of the file itself": (content["digest"], digest_of(content))})
+    return [*own, *digest_mismatches(content, here)]
 
-    Args:
-        also: more of the file's digests by their names (`dataset`, `prompt_tokens`), as they are here.
-    """
-    unsigned = {key: value for key, value in content.items() if key != "digest"}
-    here = {**fingerprint.sha256_of_model(model_folder), "prompt": fingerprint.sha256_of_prompt(pipeline.prompt), **also}
-    pairs = [("digest of the file itself", content["digest"], fingerprint.sha256_of(unsigned))]
-    pairs += [(f"sha256 of the {key}", content["digests"].get(key), digest) for key, digest in here.items()]
-    return [f"{what} differs: frozen {frozen!s:.16}, here {digest:.16}" for what, frozen, digest in pairs if frozen != digest]
+
+def digest_mismatches(content: Mapping[str, Any], here: Mapping[str, str]) -> list[str]:
+    """Which of the file's digests (`dataset`, `prompt_tokens`, ...) are others than `here`."""
+    return differing({f"sha256 of the {key}": (content["digests"].get(key), digest) for key, digest in here.items()})
+
+
+def differing(digests: Mapping[str, tuple[object, str]]) -> list[str]:
+    """A sentence for each pair, the frozen digest and the one here, that differs; by what they are the digests of."""
+    pairs = digests.items()
+    return [f"{what} differs: frozen {frozen!s:.16}, here {here:.16}" for what, (frozen, here) in pairs if frozen != here]
 
 
 def refuse(path: str, differences: Sequence[str], way_out: str) -> None:

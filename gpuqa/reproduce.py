@@ -82,7 +82,7 @@ def cell_of(content: dict[str, Any], config: ReproduceConfig) -> Cell:
         raise UserError(f"{config.frozen}: {error}") from error
     digests: Any = cell.fingerprint["digests"]
     also = {key: digests[key] for key in ("dataset", "prompt_tokens") if key in digests}
-    frozen.refuse(config.frozen, frozen.mismatches(content, pipeline, folder, **also), WAY_OUT)
+    frozen.refuse(config.frozen, frozen.digest_mismatches(content, also), WAY_OUT)
     return cell
 
 
@@ -137,7 +137,7 @@ def tell(then: dict[str, Any], now: Measurement, out: TextIO) -> int:
         "without an interval": [number.name for number in numbers if number.inside is None],
         "not measured here": [name for name in NUMBERS if then.get(name) is not None and name not in known],
     }
-    print("; ".join(f"{where}: {', '.join(found)}" for where, found in names.items() if found), file=out)
+    print("; ".join(f"{where}: {', '.join(there)}" for where, there in names.items() if there), file=out)
     failed = names["outside"] or names["not measured here"]
     print("NOT reproduced" if failed else "reproduced", file=out)
     return OUTSIDE if failed else 0

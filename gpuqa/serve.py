@@ -14,6 +14,7 @@ import asyncio
 import logging
 import os
 import socket
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -76,7 +77,7 @@ def serve(composed: Any) -> int:
     disable_created_metrics()  # type: ignore[no-untyped-call]  # it would show the time of its creation beside every counter
     telemetry = Telemetry(CollectorRegistry())
     telemetry.introduce(labels(content, here))
-    winner = Winner(starter(pipeline, tokenizer), warmup, measured)
+    winner = Winner(starter(pipeline, tokenizer, lambda: verify(config, content, pipeline)), warmup, measured)
     service = Service(winner, config.http, telemetry, give_up)
     server = Server(create_app(service, facts(config, content, here), keys), service)
     server.run()
@@ -136,8 +137,7 @@ def verify(config: ServeConfig, content: dict[str, Any], pipeline: PipelineConfi
     refuse_differences(config, frozen.mismatches(content, pipeline, folder))
     warn_of_another_revision(content, folder)
     tokenizer = checked_tokenizer(pipeline)
-    with_tokens = frozen.mismatches(content, pipeline, folder, prompt_tokens=encoder_for(tokenizer, pipeline).digest)
-    refuse_differences(config, [difference for difference in with_tokens if "prompt_tokens" in difference])
+    refuse_differences(config, frozen.digest_mismatches(content, {"prompt_tokens": encoder_for(tokenizer, pipeline).digest}))
     return tokenizer
 
 
@@ -186,19 +186,18 @@ def warn_of_another_machine(content: dict[str, Any], here: dict[str, Any]) -> No
                     content["device"], here["device"])  # fmt: skip
 
 
-def starter(pipeline: PipelineConfig, tokenizer: Any) -> StartPipeline:
-    """What starts the winner: the first time with the tokenizer that was loaded to verify it.
+def starter(pipeline: PipelineConfig, verified: Any, verify_again: Callable[[], Any]) -> StartPipeline:
+    """What starts the winner: the first time with the tokenizer that was `verified` before there was a server.
 
-    A pipeline that takes the place of a dead one loads a tokenizer of its own: a thread may still be in the old one, and
-    tokenizers take one call at a time.
+    A pipeline that takes the place of a dead one reads the model's files anew. They may have changed meanwhile, so they are
+    verified again. It gets a tokenizer of its own: a thread may still be in the old one, and tokenizers take one call at a
+    time.
     """
-    loaded = [tokenizer]
+    loaded = [verified]
 
     async def start() -> Pipeline:
-        if not loaded:
-            return await Pipeline.start(pipeline)
-        engine = await start_engine(pipeline)
-        return Pipeline(engine, loaded.pop(), pipeline)
+        tokenizer = loaded.pop() if loaded else await asyncio.to_thread(verify_again)  # health checks are answered meanwhile
+        return Pipeline(await start_engine(pipeline), tokenizer, pipeline)
 
     return start
 

@@ -156,7 +156,10 @@ def test_another_decision_keeps_the_winner_of_before_beside_it(file, rule, reaso
     assert result.content["digest"] != old["digest"]
 
 
-@pytest.mark.parametrize("content", ["an older winner", "[" * 1000, "[]", "", "digest: 3\nformat: 2\n"])
+NO_WINNER = ["an older winner", "[" * 1000, "[]", "", "digest: 3\nformat: 2\n", "frozen_at: 2026-11-30", "extra: &a [*a]"]
+
+
+@pytest.mark.parametrize("content", NO_WINNER)
 def test_what_is_no_winner_is_kept_by_the_digest_of_its_bytes(file, content):
     file.write_text(content, encoding="utf-8")
     result = frozen.freeze(winner(), ANSWERS, RULE, "它最快。", file)
@@ -274,8 +277,8 @@ def test_another_prompt_text_than_the_measured_one_is_named_alone(file, change):
 
 def test_a_digest_of_the_prompts_tokens_is_compared_where_the_caller_has_one(file):
     content = frozen.read(file)
-    assert frozen.mismatches(content, config(), EMBEDDED, prompt_tokens="e" * 64) == []
-    [told] = frozen.mismatches(content, config(), EMBEDDED, prompt_tokens="f" * 64)
+    assert frozen.digest_mismatches(content, {"prompt_tokens": "e" * 64}) == []
+    [told] = frozen.digest_mismatches(content, {"prompt_tokens": "f" * 64})
     assert told == f"sha256 of the prompt_tokens differs: frozen {'e' * 16}, here {'f' * 16}"
 
 
@@ -298,6 +301,10 @@ def without(key: str) -> Callable[[Path], object]:
     return write
 
 
+def appended(line: str) -> Callable[[Path], object]:
+    return lambda file: file.write_text(f"{file.read_text(encoding='utf-8')}\n{line}\n", encoding="utf-8")
+
+
 def a_folder(file: Path) -> None:
     file.unlink()
     file.mkdir()
@@ -315,6 +322,16 @@ BAD_FILES: dict[str, tuple[Callable[[Path], object], str]] = {
     "no digest": (without("digest"), "is not a frozen winner, it lacks digest"),
     "a newer format": (rewritten(format=99), "format 99, written by .*; this version reads 2: use the newer gpuqa"),
     "nested too deeply": (lambda file: file.write_text("[" * 1000 + "]" * 1000), "cannot be read: it is nested too deeply"),
+    "a date": (
+        appended("frozen_at: 2026-11-30"),
+        "cannot be read: Object of type date is not JSON serializable; take it from ",
+    ),
+    "a set": (appended("extra: !!set {a}"), "cannot be read: Object of type set is not JSON serializable"),
+    "half a character": (appended(r'extra: "\ud800"'), "cannot be read: .*surrogates not allowed"),
+    "itself": (
+        appended("extra: &a [*a]"),
+        "cannot be read: it is nested too deeply, or in itself; take it from the study again",
+    ),
     "numbers that are text": (rewritten(measurement="fast"), "measurement should be a mapping"),
     "an unknown key": (rewritten(pipeline={"modle": {}}), "modle"),
     "a pipeline that is a number": (rewritten(pipeline=3), "pipeline|dict|3"),
@@ -336,3 +353,8 @@ def test_a_bad_file_is_a_user_error_that_names_it(file, case):
 def test_a_digest_that_was_taken_out_counts_as_a_difference(file):
     rewritten(digests={})(file)
     assert "sha256 of the weights differs: frozen None" in " ".join(differences(file))
+
+
+def test_a_name_of_300_letters_does_not_exist():
+    with pytest.raises(UserError, match=r"^frozen: 'aaa.*' does not exist; a sweep writes one"):
+        frozen.read(Path("a" * 300))

@@ -62,6 +62,7 @@ def zip_archive(content: bytes) -> bytes:
     return b"PK\x03\x04" + content[:100]
 
 
+DEEP = '{"a":' * 2_000 + "1" + "}" * 2_000
 LOADED = json.dumps({"weight": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}).encode()
 DAMAGED = {
     "a LoRA adapter": (adapter, "holds a LoRA adapter of 'Qwen/Qwen3-0.6B' .*: merge it first "),
@@ -97,6 +98,22 @@ DAMAGED = {
     "half a config.json": (
         change("config.json", lambda whole: whole[:99]),
         "config.json cannot be read: .*; download it again",
+    ),
+    "a config.json that is nested too deeply": (
+        change("config.json", lambda _: DEEP),
+        "config.json cannot be read: it is nested too",
+    ),
+    "a deep index": (
+        change("model.safetensors.index.json", lambda _: DEEP),
+        "index.json cannot be read: it is nested too deeply",
+    ),
+    "a deep adapter": (
+        change("adapter_config.json", lambda _: DEEP),
+        "adapter_config.json cannot be read: it is nested too deeply",
+    ),
+    "a deep header": (
+        change(WEIGHTS, lambda _: len(DEEP).to_bytes(8, "little") + DEEP.encode()),
+        f"{WEIGHTS} is not a safetensors file: its header cannot be read",
     ),
     "a config.json that is a list": (change("config.json", lambda _: "[1]"), "config.json cannot be read: it holds a list"),
     "no weights": (change(WEIGHTS, lambda _: None), r"has no weights .*none of \*.safetensors"),
@@ -186,6 +203,18 @@ def test_a_context_longer_than_the_models_is_refused_unless_the_engine_is_told_o
         check_length(folder, engine(2049))
     check_length(folder, engine(2049, {"VLLM_ALLOW_LONG_MAX_MODEL_LEN": "1"}))
     check_length(folder, engine(4096, hf_overrides={"rope_parameters": {"rope_type": "linear", "factor": 2.0}}))
+
+
+@pytest.mark.parametrize(
+    ("positions", "factor"), [(2048, "Infinity"), (2048, "NaN"), (2048, "1e308"), (10**400, "2.0")], ids=str
+)
+def test_a_rope_factor_that_makes_no_length_is_told_with_its_file(positions: int, factor: str, folder: Path) -> None:
+    text = f'{{"max_position_embeddings": {positions}, "rope_scaling": {{"type": "linear", "factor": {factor}}}}}'
+    (folder / "config.json").write_text(text)
+    with pytest.raises(
+        UserError, match=rf"^model.path: {folder}/config.json: .*RoPE factor must be a finite number .*; correct"
+    ):
+        check_length(folder, engine(2048))
 
 
 # ---------------------------------------------------------------------------------------------------------- the real command

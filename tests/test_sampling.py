@@ -107,6 +107,30 @@ def test_advice_that_is_not_used_is_told_once_for_each_model_and_advice_that_a_c
     assert sampling_notes([compose_cell("experiment=none")]) == [], "the embedded model gives no advice"
 
 
+@pytest.mark.parametrize("token", [-1, 1_000_000_000, 4096, "</s>", True, 2.0], ids=repr)
+def test_an_end_token_that_the_model_does_not_have_is_refused_with_its_file(token: Any, tmp_path: Path) -> None:
+    refusal = rf"^model.path: .*/generation_config.json: eos_token_id: got {token!r}, allowed is a token id from 0 to 4095; "
+    with pytest.raises(UserError, match=refusal):
+        stops(model(tmp_path / "model", {"eos_token_id": [4093, token]}))
+
+
+def test_an_end_token_of_config_json_is_looked_at_where_no_other_file_names_one(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^model.path: .*/config.json: eos_token_id: got -1, allowed is a token id from 0"):
+        stops(model(tmp_path / "model", None, {"eos_token_id": -1}))
+
+
+def test_an_end_token_in_the_padding_of_the_vocabulary_is_one_that_the_model_has(tmp_path: Path) -> None:
+    cell = model(tmp_path / "model", {"eos_token_id": 4100}, {"vocab_size": 4224})
+    assert 4100 in stop_token_ids(load_tokenizer(cell.model), cell)
+
+
+def test_a_model_that_draws_nothing_by_chance_gives_no_advice_on_chance(tmp_path: Path) -> None:
+    advice = {"do_sample": False, "temperature": 0.6, "top_k": 20, "top_p": 0.95, "min_p": 0.1}
+    assert sampling_notes([model(tmp_path / "greedy", advice)]) == []
+    [note] = sampling_notes([model(tmp_path / "penalty", {**advice, "repetition_penalty": 1.05})])
+    assert "recommends repetition_penalty=1.05, which" in note
+
+
 WRONG = [
     ({"temperature": 2.1}, "a number from 0 to 2"),
     ({"top_p": 0.0}, "a number above 0, at most 1"),

@@ -336,6 +336,19 @@ def test_an_engine_that_dies_ends_the_process_where_the_orchestrator_shall_resta
         assert not left_behind(running.process.pid)
 
 
+def test_a_model_that_was_changed_under_a_running_server_is_not_served_by_the_next_engine(
+    model_copy: Path, study_folder: Path, serve: Any
+) -> None:
+    overrides = (f"model_path={model_copy}", "http.restart_attempts=1", "http.restart_backoff_s=0.1")
+    with serve(study_folder / "frozen.yaml", *overrides, cwd=model_copy.parent) as running:
+        template = model_copy / "chat_template.jinja"
+        template.write_text("Be brief. " + template.read_text(encoding="utf-8"), encoding="utf-8")
+        engine_of(running).kill()
+        assert running.process.wait(60) == 1, running.log
+        assert "start-up failed: UserError: " in running.log
+        assert "what is here is not what was measured: sha256 of the tokenizer differs" in running.log
+
+
 def test_weights_that_cannot_be_loaded_end_the_server_with_1_and_a_reason(
     model_copy: Path, study_folder: Path, command: Any
 ) -> None:

@@ -91,7 +91,7 @@ def damage(file: Path) -> str | None:
         try:
             header = json.loads(stream.read(length))
             end = 8 + length + max(tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__")
-        except (ValueError, TypeError, KeyError, AttributeError, IndexError):
+        except (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError):
             return "is not a safetensors file: its header cannot be read"
     return None if size == end else f"is cut or damaged: it has {size:,} bytes, by its header {end:,}"
 
@@ -114,9 +114,14 @@ def check_length(folder: Path, engine: EngineConfig) -> None:
     """Refuse a context that is longer than the model's; vLLM does so when it starts, and transformers answers nonsense.
 
     Raises:
-        UserError: names both lengths.
+        UserError: names both lengths, or the file whose numbers make no length.
     """
-    longest = longest_context(read_json(folder / "config.json"))
+    file = folder / "config.json"
+    try:
+        longest = longest_context(read_json(file))
+    except (OverflowError, ValueError) as error:
+        reason = "its number of positions times its RoPE factor must be a finite number"
+        raise UserError(f"model.path: {file}: {reason} ({error}); correct it or {AGAIN}") from error
     allowed = {**os.environ, **engine.env}.get(LONG_ALLOWED, "0").lower() in ("1", "true")
     if longest is not None and engine.max_model_len > longest and not allowed and not engine.args.get("hf_overrides"):
         raise UserError(
@@ -126,7 +131,11 @@ def check_length(folder: Path, engine: EngineConfig) -> None:
 
 
 def longest_context(config: Mapping[str, Any]) -> int | None:
-    """Tokens that a model has positions for, as vLLM derives them from config.json; None where that does not say."""
+    """Tokens that a model has positions for, as vLLM derives them from config.json; None where that does not say.
+
+    Raises:
+        OverflowError, ValueError: RoPE stretches the positions to infinity, or by what is no number.
+    """
     text = config.get("text_config")
     inner: Mapping[str, Any] = text if isinstance(text, dict) else config
     lengths = [inner[key] for key in LENGTHS if isinstance(inner.get(key), int)]
@@ -165,6 +174,8 @@ def read_json(file: Path) -> dict[str, Any]:
         if isinstance(content, dict):
             return content
         reason = f"it holds a {type(content).__name__}, not a mapping"
+    except RecursionError:
+        reason = "it is nested too deeply"
     except (OSError, ValueError) as error:
         reason = str(error)
     raise UserError(f"model.path: {file} cannot be read: {reason}; {AGAIN}")

@@ -191,8 +191,8 @@ async def warm_up(pipeline: Pipeline, questions: Sequence[str], batch: int | Non
     places = range(max(width, len(questions)))
     wide = [f"{place // len(questions) or ''}{questions[place % len(questions)]}" for place in places]
     limits = pipeline.config.sampling.max_tokens, pipeline.config.sampling.min_tokens
-    at_most, at_least = (min(limit, WARMUP_TOKENS) for limit in limits)
-    sampling = replace(pipeline.config.sampling, max_tokens=at_most, min_tokens=at_least)
+    upper, lower = (min(limit, WARMUP_TOKENS) for limit in limits)
+    sampling = replace(pipeline.config.sampling, max_tokens=upper, min_tokens=lower)
     short = Pipeline(pipeline.engine, pipeline.tokenizer, replace(pipeline.config, sampling=sampling))
     completions = [*await short.answer(questions[:1]), *await short.answer(wide)]
     failed = [completion.error for completion in completions if completion.error]

@@ -6,12 +6,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from gpuqa.config import UserError
+from gpuqa.config import UserError, check
 from gpuqa.config.model_files import GENERATION_CONFIG
 from gpuqa.config.paths import find_model
 from gpuqa.config.pipeline import PipelineConfig
 from gpuqa.pipeline.chat_template import CHATML_END
-from gpuqa.pipeline.model_folder import read_json
+from gpuqa.pipeline.model_folder import AGAIN, read_json
 
 NEUTRAL = {  # keys of generation_config.json that draw tokens -> the value that changes nothing
     "temperature": 1.0,
@@ -21,6 +21,7 @@ NEUTRAL = {  # keys of generation_config.json that draw tokens -> the value that
     "repetition_penalty": 1.0,
     "no_repeat_ngram_size": 0,
 }
+OF_CHANCE = ("temperature", "top_p", "top_k", "min_p")  # what means nothing where the likeliest token is taken
 
 
 def stop_token_ids(tokenizer: Any, config: PipelineConfig) -> list[int]:
@@ -28,7 +29,7 @@ def stop_token_ids(tokenizer: Any, config: PipelineConfig) -> list[int]:
     and `sampling.stop` beside them. None where the answers run to their length (`sampling.ignore_eos`).
 
     Raises:
-        UserError: a configured stop is not one token, or there is no end token at all.
+        UserError: a configured stop is not one token, a file names a token that the model does not have, or nothing names one.
     """
     vocabulary, named = tokenizer.get_vocab(), list(config.sampling.stop)
     special = ", ".join(sorted(map(str, tokenizer.all_special_tokens)))
@@ -39,7 +40,7 @@ def stop_token_ids(tokenizer: Any, config: PipelineConfig) -> list[int]:
     if config.sampling.ignore_eos:
         return []
     named += [CHATML_END] if config.prompt.template == "chatml" else []
-    own = [tokenizer.eos_token_id, *end_token_ids(find_model(config.model))]
+    own = [tokenizer.eos_token_id, *end_token_ids(find_model(config.model), len(tokenizer))]
     ids = dict.fromkeys(token for token in [*map(vocabulary.get, named), *own] if token is not None)
     if not ids:
         raise UserError(
@@ -64,14 +65,31 @@ def sampling_notes(configs: Iterable[PipelineConfig]) -> list[str]:
     return notes
 
 
-def end_token_ids(folder: Path) -> list[int]:
-    """The end tokens that generation_config.json names, else those of config.json."""
-    files = [read_json(folder / name) for name in (GENERATION_CONFIG, "config.json")]
-    value: Any = next((content["eos_token_id"] for content in files if content.get("eos_token_id") is not None), [])
-    return [token for token in (value if isinstance(value, list) else [value]) if isinstance(token, int)]
+def end_token_ids(folder: Path, tokens: int) -> list[int]:
+    """The end tokens that generation_config.json names, else those of config.json.
+
+    Args:
+        tokens: how many the tokenizer has; a model whose embedding is padded has more.
+
+    Raises:
+        UserError: what a file names is no id of a token.
+    """
+    contents = {name: read_json(folder / name) for name in (GENERATION_CONFIG, "config.json")}
+    sizes = [tokens, *(size for size in (contents["config.json"].get("vocab_size"),) if isinstance(size, int))]
+    for name, content in contents.items():
+        if (value := content.get("eos_token_id")) is None:
+            continue
+        ids: list[Any] = value if isinstance(value, list) else [value]
+        for token in ids:
+            allowed = f"a token id from 0 to {max(sizes) - 1}; correct the file or {AGAIN}"
+            check(type(token) is int and 0 <= token < max(sizes), f"model.path: {folder / name}: eos_token_id", token, allowed)
+        return ids
+    return []
 
 
 def recommended_sampling(folder: Path) -> dict[str, Any]:
-    """How generation_config.json would draw tokens, where that changes anything."""
+    """How generation_config.json would draw tokens, where that changes anything: with `do_sample: false` no token is drawn by
+    chance, but the penalties hold."""
     content = read_json(folder / GENERATION_CONFIG)
-    return {key: content[key] for key, neutral in NEUTRAL.items() if content.get(key) not in (None, neutral)}
+    keys = [key for key in NEUTRAL if content.get("do_sample") is not False or key not in OF_CHANCE]
+    return {key: content[key] for key in keys if content.get(key) not in (None, NEUTRAL[key])}

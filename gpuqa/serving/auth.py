@@ -74,10 +74,10 @@ def read_client_key(file: str | None, variable: str) -> ClientKey | None:
     Raises:
         UserError: as `read_keys`; but a key may be short, since the server of another project may have such a one.
     """
-    found = [
+    keys = [
         ClientKey(keys_in(*source, shortest=1)[0], source[0]) for source in key_sources(file, variable, "keys_file").items()
     ]
-    return found[-1] if found else None
+    return keys[-1] if keys else None
 
 
 def key_sources(file: str | None, variable: str, file_key: str) -> dict[str, str]:

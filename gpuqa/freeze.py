@@ -18,11 +18,10 @@ from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.errors import MissingConfigException
-from rich.console import Console
 
 from gpuqa.config import UserError, plain
 from gpuqa.config.app import run_command
-from gpuqa.config.command_line import command_line, study_overrides
+from gpuqa.config.command_line import command_line, study_overrides, terminal
 from gpuqa.config.commands import FreezeConfig, StudyConfig, resolve
 from gpuqa.config.measurement import SelectionConfig
 from gpuqa.config.paths import conf_folder
@@ -42,7 +41,7 @@ def main() -> None:
 def freeze(composed: Any) -> int:
     """The composed config -> exit code."""
     config = resolve(composed, FreezeConfig)
-    journal, console = Journal(config.study.folder), Console()
+    journal, console = Journal(config.study.folder), terminal()
     trials, problems = journal.read_study(), journal.problems()
     refuse_unfinished(config.study, journal, trials, problems)
     for problem in [*problems, *without_answers(trials, journal)]:

@@ -86,7 +86,7 @@ def speed_violations(measurement: Measurement, rule: SelectionConfig) -> list[st
 def baseline_violations(trial: Trial, baseline: Trial, rule: SelectionConfig, answers: Answers) -> list[str]:
     """Whether quality or length fell too far below the baseline's; by means where answers of one of both are not at hand."""
     pairs = paired(answers.get(trial.key, ()), answers.get(baseline.key, ()))
-    lengths = [ScorePair(float(len(one.answer)), float(len(other.answer)), one.question) for one, other in pairs]
+    lengths = [ScorePair(float(len(first.answer)), float(len(second.answer)), first.question) for first, second in pairs]
     both, reasons = (seen_of(trial), seen_of(baseline)), []
     for name, values, ratio in (
         ("rouge_l_f1", scores_of(pairs), rule.min_rouge_l_f1_ratio),
@@ -147,7 +147,7 @@ def unquantized(trial: Trial, trials: Sequence[Trial], rule: SelectionConfig) ->
     if quantization_of(trial) != rule.baseline_quantization:
         wanted = without_quantization(trial)
         plain = (trial for trial in trials if quantization_of(trial) == rule.baseline_quantization)
-        yield from (one for one in plain if without_quantization(one) == wanted)
+        yield from (candidate for candidate in plain if without_quantization(candidate) == wanted)
 
 
 def seen_of(trial: Trial) -> Measurement | None:

@@ -30,16 +30,16 @@ def paired(first: Sequence[Answer], second: Sequence[Answer], partly: bool = Fal
         partly: each may have been asked questions that the other was not, as in a race. Otherwise there are no pairs unless
             all questions are the same and in the same order, since means over all of them are compared.
     """
-    if not partly and [(one.id, one.question) for one in first] != [(one.id, one.question) for one in second]:
+    if not partly and [(answer.id, answer.question) for answer in first] != [(answer.id, answer.question) for answer in second]:
         return []
-    by_question = {(one.id, one.question): one for one in second}
-    return [(one, by_question[key]) for one in first if (key := (one.id, one.question)) in by_question]
+    by_question = {(answer.id, answer.question): answer for answer in second}
+    return [(answer, by_question[key]) for answer in first if (key := (answer.id, answer.question)) in by_question]
 
 
 def scores_of(pairs: Sequence[tuple[Answer, Answer]], name: str = "rouge_l_f1") -> ScorePairs:
     """Both values of a score, where both answers have it."""
-    scores = ((getattr(one, name), getattr(other, name), one.question) for one, other in pairs)
-    return [ScorePair(one, other, question) for one, other, question in scores if one is not None and other is not None]
+    scores = (ScorePair(getattr(first, name), getattr(second, name), first.question) for first, second in pairs)
+    return [pair for pair in scores if pair.first is not None and pair.second is not None]
 
 
 def paired_test(scores: Sequence[ScorePair], scale: float, confidence: float) -> tuple[Interval, float]:

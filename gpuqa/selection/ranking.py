@@ -162,7 +162,7 @@ def pareto_front(trials: Sequence[Trial]) -> list[Trial]:
     """Measured trials of which no other has more chars/s and as much rouge_l_f1, or the other way round."""
     points = [(trial, speed(trial), quality(trial)) for trial in trials if trial.measurement]
     return [
-        one
-        for one, fast, good in points
+        trial
+        for trial, fast, good in points
         if not any(other[1] >= fast and other[2] >= good and (other[1] > fast or other[2] > good) for other in points)
     ]

@@ -89,7 +89,7 @@ def asked_of(trial: Trial, answers: Answers) -> int:
 
 def standings_of(trials: Sequence[Trial], rule: SelectionConfig, answers: Answers) -> list[Standing]:
     """Every trial with its violations: the eligible by the rule, finalists first, then the others by speed, failures last."""
-    front = {id(one) for one in pareto_front(trials)}
+    front = {id(trial) for trial in pareto_front(trials)}
     standings = [Standing(trial, violations(trial, trials, rule, answers), id(trial) in front) for trial in trials]
     eligible = rank([standing.trial for standing in standings if not standing.violations], rule)
     place = {id(trial): number for number, trial in enumerate(sorted(eligible, key=lambda trial: not is_finalist(trial)))}

@@ -69,21 +69,21 @@ def numbers_of(trial: Trial, answers: Sequence[Answer]) -> dict[str, Any]:
 def override_columns(trial: Trial) -> dict[str, str]:
     """What ran of the parts of an engine that may be overridden, and why it is not, or not always, what was asked for."""
     ran = {override.part: override.ran for override in trial.overrides}
-    told = [
+    reasons = [
         f"{override.part}: {override.asked} asked for, {override.ran} ran: {override.reason}"
         if override.ran != override.asked
         else f"{override.part}: {override.ran} ran, but not for everything: {override.reason}"
         for override in trial.overrides
         if override.ran != override.asked or override.reason
     ]
-    return {"scheduler": ran.get("scheduler", ""), "attention": ran.get("attention", ""), "overrides_off": "; ".join(told)}
+    return {"scheduler": ran.get("scheduler", ""), "attention": ran.get("attention", ""), "overrides_off": "; ".join(reasons)}
 
 
 def overrides_off(verdict: Verdict) -> list[str]:
     """One sentence for each distinct reason why an override did not run, or not for everything, with the number of trials."""
     overrides = [override for standing in verdict.standings for override in standing.trial.overrides]
-    told = [override for override in overrides if override.ran != override.asked or override.reason]
-    counts = Counter((override.part, override.asked, override.ran, override.reason) for override in told)
+    limited = [override for override in overrides if override.ran != override.asked or override.reason]
+    counts = Counter((override.part, override.asked, override.ran, override.reason) for override in limited)
     trials = counted(len(verdict.standings), "trial")
     return [
         f"{part}={asked} did not run in {count} of {trials}, {part}={ran} ran instead: {reason}"
@@ -198,8 +198,8 @@ def to_html(verdict: Verdict, title: str, answers: Answers, questions: Summary |
 def plot_points(standings: Sequence[Standing]) -> dict[str, Any]:
     """Positions in a 640 x 320 plot: quality to the right, speed upwards, axes from zero."""
     measured = [(standing, standing.trial.measurement) for standing in standings if standing.trial.measurement]
-    right = max((one.rouge_l_f1_judge or 0.0 for _, one in measured), default=0.0) * 1.15 or 1.0
-    top = max((one.chars_per_s for _, one in measured), default=0.0) * 1.15 or 1.0
+    right = max((measurement.rouge_l_f1_judge or 0.0 for _, measurement in measured), default=0.0) * 1.15 or 1.0
+    top = max((measurement.chars_per_s for _, measurement in measured), default=0.0) * 1.15 or 1.0
     dots = [
         {
             "x": 60 + 560 * (measurement.rouge_l_f1_judge or 0.0) / right,

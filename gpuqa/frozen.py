@@ -89,6 +89,7 @@ def content_of(trial: Trial, answers: Sequence[Answer], rule: SelectionConfig, r
             "note": pipeline.model.note,
             "pipeline": trial.pipeline,
             "digests": {**known["digests"], "prompt": fingerprint.sha256_of_prompt(pipeline.prompt)},
+            "stop_token_ids": known.get("stop_token_ids"),
             "revision": known.get("revision"),
             "versions": known["versions"],
             "device": known["device"],
@@ -193,6 +194,12 @@ def mismatches(content: dict[str, Any], pipeline: PipelineConfig, model_folder: 
 def digest_mismatches(content: Mapping[str, Any], here: Mapping[str, str]) -> list[str]:
     """Which of the file's digests (`dataset`, `prompt_tokens`, ...) are others than `here`."""
     return differing({f"sha256 of the {key}": (content["digests"].get(key), digest) for key, digest in here.items()})
+
+
+def stop_mismatches(content: Mapping[str, Any], here: list[int]) -> list[str]:
+    """What differs where other tokens end an answer `here`. A file of gpuqa 0.2 does not say which did."""
+    known = content.get("stop_token_ids")
+    return [] if known in (None, here) else [f"the ids of the tokens that end an answer differ: frozen {known}, here {here}"]
 
 
 def differing(digests: Mapping[str, tuple[object, str]]) -> list[str]:

@@ -80,9 +80,9 @@ def cell_of(content: dict[str, Any], config: ReproduceConfig) -> Cell:
         [cell] = study.prepare([(cell_config, content["axes"])])
     except UserError as error:
         raise UserError(f"{config.frozen}: {error}") from error
-    digests: Any = cell.fingerprint["digests"]
-    also = {key: digests[key] for key in ("dataset", "prompt_tokens") if key in digests}
-    frozen.refuse(config.frozen, frozen.digest_mismatches(content, also), WAY_OUT)
+    here: Any = cell.fingerprint
+    asked = frozen.digest_mismatches(content, {key: here["digests"][key] for key in ("dataset", "prompt_tokens")})
+    frozen.refuse(config.frozen, asked + frozen.stop_mismatches(content, here["stop_token_ids"]), WAY_OUT)
     return cell
 
 

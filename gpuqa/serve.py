@@ -34,6 +34,7 @@ from gpuqa.hubs.record import read as read_record
 from gpuqa.machine.child_processes import kill_children
 from gpuqa.measure import fingerprint
 from gpuqa.pipeline.pipeline import Pipeline, checked_tokenizer, encoder_for, start_engine, warmup_questions
+from gpuqa.pipeline.sampling import stop_token_ids
 from gpuqa.records import Override
 from gpuqa.serving.address import check_port, has_route
 from gpuqa.serving.app import create_app
@@ -137,7 +138,8 @@ def verify(config: ServeConfig, content: dict[str, Any], pipeline: PipelineConfi
     refuse_differences(config, frozen.mismatches(content, pipeline, folder))
     warn_of_another_revision(content, folder)
     tokenizer = checked_tokenizer(pipeline)
-    refuse_differences(config, frozen.digest_mismatches(content, {"prompt_tokens": encoder_for(tokenizer, pipeline).digest}))
+    tokens = frozen.digest_mismatches(content, {"prompt_tokens": encoder_for(tokenizer, pipeline).digest})
+    refuse_differences(config, tokens + frozen.stop_mismatches(content, stop_token_ids(tokenizer, pipeline)))
     return tokenizer
 
 

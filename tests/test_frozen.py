@@ -282,6 +282,13 @@ def test_a_digest_of_the_prompts_tokens_is_compared_where_the_caller_has_one(fil
     assert told == f"sha256 of the prompt_tokens differs: frozen {'e' * 16}, here {'f' * 16}"
 
 
+def test_other_end_tokens_are_named_and_a_file_that_does_not_say_which_there_were_is_read():
+    assert frozen.stop_mismatches({"stop_token_ids": [4093, 4091]}, [4093, 4091]) == []
+    [difference] = frozen.stop_mismatches({"stop_token_ids": [4093, 4091]}, [4093])
+    assert difference == "the ids of the tokens that end an answer differ: frozen [4093, 4091], here [4093]"
+    assert frozen.stop_mismatches({}, [4093]) == []
+
+
 def test_rewriting_the_yaml_without_changing_a_value_is_no_edit(file):
     content = yaml.safe_load(file.read_text(encoding="utf-8"))
     file.write_text("# a comment\n" + yaml.safe_dump(content, sort_keys=True, default_flow_style=True), encoding="utf-8")

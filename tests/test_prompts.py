@@ -22,7 +22,7 @@ from gpuqa.config import UserError
 from gpuqa.config.paths import PACKAGE
 from gpuqa.config.pipeline import PLACEHOLDER, ExampleConfig, ModelConfig, PromptConfig, SystemIn
 from gpuqa.embedded.train import shipped_prompts
-from gpuqa.pipeline.chat_template import messages
+from gpuqa.pipeline.chat_template import messages, with_template_text
 from gpuqa.pipeline.dataset import read_questions
 from gpuqa.pipeline.prompts import CHARS_PER_TOKEN, GAP, PromptEncoder, TextStream, decode_all, load_tokenizer
 
@@ -425,8 +425,9 @@ def test_a_base_model_is_asked_in_plain_text_in_chatml_or_by_a_file(base_model, 
         name: base_model.decode(
             PromptEncoder(base_model, replace(prompt, template=name), AMPLE, False, "m").encode("丙？").token_ids
         )
-        for name in ("plain", "chatml", str(file))
+        for name in ("plain", "chatml", str(file), file.read_text(encoding="utf-8"))
     }
+    assert asked.pop(file.read_text(encoding="utf-8")) == asked[str(file)]
     assert asked == {
         "plain": "系统\n\n问：丙？\n\n",
         "chatml": "<|im_start|>system\n系统<|im_end|>\n<|im_start|>user\n问：丙？<|im_end|>\n<|im_start|>assistant\n",
@@ -463,6 +464,27 @@ def test_a_template_file_that_is_absent_or_no_text_is_named(base_model, tmp_path
     for name, told in (("bytes.jinja", "cannot be read: .*utf-8.*plain.chatml.FILE"), ("absent.jinja", "does not exist")):
         with pytest.raises(UserError, match=rf"^prompt.template: .*{name}.* {told}"):
             PromptEncoder(base_model, replace(BARE, template=str(tmp_path / name)), AMPLE, False, "m")
+
+
+def test_a_template_file_becomes_its_text_and_what_is_no_file_stays(tmp_path):
+    (tmp_path / "mine.jinja").write_text(LOOP, encoding="utf-8")
+    prompt = replace(BARE, template=str(tmp_path / "mine.jinja"))
+    assert with_template_text(prompt) == replace(BARE, template=LOOP)
+    for same in (BARE, replace(BARE, template="chatml"), replace(BARE, template=LOOP)):
+        assert with_template_text(same) is same
+
+
+@pytest.mark.parametrize("content", ["", "no template, only words"])
+def test_a_file_without_any_jinja_is_refused_by_its_name(content, tmp_path):
+    (tmp_path / "mine.txt").write_text(content, encoding="utf-8")
+    with pytest.raises(UserError, match=r"^prompt.template: .*mine.txt is no Jinja template, .* neither {{ nor {%; allowed: "):
+        with_template_text(replace(BARE, template=str(tmp_path / "mine.txt")))
+
+
+def test_a_message_about_a_templates_text_shows_its_beginning(base_model):
+    template = "{{ messages[0].content }}" + " and so on" * 20
+    with pytest.raises(UserError, match=r"^prompt=full: prompt.template='{{ messages\[0\].content }} and so on and '… drops"):
+        PromptEncoder(base_model, replace(FULL, template=template), AMPLE, False, "m")
 
 
 @pytest.mark.parametrize("default", [True, False])

@@ -16,15 +16,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from any_measurement import any_measurement
 from small_study import BARE, KEYWORDS, NARROW, Recorder, config, die, prepared, run
 
+from gpuqa import frozen
 from gpuqa.config import UserError
 from gpuqa.config.paths import PACKAGE
 from gpuqa.engines.transformers_engine import TransformersEngine
 from gpuqa.measure.cell import Cell
 from gpuqa.measure.failures import explained
 from gpuqa.pipeline.dataset import read_questions
-from gpuqa.pipeline.pipeline import BUILTIN_WARMUP
+from gpuqa.pipeline.pipeline import BUILTIN_WARMUP, encoder_for
+from gpuqa.pipeline.prompts import load_tokenizer
+from gpuqa.pipeline.sampling import stop_token_ids
 from gpuqa.records import Generation, Trial
 from gpuqa.study import study
 from gpuqa.study.grid import in_order
@@ -323,6 +327,23 @@ def test_a_cell_is_known_by_its_prompts_tokens_and_notes_its_models_revision() -
     assert tokens[0] == tokens[2] != tokens[1]
     assert [one.fingerprint["revision"] for one in (bare, keywords, released)] == [None, None, "main"]
     assert replace(bare, fingerprint={**bare.fingerprint, "digests": {"prompt_tokens": "other"}}).key != bare.key
+
+
+def test_a_template_file_and_the_end_tokens_are_frozen_as_what_they_held(tmp_path: Path) -> None:
+    file = tmp_path / "mine.jinja"
+    file.write_text("{% for m in messages %}[{{ m.role }}] ${m} {{ m.content }}\n{% endfor %}[answer]", encoding="utf-8")
+    text = file.read_text(encoding="utf-8")
+    [cell] = prepared({**BARE, "prompt__template": str(file)})
+    file.unlink()
+    trial = replace(cell.trial(None), measurement=any_measurement())
+    frozen.freeze(trial, [], cell.config.selection, "it is alone", tmp_path / "frozen.yaml")
+    content = frozen.read(tmp_path / "frozen.yaml")
+    pipeline = frozen.pipeline_config(content, tmp_path / "frozen.yaml")
+    assert (pipeline.prompt.template, content["stop_token_ids"]) == (text, [4093, 4091])
+    tokenizer = load_tokenizer(pipeline.model)
+    assert tokenizer.convert_ids_to_tokens([4093, 4091]) == ["<|im_end|>", "<|endoftext|>"]
+    assert frozen.digest_mismatches(content, {"prompt_tokens": encoder_for(tokenizer, pipeline).digest}) == []
+    assert frozen.stop_mismatches(content, stop_token_ids(tokenizer, pipeline)) == []
 
 
 def test_where_the_same_weights_came_from_makes_no_other_trial() -> None:

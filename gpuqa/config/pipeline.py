@@ -133,7 +133,7 @@ class PromptConfig:
     system: str | None = None
     system_in: SystemIn = SystemIn.system
     user: str = PLACEHOLDER
-    template: str | None = None  # chat template: "plain", "chatml" or a Jinja file; None means the model's own
+    template: str | None = None  # "plain", "chatml", a Jinja file or its text; None means the model's own
     examples: list[ExampleConfig] = field(default_factory=list)
     postprocess: PostprocessConfig = field(default_factory=PostprocessConfig)
 

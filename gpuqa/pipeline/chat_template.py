@@ -7,6 +7,7 @@ turn, some write today's date. Each of these would silently change what is measu
 from __future__ import annotations
 
 import datetime
+from dataclasses import replace
 from typing import Any
 
 from gpuqa.config import UserError
@@ -19,6 +20,7 @@ DATES = (  # they differ in year, month, day, weekday, hour, minute and second
     datetime.datetime(2026, 6, 21, 17, 48, 59),
     datetime.datetime(2077, 11, 30, 23, 31, 20),
 )
+JINJA = ("{{", "{%")  # how an expression and a statement begin
 OURS = {  # prompt.template -> Jinja; `begin` is the token that the tokenizer puts before any text, "" for none
     "plain": "{{ begin }}{% for message in messages %}{{ message.content }}\n\n{% endfor %}",
     "chatml": (
@@ -45,6 +47,46 @@ def messages(prompt: PromptConfig, user_text: str) -> list[dict[str, str]]:
     return [{"role": "system", "content": prompt.system}, *chat] if prompt.system else chat
 
 
+def with_template_text(prompt: PromptConfig) -> PromptConfig:
+    """The prompt with the text of its template in place of the file's name, so that what is frozen needs no file.
+
+    Raises:
+        UserError: the file is absent, cannot be read, or holds no template.
+    """
+    if prompt.template is None or prompt.template in OURS or is_jinja(prompt.template):
+        return prompt
+    text = text_of_file(prompt.template)
+    if not is_jinja(text):
+        raise UserError(
+            f"prompt.template: {prompt.template} is no Jinja template, since it has neither {' nor '.join(JINJA)}; "
+            f"allowed: {ANOTHER}"
+        )
+    return replace(prompt, template=text)
+
+
+def is_jinja(text: str) -> bool:
+    """Whether a text is a template rather than the name of a file: without these marks, it could write no message."""
+    return any(mark in text for mark in JINJA)
+
+
+def text_of_file(name: str) -> str:
+    """What a template's file holds.
+
+    Raises:
+        UserError: it is absent or cannot be read.
+    """
+    file = find(name, "prompt.template")
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise UserError(f"prompt.template: {file} cannot be read: {error}; allowed: {ANOTHER}") from error
+
+
+def shown(template: str) -> str:
+    """A value of `prompt.template` for a message: of a template's text, the beginning."""
+    return quoted(template, 40) if is_jinja(template) else template
+
+
 class ChatTemplate:
     """The chat template of one model, as one prompt variant uses it."""
 
@@ -55,8 +97,8 @@ class ChatTemplate:
             UserError: there is no template, or none that could be used.
         """
         self.tokenizer, self.prompt, self.enable_thinking = tokenizer, prompt, enable_thinking
-        origin = f"the chat template of model.path={model}" if prompt.template is None else f"prompt.template={prompt.template}"
-        self.where = f"prompt={prompt.name}: {origin}"
+        own, chosen = f"the chat template of model.path={model}", prompt.template
+        self.where = f"prompt={prompt.name}: {own if chosen is None else f'prompt.template={shown(chosen)}'}"
         self.template = self._own(model) if prompt.template is None else self._chosen(prompt.template)
         if not self.template.strip():
             raise UserError(f"{self.where} is empty; set {ANOTHER}")
@@ -80,13 +122,9 @@ class ChatTemplate:
         return str(own["default"])
 
     def _chosen(self, name: str) -> str:
-        """The template that the prompt names: one of ours, or a file."""
+        """The template that the prompt names: one of ours, a file's, or the text itself."""
         if name not in OURS:
-            file = find(name, "prompt.template")
-            try:
-                return file.read_text(encoding="utf-8")
-            except (OSError, ValueError) as error:
-                raise UserError(f"prompt.template: {file} cannot be read: {error}; allowed: {ANOTHER}") from error
+            return name if is_jinja(name) else text_of_file(name)
         absent = [token for token in CHATML_TOKENS if token not in self.tokenizer.get_vocab()]
         if name == "chatml" and absent:
             raise UserError(

@@ -31,15 +31,15 @@ def stop_token_ids(tokenizer: Any, config: PipelineConfig) -> list[int]:
     Raises:
         UserError: a configured stop is not one token, a file names a token that the model does not have, or nothing names one.
     """
-    vocabulary, named = tokenizer.get_vocab(), list(config.sampling.stop)
+    named = [*config.sampling.stop, *([CHATML_END] if config.prompt.template == "chatml" else [])]
+    vocabulary = tokenizer.get_vocab() if named else {}  # which takes long to make
     special = ", ".join(sorted(map(str, tokenizer.all_special_tokens)))
-    for stop in named:
+    for stop in config.sampling.stop:
         if stop not in vocabulary:
             allowed = f"tokens of the model's vocabulary, such as {special}; text goes into sampling.stop_strings"
             raise UserError(f"sampling.stop: got {stop!r}, allowed are {allowed}")
     if config.sampling.ignore_eos:
         return []
-    named += [CHATML_END] if config.prompt.template == "chatml" else []
     own = [tokenizer.eos_token_id, *end_token_ids(find_model(config.model), len(tokenizer))]
     ids = dict.fromkeys(token for token in [*map(vocabulary.get, named), *own] if token is not None)
     if not ids:

@@ -21,9 +21,11 @@ from gpuqa.measure import fingerprint
 from gpuqa.measure.cell import Cell
 from gpuqa.measure.trial import FinishedTrial
 from gpuqa.pipeline import dataset
+from gpuqa.pipeline.chat_template import with_template_text
 from gpuqa.pipeline.dataset.summary import Summary, summary_of
 from gpuqa.pipeline.model_folder import check_weights
 from gpuqa.pipeline.pipeline import checked_encoder, checked_tokenizer, warmup_questions
+from gpuqa.pipeline.sampling import stop_token_ids
 from gpuqa.records import Answer, Pass, Trial
 from gpuqa.study import rate_sweep
 from gpuqa.study.engine_session import EngineStarts, Event, PassDone
@@ -64,7 +66,8 @@ def prepare(configs: Sequence[tuple[CellConfig, dict[str, str]]]) -> list[Cell]:
     Raises:
         UserError: in any cell; none has run.
     """
-    folders = [find_model(config.model) for config, _ in configs]  # first: what is wrong with files is told at once
+    configs = [(replace(config, prompt=with_template_text(config.prompt)), axes) for config, axes in configs]
+    folders = [find_model(config.model) for config, _ in configs]  # early: what is wrong with files is told at once
     asked = [dataset.load(config.dataset) for config, _ in configs]
     environment = fingerprint.environment()
     models: dict[str, Any] = {}
@@ -81,6 +84,7 @@ def prepare(configs: Sequence[tuple[CellConfig, dict[str, str]]]) -> list[Cell]:
         prompt_tokens = checked_encoder(tokenizer, config).digest
         known = {
             "digests": {**digests, "dataset": dataset.digest(questions), "prompt_tokens": prompt_tokens},
+            "stop_token_ids": stop_token_ids(tokenizer, config),
             "revision": fingerprint.model_revision(config.model, folder),
             **environment,
         }

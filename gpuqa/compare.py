@@ -28,6 +28,7 @@ from rich.table import Table
 from gpuqa import frozen
 from gpuqa.config import UserError, plain
 from gpuqa.config.app import run_command
+from gpuqa.config.command_line import terminal
 from gpuqa.config.commands import CompareConfig, resolve
 from gpuqa.records import Answer, Trial
 from gpuqa.selection.at_least_as_good import Conclusion, Row, conclusion_of, rows_of
@@ -81,8 +82,8 @@ def compare(composed: Any) -> int:
         head = {"conclusion": conclusion.name, "exit_code": code, "reasons": reasons}
         print(json.dumps(plain({**head, "questions": len(pairs), **counts, **values}), ensure_ascii=False))
         return code
-    show(a, b, rows, Console())
-    show_flips(flips, len(scored), config, Console())
+    show(a, b, rows, terminal())
+    show_flips(flips, len(scored), config, terminal())
     for reason in reasons:
         print(reason)
     print(f"{conclusion.value} (exit code {code})")

@@ -22,7 +22,7 @@ from rich.console import Console
 
 from gpuqa.config import UserError, plain
 from gpuqa.config.app import run_command
-from gpuqa.config.command_line import command_line, study_overrides
+from gpuqa.config.command_line import command_line, study_overrides, terminal
 from gpuqa.config.commands import FreezeConfig, StudyConfig, resolve
 from gpuqa.config.measurement import SelectionConfig
 from gpuqa.config.paths import conf_folder
@@ -45,7 +45,7 @@ def freeze(composed: Any) -> int:
     journal = Journal(config.study.folder)
     refuse_unfinished(config.study, journal)
     with journal.locked():  # two decisions at once would lose the winner of one
-        return decide_again(config, journal, Console())
+        return decide_again(config, journal, terminal())
 
 
 def decide_again(config: FreezeConfig, journal: Journal, console: Console) -> int:

@@ -24,7 +24,7 @@ from rich.text import Text
 
 from gpuqa.config import UserError, check
 from gpuqa.config.app import run_command
-from gpuqa.config.command_line import command_line, override
+from gpuqa.config.command_line import command_line, override, terminal
 from gpuqa.config.commands import PredictConfig, axes_of, resolve
 from gpuqa.config.engine_arguments import argument_names
 from gpuqa.config.measurement import DatasetConfig
@@ -103,7 +103,7 @@ def predict(composed: Any) -> int:
     predictions = [
         predicted(config, axes, sources[config.model.path]) for config, axes in zip(configs, axes_of(composed), strict=True)
     ]
-    console = Console()
+    console = terminal()
     print_table(predictions, console)
     for line in assumptions(predictions):
         console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -19,9 +19,11 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
 
 from gpuqa.config import UserError
 from gpuqa.config.app import INTERRUPTED, run_command
+from gpuqa.config.command_line import terminal
 from gpuqa.config.commands import CellConfig, StudyConfig, axes_of, resolve
 from gpuqa.machine import hardware
 from gpuqa.measure.cell import Cell
@@ -54,7 +56,7 @@ def end_like_ctrl_c(*_: object) -> None:
 
 def sweep(composed: Any) -> int:
     """All composed cells (the study sweeper hands them over at once) -> exit code."""
-    console = Console(file=os.fdopen(os.dup(1), "w"))  # an engine that starts takes file descriptor 1 for its own log
+    console = terminal(os.fdopen(os.dup(1), "w"))  # an engine that starts takes file descriptor 1 for its own log
     cells = study.prepare(list(zip([resolve(config, CellConfig) for config in composed], axes_of(composed), strict=True)))
     where = one_study(cells)
     questions = study.questions_of(cells)
@@ -83,7 +85,7 @@ def announce(cells: Sequence[Cell], questions: Summary, console: Console) -> Non
     measured = [cell for cell in cells if cell.key not in copies]
     sizes = counted(len(cells), "trial") + (f", {len(measured)} of them measured," if copies else "")
     sizes += f" on {counted(len(study.group_by_engine(measured)), 'engine')}"
-    console.print(f"[bold]{config.study.name}[/]: {sizes}; {setting(cells)}")
+    console.print(Text.assemble((config.study.name, "bold"), f": {sizes}; {setting(cells)}"))
     for line in questions.lines():
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     notes = [*([config.model.note] if config.model.note else []), *sampling_notes(cell.config for cell in cells)]
@@ -156,14 +158,14 @@ class Watch:
 
     def __init__(self, console: Console, cells: Sequence[Cell]) -> None:
         columns = (
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TextColumn("ETA"),
             TimeRemainingColumn(),
         )
-        self.progress = Progress(*columns, TextColumn("[green]{task.fields[best]}"), console=console)
+        self.progress = Progress(*columns, TextColumn("{task.fields[best]}", style="green", markup=False), console=console)
         self.repeats = {cell.key: cell.config.workload.repeats + cell.config.workload.prefix_cached_repeats for cell in cells}
         self.bar = self.progress.add_task("preparing", total=sum(self.repeats.values()), best="")
         self.passes: dict[str, int] = {}

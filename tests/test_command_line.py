@@ -12,13 +12,12 @@ from any_measurement import any_measurement
 from hydra import compose, initialize_config_dir
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rich.console import Console
 
 from gpuqa.config.app import compose_cell, introduce_to_hydra
-from gpuqa.config.command_line import command_line, override, study_overrides
+from gpuqa.config.command_line import command_line, override, study_overrides, terminal
 from gpuqa.config.commands import COMMANDS, FreezeConfig, ServeConfig, StudyConfig, resolve
 from gpuqa.config.measurement import SelectionConfig
-from gpuqa.config.paths import conf_folder
+from gpuqa.config.paths import PACKAGE, conf_folder
 from gpuqa.records import Answer, Trial
 from gpuqa.study.conclusion import conclude
 from gpuqa.study.journal import Journal
@@ -85,10 +84,10 @@ def test_what_needs_no_quotes_has_none() -> None:
     assert study_overrides(StudyConfig("mine")) == ["study.name=mine"]
 
 
-@pytest.mark.parametrize("root", ["a b", "结果 {x}", "[red]" + "long/" * 40])
+@pytest.mark.parametrize("root", ["a b", "结果 {x}", "a:new:b", "[red]" + "long/" * 40])
 def test_the_end_of_a_study_prints_a_command_for_its_folder_in_one_line(tmp_path: Path, monkeypatch, root: str) -> None:
     monkeypatch.chdir(tmp_path)
-    study = StudyConfig("mine", root=root)
+    study = StudyConfig("[red]:new:", root=root)
     journal, numbers = (
         Journal(study.folder),
         {"questions": 4, "answers_failed": 0, "answers_empty": 0, "truncated_fraction": 0.0},
@@ -97,10 +96,17 @@ def test_the_end_of_a_study_prints_a_command_for_its_folder_in_one_line(tmp_path
     trial = Trial("f" * 64, {}, compose_cell("experiment=none").as_dict(), KNOWN, measurement)
     journal.write_study([(trial.key, {})])
     journal.write(trial, [Answer("q", "问题", "参考", "答", 0.4, 0.4, "stop", 9, 0.1)])
-    console = Console(file=io.StringIO(), width=40)
+    console = terminal(io.StringIO())
+    console.width = 40
     assert conclude([trial], study, SelectionConfig("mine", min_chars_per_s=0.0), journal, console) == 0
     [line] = re.findall(r"(?m)^Serve it: (.*)$", console.file.getvalue())  # type: ignore[attr-defined]
     serve = parsed(line)
     assert isinstance(serve, ServeConfig)
     assert Path(serve.frozen) == study.folder / "frozen.yaml"
     assert Path(serve.frozen).is_file()
+    assert "Study [red]:new:" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_every_command_prints_on_the_terminal_that_leaves_texts_as_they_are() -> None:
+    own = {file.name for file in PACKAGE.rglob("*.py") if re.search(r"\bConsole\(|rich import print", file.read_text("utf-8"))}
+    assert own == {"command_line.py"}

@@ -12,6 +12,7 @@ from any_measurement import any_measurement
 from rich.console import Console
 from small_study import config
 
+from gpuqa.config.command_line import terminal
 from gpuqa.measure.cell import Cell
 from gpuqa.pipeline.dataset.summary import summary_of
 from gpuqa.records import Answered, Pass, Question
@@ -45,6 +46,11 @@ def test_a_study_says_how_many_of_its_trials_are_measured_where_some_are_the_sam
     assert "\nembedded: 2 questions (gpuqa/embedded/questions/test.json, UTF-8, sha256 " in said(console)
     announce([cell(prompt="bare")], questions, console)
     assert "mine: 1 trial on 1 engine; " in said(console)
+
+
+def test_a_study_is_called_by_its_name_whatever_that_means_elsewhere() -> None:
+    announce([cell(study__name="[red]a:new:b")], summary_of(cell().config.dataset, None), console := terminal(StringIO()))
+    assert said(console).startswith("[red]a:new:b: 1 trial on 1 engine; ")
 
 
 def test_one_is_one_and_more_are_several() -> None:

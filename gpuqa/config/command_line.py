@@ -1,14 +1,32 @@
-"""Command lines that messages print: pasted into a shell, they say to a command what they said in the message."""
+"""Command lines that messages print: pasted into a shell, they say to a command what they said in the message.
+
+So the terminal on which they stand prints every text as it is.
+"""
 
 from __future__ import annotations
 
 import shlex
+from typing import IO, TYPE_CHECKING
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException
 
 from gpuqa.config.commands import StudyConfig, escaped
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def terminal(file: IO[str] | None = None) -> Console:
+    """The console of a command: `:new:` is no emoji and `[red]` no colour there, whoever called a study or a question so.
+
+    Args:
+        file: where it prints; None is standard output.
+    """
+    from rich.console import Console
+
+    return Console(file=file, emoji=False, markup=False)
 
 
 def command_line(command: str, *overrides: str) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from gpuqa.config import UserError
-from gpuqa.pipeline.dataset.blocks import parse_blocks
+from gpuqa.pipeline.dataset.blocks import FORM, parse_blocks
 
 SEPARATORS = ",;\t"
 
@@ -93,8 +93,10 @@ def by_content(text: str) -> list[Row]:
     """Rows of JSON, which begins with a bracket, or of text blocks."""
     if text.lstrip()[:1] in ("[", "{"):
         return parse_json(text)
-    blocks = enumerate(parse_blocks(text), 1)
-    return [Row(f"row {number} (line {line})", fields) for number, (line, fields) in blocks]
+    blocks = parse_blocks(text)
+    if text.strip() and not blocks:
+        raise UserError(f"holds no questions: {FORM}; other formats are JSON and CSV")
+    return [Row(f"row {number} (line {line})", fields) for number, (line, fields) in enumerate(blocks, 1)]
 
 
 def parse_json(text: str) -> list[Row]:

@@ -22,8 +22,8 @@ BRACKETED = re.compile(rf"^{BLANK}[【\[](?:问题|问|答案|答|回答|Questio
 AS_JSON = "if it belongs to the text, write the file as JSON or CSV"
 
 FORM = (
-    "in a text file a row is a line that begins with 问题：, 问：, Question: or Q:, and below it one that begins with 答案：, 答：, "
-    "回答：, Answer: or A:; a number or ** may stand before the word, but no >, ① or 【"
+    "in a text file a row is a line that begins with 问题：, 问：, Question: or Q:, and below it one that "
+    "begins with 答案：, 答：, 回答：, Answer: or A:; a number or ** may stand before the word, but no >, ① or 【"
 )
 
 Block = tuple[int, dict[str, str]]  # the line where it begins, and its fields

@@ -15,11 +15,12 @@ Exit codes: 0 fetched and verified, 1 the hub failed or a digest differs, 2 the 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
+import re
 import shutil
 import sys
-from collections.abc import Iterable
-from itertools import count
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,9 @@ def download(composed: Any) -> int:
     if folder.exists() and not folder.is_dir():
         raise UserError(f"model.path: {folder} is a file, and the weights need a folder; name another one")
     try:
-        listing, kept = update(folder, source)
+        with alone(folder):
+            put_back(folder)
+            listing, kept = update(folder, source)
     except HubFailed as error:
         print(f"error: {source.repository} at revision {source.wanted} on {source.hub.name}: {error}", file=sys.stderr)
         return FAILED
@@ -59,6 +62,50 @@ def download(composed: Any) -> int:
     measure = command_line("sweep", override("model", model.name), override("model.path", model.path))
     print(f"{model.name} is in {model.path}; measure it with: {measure}")
     return 0
+
+
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Keep a second download out of FOLDER.incoming. The lock ends with this process, however that ends.
+
+    Raises:
+        UserError: another download has the lock.
+        FileNotWritten: the folder has no place to be in.
+    """
+    lock = folder.with_name(f"{folder.name}.lock")
+    created = not lock.parent.exists()
+    make_folder(lock.parent)
+    with writing(lock), lock.open("a") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held = os.path.samefile(lock, stream.fileno())  # not a file that the other download has just removed
+        except (BlockingIOError, FileNotFoundError):
+            held = False
+        if not held:
+            raise UserError(f"model.path: another download is bringing {folder}; wait for it or end it, then run this again")
+        try:
+            yield
+        finally:
+            lock.unlink()
+            if created:
+                with contextlib.suppress(OSError):  # the folder is there
+                    lock.parent.rmdir()
+
+
+def put_back(folder: Path) -> None:
+    """Have the folder of before under its name, where a kill between the two renames of `put_in_place` left it beside that."""
+    kept = kept_before(folder)
+    if kept and not folder.exists():
+        newest = kept[max(kept)]
+        with writing(folder):
+            newest.rename(folder)
+        print(f"{newest} is {folder} again: a download was ended while it replaced that folder")
+
+
+def kept_before(folder: Path) -> dict[int, Path]:
+    """The folders that new ones took the place of, by their numbers; the newest has the highest."""
+    name = re.compile(rf"{re.escape(folder.name)}\.previous(\d*)")
+    return {int(match[1] or 0): path for path in folder.parent.iterdir() if (match := name.fullmatch(path.name))}
 
 
 def update(folder: Path, source: DownloadConfig) -> tuple[Listing, Path | None]:
@@ -150,12 +197,12 @@ def put_in_place(incoming: Path, folder: Path) -> Path | None:
     if not folder.exists():
         incoming.rename(folder)
         return None
-    names = (folder.with_name(f"{folder.name}.previous{number or ''}") for number in count())
-    kept = next(name for name in names if not name.exists())
+    number = max(kept_before(folder), default=-1) + 1
+    kept = folder.with_name(f"{folder.name}.previous{number or ''}")
     folder.rename(kept)
     try:
         incoming.rename(folder)
-    except OSError:
+    except BaseException:  # Ctrl-C too
         kept.rename(folder)
         raise
     return kept

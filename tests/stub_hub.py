@@ -130,6 +130,7 @@ def handler_of(hub: StubHub) -> type[BaseHTTPRequestHandler]:
                 headers["Content-Range"] = f"bytes {begin}-{len(content) - 1}/{len(content)}"
             if path == hub.silent and self.command == "GET":
                 hub.over.wait(60)
+                self.close_connection = True
                 return
             self.reply(content[begin:], 206 if self.headers.get("Range") else 200, headers, cut=path == hub.cut)
 

@@ -26,6 +26,7 @@ MARKS = [  # of a question and its answer
     ("- 问题：", "- 答案："),
     ("问题：", "答："),
     ("问：", "答："),
+    ("问题：", "回答："),
     ("1. 问：", "答："),
     ("Q:", "A:"),
     ("Q1：", "A1："),
@@ -64,10 +65,39 @@ def test_the_words_for_question_and_answer_are_text_where_no_line_begins_with_th
 
 
 def test_a_file_keeps_to_the_words_of_its_first_block(tmp_path: Path) -> None:
-    content = "1. 问题：选哪个？\nA: 甲\nB: 乙\n答案：A: 甲\nQ: 这是答案的一行\nA: 这也是\n"
-    assert pairs_of(written(tmp_path / "blocks.txt", content)) == [
-        ("选哪个？\nA: 甲\nB: 乙", "A: 甲\nQ: 这是答案的一行\nA: 这也是")
-    ]
+    content = "1. 问题：选哪个？\nA: 甲\nB: 乙\n答案：A: 甲\n\nA：因为\n\nB：所以\n"
+    assert pairs_of(written(tmp_path / "blocks.txt", content)) == [("选哪个？\nA: 甲\nB: 乙", "A: 甲\n\nA：因为\n\nB：所以")]
+
+
+@pytest.mark.parametrize(
+    ("content", "line", "stranger", "words"),
+    [
+        ("问题：a?\n答案：b\n问：c?\n答：d", 3, "问：", ("问题", "答案")),
+        ("问题：a?\n答案：b\n问题：c?\n答：d", 4, "答：", ("问题", "答案")),
+        ("问题：a?\n答案：b\nQ: c?\nA: d", 3, "Q:", ("问题", "答案")),
+        ("问题：a?\n答案：b\nA: d", 3, "A:", ("问题", "答案")),
+        ("Q: which?\nA: first option\nB: second\nAnswer: A\n", 4, "Answer:", ("Q", "A")),
+        ("Question: a?\nAnswer: b\n\n**Q2:** c?\n**A2:** d", 4, "**Q2:**", ("Question", "Answer")),
+        ("问：a?\n答：b\n【问题】c?\n【答案】d", 3, "【问题】", ("问", "答")),
+        ("Answer: x\nQ: a?\nA: b", 1, "Answer:", ("Q", "A")),
+    ],
+)
+def test_a_row_of_another_form_is_refused_and_not_swallowed(
+    content: str, line: int, stranger: str, words: tuple[str, str], tmp_path: Path
+) -> None:
+    begin = (
+        f"line {line}: {stranger!r} begins a line of a file whose rows begin with {words[0]}： and {words[1]}：; begin it with"
+    )
+    assert refusal(written(tmp_path / "blocks.txt", content)).startswith(begin)
+
+
+@pytest.mark.parametrize(
+    "content", ["【问题】a?\n【答案】b", "> 问：a?\n> 答：b", "① 问题：a?\n答案：b", "Some prose about GPUs."]
+)
+def test_a_text_without_a_mark_that_is_known_is_told_the_form_of_rows(content: str, tmp_path: Path) -> None:
+    assert refusal(written(tmp_path / "blocks.txt", content)).startswith(
+        "holds no questions: in a text file a row is a line that begins with 问题：, 问：, Question: or Q:, and below it one"
+    )
 
 
 def test_a_title_above_the_first_block_is_left_out(tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def test_a_column_without_a_name_may_be_there_if_it_is_empty_and_so_may_empty_ro
 
 def test_other_columns_do_not_matter_and_an_empty_id_is_none(tmp_path: Path) -> None:
     path = written(tmp_path / "questions.csv", "id,question,topic,answer\nx,a,memory,b\n,c,,d\n")
-    assert [(one.id, one.text, one.reference) for one in read(path)] == [("x", "a", "b"), ("2", "c", "d")]
+    assert [(question.id, question.text, question.reference) for question in read(path)] == [("x", "a", "b"), ("2", "c", "d")]
 
 
 @pytest.mark.parametrize(
@@ -61,6 +61,20 @@ def test_other_columns_do_not_matter_and_an_empty_id_is_none(tmp_path: Path) -> 
         ("question,answer,Answer\na,b,c\n", "line 1: two columns are called 'Answer'; rename or remove one"),
         ('question,answer\na,"b\nc,d\n', "line 2: is not a valid table: unexpected end of data; quote cells"),
         ('question,answer\na,"b"c\n', "line 2: is not a valid table"),
+        (
+            f"question,answer\na,{'x' * 131_073}\n",
+            "line 2: is not a valid table: a cell has more than 131,072 characters; close a quote that was left open, or write",
+        ),
+        ("sep=;\nquestion;answer\na;b\n", "line 1: 'sep=' is for spreadsheets alone; remove this line, the separator is"),
+        ('"sep=,"\nquestion,answer\na,b\n', "line 1: 'sep=,' is for spreadsheets alone; remove this line"),
+        (
+            "My questions,,\nid,question,answer\n1,a,b\n",
+            "line 1: 'My questions' is the name of one column, and a table has two",
+        ),
+        (
+            "\nMy questions\nid,question,answer\n1,a,b\n",
+            "line 2: 'My questions' is the name of one column, and a table has two",
+        ),
         ("什么是 warp？,32 个线程\na,b\n", "row 1 (line 2) has the fields '什么是 warp？', '32 个线程', but a row needs"),
         (
             "question,anwser\na,b\n",

@@ -204,6 +204,11 @@ def test_turns_that_are_none_are_refused(turns: Any, message: str, tmp_path: Pat
         ({**GOOD, "system": "be brief"}, "system"),
         ({"instruction": "q", "output": "a", "System": "be brief"}, "system"),
         ({**GOOD, "system_prompt": "be brief"}, "system"),
+        ({"instruction": "q", "context": "needed", "output": "a"}, "context"),
+        ({**GOOD, "Passage": "needed"}, "context"),
+        ({**GOOD, "上下文": "needed"}, "context"),
+        ({**GOOD, "options": ["x", "y"]}, "options"),
+        ({**GOOD, "choices": {"A": "x"}}, "options"),
         (chat("developer", "user", "assistant"), "system"),
         (chat("system", "user", "assistant"), "system"),
         (chat("human", "gpt", "human", "gpt", names=("conversations", "from", "value")), "history"),
@@ -223,7 +228,9 @@ def test_a_file_to_warm_up_with_needs_no_word_on_what_is_left_out(tmp_path: Path
 
 
 def test_only_what_may_be_ignored_can_be() -> None:
-    with pytest.raises(UserError, match=r"dataset\.ignore: got \['answer'\], allowed is a list of system, history"):
+    with pytest.raises(
+        UserError, match=r"dataset\.ignore: got \['answer'\], allowed is a list of some of system, history, context, options"
+    ):
         DatasetConfig(name="mine", path="questions.json", ignore=["answer"])
 
 
@@ -233,13 +240,13 @@ def test_only_what_may_be_ignored_can_be() -> None:
 @pytest.mark.parametrize("none", [None, "", " "])
 def test_an_id_that_says_nothing_is_none(none: str | None, tmp_path: Path) -> None:
     rows = [{"id": none, **GOOD}, {"id": none, **GOOD}, {"id": 70, **GOOD}, {"id": " x ", **GOOD}]
-    assert [one.id for one in read(written(tmp_path / "rows.json", as_list(*rows)))] == ["1", "2", "70", "x"]
+    assert [question.id for question in read(written(tmp_path / "rows.json", as_list(*rows)))] == ["1", "2", "70", "x"]
 
 
 def test_several_references_need_a_word_on_how_they_count(tmp_path: Path) -> None:
     path = written(tmp_path / "rows.json", as_list({"question": "q", "answer": ["a", " b ", "c"]}, GOOD))
     assert refusal(path) == "row 1: answer holds 3 references; say which score counts: dataset.references=best or mean"
     best, mean = (read(path, references=references) for references in References)
-    assert [one.references for one in best] == [("a", "b", "c"), ("a",)]
-    assert [one.mean_of_references for one in (*best, *mean)] == [False, False, True, False]
+    assert [question.references for question in best] == [("a", "b", "c"), ("a",)]
+    assert [question.mean_of_references for question in (*best, *mean)] == [False, False, True, False]
     assert len({digest(best), digest(mean), digest(read(written(path, as_list(GOOD, GOOD))))}) == 3

@@ -6,6 +6,8 @@ import json
 import os
 import subprocess
 import tempfile
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -184,6 +186,44 @@ def test_a_download_that_was_cut_leaves_the_old_folder_and_goes_on_where_it_stop
     if kind == "modelscope":  # huggingface_hub 2 begins a file anew
         assert [asked.range for asked in hub.asked if asked.is_for_a_file] == [f"bytes={len(FILES['model.safetensors']) // 2}-"]
     assert sorted(path.name for path in folder.parent.iterdir()) == ["tiny", "tiny.previous"]
+
+
+@ONE_HUB
+def test_a_second_download_of_the_same_folder_is_refused_and_leaves_the_first_alone(
+    fetch: Callable[..., Run], hub: StubHub, kind: str, folder: Path
+) -> None:
+    hub.silent = "model.safetensors"
+    runs: list[Run] = []
+    first = threading.Thread(target=lambda: runs.append(fetch(MODELSCOPE_DOWNLOAD_TIMEOUT="60")))
+    first.start()
+    deadline = time.monotonic() + 30
+    while not any(asked.is_for_a_file for asked in hub.asked) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    where = f"another download is bringing {folder}; wait for it or end it, then run this again"
+    assert refused(fetch()) == f"error: model.path: {where}"
+    hub.over.set()  # the connection ends without the file
+    first.join()
+    assert "did not deliver model.safetensors: " in reason(runs[0], kind)
+    hub.silent = ""
+    fetched(fetch())
+    assert [path.name for path in folder.parent.iterdir()] == ["tiny"], "no lock is left"
+
+
+@ONE_HUB
+def test_a_kill_between_the_two_renames_loses_no_weights(fetch: Callable[..., Run], hub: StubHub, folder: Path) -> None:
+    """The state is made by hand: no signal would come just then."""
+    fetched(fetch())
+    (folder.with_name("tiny.previous")).mkdir()
+    folder.rename(folder.with_name("tiny.previous1"))
+    (folder.with_name("tiny.incoming")).mkdir()
+    hub.status = 503
+    run = fetch()
+    assert run.returncode == 1
+    assert run.stdout == f"{folder}.previous1 is {folder} again: a download was ended while it replaced that folder\n"
+    assert content_of(folder) == FILES
+    hub.status, hub.files = 200, dict(NEW)
+    fetched(fetch())
+    assert (content_of(folder), content_of(folder.with_name("tiny.previous1"))) == (NEW, FILES)
 
 
 def test_a_token_of_the_environment_is_sent_and_never_shown(fetch: Callable[..., Run], hub: StubHub, kind: str) -> None:

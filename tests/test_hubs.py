@@ -83,7 +83,10 @@ def test_a_record_is_read_as_it_was_written_and_a_folder_without_one_has_none(mo
     assert read(tmp_path) is None
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"files": {}}', '{"files": {"a": 1}}', "\udc80"])
+@pytest.mark.parametrize(
+    "content",
+    ["", "[]", "{}", '{"files": {}}', '{"files": {"a": 1}}', '{"files": {"a": {"size": Infinity, "sha256": "0"}}}', "\udc80"],
+)
 def test_a_record_that_cannot_be_read_is_refused_by_name(content: str, tmp_path: Path) -> None:
     (tmp_path / NAME).write_bytes(content.encode(errors="surrogateescape"))
     with pytest.raises(
@@ -93,20 +96,20 @@ def test_a_record_that_cannot_be_read_is_refused_by_name(content: str, tmp_path:
 
 
 @pytest.mark.parametrize(
-    ("name", "change", "told"),
+    ("name", "change", "message"),
     [
         ("model.safetensors", turn_a_digit, "has sha256 "),
         ("tokenizer.json", lambda file: file.write_text("{}"), "has 2 bytes, not "),
         ("config.json", Path.unlink, "is gone"),
     ],
 )
-def test_a_file_that_was_changed_since_its_download_is_refused(name: str, change: Any, told: str, model: Path) -> None:
+def test_a_file_that_was_changed_since_its_download_is_refused(name: str, change: Any, message: str, model: Path) -> None:
     before = fingerprint.sha256_of_model(model)
     change(model / name)
     with pytest.raises(UserError) as refusal:
         fingerprint.sha256_of_model(model)
     line = str(refusal.value)
-    assert line.startswith(f"model.path: {model / name} {told}")
+    assert line.startswith(f"model.path: {model / name} {message}")
     assert line.endswith(
         f"as downloaded from somebody/a-model at c0ffee; run gpuqa.download again, or remove {NAME} from the model's folder "
         "if the change is meant"
@@ -132,19 +135,19 @@ def test_the_revision_of_a_model_is_the_commit_that_was_downloaded(model: Path) 
 
 
 @pytest.mark.parametrize(
-    ("source", "told"),
+    ("source", "message"),
     [
         (DownloadConfig(repository="somebody/other"), "model.download.repository: got 'somebody/other', allowed"),
         (DownloadConfig(repository="somebody/a-model", revision="v2"), "model.download.revision: got 'v2', allowed"),
     ],
 )
 def test_a_folder_of_another_repository_or_revision_than_the_configured_one_is_refused(
-    source: DownloadConfig, told: str, model: Path
+    source: DownloadConfig, message: str, model: Path
 ) -> None:
     with pytest.raises(UserError) as refusal:
         fingerprint.model_revision(ModelConfig(name="m", path=str(model), download=source), model)
     named = f"what {NAME} in {model} names, somebody/a-model at master; or run gpuqa.download again"
-    assert str(refusal.value) == f"{told} is {named}"
+    assert str(refusal.value) == f"{message} is {named}"
 
 
 @pytest.mark.parametrize("revision", [None, "master", "c0ffee"])

@@ -41,6 +41,9 @@ class FieldsConfig:
         check(complete, "dataset.fields", names, "both question and answer, with id if there is one, or none of them")
 
 
+IGNORABLE = ("system", "history", "context", "options")  # what belongs to a question and has no place in a prompt
+
+
 @dataclass
 class DatasetConfig:
     """The questions that are measured and scored. docs/questions.md has the formats of their file."""
@@ -50,11 +53,11 @@ class DatasetConfig:
     limit: int | None = None  # the first so many questions; None means all
     fields: FieldsConfig = field(default_factory=FieldsConfig)
     references: References | None = None  # needed where a question has several
-    ignore: list[str] = field(default_factory=list)  # of "system" and "history": left out knowingly where rows have them
+    ignore: list[str] = field(default_factory=list)  # of IGNORABLE: left out knowingly where rows have them
 
     def __post_init__(self) -> None:
         check(self.limit is None or self.limit >= 1, "dataset.limit", self.limit, "an integer of at least 1, or null")
-        check(set(self.ignore) <= {"system", "history"}, "dataset.ignore", self.ignore, "a list of system, history, or of one")
+        check(set(self.ignore) <= set(IGNORABLE), "dataset.ignore", self.ignore, f"a list of some of {', '.join(IGNORABLE)}")
 
 
 ISSUE_SETTINGS = {  # key of a workload -> the one value of `issue` with which it must be set; with the others it must be null

@@ -79,7 +79,7 @@ def read(folder: Path) -> Record | None:
         return Record(files=files, **content)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise UserError(
             f"model.path: {folder / NAME} cannot be read: {error!r}; run gpuqa.download again, or remove it"
         ) from error

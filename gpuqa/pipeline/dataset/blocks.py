@@ -1,7 +1,7 @@
 """Text blocks become rows: a line that begins with the word for a question, below it one that begins with the answer's.
 
 Both may have a number, brackets and bold marks: `1. 问题：`, `（1. 问题：`, `(1) 问题：`, `1、问题：`, `问题1：`, `**问题：**`.
-A file keeps to the words of its first question and answer; the others are text like any other.
+A file keeps to the words of its first question and answer; a line that begins with another pair's is refused.
 """
 
 from __future__ import annotations
@@ -10,10 +10,21 @@ import re
 
 from gpuqa.config import UserError
 
-ANSWERS = {"问题": ("答案", "答"), "问": ("答", "答案"), "Question": ("Answer",), "Q": ("A",)}  # by the word for a question
+ANSWERS = {  # by the word for a question
+    "问题": ("答案", "答", "回答"),
+    "问": ("答", "答案", "回答"),
+    "Question": ("Answer",),
+    "Q": ("A",),
+}
 BLANK = r"[^\S\n]*+"  # takes all blanks at once: several of these in a row would try every way to share a long run of them
 NUMBER = rf"[（(]?{BLANK}(?:第?{BLANK}[\d一二三四五六七八九十百]+{BLANK}题?{BLANK}[)）]?{BLANK}[.、．:：)）]?)?{BLANK}"
+BRACKETED = re.compile(rf"^{BLANK}[【\[](?:问题|问|答案|答|回答|Question|Answer){BLANK}\d*{BLANK}[】\]]", re.M | re.I)
 AS_JSON = "if it belongs to the text, write the file as JSON or CSV"
+
+FORM = (
+    "in a text file a row is a line that begins with 问题：, 问：, Question: or Q:, and below it one that "
+    "begins with 答案：, 答：, 回答：, Answer: or A:; a number or ** may stand before the word, but no >, ① or 【"
+)
 
 Block = tuple[int, dict[str, str]]  # the line where it begins, and its fields
 
@@ -33,17 +44,18 @@ def parse_blocks(text: str) -> list[Block]:
     if lost := mark(words[1]).search(text, 0, starts[0].start()):
         raise UserError(f"line {line_of(text, lost.end())}: the answer has no question: no line above begins with {words[0]}：")
     refuse_swallowed(words[0], text, 0, starts[0].start())
+    refuse_other_marks(words, text)
     ends = [*(start.start() for start in starts[1:]), len(text)]
     return [block(text, start, end, words) for start, end in zip(starts, ends, strict=True)]
 
 
 def words_of(text: str) -> tuple[str, str] | None:
     """The words for question and answer of the first marks in a text; None without a question."""
-    first = {word: found.end() for word in ANSWERS if (found := mark(word).search(text))}
+    first = {word: match.end() for word in ANSWERS if (match := mark(word).search(text))}
     if not first:
         return None
     question = min(first, key=first.__getitem__)
-    places = {word: found.start() for word in ANSWERS[question] if (found := mark(word).search(text, first[question]))}
+    places = {word: match.start() for word in ANSWERS[question] if (match := mark(word).search(text, first[question]))}
     return question, min(places, key=places.__getitem__, default=ANSWERS[question][0])
 
 
@@ -81,11 +93,29 @@ def refuse_swallowed(word: str, text: str, start: int, end: int, everywhere: boo
         everywhere: also at the end of another word. Otherwise `以下问题：`, `请问：` and `FAQ:` are text.
     """
     before = "" if everywhere else r"(?<![^\W\d_])"
-    if found := re.compile(rf"{before}{word}{BLANK}\d*{BLANK}[:：]", re.I).search(text, start, end):
+    if match := re.compile(rf"{before}{word}{BLANK}\d*{BLANK}[:：]", re.I).search(text, start, end):
         raise UserError(
-            f"line {line_of(text, found.end())}: {found[0]!r} stands where no question can begin, so another row would swallow "
+            f"line {line_of(text, match.end())}: {match[0]!r} stands where no question can begin, so another row would swallow "
             f"this one; begin a line with it, or {AS_JSON}"
         )
+
+
+def refuse_other_marks(words: tuple[str, str], text: str) -> None:
+    """Raise a UserError for a line that begins with a word of another pair: it may be a row that another one would swallow."""
+    pairs = [word for question, answers in ANSWERS.items() for word in (question, *answers)]
+    others = "|".join(dict.fromkeys(word for word in pairs if word not in words))
+    for match in (*mark(f"(?:{others})").finditer(text), *BRACKETED.finditer(text)):
+        if not begins_options(match, text):
+            raise UserError(
+                f"line {line_of(text, match.end())}: {match[0].strip()!r} begins a line of a file whose rows begin with "
+                f"{words[0]}： and {words[1]}：; begin it with one of these, or {AS_JSON}"
+            )
+
+
+def begins_options(match: re.Match[str], text: str) -> bool:
+    """Whether a mark is the first of a list `A: ...`, `B: ...` and no answer."""
+    rest_of_line = re.compile(rf".*\n(?:{BLANK}\n)*+").match(text, match.end())
+    return match[0].strip(" \t:：") == "A" and rest_of_line is not None and bool(mark("B").match(text, rest_of_line.end()))
 
 
 def closed(mark: str, text: str) -> str:

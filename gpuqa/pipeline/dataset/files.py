@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from gpuqa.config import UserError
-from gpuqa.pipeline.dataset.blocks import parse_blocks
+from gpuqa.pipeline.dataset.blocks import FORM, parse_blocks
 
 SEPARATORS = ",;\t"
 
@@ -93,8 +93,10 @@ def by_content(text: str) -> list[Row]:
     """Rows of JSON, which begins with a bracket, or of text blocks."""
     if text.lstrip()[:1] in ("[", "{"):
         return parse_json(text)
-    blocks = enumerate(parse_blocks(text), 1)
-    return [Row(f"row {number} (line {line})", fields) for number, (line, fields) in blocks]
+    blocks = parse_blocks(text)
+    if text.strip() and not blocks:
+        raise UserError(f"holds no questions: {FORM}; other formats are JSON and CSV")
+    return [Row(f"row {number} (line {line})", fields) for number, (line, fields) in enumerate(blocks, 1)]
 
 
 def parse_json(text: str) -> list[Row]:
@@ -165,25 +167,41 @@ def parse_table(text: str) -> list[Row]:
         try:
             cells = next(reader, None)
         except csv.Error as error:
-            raise UserError(
-                f"line {line}: is not a valid table: {error}; quote cells that hold separators or line breaks"
-            ) from error
+            raise UserError(f"line {line}: is not a valid table: {reason_of(error)}") from error
         if cells is None:
             return rows
         if not any(cell.strip() for cell in cells):
             continue
         if not names:
-            names = column_names(cells)
+            names = column_names(cells, line)
         else:
             rows.append(Row(f"row {len(rows) + 1} (line {line})", dict(named_cells(names, cells, line, separator))))
 
 
-def column_names(cells: list[str]) -> list[str]:
+def reason_of(error: csv.Error) -> str:
+    """What is wrong with a table, and what to do."""
+    if "field limit" in str(error):
+        limit = f"a cell has more than {csv.field_size_limit():,} characters"
+        return f"{limit}; close a quote that was left open, or write such long texts as JSON"
+    return f"{error}; quote cells that hold separators or line breaks"
+
+
+def column_names(cells: list[str], line: int) -> list[str]:
     """The names in the first line of a table; a column without a name has an empty one."""
     names = [cell.strip() for cell in cells]
+    filled = [name for name in names if name]
+    if filled[0].lower().startswith("sep="):
+        raise UserError(
+            f"line {line}: {filled[0]!r} is for spreadsheets alone; remove this line, the separator is found without it"
+        )
+    if len(filled) == 1:
+        raise UserError(
+            f"line {line}: {filled[0]!r:.40} is the name of one column, and a table has two at least, question and answer; "
+            "remove lines that stand above the names of the columns"
+        )
     twice = [name for place, name in enumerate(names) if name and name.lower() in map(str.lower, names[:place])]
     if twice:
-        raise UserError(f"line 1: two columns are called {twice[0]!r}; rename or remove one")
+        raise UserError(f"line {line}: two columns are called {twice[0]!r}; rename or remove one")
     return names
 
 

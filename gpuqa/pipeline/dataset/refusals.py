@@ -12,6 +12,8 @@ from gpuqa.pipeline.dataset.files import Row
 UNSENT = {  # what belongs to a question and has no place in a prompt, as `dataset.ignore` calls it -> what to do
     "system": "write it into a prompt file (prompt.system), which is the same for all rows",
     "history": "write the earlier turns into the question",
+    "context": "write it into the question",
+    "options": "write them into the question",
 }
 
 

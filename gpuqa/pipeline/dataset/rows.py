@@ -41,7 +41,13 @@ SHAPES = (
     Shape("问题", "答案"),
 )
 CHATS = ("messages", "conversations")  # a list of turns
-UNSENT_FIELDS = {"system": "system", "system_prompt": "system", "history": "history"}  # by their names, what they hold
+UNSENT_FIELDS = {  # by their names, what they hold
+    "system": "system",
+    "system_prompt": "system",
+    "history": "history",
+    **dict.fromkeys(("context", "passage", "背景", "上下文"), "context"),
+    **dict.fromkeys(("options", "choices", "选项"), "options"),
+}
 KNOWN = [
     *dict.fromkeys(name for shape in SHAPES for name in (shape.question, shape.answer, shape.more) if name),
     *CHATS,
@@ -129,10 +135,10 @@ def parts_of(row: Row, fields: Mapping[str, Any], columns: Columns) -> Parts:
     shapes = [shape for shape in SHAPES if shape.fits(fields)]
     shapes = [shape for shape in shapes if not any(shape.names < other.names for other in shapes)]
     chats = [name for name in CHATS if name in fields]
-    found = [*chats, *(f"{shape.question} and {shape.answer}" for shape in shapes)]
-    if len(found) > 1:
-        refuse(row, f"can be read in {len(found)} ways: by {', or by '.join(found)}; {CHOOSE}")
-    if not found:
+    readings = [*chats, *(f"{shape.question} and {shape.answer}" for shape in shapes)]
+    if len(readings) > 1:
+        refuse(row, f"can be read in {len(readings)} ways: by {', or by '.join(readings)}; {CHOOSE}")
+    if not readings:
         refuse(row, unknown(fields))
     if not chats:
         return shape_parts(shapes[0], fields)
@@ -160,7 +166,7 @@ def references_of(row: Row, name: str, value: Any, columns: Columns) -> list[str
     """The reference answers of a row: one text, or a list of texts if the configuration says how several count."""
     if not isinstance(value, list) or not value:
         return [text_of(row, name, value)]
-    texts = [text_of(row, f"{name}[{place}]", one) for place, one in enumerate(value)]
+    texts = [text_of(row, f"{name}[{place}]", text) for place, text in enumerate(value)]
     if len(texts) > 1 and columns.references is None:
         refuse(row, f"{name} holds {len(texts)} references; say which score counts: dataset.references=best or mean")
     return texts

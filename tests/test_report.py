@@ -212,7 +212,7 @@ def test_the_page_shows_the_verdict_the_note_and_marks_the_winner(tmp_path):
     verdict = decide([*trials, *prompts(quick=5000.0)], RULE)
     text = page_of(verdict, tmp_path)
     page = Page(text)
-    assert page.text["p.verdict"] == [verdict.reason]
+    assert page.text["p.verdict open"] == [verdict.reason]
     assert page.text["p.note"] == ["DEMONSTRATION"]
     assert text.count('<tr class="winner">') == 1
     assert page.text["td.axis"] == ["quick", "slow"]
@@ -289,7 +289,7 @@ def test_without_a_note_or_a_winner_the_page_shows_none(tmp_path):
     verdict = decide([trial({"prompt": "bare"}, rouge_l_f1_judge=0.1)], RULE)
     text = page_of(verdict, tmp_path)
     assert verdict.winner is None
-    assert Page(text).text["p.verdict"] == [verdict.reason]
+    assert Page(text).text["p.verdict open"] == [verdict.reason]
     assert '<tr class="winner">' not in text
     assert '<p class="note">' not in text
 

@@ -33,6 +33,8 @@ MISTAKES = [  # argument, what the message must name, what else it must say; tes
     pytest.param("selection.min_rouge_l_f1_judge=", "selection.min_rouge_l_f1_judge", "a number", id="an empty number"),
     pytest.param("selection.min_rouge_l_f1_judge=2", "selection.min_rouge_l_f1_judge", "from 0 to 1", id="out of range"),
     pytest.param("study.name=a/b", "study.name", "a plain folder name", id="a name that is a path"),
+    pytest.param(f"study.name={'a' * 256}", "study.name", "a plain folder name of at most 255 bytes", id="a long name"),
+    pytest.param('study.name="' + "研" * 86 + '"', "study.name", "a plain folder name of at most 255 bytes", id="many bytes"),
     pytest.param("study.name=???", "study.name", "no value is given", id="a value that is missing"),
     pytest.param("study.name=${oc.env:NO_SUCH_VARIABLE}", "study.name", "NO_SUCH_VARIABLE", id="an absent variable"),
     pytest.param("study.name=nowhere", "nowhere", "python -m gpuqa.sweep study.name=nowhere", id="a study that was never run"),
@@ -71,6 +73,29 @@ def test_an_unknown_flag_is_refused_by_its_name(tmp_path):
     done = run_command("freeze", "--no-such-flag", cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr.startswith("error: flags: got '--no-such-flag', allowed is --help, ")
+
+
+LONG = "a" * 300
+PATHS = {
+    "compare": ("a", "b=x"),
+    "evaluate": ("output", "url=http://127.0.0.1:1"),
+    "download": ("model.path", "model=qwen3_0_6b_gpu_pro"),
+}
+
+
+@pytest.mark.parametrize("command", PATHS)
+def test_a_path_that_the_system_refuses_is_named_by_its_key_in_one_line(tmp_path, command):
+    key, more = PATHS[command]
+    done = run_command(command, f"{key}={LONG}", more, cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith(f"error: {key}: ")
+    assert done.stderr.endswith(f"{LONG}' cannot be used: File name too long; name another file or folder\n")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_what_the_system_refuses_that_is_no_path_of_the_user_keeps_its_traceback(tmp_path):
+    done = enter(tmp_path, "raise PermissionError(13, 'no')")
+    assert (done.returncode, "Traceback" in done.stderr) == (1, True)
 
 
 @pytest.mark.parametrize("code", [0, 1, 7])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import importlib.metadata
 import os
 import re
@@ -27,6 +28,7 @@ from gpuqa.machine.files import FileNotWritten
 from gpuqa.machine.hardware import processor_flags
 
 USER_ERROR, INTERRUPTED = 2, 130
+REFUSED_PATH = (errno.ENAMETOOLONG, errno.EACCES, errno.ELOOP, errno.ENOTDIR)  # what is wrong with a path, not with gpuqa
 
 
 def vllm_on_this_machine() -> str:
@@ -75,6 +77,7 @@ def run_command(task: Callable[[Any], int], name: str) -> NoReturn:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is fetched but by gpuqa.download
     os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors instead of printing them with exit code 1
+    words: list[str] = []
     try:
         flags, words = flags_and_overrides(name)
         composed = compose(name, words, flags.config_dir)
@@ -82,8 +85,21 @@ def run_command(task: Callable[[Any], int], name: str) -> NoReturn:
     except (UserError, FileNotWritten) as error:
         print(f"error: {one_line(str(error))}", file=sys.stderr)
         sys.exit(USER_ERROR)
+    except OSError as error:
+        if error.errno not in REFUSED_PATH or error.filename is None:
+            raise
+        print(f"error: {about_path(error, words)}", file=sys.stderr)
+        sys.exit(USER_ERROR)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
+
+
+def about_path(error: OSError, words: Sequence[str]) -> str:
+    """One line about a path that the system refuses, with the key of the override that it is from, where one is."""
+    path, pairs = str(error.filename), [word.partition("=") for word in words]
+    keys = {value: key for key, _, raw in pairs if (value := raw.strip("'\"")) and value in path}
+    key = f"{keys[max(keys, key=len)]}: " if keys else ""
+    return f"{key}{path!r} cannot be used: {error.strerror}; name another file or folder"
 
 
 class Flags(argparse.ArgumentParser):

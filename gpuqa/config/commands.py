@@ -20,6 +20,8 @@ from gpuqa.config.measurement import DatasetConfig, ExecutorConfig, GpuConfig, S
 from gpuqa.config.pipeline import ModelConfig, PipelineConfig
 from gpuqa.config.wrong_values import explained_value, no_value, unknown_key
 
+LONGEST_NAME = 255  # bytes of a folder's name on the file systems of Linux
+
 
 @dataclass
 class StudyConfig:
@@ -41,7 +43,8 @@ class StudyConfig:
         sure = self.racing_confidence
         check(0.5 <= sure < 1, "study.racing_confidence", sure, "a number from 0.5 to below 1")
         plain = self.name not in ("", ".", "..") and "/" not in self.name and "\\" not in self.name
-        check(plain, "study.name", self.name, "a plain folder name")
+        short = len(self.name.encode(errors="replace")) <= LONGEST_NAME
+        check(plain and short, "study.name", self.name, f"a plain folder name of at most {LONGEST_NAME} bytes")
 
     @property
     def folder(self) -> Path:

@@ -196,8 +196,8 @@ def column_names(cells: list[str], line: int) -> list[str]:
         )
     if len(filled) == 1:
         raise UserError(
-            f"line {line}: {filled[0]!r:.40} is the name of one column, and a table has two at least, question and answer; "
-            "remove lines that stand above the names of the columns"
+            f"line {line}: {filled[0]!r:.40} is the name of one column, and a table has two at least, question and answer, "
+            "with a comma, semicolon or tab between them; remove lines that stand above the names of the columns"
         )
     twice = [name for place, name in enumerate(names) if name and name.lower() in map(str.lower, names[:place])]
     if twice:

@@ -73,7 +73,7 @@ def alone(folder: Path) -> Iterator[None]:
         FileNotWritten: the folder has no place to be in.
     """
     lock = folder.with_name(f"{folder.name}.lock")
-    created = not lock.parent.exists()
+    created = [parent for parent in folder.parents if not parent.exists()]
     make_folder(lock.parent)
     with writing(lock), lock.open("a") as stream:
         try:
@@ -87,9 +87,9 @@ def alone(folder: Path) -> Iterator[None]:
             yield
         finally:
             lock.unlink()
-            if created:
-                with contextlib.suppress(OSError):  # the folder is there
-                    lock.parent.rmdir()
+            with contextlib.suppress(OSError):  # the weights are in them
+                for parent in created:
+                    parent.rmdir()
 
 
 def put_back(folder: Path) -> None:

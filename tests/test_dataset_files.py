@@ -65,6 +65,8 @@ def test_other_columns_do_not_matter_and_an_empty_id_is_none(tmp_path: Path) -> 
             f"question,answer\na,{'x' * 131_073}\n",
             "line 2: is not a valid table: a cell has more than 131,072 characters; close a quote that was left open, or write",
         ),
+        (f"question,{'x' * 131_073}\na,b\n", "line 1: is not a valid table: a cell has more than 131,072 characters"),
+        ("question,answer\rmore\na,b\n", "line 2: has 1 cells"),
         ("sep=;\nquestion;answer\na;b\n", "line 1: 'sep=' is for spreadsheets alone; remove this line, the separator is"),
         ('"sep=,"\nquestion,answer\na,b\n', "line 1: 'sep=,' is for spreadsheets alone; remove this line"),
         (

@@ -66,10 +66,10 @@ def test_one_is_one_and_more_are_several() -> None:
 
 @pytest.mark.parametrize("kept", [True, False])
 def test_the_bar_of_a_study_ends_on_done_also_where_all_trials_are_kept(kept: bool, console: Console) -> None:
-    one = cell()
-    with Watch(console, [one]) as watch:
+    bare = cell()
+    with Watch(console, [bare]) as watch:
         assert watch.progress.tasks[0].description == "preparing"
-        watch.trial_done(one.trial(any_measurement()), kept)
+        watch.trial_done(bare.trial(any_measurement()), kept)
     assert watch.progress.tasks[0].description == "done"
     assert ("chars/s (kept)" in said(console)) is kept
 
@@ -82,7 +82,7 @@ def test_the_bar_of_an_interrupted_study_does_not_say_done(console: Console) -> 
 
 def test_an_interruption_before_the_first_trial_is_a_sentence_without_a_table(tmp_path: Path, console: Console) -> None:
     cells, journal = [cell(prompt="bare"), cell(prompt="expert")], Journal(tmp_path / "mine")
-    journal.write_study([(one.key, one.axes) for one in cells])
+    journal.write_study([(cell.key, cell.axes) for cell in cells])
     journal.write_pass(cells[0].key, PASS)
     assert interrupted(cells, journal, console) == 130
     assert said(console) == (
@@ -92,7 +92,7 @@ def test_an_interruption_before_the_first_trial_is_a_sentence_without_a_table(tm
 
 def test_an_interruption_after_it_shows_the_trials_and_then_the_sentence(tmp_path: Path, console: Console) -> None:
     cells, journal = [cell(prompt="bare"), cell(prompt="expert")], Journal(tmp_path / "mine")
-    journal.write_study([(one.key, one.axes) for one in cells])
+    journal.write_study([(cell.key, cell.axes) for cell in cells])
     journal.write(cells[0].trial(any_measurement(chars_per_s=1234.0, questions=3)), [])
     for repeat in range(2):
         journal.write_pass(cells[1].key, replace(PASS, repeat=repeat))

@@ -158,7 +158,7 @@ def parse_table(text: str) -> list[Row]:
     """
     lines = text.split("\n")
     first = next((line for line in lines if line.strip()), "")
-    separator = max(SEPARATORS, key=lambda mark: len(next(csv.reader([first], delimiter=mark), [])))
+    separator = max(SEPARATORS, key=lambda mark: columns_of(first, mark))
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True, strict=True)
     names: list[str] = []
     rows: list[Row] = []
@@ -176,6 +176,14 @@ def parse_table(text: str) -> list[Row]:
             names = column_names(cells, line)
         else:
             rows.append(Row(f"row {len(rows) + 1} (line {line})", dict(named_cells(names, cells, line, separator))))
+
+
+def columns_of(line: str, separator: str) -> int:
+    """Into how many cells a separator cuts a line; 0 where that is no line of a table, which is said when it is read."""
+    try:
+        return len(next(csv.reader([line], delimiter=separator), []))
+    except csv.Error:
+        return 0
 
 
 def reason_of(error: csv.Error) -> str:
@@ -196,8 +204,8 @@ def column_names(cells: list[str], line: int) -> list[str]:
         )
     if len(filled) == 1:
         raise UserError(
-            f"line {line}: {filled[0]!r:.40} is the name of one column, and a table has two at least, question and answer; "
-            "remove lines that stand above the names of the columns"
+            f"line {line}: {filled[0]!r:.40} is the name of one column, and a table has two at least, question and answer, "
+            "with a comma, semicolon or tab between them; remove lines that stand above the names of the columns"
         )
     twice = [name for place, name in enumerate(names) if name and name.lower() in map(str.lower, names[:place])]
     if twice:

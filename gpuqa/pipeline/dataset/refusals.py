@@ -13,7 +13,7 @@ UNSENT = {  # what belongs to a question and has no place in a prompt, as `datas
     "system": "write it into a prompt file (prompt.system), which is the same for all rows",
     "history": "write the earlier turns into the question",
     "context": "write it into the question",
-    "options": "write them into the question",
+    "options": "write it into the question",
 }
 
 

@@ -53,7 +53,7 @@ def read_shape(folder: Path) -> Shape:
     try:
         config = json.loads((folder / "config.json").read_text())
         shape = shape_of(config)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"model.path: {folder} has no readable config.json: {error!r}") from error
     odd = [key for key in SPARSE if config.get(key)]
     odd += [kind for kind in config.get("layer_types") or [] if kind != "full_attention"]

@@ -22,7 +22,7 @@ from gpuqa.engines.vllm.override_reports import Report, State
 from gpuqa.records import Override
 
 log = logging.getLogger("gpuqa.engines")
-PREPARED_IN_FULL = "the model runner prepares each step of a burst in full, although only the last tokens change"
+PREPARED_IN_FULL = "bursts run, and each of their steps is prepared in full, which is slower and changes no answer"
 SILENCE = "no process of the engine reported that it runs"
 REPEATS_STEPS = "gpuqa.engines.vllm.burst.runner.WorkerExtension"
 

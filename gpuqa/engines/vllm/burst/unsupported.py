@@ -66,7 +66,7 @@ def unsupported_runner(runner: Any) -> str | None:
     from vllm.v1.worker.gpu.sample.sampler import Sampler
 
     if not isinstance(runner, GPUModelRunner):
-        return "vLLM drives this device by its first model runner, which cannot repeat one"
+        return "vLLM drives this device by its first model runner, which cannot repeat a step"
     unsupported = {
         "prefill context parallelism": runner.pcp_manager is not None,
         "a sampler of another kind": type(runner.sampler) is not Sampler,

@@ -21,7 +21,7 @@ from gpuqa.engines.vllm.burst.scheduler import BurstScheduler
 
 pytestmark = [pytest.mark.slow, pytest.mark.no_cover]  # thousands of schedules
 
-SCHEDULES = int(os.environ.get("GPUQA_BURST_SCHEDULES", "80"))  # for each of the four ways of running
+SCHEDULES = int(os.environ.get("GPUQA_BURST_SCHEDULES", "40"))  # for each of the four ways of running
 MAX_MODEL_LEN = 64
 WAYS = [(second_runner, depth) for second_runner in (False, True) for depth in (1, 2)]
 NAMES = [f"{'second' if second_runner else 'first'}_runner-depth_{depth}" for second_runner, depth in WAYS]

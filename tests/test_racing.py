@@ -26,7 +26,7 @@ from gpuqa.study.racing.race import Race, WantedPass, slices_of
 
 RULE = SelectionConfig(name="fastest_above_floor", min_rouge_l_f1_judge=0.35)
 QUESTIONS = 80
-REPLAYS = int(os.environ.get("GPUQA_REPLAYS", "40"))  # of each recorded study; `make simulations` takes 200
+REPLAYS = int(os.environ.get("GPUQA_REPLAYS", "20"))  # of each recorded study; `make simulations` takes 200
 
 
 def answers_of(score: float, count: int = QUESTIONS, judge: float | None = None, first: int = 0, seed: int = 0) -> list[Answer]:

@@ -376,7 +376,7 @@ def test_weights_that_are_cut_are_refused_in_one_line_before_anything_starts(
 @pytest.mark.parametrize(
     ("overrides", "names"),
     [
-        (["frozen=no/such/frozen.yaml"], ["frozen", "'no/such/frozen.yaml' does not exist", "gpuqa.sweep"]),
+        (["frozen=no/such/frozen.yaml"], ["frozen", "'no/such/frozen.yaml' does not exist", "a sweep writes one"]),
         (["warmup=no/such/warmup.json"], ["warmup", "'no/such/warmup.json' does not exist"]),
         (["model_path=no/such/model"], ["model_path", "'no/such/model' does not exist"]),
         (["frozen=experiments/embedded/study.yaml"], ["frozen", "experiments/embedded/study.yaml", "not a frozen winner"]),

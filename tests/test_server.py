@@ -382,6 +382,9 @@ def test_a_question_of_any_length_reaches_the_engine_as_the_tokens_that_a_study_
             chat = {"model": config.model.name, "messages": [{"role": "user", "content": text}]}
             usage = served.call("POST", "/v1/chat/completions", json.dumps(chat).encode())[1]["usage"]
             assert usage["prompt_tokens_details"]["question_was_cut"] is was_cut
+        deadline = time.monotonic() + 10
+        while lines.getvalue().count("\n") < 5 and time.monotonic() < deadline:  # a line is written behind its reply
+            time.sleep(0.02)
     asked = [encoder.encode(question).token_ids for question in questions]
     assert engine.prompts == [*asked, asked[0], asked[3], *asked[:2]]
     told = [json.loads(line) for line in lines.getvalue().splitlines()]

@@ -28,7 +28,7 @@ from gpuqa.records import Pass
 from gpuqa.study import study
 from gpuqa.study.journal import Journal
 
-KILLS = int(os.environ.get("GPUQA_KILLS", "8"))  # `make simulations` takes 20
+KILLS = int(os.environ.get("GPUQA_KILLS", "4"))  # `make simulations` takes 20
 RACE_KILLS = 5
 SWEEP = [sys.executable, "-m", "gpuqa.sweep", "prompt=bare,structured", "quantization=none", "engine.args.max_num_seqs=16,64",
          "dataset.limit=16", "workload.repeats=2", "selection.min_rouge_l_f1_judge=0", "study.finalists=0"]  # fmt: skip

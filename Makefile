@@ -16,7 +16,7 @@ check:  # lint, format and types: seconds
 test-fast:  # what starts no engine and takes no two seconds: under 90 s in all
 	$(PYTHON) -m pytest $(TWO) -m "not engine and not slow" $(IMPORT_VLLM)
 
-test:  # everything that runs without a GPU: about 20 minutes on two cores
+test:  # everything that runs without a GPU: 20 to 25 minutes on two cores
 	$(PYTHON) -m pytest $(TWO)
 
 gpu-smoke:  # on a machine with a GPU and vLLM's CUDA build
@@ -25,4 +25,5 @@ gpu-smoke:  # on a machine with a GPU and vLLM's CUDA build
 simulations:  # how often verdicts and races are right (-s shows the rates that the docs state), and 20 kills of a study
 	$(PYTHON) -m pytest -s tests/test_verdict_simulation.py
 	GPUQA_REPLAYS=200 $(PYTHON) -m pytest -s tests/test_racing.py -k "recorded or generated"
+	GPUQA_BURST_SCHEDULES=200 $(PYTHON) -m pytest tests/test_burst.py
 	GPUQA_KILLS=20 $(PYTHON) -m pytest tests/test_survival.py -k kills_lose

@@ -122,7 +122,14 @@ class Selected:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Under `-n 2` a file's tests stay in one process, and all that use the one study and its services in the same one."""
+    """Under `-n 2` a file's tests stay in one process, and all that use the one study and its services in the same one.
+
+    Tests that start an engine go without coverage, which costs them a third more time: most of what they run is vLLM's, or runs
+    in other processes.
+    """
+    for item in items:
+        if item.get_closest_marker("engine"):
+            item.add_marker(pytest.mark.no_cover)
     for item in items if config.pluginmanager.hasplugin("xdist") else []:
         shared = "study" in getattr(item, "fixturenames", ())
         item.add_marker(pytest.mark.xdist_group("study" if shared else item.path.name))

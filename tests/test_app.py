@@ -127,7 +127,7 @@ def test_references_in_a_shown_config_are_resolved_on_demand(tmp_path):
     assert [study["name"] for study in names] == ["${study.root}", "experiments"]
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # composes every example
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_shows_what_the_command_is_for_three_examples_and_the_exit_codes(tmp_path, command):
     done = run_command(command, "--help", "no_such_key=1", cwd=tmp_path)

@@ -148,6 +148,7 @@ def test_every_command_of_the_docs_composes_and_resolves(command):
         assert isinstance(resolve(composed(command.name, row + required), schema), schema)
 
 
+@pytest.mark.slow
 def test_the_example_study_composes_all_its_cells_as_the_command_does(monkeypatch):
     monkeypatch.setattr("sys.argv", ["gpuqa.sweep"])
     cells = [resolve(config, CellConfig) for config in app.compose("sweep", ["experiment=my_study"], str(EXAMPLES))]

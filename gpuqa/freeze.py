@@ -9,7 +9,6 @@ A winner that was frozen before is kept. Exit codes: 0 a winner is frozen, 1 no 
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -21,7 +20,7 @@ from hydra.errors import MissingConfigException
 from rich.console import Console
 
 from gpuqa.config import UserError, plain
-from gpuqa.config.app import run_command
+from gpuqa.config.app import Flags, run_command
 from gpuqa.config.command_line import command_line, study_overrides, terminal
 from gpuqa.config.commands import FreezeConfig, StudyConfig, resolve
 from gpuqa.config.measurement import SelectionConfig
@@ -109,10 +108,8 @@ def option(name: str) -> SelectionConfig:
     Raises:
         UserError: there is no such file here.
     """
-    parser = argparse.ArgumentParser(add_help=False)
-    parser.add_argument("--config-dir", "-cd", type=Path)
-    folder = parser.parse_known_args(sys.argv[1:])[0].config_dir
-    search = f"hydra.searchpath=[{f'file://{folder.resolve()}' if folder else ''}]"
+    folder = Flags().parse_known_args()[0].config_dir
+    search = f"hydra.searchpath=[{f'file://{Path(folder).resolve()}' if folder else ''}]"
     try:
         with initialize_config_dir(str(conf_folder()), version_base="1.3"):
             return resolve(compose("freeze", [f"selection={name}", search]), FreezeConfig).selection

@@ -12,6 +12,7 @@ from any_measurement import any_measurement
 from hydra import compose, initialize_config_dir
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from written_study import KNOWN
 
 from gpuqa.config.app import compose_cell, introduce_to_hydra
 from gpuqa.config.command_line import command_line, override, study_overrides, terminal
@@ -40,13 +41,6 @@ FOLDERS = [
     "a=b",
     "$(x)",
 ]
-KNOWN = {
-    "digests": {"weights": "a" * 64, "tokenizer": "b" * 64, "dataset": "c" * 64},
-    "versions": {"gpuqa": "0.2.0"},
-    "device": "a GPU",
-    "driver": "",
-    "code": "d" * 64,
-}
 
 
 def parsed(line: str) -> object:

@@ -19,6 +19,7 @@ from gpuqa.config.model_files import TOKENIZER_FILES, WEIGHT_FILES
 from gpuqa.config.paths import PACKAGE
 from gpuqa.config.pipeline import ModelConfig, PromptConfig
 from gpuqa.engines import BACKENDS
+from gpuqa.hubs import sha256_of as sha256_of_file
 from gpuqa.hubs.record import Record
 from gpuqa.hubs.record import read as read_record
 from gpuqa.machine import hardware
@@ -59,8 +60,7 @@ def sha256_of_files(folder: Path, patterns: Iterable[str], downloaded: Record | 
     matching = {file.relative_to(folder) for pattern in patterns for file in folder.glob(pattern) if file.is_file()}
     whole = hashlib.sha256()
     for path in sorted(path for path in matching if not any(part.startswith(".") for part in path.parts[:-1])):
-        with (folder / path).open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        digest = sha256_of_file(folder / path)
         if downloaded is not None:
             downloaded.check(folder, folder / path, digest)
         whole.update(f"{path.as_posix()}\0{digest}\n".encode())

@@ -165,7 +165,8 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """The numbers of one trial, as they were measured. Units are in the names; speeds are medians over the repeats.
+    """The numbers of one trial, as they were measured. Units are in the names; speeds are geometric means over
+    the repeats, since that is what they are ranked and tested by.
 
     `gpuqa.measure.metrics` has the formulas, and in `METRICS` how each number is shown. What follows from these numbers and the
     answers is computed when it is read: intervals by `gpuqa.measure.metrics.intervals_of`, `roofline_fraction` by
@@ -182,11 +183,11 @@ class Measurement:
 
     questions: int  # of one repeat
     repeats: int
-    seconds: float  # median time of one repeat
-    chars_per_s: float  # median of: characters of all answers / seconds of the repeat; the judge's "tokens/s"
+    seconds: float  # geometric mean of the time of one repeat
+    chars_per_s: float  # geometric mean of: characters of all answers / seconds of the repeat; the judge's "tokens/s"
     chars_per_s_mad: float  # median absolute deviation over the repeats
     chars_per_s_repeats: list[float]  # every repeat's, in the order measured
-    output_tokens_per_s: float  # median of: output tokens of all answers / seconds of the repeat
+    output_tokens_per_s: float  # geometric mean of: output tokens of all answers / seconds of the repeat
     questions_per_s: float  # questions / seconds
     ttft_ms_p50: float | None  # time from the call to the first token
     ttft_ms_p95: float | None
@@ -214,6 +215,7 @@ class Measurement:
     peak_memory_gib: float  # host memory of this process and its children so far; on a GPU also its memory in use
     saturated: bool = False  # in any repeat, questions came faster than answers: `workload.rate_per_s` is too high
     repeats_began_at: list[float] = field(default_factory=list)  # of every repeat, seconds since the epoch
+    engine_ids: list[str] = field(default_factory=list)  # of every repeat, the start of the engine that answered; see `Pass`
     first_round_chars_per_s: float | None = None  # of a finalist, whose other numbers are from measuring it again
     conditions: list[Conditions] = field(default_factory=list)  # before and after every repeat; none without NVML
     sm_clock_mhz_min: int | None = None  # of all readings of all passes but those of an idle GPU; None without NVML

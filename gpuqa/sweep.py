@@ -27,6 +27,7 @@ from gpuqa.config.command_line import terminal
 from gpuqa.config.commands import CellConfig, StudyConfig, axes_of, resolve
 from gpuqa.machine import hardware
 from gpuqa.measure.cell import Cell
+from gpuqa.measure.fingerprint import Stage
 from gpuqa.pipeline.dataset.summary import Summary
 from gpuqa.pipeline.sampling import sampling_notes
 from gpuqa.records import Override, Pass, Trial
@@ -35,6 +36,7 @@ from gpuqa.selection.verdict import decide
 from gpuqa.selection.wording import counted
 from gpuqa.study import finalists, report, study
 from gpuqa.study.conclusion import conclude
+from gpuqa.study.grid import group_by_engine
 from gpuqa.study.journal import Journal
 from gpuqa.study.same_effect import Effects
 from gpuqa.study.study_file import refuse_another_study
@@ -84,7 +86,7 @@ def announce(cells: Sequence[Cell], questions: Summary, console: Console) -> Non
     copies = {trial.key for trial in effects.copies()}
     measured = [cell for cell in cells if cell.key not in copies]
     sizes = counted(len(cells), "trial") + (f", {len(measured)} of them measured," if copies else "")
-    sizes += f" on {counted(len(study.group_by_engine(measured)), 'engine')}"
+    sizes += f" on {counted(len(group_by_engine(measured)), 'engine')}"
     console.print(Text.assemble((config.study.name, "bold"), f": {sizes}; {setting(cells)}"))
     for line in questions.lines():
         console.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -95,24 +97,33 @@ def announce(cells: Sequence[Cell], questions: Summary, console: Console) -> Non
 
 def measure_finalists(cells: Sequence[Cell], trials: Sequence[Trial], journal: Journal, console: Console) -> None:
     """Measure the trials that may win again, in fresh engines: the best of many first measurements is too good to be true."""
-    chosen = finalists.choose(trials, cells[0].config.selection, journal)
+    rule = cells[0].config.selection
+    contest = finalists.contest(trials, rule, journal)
     by_key = {cell.key: cell for cell in cells}
-    again = [replace(by_key[trial.key], again=True) for trial in chosen.finalists]
+    again = [replace(by_key[trial.key], stage=Stage.finals) for trial in contest.choice.finalists]
     if not again:
         return
-    began = time.perf_counter()
+    began, limit = time.perf_counter(), cells[0].config.study
     are = "finalist is" if len(again) == 1 else "finalists are"
-    console.print(f"{len(again)} {are} measured again (study.finalists={cells[0].config.study.finalists})")
-    with Watch(console, again) as watch:
-        outcome = asyncio.run(study.run(again, journal, watch))
+    until = f"until they are decided, at most {limit.max_repeats} times or for {limit.seconds:g} s"
+    console.print(f"{len(again)} {are} measured again, {until} (study.finalists, max_repeats, seconds)", highlight=False)
+    with Watch(console, again, limit.max_repeats) as watch:
+        outcome = asyncio.run(study.run_finals(again, journal, watch, contest.undecided))
     console.print(summary(outcome, time.perf_counter() - began))
+    chosen = finalists.winner_of(trials, rule, journal)
+    if chosen is None:
+        return
+    console.print("the winner is measured once more, by passes that did not choose it", highlight=False)
+    confirmed = [replace(by_key[chosen.key], stage=Stage.confirmation)]
+    with Watch(console, confirmed) as watch:
+        asyncio.run(study.run(confirmed, journal, watch))
 
 
 def interrupted(cells: Sequence[Cell], journal: Journal, console: Console) -> int:
     """Show what there is; nothing is frozen, because the rest may win."""
     trials = journal.read_study()
-    ended = {trial.key for trial in trials if trial.error is None}
-    keys = [wanted.key for cell in cells for wanted in (cell, replace(cell, again=True)) if wanted.key not in ended]
+    ended = {trial.key for trial in journal.read().values() if trial.error is None}
+    keys = [key for cell in cells for stage in Stage if (key := replace(cell, stage=stage).key) not in ended]
     passes = counted(sum(len(journal.read_passes(key)) for key in keys), "pass", "passes")
     if trials:
         console.print(report.to_table(decide(trials, cells[0].config.selection), f"Study {cells[0].config.study.name} so far"))
@@ -156,7 +167,8 @@ def summary(outcome: study.Outcome, seconds: float) -> str:
 class Watch:
     """The live progress bar: what runs, how long it will take, the best so far."""
 
-    def __init__(self, console: Console, cells: Sequence[Cell]) -> None:
+    def __init__(self, console: Console, cells: Sequence[Cell], limit: int | None = None) -> None:
+        """`limit`: of the passes of a finalist; other cells have their repeats."""
         columns = (
             TextColumn("{task.description}", markup=False),
             BarColumn(),
@@ -166,7 +178,9 @@ class Watch:
             TimeRemainingColumn(),
         )
         self.progress = Progress(*columns, TextColumn("{task.fields[best]}", style="green", markup=False), console=console)
-        self.repeats = {cell.key: cell.config.workload.repeats + cell.config.workload.prefix_cached_repeats for cell in cells}
+        workloads = {cell.key: cell.config.workload for cell in cells}
+        self.limit = limit
+        self.repeats = {key: limit or workload.repeats + workload.prefix_cached_repeats for key, workload in workloads.items()}
         self.bar = self.progress.add_task("preparing", total=sum(self.repeats.values()), best="")
         self.passes: dict[str, int] = {}
         self.best: Trial | None = None
@@ -197,7 +211,7 @@ class Watch:
         text = (
             "repeats with a filled prefix cache"
             if measured.prefix_cached
-            else f"repeat {measured.repeat + 1} of {cell.config.workload.repeats}"
+            else f"repeat {measured.repeat + 1} of {self.limit or cell.config.workload.repeats}"
         )
         self.progress.update(self.bar, completed=sum(self.passes.values()), description=text)
 

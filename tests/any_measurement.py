@@ -16,7 +16,7 @@ def any_measurement(**numbers: Any) -> Measurement:
     hints = get_type_hints(Measurement)
     for place, name in enumerate(field.name for field in fields(Measurement)):
         kind = next((part for part in get_args(hints[name]) if part is not type(None)), hints[name])
-        kind = hints[name] if hints[name] in (list[float], list[Conditions]) else kind
+        kind = hints[name] if hints[name] in (list[float], list[str], list[Conditions]) else kind
         values[name] = {
             int: place,
             float: place + 0.125,

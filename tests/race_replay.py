@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from gpuqa.config.measurement import SelectionConfig
-from gpuqa.measure.statistics import median_and_mad
+from gpuqa.measure.statistics import geometric_mean, median_and_mad
 from gpuqa.records import Answer, Measurement, Trial
 from gpuqa.selection.verdict import decide
 from gpuqa.study.racing.evidence import Candidate, SlicePass
@@ -131,7 +131,7 @@ def answer(race: Race, wanted: WantedPass, cell: Drawn) -> float:
     if wanted.slice is not None:
         places, seconds, chars = cell.slices[wanted.slice]
         answers = [cell.answers[place] for place in places]
-        race.measured_slice(wanted.key, SlicePass(numbers([(seconds, chars)], answers), answers))
+        race.measured_slice(wanted.key, SlicePass(numbers([(seconds, chars)], answers, cell.engine), answers))
         return seconds
     assert wanted.repeat is not None
     race.measured(trial_of(cell, wanted.repeat + 1), cell.answers)
@@ -140,17 +140,17 @@ def answer(race: Race, wanted: WantedPass, cell: Drawn) -> float:
 
 def trial_of(cell: Drawn, repeats: int) -> Trial:
     """The cell after so many repeats."""
-    return replace(cell.trial, measurement=numbers(cell.repeats[:repeats], cell.answers))
+    return replace(cell.trial, measurement=numbers(cell.repeats[:repeats], cell.answers, cell.engine))
 
 
-def numbers(passes: Sequence[tuple[float, int]], answers: Sequence[Answer]) -> Measurement:
+def numbers(passes: Sequence[tuple[float, int]], answers: Sequence[Answer], engine: str) -> Measurement:
     """A measurement of what a verdict reads; the rest is 1."""
     speeds = [chars / seconds for seconds, chars in passes]
-    middle, mad = median_and_mad(speeds)
+    middle, mad = geometric_mean(speeds), median_and_mad(speeds)[1]
     needed = [one.name for one in fields(Measurement) if one.default is MISSING and one.default_factory is MISSING]
     same: dict[str, Any] = dict.fromkeys(needed, 1.0)
     same |= {"questions": len(answers), "repeats": len(passes), "chars_per_s": middle, "chars_per_s_mad": mad}
-    same |= {"chars_per_s_repeats": speeds, "repeats_began_at": [], "conditions": []}
+    same |= {"chars_per_s_repeats": speeds, "engine_ids": [engine] * len(speeds), "repeats_began_at": [], "conditions": []}
     same |= {"first_round_chars_per_s": None, "saturated": False, "throttle_reasons": None, "sm_clock_mhz_min": None}
     same |= {"rouge_l_f1_judge": mean([one.rouge_l_f1_judge for one in answers])}
     same |= {"rouge_l_f1": mean([one.rouge_l_f1 for one in answers])}

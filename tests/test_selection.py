@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpuqa.config.measurement import ConstraintTest, Rule, SelectionConfig
-from gpuqa.measure.statistics import bootstrap_interval
+from gpuqa.measure.statistics import bootstrap_interval, geometric_mean
 from gpuqa.records import Answer, Dropped, Interval, Measurement, Trial
 from gpuqa.selection.comparison import lead_texts
 from gpuqa.selection.pairing import paired, scores_of
@@ -330,7 +330,8 @@ def test_the_winner_is_the_fastest_that_may_win_whatever_the_trials(trials: list
 
 
 def repeats(*speeds: float, quantization: str = "none", **numbers: Any) -> Trial:
-    middle = sorted(speeds)[len(speeds) // 2]
+    numbers = {"engine_ids": ["one engine"] * len(speeds), **numbers}
+    middle = geometric_mean(speeds)
     return trial(quantization, chars_per_s=middle, chars_per_s_repeats=list(speeds), repeats=len(speeds), **numbers)
 
 

@@ -29,7 +29,9 @@ class StudyConfig:
 
     name: str = MISSING
     root: str = "experiments"
-    finalists: int = 3  # of the first round, measured again in a fresh engine before the verdict; 0: the first round decides
+    finalists: int = 3  # of the first round, measured again until they are decided; 0: the first round decides
+    max_repeats: int = 32  # of each finalist
+    seconds: float = 600.0  # that measuring finalists may take, after which none of them is begun again
     racing: bool = False  # ask all cells a slice first and drop those that cannot win; see `gpuqa.study.racing`
     racing_first_slice: int = 16  # questions
     racing_growth: int = 4  # each slice is so many times as large as the one before
@@ -38,6 +40,8 @@ class StudyConfig:
 
     def __post_init__(self) -> None:
         check(self.finalists >= 0, "study.finalists", self.finalists, "an integer of at least 0")
+        check(self.max_repeats >= 1, "study.max_repeats", self.max_repeats, "an integer of at least 1")
+        check(0 < self.seconds < math.inf, "study.seconds", self.seconds, "a number above 0")
         check(self.racing_first_slice >= 2, "study.racing_first_slice", self.racing_first_slice, "an integer of at least 2")
         check(self.racing_growth >= 1, "study.racing_growth", self.racing_growth, "an integer of at least 1")
         sure = self.racing_confidence

@@ -150,7 +150,8 @@ class SelectionConfig:
     min_rouge_l_f1_ratio: float = 0.99
     min_answer_chars_ratio: float = 0.90
     confidence: float = 0.97  # of intervals, tests and bounds; above 0.95, so that 1000 equal pairs stay below 5 % of wins
-    max_interval_ratio: float = 1.1  # a tie whose interval is wider, high end / low end, is inconclusive: the best stays first
+    max_interval_ratio: float = 1.1  # of two trials that tie: the whole interval of their ratio lies from 1 / this to this
+    min_lead: float = 0.01  # of a win: a smaller lead is none that matters, however sure it is
 
     def __post_init__(self) -> None:
         shares = ("min_rouge_l_f1_judge", "min_rouge_l_f1_of_best", "max_empty_fraction", "max_truncated_fraction")
@@ -162,6 +163,7 @@ class SelectionConfig:
             check((value := getattr(self, key)) is None or value > 0, f"selection.{key}", value, "a number above 0, or null")
         check(0.5 <= self.confidence < 1, "selection.confidence", self.confidence, "a number from 0.5 to below 1")
         check(self.max_interval_ratio > 1, "selection.max_interval_ratio", self.max_interval_ratio, "a number above 1")
+        check(0 <= self.min_lead < 1, "selection.min_lead", self.min_lead, "a number from 0 to below 1")
 
 
 @dataclass

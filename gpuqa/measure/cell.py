@@ -8,6 +8,7 @@ from gpuqa.config import plain
 from gpuqa.config.commands import CellConfig
 from gpuqa.measure import fingerprint
 from gpuqa.measure.failures import explained
+from gpuqa.measure.fingerprint import Stage
 from gpuqa.records import Measurement, Question, Trial
 
 
@@ -20,7 +21,7 @@ class Cell:
     questions: list[Question]
     warmup: list[str]
     fingerprint: dict[str, object]
-    again: bool = False  # a finalist that is measured a second time, see `gpuqa.study.finalists`
+    stage: Stage = Stage.first_round
 
     @property
     def key(self) -> str:
@@ -35,7 +36,7 @@ class Cell:
         known = {name: value for name, value in self.fingerprint.items() if name != "revision"}
         values = {"pipeline": pipeline, "workload": self.config.workload.__dict__, "fingerprint": known}
         key = fingerprint.sha256_of(values)
-        return fingerprint.again(key) if self.again else key
+        return fingerprint.at_stage(key, self.stage)
 
     @property
     def engine_key(self) -> str:

@@ -10,6 +10,7 @@ import platform
 import subprocess
 from collections.abc import Iterable
 from dataclasses import asdict
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +47,17 @@ def sha256_of(value: Any) -> str:
     return hashlib.sha256(json.dumps(plain(value), sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
-def again(key: str) -> str:
-    """The key under which the trial `key` is kept when it is measured a second time, as a finalist."""
-    return sha256_of(["measured again", key])
+class Stage(Enum):
+    """Why a cell is measured: each stage of a study keeps its numbers under a key of its own."""
+
+    first_round = "first round"
+    finals = "measured again"  # as a finalist
+    confirmation = "confirmed"  # as the winner, by passes that did not choose it
+
+
+def at_stage(key: str, stage: Stage) -> str:
+    """The key under which the trial `key` of the first round is kept when it is measured in another stage."""
+    return key if stage is Stage.first_round else sha256_of([stage.value, key])
 
 
 def sha256_of_files(folder: Path, patterns: Iterable[str], downloaded: Record | None = None) -> str:

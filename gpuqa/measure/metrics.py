@@ -12,7 +12,14 @@ from enum import Enum
 from statistics import fmean
 
 from gpuqa.measure import rouge
-from gpuqa.measure.statistics import bootstrap_interval, median_and_mad, percentile, questions_needed, speed_interval
+from gpuqa.measure.statistics import (
+    bootstrap_interval,
+    geometric_mean,
+    median_and_mad,
+    percentile,
+    questions_needed,
+    speed_interval,
+)
 from gpuqa.records import IDLE, Answer, Answered, Completion, Conditions, Interval, Measurement, Question
 
 CLEAN_ENDS = ("stop", "error")
@@ -42,11 +49,11 @@ class Metric:
 METRICS = {  # by the field of `Measurement`, in the order of the report's columns
     "questions": Metric("questions", ",d", "questions of one repeat", over_http=True),
     "repeats": Metric("repeats", ",d", "measured passes over all questions, each from an empty prefix cache"),
-    "seconds": Metric("seconds", ",.4g", "median time of one repeat", "s", over_http=True),
+    "seconds": Metric("seconds", ",.4g", "geometric mean of the time of one repeat", "s", over_http=True),
     "chars_per_s": Metric(
         "chars/s",
         ",.0f",
-        'characters of all answers / seconds of one repeat (the judge\'s "tokens/s"), median over the repeats',
+        'characters of all answers / seconds of one repeat (the judge\'s "tokens/s"), geometric mean over the repeats',
         "1/s",
         Column.terminal,
         over_http=True,
@@ -57,7 +64,7 @@ METRICS = {  # by the field of `Measurement`, in the order of the report's colum
     ),
     "rouge_l_f1": Metric("ROUGE-L", ".4f", "mean of the same F1 over jieba words", "", Column.terminal, over_http=True),
     "output_tokens_per_s": Metric(
-        "tokens/s", ",.0f", "output tokens / seconds of one repeat, median over the repeats", "1/s", Column.page
+        "tokens/s", ",.0f", "output tokens / seconds of one repeat, geometric mean over the repeats", "1/s", Column.page
     ),
     "answer_chars_mean": Metric(
         "chars/answer", ".0f", "characters of all answers / questions", "", Column.page, over_http=True
@@ -83,7 +90,7 @@ METRICS = {  # by the field of `Measurement`, in the order of the report's colum
     "prefix_cached_repeats": Metric("cached repeats", ",d", "repeats that found the prefix cache filled"),
     "prefix_cached_output_tokens_per_s": Metric("cached tokens/s", ",.0f", "output tokens/s of those repeats", "1/s"),
     "prefix_cached_ttft_ms_p95": Metric("cached TTFT p95 ms", ",.1f", "95th percentile of it in those repeats", "ms"),
-    "questions_per_s": Metric("questions/s", ",.4g", "questions / median seconds of a repeat", "1/s", over_http=True),
+    "questions_per_s": Metric("questions/s", ",.4g", "questions / seconds", "1/s", over_http=True),
     "ttft_ms_p50": Metric("TTFT p50 ms", ",.1f", "median time from the call to the first token", "ms"),
     "ttft_ms_p95": Metric("TTFT p95 ms", ",.1f", "95th percentile of it", "ms"),
     "tpot_ms_mean": Metric(
@@ -133,12 +140,13 @@ def intervals_of(measurement: Measurement, answers: Sequence[Answer]) -> dict[st
 
 @dataclass(frozen=True, slots=True)
 class Overhead:
-    """What a trial cost beside its measured passes, when they began, and in which state the GPU was."""
+    """What a trial cost beside its measured passes, when they began, on which engines, and in which state the GPU was."""
 
     engine_start_s: float
     warmup_s: float
     peak_memory_gib: float
     repeats_began_at: list[float] = field(default_factory=list)
+    engine_ids: list[str] = field(default_factory=list)
     conditions: list[Conditions] = field(default_factory=list)
 
 
@@ -173,8 +181,7 @@ def score_answers(questions: Sequence[Question], answered: Answered, scored: boo
 def measure(passes: Sequence[Answered], answers: Sequence[Answer], overhead: Overhead) -> Measurement:
     """The numbers of a trial: speeds and token sums over all passes, scores and answer counts over the first pass."""
     speeds = [chars(measured.completions) / measured.seconds for measured in passes]
-    speed, speed_mad = median_and_mad(speeds)
-    seconds, _ = median_and_mad([measured.seconds for measured in passes])
+    seconds = geometric_mean([measured.seconds for measured in passes])
     completions = [completion for measured in passes for completion in measured.completions]
     latencies_ms = [latency * 1000 for measured in passes for latency in measured.latencies_s]
     first_ms = [completion.first_token_s * 1000 for completion in completions if completion.first_token_s is not None]
@@ -191,8 +198,8 @@ def measure(passes: Sequence[Answered], answers: Sequence[Answer], overhead: Ove
         questions=len(first),
         repeats=len(passes),
         seconds=seconds,
-        chars_per_s=speed,
-        chars_per_s_mad=speed_mad,
+        chars_per_s=geometric_mean(speeds),
+        chars_per_s_mad=median_and_mad(speeds)[1],
         chars_per_s_repeats=speeds,
         output_tokens_per_s=output_tokens_per_s(passes),
         questions_per_s=len(first) / seconds,
@@ -220,6 +227,7 @@ def measure(passes: Sequence[Answered], answers: Sequence[Answer], overhead: Ove
         peak_memory_gib=overhead.peak_memory_gib,
         saturated=any(measured.saturated for measured in passes),
         repeats_began_at=overhead.repeats_began_at,
+        engine_ids=overhead.engine_ids,
         conditions=readings,
         sm_clock_mhz_min=min((reading.sm_clock_mhz for reading in busy), default=None),
         temperature_c_max=max((reading.temperature_c for reading in readings), default=None),
@@ -236,7 +244,7 @@ def measure_prefix_cached(passes: Sequence[Answered]) -> dict[str, float | int |
     asked = sum(completion.prompt_tokens for completion in completions)
     return {
         "prefix_cached_repeats": len(passes),
-        "prefix_cached_chars_per_s": median_and_mad([chars(measured.completions) / measured.seconds for measured in passes])[0],
+        "prefix_cached_chars_per_s": geometric_mean([chars(measured.completions) / measured.seconds for measured in passes]),
         "prefix_cached_output_tokens_per_s": output_tokens_per_s(passes),
         "prefix_cached_ttft_ms_p50": percentile(first_ms, 50),
         "prefix_cached_ttft_ms_p95": percentile(first_ms, 95),
@@ -245,9 +253,9 @@ def measure_prefix_cached(passes: Sequence[Answered]) -> dict[str, float | int |
 
 
 def output_tokens_per_s(passes: Sequence[Answered]) -> float:
-    """Output tokens a second, the median over the passes."""
+    """Output tokens a second, the geometric mean over the passes."""
     tokens = [sum(completion.output_tokens for completion in measured.completions) for measured in passes]
-    return median_and_mad([count / measured.seconds for count, measured in zip(tokens, passes, strict=True)])[0]
+    return geometric_mean([count / measured.seconds for count, measured in zip(tokens, passes, strict=True)])
 
 
 def throttle_reasons_of(readings: Sequence[Conditions]) -> list[str] | None:

@@ -55,6 +55,11 @@ def median_and_mad(values: Sequence[float]) -> tuple[float, float]:
     return middle, float(np.median(np.abs(array - middle)))
 
 
+def geometric_mean(values: Sequence[float]) -> float:
+    """exp of the mean of the logarithms; 0 where any value is 0."""
+    return math.exp(fmean(map(math.log, values))) if min(values) > 0 else 0.0
+
+
 def bootstrap_interval(
     values: Sequence[float], confidence: float = 0.95, seed: int = 0, clusters: Sequence[str] = ()
 ) -> Interval:

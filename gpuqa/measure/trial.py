@@ -96,6 +96,7 @@ def trial_of(cell: Cell, passes: Sequence[Pass]) -> FinishedTrial:
         cold[0].warmup_s,
         max(measured.peak_memory_gib for measured in cold),
         [measured.began_at for measured in cold],
+        [measured.engine_id for measured in cold],
         [reading for measured in cold for reading in measured.conditions],
     )
     measurement = measure([measured.answered for measured in cold], answers, overhead)

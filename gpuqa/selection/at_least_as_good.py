@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from statistics import fmean
 
+from gpuqa.measure.speed_tests import SignedRank, StartNoise
 from gpuqa.measure.statistics import Estimate, holm
 from gpuqa.records import Interval, Trial
-from gpuqa.selection.comparison import narrow, relative, relative_interval, speed_estimate
+from gpuqa.selection.comparison import narrow, relative, relative_interval, speed_lead_of
 from gpuqa.selection.pairing import AnswerPairs, paired_test, scores_of
 from gpuqa.selection.wording import counted
 
@@ -75,7 +76,9 @@ def speed_row(a: Trial, b: Trial, confidence: float) -> Row:
     """Characters per second by Welch's test on the logs of the repeats."""
     assert a.measurement is not None
     assert b.measurement is not None
-    speeds, estimate = (a.measurement.chars_per_s, b.measurement.chars_per_s), speed_estimate(a, b)
+    speeds, lead_in_speed = (a.measurement.chars_per_s, b.measurement.chars_per_s), speed_lead_of(a, b, StartNoise())
+    test = None if lead_in_speed is None else lead_in_speed.test
+    estimate = test.by_means if isinstance(test, SignedRank) else test
     repeats = a.measurement.chars_per_s_repeats, b.measurement.chars_per_s_repeats
     if estimate is None:
         counts = f"A has {counted(len(repeats[0]), 'repeat')} and B has {len(repeats[1])}"

@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from gpuqa.config.measurement import SelectionConfig
-from gpuqa.measure.statistics import Estimate, added, mean_estimate, times, welch
+from gpuqa.measure.speed_tests import LOOKS, SignedRank, SpeedLead, StartNoise, speed_lead, starts_of
+from gpuqa.measure.statistics import Estimate, added, mean_estimate, times
 from gpuqa.records import Interval, Trial
 from gpuqa.selection.pairing import Answers, ScorePairs, paired, paired_test, scores_of
 
-WIDEST_RATIO = 100.0  # high end / low end of an interval that is shown; a wider one, as of two noisy repeats, says nothing
+WIDEST_RATIO = 2.0  # high end / low end of an interval that is shown; a wider one says nothing about the lead
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What trials are compared by, beside their own numbers."""
+
+    answers: Answers = field(default_factory=dict)  # ratios and quality are tested where they are at hand
+    usual: StartNoise = field(default_factory=StartNoise)
+
+    def scores(self, first: Trial, other: Trial) -> ScorePairs:
+        """The rouge_l_f1 of both, question by question."""
+        return scores_of(paired(self.answers.get(first.key, ()), self.answers.get(other.key, ())))
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,15 +33,19 @@ class Comparison:
     other: Trial
     difference: float
     interval: Interval | None = None
-    p_value: float | None = None  # corrected by Holm for all comparisons of the verdict
+    p_value: float | None = None  # corrected for the looks that finalists are judged at
+    speed: SpeedLead | None = None  # the test of the speeds, where speed alone decides
 
-    def shown(self, confidence: float) -> bool:
-        """Whether the lead is more than chance."""
-        return self.p_value is not None and self.difference > 0 and self.p_value <= 1 - confidence
+    def shown(self, rule: SelectionConfig) -> bool:
+        """Whether the lead is more than chance, and enough to matter."""
+        chance = self.p_value is None or self.p_value > 1 - rule.confidence
+        return not chance and self.difference > 0 and self.difference >= rule.min_lead
 
-    def is_narrow(self, max_ratio: float) -> bool:
-        """Whether the interval is narrow enough to call what it holds a tie."""
-        return narrow(self.interval, max_ratio)
+    def is_level(self, rule: SelectionConfig) -> bool:
+        """Whether both are shown to lie within `max_interval_ratio` of each other: two one-sided tests (D. J. Schuirmann,
+        Journal of Pharmacokinetics and Biopharmaceutics 15, 1987), which is that the whole interval lies within."""
+        ratio = rule.max_interval_ratio
+        return self.interval is not None and 1 / ratio <= 1 + self.interval.low and 1 + self.interval.high <= ratio
 
 
 def narrow(interval: Interval | None, max_ratio: float) -> bool:
@@ -40,37 +57,49 @@ def lead_texts(difference: float, interval: Interval | None, p_value: float | No
     """A lead, its interval and its p-value as every table and message writes them; "n/a" where there is none to show."""
     tested = "n/a" if interval is None else f"{interval:+.1%}"
     if interval is not None and not narrow(interval, WIDEST_RATIO):
-        tested = "n/a: too few values"
+        tested = "too noisy"
     return f"{difference:+.1%}", tested, "n/a" if p_value is None else f"{p_value:.3g}"
 
 
-def by_speed(first: Trial, other: Trial, rule: SelectionConfig, _: Answers) -> Comparison:
-    """The ratio of speeds, by Welch's test on the logs of the repeats."""
-    estimate = speed_estimate(first, other)
-    if estimate is not None:
-        return of_logs(other, estimate, rule)
-    return Comparison(other, speed(first) / speed(other) - 1 if speed(other) else 0.0)
+def by_speed(first: Trial, other: Trial, rule: SelectionConfig, known: Known) -> Comparison:
+    """The ratio of speeds; `gpuqa.measure.speed_tests` says by which test."""
+    lead = speed_lead_of(first, other, known.usual)
+    if lead is None:
+        return Comparison(other, speed(first) / speed(other) - 1 if speed(other) else 0.0)
+    return of_logs(other, lead.test, rule, looks_at(first, other, lead), lead)
 
 
-def by_quality(first: Trial, other: Trial, rule: SelectionConfig, answers: Answers) -> Comparison:
+def looks_at(first: Trial, other: Trial, lead: SpeedLead) -> int:
+    """How often two trials may be compared: finalists are measured on until they are decided, and each look risks an error."""
+    return len(LOOKS.get(lead.unit, (0,))) if is_finalist(first) and is_finalist(other) else 1
+
+
+def is_finalist(trial: Trial) -> bool:
+    """Whether the trial's numbers are from measuring it again: then it stands before all that were measured once.
+
+    What was measured once and kept for being the best was lucky, as a rule; see `gpuqa.study.finalists`.
+    """
+    return trial.measurement is not None and trial.measurement.first_round_chars_per_s is not None
+
+
+def by_quality(first: Trial, other: Trial, rule: SelectionConfig, known: Known) -> Comparison:
     """The difference of rouge_l_f1 as a share of the other's: bootstrap interval and sign-flip test over the same questions."""
     scale = quality(other)
     difference = quality(first) / scale - 1 if scale else 0.0
-    scores = scores_of(paired(answers.get(first.key, ()), answers.get(other.key, ())))
+    scores = known.scores(first, other)
     if len({pair.question for pair in scores}) < 2 or not scale:
         return Comparison(other, difference)
     return Comparison(other, difference, *paired_test(scores, scale, rule.confidence))
 
 
-def by_both(first: Trial, other: Trial, rule: SelectionConfig, answers: Answers) -> Comparison:
+def by_both(first: Trial, other: Trial, rule: SelectionConfig, known: Known) -> Comparison:
     """The ratio of weighted geometric means, which in logs is the sum of both weighted leads."""
-    fast = speed_estimate(first, other)
-    scores = scores_of(paired(answers.get(first.key, ()), answers.get(other.key, ())))
-    weight = rule.speed_weight
-    good = log_quality_lead(scores, quality(first), quality(other))
-    if fast is None or good is None:
-        return without_a_test(first, other, rule, answers)
-    return of_logs(other, added(times(fast, weight), good, 1 - weight), rule)
+    lead, weight = speed_lead_of(first, other, known.usual), rule.speed_weight
+    good = log_quality_lead(known.scores(first, other), quality(first), quality(other))
+    if lead is None or good is None:
+        return without_a_test(first, other, rule, known)
+    fast = lead.test.by_means if isinstance(lead.test, SignedRank) else lead.test
+    return of_logs(other, added(times(fast, weight), good, 1 - weight), rule, looks_at(first, other, lead))
 
 
 def log_quality_lead(scores: ScorePairs, first: float, other: float) -> Estimate | None:
@@ -86,21 +115,23 @@ def log_quality_lead(scores: ScorePairs, first: float, other: float) -> Estimate
     return lead and replace(lead, difference=math.log(first / other))
 
 
-def without_a_test(first: Trial, other: Trial, rule: SelectionConfig, _: Answers) -> Comparison:
+def without_a_test(first: Trial, other: Trial, rule: SelectionConfig, _: Known) -> Comparison:
     """The lead in the weighted figure, as it was measured."""
     against = merit(other, rule)
     return Comparison(other, math.exp(merit(first, rule) - against) - 1 if against > -math.inf else 0.0)
 
 
-def of_logs(other: Trial, estimate: Estimate, rule: SelectionConfig) -> Comparison:
-    """A difference of logs as a relative one."""
-    interval = relative_interval(estimate, rule.confidence)
-    return Comparison(other, relative(estimate.difference), interval, estimate.p_value)
+def of_logs(
+    other: Trial, test: Estimate | SignedRank, rule: SelectionConfig, looks: int, speed: SpeedLead | None = None
+) -> Comparison:
+    """A difference of logs as a relative one; the risk of an error is shared by the looks."""
+    interval = relative_interval(test, 1 - (1 - rule.confidence) / looks)
+    return Comparison(other, relative(test.difference), interval, min(1.0, looks * test.p_value), speed)
 
 
-def relative_interval(estimate: Estimate, confidence: float) -> Interval:
+def relative_interval(test: Estimate | SignedRank, confidence: float) -> Interval:
     """The interval of a difference of logs as shares."""
-    interval = estimate.interval(confidence)
+    interval = test.interval(confidence)
     return Interval(relative(interval.low), relative(interval.high))
 
 
@@ -109,11 +140,12 @@ def relative(logs: float) -> float:
     return math.expm1(min(logs, 700.0))
 
 
-def speed_estimate(first: Trial, other: Trial) -> Estimate | None:
+def speed_lead_of(first: Trial, other: Trial, usual: StartNoise) -> SpeedLead | None:
     """The difference in log speed; None where the repeats allow no test."""
     if first.measurement is None or other.measurement is None:
         return None
-    return welch(first.measurement.chars_per_s_repeats, other.measurement.chars_per_s_repeats)
+    starts = starts_of(first.measurement, first.key), starts_of(other.measurement, other.key)
+    return speed_lead(starts[0], starts[1], usual) if starts[0] and starts[1] else None
 
 
 def merit(trial: Trial, rule: SelectionConfig) -> float:

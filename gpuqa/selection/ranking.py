@@ -8,16 +8,14 @@ quantity that is neither speed nor quality: then its test goes into `gpuqa.selec
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
 from gpuqa.config.measurement import Rule, SelectionConfig
-from gpuqa.measure.statistics import holm
 from gpuqa.records import Trial
-from gpuqa.selection.comparison import Comparison, by_both, by_quality, by_speed, merit, quality, speed, without_a_test
+from gpuqa.selection.comparison import Comparison, Known, by_both, by_quality, by_speed, merit, quality, speed, without_a_test
 from gpuqa.selection.constraints import quantization_of
-from gpuqa.selection.pairing import Answers
 
 Key = Callable[[Trial], Any]
 
@@ -54,9 +52,10 @@ class Ranking:
 
     title: str  # of the first by the rule, as in "the fastest of 12 eligible trials"
     order: Callable[[Sequence[Trial], SelectionConfig], Key]  # eligible trials -> a sort key, which is highest for the best
-    compare: Callable[[Trial, Trial, SelectionConfig, Answers], Comparison]  # the first by the rule with another
+    compare: Callable[[Trial, Trial, SelectionConfig, Known], Comparison]  # the first by the rule with another
     speed_weight: float | None  # of speed beside quality in the figure that a race sorts by; None: selection.speed_weight
     race: RaceBound | None  # None: no race can be run by this rule
+    repeats_decide: bool = False  # more passes make the test sharper
     untested: str | None = None  # why no lead can be tested, where `compare` is `without_a_test`
 
 
@@ -102,6 +101,7 @@ RANKINGS: dict[Rule, Ranking] = {
         compare=by_speed,
         speed_weight=1.0,
         race=RaceBound((Lag.speed,), "slower"),  # however good: above the floors only speed ranks
+        repeats_decide=True,
     ),
     Rule.best_quality: Ranking(
         title="best in rouge_l_f1",
@@ -116,6 +116,7 @@ RANKINGS: dict[Rule, Ranking] = {
         compare=by_both,
         speed_weight=None,
         race=RaceBound((Lag.merit,), "behind by weight"),
+        repeats_decide=True,
     ),
     Rule.knee: Ranking(
         title="knee",
@@ -134,13 +135,12 @@ def rank(eligible: Sequence[Trial], rule: SelectionConfig) -> list[Trial]:
     return sorted(eligible, key=RANKINGS[rule.rule].order(eligible, rule), reverse=True)
 
 
-def compare_all(first: Trial, others: Sequence[Trial], rule: SelectionConfig, answers: Answers) -> list[Comparison]:
-    """The first trial against each of the others, by what the rule ranks by; p-values corrected by Holm."""
-    comparisons = [RANKINGS[rule.rule].compare(first, other, rule, answers) for other in others]
-    corrected = iter(holm([comparison.p_value for comparison in comparisons if comparison.p_value is not None]))
-    return [
-        comparison if comparison.p_value is None else replace(comparison, p_value=next(corrected)) for comparison in comparisons
-    ]
+def compare_all(first: Trial, others: Sequence[Trial], rule: SelectionConfig, known: Known) -> list[Comparison]:
+    """The first trial against each of the others, by what the rule ranks by.
+
+    Nothing is corrected for their number: a win needs every one of them to be beaten, which is no easier with more of them.
+    """
+    return [RANKINGS[rule.rule].compare(first, other, rule, known) for other in others]
 
 
 def simplicity(rule: SelectionConfig) -> Key:

@@ -3,8 +3,8 @@
 The first by the rule is compared with every other eligible trial; docs/verdict.md has the error rates.
 
     WIN            it is shown to lead all of them
-    TIE            some are not shown to be behind; the simplest of these and the first wins
-    INCONCLUSIVE   an interval is too wide to call that a tie, no test was possible, or few questions were asked; the first wins
+    TIE            some are not shown to be behind, and all of these are shown to be level; the simplest of them wins
+    INCONCLUSIVE   a trial is shown neither to be behind nor to be level, or few questions were asked; the first wins
     ONLY ELIGIBLE  there is no other eligible trial, so nothing was compared
 """
 
@@ -15,12 +15,14 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from gpuqa.config.measurement import SelectionConfig
+from gpuqa.measure.speed_tests import LOOKS, StartNoise, Unit
 from gpuqa.measure.statistics import Trend, trend
 from gpuqa.records import SETTINGS, Trial
-from gpuqa.selection.comparison import Comparison, lead_texts, speed
+from gpuqa.selection.comparison import WIDEST_RATIO, Comparison, Known, is_finalist, lead_texts, looks_at, narrow, speed
 from gpuqa.selection.constraints import quantization_of, score_text, violations, without_baseline
 from gpuqa.selection.pairing import Answers
 from gpuqa.selection.ranking import RANKINGS, compare_all, pareto_front, rank, simplicity
+from gpuqa.selection.reach import reach_of
 from gpuqa.selection.wording import counted, listed
 
 
@@ -56,29 +58,53 @@ class Verdict:
     first: Trial | None = None  # the best by the rule: what `comparisons` compares; not the winner in a tie
     comparisons: list[Comparison] = field(default_factory=list)
     questions: int = 0  # different ones that the first was asked
+    left_out: int = 0  # eligible trials that were not measured again, although no finalist is shown to lead them
     drift: Trend | None = None  # of speeds over the study; None where no cell has two repeats
 
 
-def decide(trials: Sequence[Trial], rule: SelectionConfig, answers: Answers | None = None) -> Verdict:
+def decide(
+    trials: Sequence[Trial],
+    rule: SelectionConfig,
+    answers: Answers | None = None,
+    usual: StartNoise | None = None,
+    left_out: int = 0,
+) -> Verdict:
     """The winner first, then the eligible by the rule, those with violations by speed, the dropped, failures last.
 
     Args:
         answers: of each trial by its key; ratios and quality are tested where they are at hand, otherwise means decide.
+        usual: how much starts of an engine differ on this machine.
+        left_out: how many trials may be as good as the finalists and were not measured again.
     """
-    answers = answers or {}
-    standings = standings_of(trials, rule, answers)
+    known = Known(answers or {}, usual or StartNoise())
+    standings = standings_of(trials, rule, known.answers)
     ranked = [standing.trial for standing in standings if not standing.violations]
-    verdict = Verdict(standings, None, "", drift=drift_of(trials))
+    verdict = Verdict(standings, None, "", left_out=left_out, drift=drift_of(trials))
     if ranked:
         repeated = [trial for trial in ranked if is_finalist(trial)] or ranked
-        comparisons = compare_all(ranked[0], repeated[1:], rule, answers)
-        questions = asked_of(ranked[0], answers)
-        tied = tied_of(comparisons, rule)
-        outcome = Outcome.ONLY_ELIGIBLE if len(ranked) == 1 else outcome_of(comparisons, tied, questions, rule)
-        winner = min([ranked[0], *tied], key=simplicity(rule)) if outcome is Outcome.TIE else ranked[0]
+        first, comparisons = first_of(repeated, rule, known)
+        verdict = replace(verdict, first=first, comparisons=comparisons, questions=asked_of(first, known.answers))
+        outcome = Outcome.ONLY_ELIGIBLE if len(ranked) == 1 else outcome_of(verdict, rule)
+        winner = min([first, *tied_of(comparisons, rule)], key=simplicity(rule)) if outcome is Outcome.TIE else first
         standings.sort(key=lambda standing: standing.trial is not winner)
-        verdict = Verdict(standings, winner, "", outcome, ranked[0], comparisons, questions, verdict.drift)
+        verdict = replace(verdict, winner=winner, outcome=outcome)
     return replace(verdict, reason=reason_of(verdict, rule))
+
+
+def first_of(ranked: Sequence[Trial], rule: SelectionConfig, known: Known) -> tuple[Trial, list[Comparison]]:
+    """The first of the ranked trials, compared with each of the others.
+
+    Trials are ranked by means. Where the ranks of many rounds give another trial the lead over the first, that one is the
+    first: the number that is told has the sign of the test.
+    """
+    first = ranked[0]
+    for _ in ranked:
+        comparisons = compare_all(first, [trial for trial in ranked if trial is not first], rule, known)
+        behind = [comparison for comparison in comparisons if comparison.speed is not None and comparison.difference < 0]
+        if not behind:
+            break
+        first = min(behind, key=lambda comparison: comparison.difference).other
+    return first, comparisons
 
 
 def asked_of(trial: Trial, answers: Answers) -> int:
@@ -103,28 +129,26 @@ def standings_of(trials: Sequence[Trial], rule: SelectionConfig, answers: Answer
     )
 
 
-def is_finalist(trial: Trial) -> bool:
-    """Whether the trial's numbers are from measuring it again: then it stands before all that were measured once.
-
-    What was measured once and kept for being the best was lucky, as a rule; see `gpuqa.study.finalists`.
-    """
-    return trial.measurement is not None and trial.measurement.first_round_chars_per_s is not None
-
-
 def tied_of(comparisons: Sequence[Comparison], rule: SelectionConfig) -> list[Trial]:
     """The trials that the first is not shown to lead."""
-    return [comparison.other for comparison in comparisons if not comparison.shown(rule.confidence)]
+    return [comparison.other for comparison in comparisons if not comparison.shown(rule)]
 
 
-def outcome_of(comparisons: Sequence[Comparison], tied: Sequence[Trial], questions: int, rule: SelectionConfig) -> Outcome:
+def outcome_of(verdict: Verdict, rule: SelectionConfig) -> Outcome:
     """How sure the first place is among several eligible trials."""
-    if questions < FEWEST_QUESTIONS or not comparisons:
+    unsure = verdict.questions < FEWEST_QUESTIONS or verdict.left_out or not verdict.comparisons
+    if unsure or started_once(verdict.comparisons):
         return Outcome.INCONCLUSIVE
+    tied = [comparison for comparison in verdict.comparisons if not comparison.shown(rule)]
     if not tied:
         return Outcome.WIN
-    others = {id(trial) for trial in tied}
-    narrow = (comparison.is_narrow(rule.max_interval_ratio) for comparison in comparisons if id(comparison.other) in others)
-    return Outcome.TIE if all(narrow) else Outcome.INCONCLUSIVE
+    return Outcome.TIE if all(comparison.is_level(rule) for comparison in tied) else Outcome.INCONCLUSIVE
+
+
+def started_once(comparisons: Sequence[Comparison]) -> bool:
+    """Whether trials of different engines were compared by too few starts: one slow start would make a winner."""
+    leads = [comparison.speed for comparison in comparisons if comparison.speed is not None]
+    return any(lead.unit is Unit.starts and lead.count < LOOKS[Unit.starts][0] for lead in leads)
 
 
 def drift_of(trials: Sequence[Trial]) -> Trend | None:
@@ -150,16 +174,16 @@ def reason_of(verdict: Verdict, rule: SelectionConfig) -> str:
     sentences = [f"{verdict.outcome.value}: {winner.name} is {place_of(verdict, rule)}: {numbers_of(winner, rule)}"]
     if verdict.first is not None and verdict.first is not winner:
         against = next(comparison for comparison in comparisons if comparison.other is winner)
-        lead = lead_of(against, rule)
-        sentences.append(f"The first, {verdict.first.name}, leads it by {lead}: not shown to be more than chance.")
+        lead = lead_of(verdict.first, against, rule)
+        sentences.append(f"The first, {verdict.first.name}, {lead}: too little to prefer it.")
     elif comparisons:
-        sentences.append(f"It leads the next, {comparisons[0].other.name}, by {lead_of(comparisons[0], rule)}.")
+        sentences.append(f"It {lead_of(verdict.first or winner, nearest_of(comparisons), rule)}.")
     if winner.measurement and (first_round := winner.measurement.first_round_chars_per_s) is not None:
-        count = sum(is_finalist(standing.trial) for standing in verdict.standings if not standing.violations)
-        were = "1 finalist was" if count == 1 else f"{count} finalists were"
-        sentences.append(f"{were} measured again, and that decides; in the first round it had {first_round:,.0f} chars/s.")
+        again = "The finalists were measured again, and that decides"
+        sentences.append(f"{again}; in the first round it had {first_round:,.0f} chars/s.")
     if verdict.outcome is Outcome.INCONCLUSIVE:
         sentences.append(f"Not conclusive: {why_inconclusive(verdict, rule)}.")
+        sentences += filter(None, [reach_of(verdict.first or winner, nearest_of(comparisons))] if comparisons else [])
     elif verdict.questions < FEWEST_QUESTIONS:
         sentences.append(f"This is no verdict on quality: {few_questions(verdict)}.")
     return " ".join([*sentences, *warnings(verdict, rule)])
@@ -176,6 +200,8 @@ def place_of(verdict: Verdict, rule: SelectionConfig) -> str:
         return f"the only eligible trial (of {len(trials)}{lost})"
     eligible = sum(not standing.violations for standing in verdict.standings)
     among = f"{counted(eligible, 'eligible trial')} (of {len(trials)}{lost})"
+    if is_finalist(trials[0]):
+        among = f"{counted(1 + len(verdict.comparisons), 'finalist')} of {among}"
     if verdict.outcome is Outcome.TIE:
         return f"the simplest of {len(tied_of(verdict.comparisons, rule)) + 1} that share the first place ({best}) of {among}"
     return f"the {best} of {among}"
@@ -183,18 +209,26 @@ def place_of(verdict: Verdict, rule: SelectionConfig) -> str:
 
 def why_inconclusive(verdict: Verdict, rule: SelectionConfig) -> str:
     """Why a verdict is neither a win nor a tie, and how many trials that leaves open."""
-    if not verdict.comparisons:
+    if not verdict.comparisons and not verdict.left_out:
         return "no other trial was measured again, so there is nothing to compare it with"
-    tied = [comparison for comparison in verdict.comparisons if not comparison.shown(rule.confidence)]
+    tied = [comparison for comparison in verdict.comparisons if not comparison.shown(rule)]
     reasons = [few_questions(verdict)] if verdict.questions < FEWEST_QUESTIONS else []
     if (untested := RANKINGS[rule.rule].untested) is not None:
         reasons.append(untested)
     elif any(comparison.interval is None for comparison in tied):
         reasons.append("without two repeats of every trial (workload.repeats) and the same questions there is no test")
-    elif tied and not reasons:
-        limit = f"selection.max_interval_ratio={rule.max_interval_ratio:g}"
-        reasons.append(f"an interval is wider than {limit} allows; more repeats narrow it")
+    elif started_once(verdict.comparisons):
+        starts = f"{LOOKS[Unit.starts][0]} starts of each engine are needed between engines"
+        reasons.append(f"{starts}, since no two starts are alike; study.finalists=2 or more measures them")
+    if verdict.left_out:
+        others = f"{counted(verdict.left_out, 'other trial')} may be as good by the first round"
+        reasons.append(f"{others} and {'was' if verdict.left_out == 1 else 'were'} not measured again (study.finalists)")
     return "; ".join([*reasons, *([f"{counted(len(tied), 'other trial')} may be as good or better"] if tied else [])])
+
+
+def nearest_of(comparisons: Sequence[Comparison]) -> Comparison:
+    """The comparison with the trial that is nearest to the first."""
+    return min(comparisons, key=lambda comparison: comparison.difference)
 
 
 def few_questions(verdict: Verdict) -> str:
@@ -216,12 +250,31 @@ def numbers_of(winner: Trial, rule: SelectionConfig) -> str:
     )
 
 
-def lead_of(comparison: Comparison, rule: SelectionConfig) -> str:
-    """A lead with its interval and p-value, in a sentence."""
-    share, interval, p_value = lead_texts(comparison.difference, comparison.interval, comparison.p_value)
-    chance = f"by chance alone p {p_value}, corrected for all comparisons"
-    tested = f"{rule.confidence:.0%} interval {interval}; {chance}" if comparison.interval else "no test"
-    return f"{share.removeprefix('+')} ({tested})"
+def lead_of(first: Trial, comparison: Comparison, rule: SelectionConfig) -> str:
+    """How the first stands to another trial, as a predicate: with the interval, the p-value and what they count."""
+    name, interval = comparison.other.name, comparison.interval
+    if interval is None:
+        return f"leads the next, {name}, by {comparison.difference:.1%} (no test)"
+    if not narrow(interval, WIDEST_RATIO):
+        return f"is not told from {name}: too noisy, the highest ratio that fits is more than twice the lowest"
+    share, ends, p_value = lead_texts(comparison.difference, interval, comparison.p_value)
+    lead, looks = comparison.speed, 1
+    if lead is not None:
+        looks = looks_at(first, comparison.other, lead)
+    corrected = f", corrected for {looks} looks" if looks > 1 else ""
+    over = f" over {counted_unit(lead.unit, lead.count)}" if lead is not None else ""
+    tested = f"{rule.confidence:.0%} interval {ends}{over}; by chance alone p {p_value}{corrected}"
+    verb = "leads the next," if comparison.difference > 0 else "is level with"
+    return (
+        f"{verb} {name}, by {share.removeprefix('+')} ({tested})" if comparison.difference > 0 else f"{verb} {name} ({tested})"
+    )
+
+
+def counted_unit(unit: Unit, count: int) -> str:
+    """What a test of speeds counts, in words."""
+    if unit is Unit.starts:
+        return f"{counted(count, 'start')} of each engine"
+    return f"{counted(count, unit.value)} on one engine"
 
 
 def warnings(verdict: Verdict, rule: SelectionConfig) -> list[str]:

@@ -50,7 +50,8 @@ def conclude(trials: Sequence[Trial], study: StudyConfig, rule: SelectionConfig,
         before = f" {target} stays and holds the decision of before, {frozen.described(target)}. {ITS_FILES}" if stays else ""
         console.print(f"Nothing was frozen.{before}", markup=False, highlight=False)
         return NO_WINNER
-    result = frozen.freeze(verdict.winner, answers.get(verdict.winner.key, []), rule, verdict.reason, target)
+    winner = final.confirmed or verdict.winner
+    result = frozen.freeze(winner, answers.get(winner.key, []), rule, verdict.reason, target)
     tell_frozen(result, target, console)
     return 0
 

@@ -1,20 +1,25 @@
 """The finalists of a study: the trials that may win after the first round are measured again, and the second time decides.
 
 The best of many noisy measurements is the best partly by luck, so its number promises too much (the winner's curse; Capen,
-Clapp and Campbell, Journal of Petroleum Technology 23, 1971). Measured again, in an engine that has just started, a
-finalist has no advantage but its own.
+Clapp and Campbell, Journal of Petroleum Technology 23, 1971). Measured again, on engines that have just started, a finalist has
+no advantage but its own. The winner among them is lucky once more, if less: its number comes from passes of its own, which
+begin when it is chosen.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from gpuqa.config.measurement import SelectionConfig
-from gpuqa.measure import fingerprint
-from gpuqa.records import Trial
+from gpuqa.measure.fingerprint import Stage, at_stage
+from gpuqa.measure.metrics import Overhead, measure
+from gpuqa.measure.speed_tests import StartNoise
+from gpuqa.records import Answer, Pass, Trial
 from gpuqa.selection.pairing import Answers
+from gpuqa.selection.ranking import RANKINGS
 from gpuqa.selection.verdict import Verdict, decide
+from gpuqa.selection.wording import counted
 from gpuqa.study.journal import Journal
 
 
@@ -29,28 +34,66 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """A study's verdict, and the answers that it rests on."""
+    """A study's verdict, the answers that it rests on, and what its winner is frozen with."""
 
     verdict: Verdict
     answers: Answers
+    confirmed: Trial | None = None  # the winner by passes that did not choose it
 
 
-def choose(trials: Sequence[Trial], rule: SelectionConfig, journal: Journal) -> Choice:
-    """The finalists of a first round that is on the disk."""
-    return finalists(trials, rule, answers_of(trials, journal), journal.finalists())
-
-
-def finalists(trials: Sequence[Trial], rule: SelectionConfig, answers: Answers, limit: int) -> Choice:
+def finalists(
+    trials: Sequence[Trial], rule: SelectionConfig, answers: Answers, limit: int, usual: StartNoise | None = None
+) -> Choice:
     """The first by the rule and those that it is not shown to lead, or the next: a win is checked against another cell.
 
     None where there was nothing to choose from.
     """
-    verdict = decide(trials, rule, answers)
+    verdict = decide(trials, rule, answers, usual)
     if verdict.first is None or not verdict.comparisons or limit == 0:
         return Choice([], 0, verdict)
-    tied = [comparison.other for comparison in verdict.comparisons if not comparison.shown(rule.confidence)]
+    tied = [comparison.other for comparison in verdict.comparisons if not comparison.shown(rule)]
     near = [verdict.first, *(tied or [verdict.comparisons[0].other])]
     return Choice(near[:limit], len(near[limit:]), verdict)
+
+
+@dataclass(frozen=True, slots=True)
+class Contest:
+    """The finalists of a study while they are measured again."""
+
+    trials: Sequence[Trial]  # of the first round
+    choice: Choice
+    rule: SelectionConfig
+    answers: Answers
+    usual: StartNoise
+
+    def undecided(self, passes: Mapping[str, Sequence[Pass]]) -> Collection[str]:
+        """By the passes so far, the keys of the cells of which more passes could decide who wins."""
+        if not RANKINGS[self.rule.rule].repeats_decide:
+            return ()
+        measured = {trial.key: passes.get(at_stage(trial.key, Stage.finals), ()) for trial in self.choice.finalists}
+        trials = [so_far(trial, measured.get(trial.key, ()), self.answers.get(trial.key, ())) for trial in self.trials]
+        verdict = decide(trials, self.rule, self.answers, self.usual)
+        tied = [comparison for comparison in verdict.comparisons if not comparison.shown(self.rule)]
+        if verdict.first is None or all(comparison.is_level(self.rule) for comparison in tied):
+            return ()
+        return [at_stage(trial.key, Stage.finals) for trial in (verdict.first, *(comparison.other for comparison in tied))]
+
+
+def contest(trials: Sequence[Trial], rule: SelectionConfig, journal: Journal) -> Contest:
+    """The contest of a first round that is on the disk."""
+    answers, usual = answers_of(trials, journal), journal.start_noise()
+    return Contest(trials, finalists(trials, rule, answers, journal.finalists(), usual), rule, answers, usual)
+
+
+def so_far(trial: Trial, passes: Sequence[Pass], answers: Sequence[Answer]) -> Trial:
+    """A finalist with the speeds of its passes so far, and the scores of its first round."""
+    if trial.measurement is None or not passes:
+        return trial
+    overhead = Overhead(
+        passes[0].engine_start_s, passes[0].warmup_s, 0.0, engine_ids=[measured.engine_id for measured in passes]
+    )
+    numbers = measure([measured.answered for measured in passes], answers, overhead)
+    return replace(trial, measurement=replace(numbers, first_round_chars_per_s=trial.measurement.chars_per_s))
 
 
 def judge(trials: Sequence[Trial], rule: SelectionConfig, journal: Journal) -> Judged:
@@ -59,22 +102,38 @@ def judge(trials: Sequence[Trial], rule: SelectionConfig, journal: Journal) -> J
     The trials of the first round decide where its finalists by this rule were not all measured again: new numbers beside
     old ones would favour a trial that has none. That is so where another rule than the sweep's is asked.
     """
-    first, known, limit = answers_of(trials, journal), journal.read(), journal.finalists()
-    choice = finalists(trials, rule, first, limit)
-    fresh = {finalist.key: known[key] for finalist in choice.finalists if (key := fingerprint.again(finalist.key)) in known}
+    first_round, known = contest(trials, rule, journal), journal.read()
+    choice, first = first_round.choice, first_round.answers
+    keys = {finalist.key: at_stage(finalist.key, Stage.finals) for finalist in choice.finalists}
+    fresh = {key: known[again] for key, again in keys.items() if again in known}
     if not choice.finalists:
         return Judged(choice.verdict, first)
     if len(fresh) < len(choice.finalists):
         sentence = "Its finalists were not measured again, so its lead may be luck; a sweep with this rule measures them."
         return Judged(with_more(choice.verdict, sentence), first)
     answers = {**first, **answers_of(list(fresh.values()), journal)}
-    verdict = decide([replaced(trial, fresh.get(trial.key)) for trial in trials], rule, answers)
-    if choice.left_out:
-        sentence = (
-            f"{choice.left_out} more may be as good by the first round and were not measured again (study.finalists={limit})."
-        )
-        verdict = with_more(verdict, sentence)
-    return Judged(verdict, answers)
+    measured = [replaced(trial, fresh.get(trial.key)) for trial in trials]
+    verdict = decide(measured, rule, answers, first_round.usual, choice.left_out)
+    chosen, winner = chosen_of(verdict, choice), verdict.winner
+    confirmed = known.get(at_stage(chosen.key, Stage.confirmation)) if chosen else None
+    if winner is None or confirmed is None or confirmed.measurement is None:
+        return Judged(verdict, answers)
+    speed = f"Measured once more after it was chosen it had {confirmed.measurement.chars_per_s:,.0f} chars/s"
+    repeats = counted(confirmed.measurement.repeats, "repeat")
+    verdict = with_more(verdict, f"{speed} ({repeats} on a fresh engine), and that is what is frozen.")
+    answers = {**answers, **answers_of([confirmed], journal)}
+    return Judged(verdict, answers, replaced(winner, confirmed))
+
+
+def chosen_of(verdict: Verdict, choice: Choice) -> Trial | None:
+    """The winner of the finals, as the first round knows it; None where no finalist won."""
+    of_finals = {at_stage(finalist.key, Stage.finals): finalist for finalist in choice.finalists}
+    return of_finals.get(verdict.winner.key) if verdict.winner else None
+
+
+def winner_of(trials: Sequence[Trial], rule: SelectionConfig, journal: Journal) -> Trial | None:
+    """The winner of a study's finals, as the first round knows it."""
+    return chosen_of(judge(trials, rule, journal).verdict, contest(trials, rule, journal).choice)
 
 
 def with_more(verdict: Verdict, sentence: str) -> Verdict:
@@ -83,12 +142,13 @@ def with_more(verdict: Verdict, sentence: str) -> Verdict:
 
 
 def replaced(trial: Trial, fresh: Trial | None) -> Trial:
-    """A finalist with the numbers of its second measurement, every other trial as it is."""
+    """A trial with the numbers of its next measurement; as it is where it has none."""
     if fresh is None or trial.measurement is None:
         return trial
     if fresh.measurement is None:  # it broke: its first numbers cannot stand beside the others' second ones
         return replace(fresh, axes=trial.axes)
-    measurement = replace(fresh.measurement, first_round_chars_per_s=trial.measurement.chars_per_s)
+    before = trial.measurement.first_round_chars_per_s
+    measurement = replace(fresh.measurement, first_round_chars_per_s=before or trial.measurement.chars_per_s)
     return replace(fresh, axes=trial.axes, measurement=measurement)
 
 

@@ -57,3 +57,11 @@ class GridPlan:
 def in_order(cells: Sequence[Cell], repeat: int) -> list[Cell]:
     """The cells in the order of one repeat: by a digest of repeat and key, which shuffles and never changes."""
     return sorted(cells, key=lambda cell: hashlib.sha256(f"{repeat} {cell.key}".encode()).digest())
+
+
+def group_by_engine(cells: Sequence[Cell]) -> list[list[Cell]]:
+    """Cells that can share an engine together, in the order of their first appearance."""
+    groups: dict[str, list[Cell]] = {}
+    for cell in cells:
+        groups.setdefault(cell.engine_key, []).append(cell)
+    return list(groups.values())

@@ -23,6 +23,7 @@ from gpuqa.config.commands import from_plain
 from gpuqa.config.measurement import SelectionConfig
 from gpuqa.frozen import FORMAT, other_format
 from gpuqa.machine.files import append_line, make_folder, write_atomically, writing
+from gpuqa.measure.speed_tests import StartNoise
 from gpuqa.pipeline.dataset.summary import Summary
 from gpuqa.records import Answer, Pass, Trial
 from gpuqa.selection.wording import counted
@@ -167,6 +168,11 @@ class Journal:
     def finalists(self) -> int:
         """How many finalists the study has; 0 where there is no `study.yaml`."""
         return int(self._study()["finalists"])
+
+    def start_noise(self) -> StartNoise:
+        """How much starts of an engine usually differ, as it was known when the study began."""
+        noise = self._study().get("start_noise")
+        return StartNoise(**noise) if isinstance(noise, dict) else StartNoise()
 
     def questions(self) -> Summary | None:
         """What the study's question file holds; None where `study.yaml` does not say."""

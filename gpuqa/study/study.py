@@ -19,6 +19,7 @@ from gpuqa.config.pipeline import PromptConfig
 from gpuqa.engines import BACKENDS, width_of_engine
 from gpuqa.measure import fingerprint
 from gpuqa.measure.cell import Cell
+from gpuqa.measure.fingerprint import Stage
 from gpuqa.measure.trial import FinishedTrial
 from gpuqa.pipeline import dataset
 from gpuqa.pipeline.chat_template import with_template_text
@@ -30,7 +31,8 @@ from gpuqa.records import Answer, Pass, Trial
 from gpuqa.study import rate_sweep
 from gpuqa.study.engine_session import EngineStarts, Event, PassDone
 from gpuqa.study.executors import EXECUTORS
-from gpuqa.study.grid import GridPlan
+from gpuqa.study.finals import Finals, Undecided
+from gpuqa.study.grid import GridPlan, group_by_engine
 from gpuqa.study.journal import Journal
 from gpuqa.study.progress import Plan
 from gpuqa.study.racing.race_plan import digest_of, dropped_trials, race_of, race_stages
@@ -118,10 +120,10 @@ def refuse_equal_prompts(cells: Sequence[Cell]) -> None:
 
 async def run(cells: Sequence[Cell], journal: Journal, observer: Observer) -> Outcome:
     """Run every cell that the journal does not hold yet; failed ones are tried again."""
-    racing = cells[0].config.study.racing and not cells[0].again
+    racing = cells[0].config.study.racing and cells[0].stage is Stage.first_round
     with Scoring() as scoring:
-        study = Run(cells, journal, observer, scoring, racing)
-        study.keep_earlier()
+        study = Run(cells, journal, observer, scoring, keep_passes=racing)
+        study.keep_earlier(racing)
         await (study.race() if racing else study.full_grid())
     for trial in study.done.values():
         if trial.error is None:
@@ -129,20 +131,31 @@ async def run(cells: Sequence[Cell], journal: Journal, observer: Observer) -> Ou
     return Outcome([study.done[cell.key] for cell in cells], study.engine_starts, study.kept)
 
 
+async def run_finals(cells: Sequence[Cell], journal: Journal, observer: Observer, undecided: Undecided) -> Outcome:
+    """Measure finalists until they are decided; their passes stay, so that more time can be spent on them later."""
+    with Scoring() as scoring:
+        study = Run(cells, journal, observer, scoring, keep_passes=True)
+        await study.finals(undecided)
+    return Outcome([study.done[cell.key] for cell in cells], study.engine_starts, study.kept)
+
+
 class Run:
     """One run of a study: what is done by now, and what is being scored."""
 
-    def __init__(self, cells: Sequence[Cell], journal: Journal, observer: Observer, scoring: Scoring, racing: bool) -> None:
+    def __init__(
+        self, cells: Sequence[Cell], journal: Journal, observer: Observer, scoring: Scoring, keep_passes: bool
+    ) -> None:
+        """`keep_passes`: of trials that have ended."""
         self.cells = {cell.key: cell for cell in cells}
-        self.journal, self.observer, self.scoring, self.racing = journal, observer, scoring, racing
+        self.journal, self.observer, self.scoring, self.keep_passes = journal, observer, scoring, keep_passes
         self.done: dict[str, Trial] = {}
         self.scores: list[asyncio.Task[FinishedTrial]] = []  # of complete cells, in the order in which they will be there
         self.engine_starts = self.kept = 0
 
-    def keep_earlier(self) -> None:
+    def keep_earlier(self, racing: bool) -> None:
         """Take over what earlier runs have measured, and what follows from it for the rest."""
         cells = list(self.cells.values())
-        self.done = kept_trials(cells, self.journal, self.racing)
+        self.done = kept_trials(cells, self.journal, racing)
         self.kept = len(self.done)
         for trial in self.done.values():
             self.observer.trial_done(trial, kept=True)
@@ -165,6 +178,19 @@ class Run:
         for trial, answers in dropped_trials(race, digest_of(cells)):
             if trial.key not in kept:
                 self.write(trial, answers)
+
+    async def finals(self, undecided: Undecided) -> None:
+        """Finalists until they are decided; see `gpuqa.study.finals`."""
+        cells, known = list(self.cells.values()), self.journal.read()
+        finals = Finals(cells, {cell.key: self.journal.read_passes(cell.key) for cell in cells}, undecided)
+        await self.execute(finals.stages())
+        for cell in [cell for cell in cells if cell.key not in self.done]:
+            passes, before = finals.passes[cell.key], known.get(cell.key)
+            if before is not None and before.measurement is not None and before.measurement.repeats >= len(passes):
+                self.done[cell.key], self.kept = replace(before, axes=cell.axes, setting=cell.setting), self.kept + 1
+            else:
+                self.scores.append(asyncio.create_task(self.scoring.trial(cell, passes)))
+        await self.write_scores()
 
     async def execute(self, stages: Iterator[Sequence[Plan]]) -> None:
         """Run the plans of each stage, a stage after the other, and write down what comes of them."""
@@ -219,7 +245,7 @@ class Run:
 
     def write(self, trial: Trial, answers: Sequence[Answer]) -> None:
         """Keep a trial for good, then tell the observer."""
-        self.journal.write(trial, answers, keep_passes=self.racing)
+        self.journal.write(trial, answers, keep_passes=self.keep_passes)
         self.done[trial.key] = trial
         self.observer.trial_done(trial, kept=False)
 
@@ -242,11 +268,3 @@ def kept_trials(cells: Sequence[Cell], journal: Journal, racing: bool) -> dict[s
 def ends(trial: Trial, race: str) -> bool:
     """Whether a trial needs no more measuring in that race."""
     return trial.measurement is not None or (trial.dropped is not None and trial.dropped.race == race)
-
-
-def group_by_engine(cells: Sequence[Cell]) -> list[list[Cell]]:
-    """Cells that can share an engine together, in the order of their first appearance."""
-    groups: dict[str, list[Cell]] = {}
-    for cell in cells:
-        groups.setdefault(cell.engine_key, []).append(cell)
-    return list(groups.values())

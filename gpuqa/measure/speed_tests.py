@@ -1,0 +1,194 @@
+"""By how much the speed of one cell leads that of another, with an error that holds for noise that has a memory.
+
+Speeds are compared as logarithms, because noise on speed is relative. What counts as one observation depends on the engines:
+
+    one engine      the passes of both cells took turns on it, so a round (one pass of each) is one observation: a slow minute
+                    slows both. Below four rounds a test of rounds has no power, and the passes are compared as they are.
+                    From ten rounds on the ranks of the rounds decide, which a few torn rounds do not disturb.
+    two engines     engines of one configuration differ from start to start, and that error does not shrink with more passes.
+                    So a start is one observation: the mean of its passes.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+import numpy as np
+
+from gpuqa.measure.statistics import Estimate, welch
+from gpuqa.records import Interval, Measurement
+
+Starts = Mapping[str, Sequence[float]]  # log speeds of the passes of one cell, by the id of the start of their engine
+ROUNDS_TO_PAIR, ROUNDS_TO_RANK = 4, 10
+
+
+class Unit(Enum):
+    """What a test of speeds counts as one observation."""
+
+    passes = "repeat"
+    rounds = "round"
+    starts = "engine start"
+
+
+LOOKS = {Unit.rounds: (4, 7, 12, 20, 32), Unit.starts: (3, 6, 10)}  # when finalists are judged, and may be measured on
+
+
+@dataclass(frozen=True, slots=True)
+class StartNoise:
+    """How much the log speed of one cell usually varies between starts of its engine.
+
+    Few starts know their variance badly, so it is drawn towards this one, as heavily as `freedom` further observations would
+    (the moderated t of G. K. Smyth, Statistical Applications in Genetics and Molecular Biology 3, 2004). Starts on an H200 had
+    standard deviations of 0.009 to 0.018 (experiments/h200/start_spread.txt).
+    """
+
+    sd: float = 0.02
+    freedom: float = 4.0
+
+
+@dataclass(frozen=True, slots=True)
+class SignedRank:
+    """Wilcoxon's signed-rank test of the differences of rounds (F. Wilcoxon, Biometrics Bulletin 1, 1945).
+
+    Its estimate is the median of the means of all pairs of rounds, and its interval lies between two of these means (J. L.
+    Hodges and E. L. Lehmann, The Annals of Mathematical Statistics 34, 1963), so number, interval and test agree.
+    """
+
+    differences: tuple[float, ...]
+
+    @property
+    def by_means(self) -> Estimate:
+        """The same lead by the mean of the rounds: an estimate that can be added to others."""
+        return lead_by_rounds(self.differences)
+
+    @property
+    def means(self) -> list[float]:
+        """The means of all pairs of rounds, a round with itself too, in ascending order."""
+        values = np.asarray(self.differences)
+        first, second = np.triu_indices(len(values))
+        return sorted(((values[first] + values[second]) / 2).tolist())
+
+    @property
+    def difference(self) -> float:
+        """The lead in log speed."""
+        return float(np.median(self.means))
+
+    @property
+    def p_value(self) -> float:
+        """Two-sided, against no lead; exact but where rounds are equal."""
+        means = self.means
+        above = sum(mean > 0 for mean in means) + sum(mean == 0 for mean in means) / 2
+        farther = max(above, len(means) - above)
+        return min(1.0, 2 * signed_rank_tail(len(self.differences))[math.ceil(farther)])
+
+    def interval(self, confidence: float = 0.95) -> Interval:
+        """Two-sided; the whole range where so few rounds support no such confidence."""
+        means, tail = self.means, signed_rank_tail(len(self.differences))
+        cut = next((rank for rank in range(len(tail)) if 2 * tail[rank] <= 1 - confidence), len(means))
+        return Interval(means[max(0, len(means) - cut)], means[min(len(means) - 1, cut - 1)])
+
+
+@dataclass(frozen=True, slots=True)
+class SpeedLead:
+    """How far one cell leads another in log speed."""
+
+    test: Estimate | SignedRank
+    unit: Unit
+    count: int  # of observations; of the cell that has fewer where the cells have them apart
+
+
+@functools.cache
+def signed_rank_tail(count: int) -> list[float]:
+    """The probability that the signed ranks of so many rounds sum to each value or more, where no cell leads."""
+    chances = np.zeros(count * (count + 1) // 2 + 1)
+    chances[0] = 1.0
+    for rank in range(1, count + 1):
+        shifted = np.zeros_like(chances)
+        shifted[rank:] = chances[:-rank]
+        chances = (chances + shifted) / 2
+    return np.cumsum(chances[::-1])[::-1].tolist()  # type: ignore[no-any-return]
+
+
+def starts_of(measurement: Measurement, owner: str) -> Starts | None:
+    """The log speeds of a trial by the starts of its engine; None where a pass gave no characters.
+
+    Args:
+        owner: stands for the start of a trial that does not say which engine answered: one that no other trial shares.
+    """
+    speeds = measurement.chars_per_s_repeats
+    if not speeds or min(speeds) <= 0:
+        return None
+    starts: dict[str, list[float]] = {}
+    engines = measurement.engine_ids if len(measurement.engine_ids) == len(speeds) else [owner] * len(speeds)
+    for engine, speed in zip(engines, speeds, strict=True):
+        starts.setdefault(engine, []).append(math.log(speed))
+    return starts
+
+
+def speed_lead(first: Starts, other: Starts, usual: StartNoise) -> SpeedLead | None:
+    """How far the first leads the other; None where there are too few passes for any test."""
+    rounds = rounds_of(first, other)
+    if not rounds:
+        estimate = lead_by_starts(first, other, usual)
+        return None if estimate is None else SpeedLead(estimate, Unit.starts, min(len(first), len(other)))
+    if len(rounds) >= ROUNDS_TO_RANK:
+        return SpeedLead(SignedRank(tuple(rounds)), Unit.rounds, len(rounds))
+    if len(rounds) >= ROUNDS_TO_PAIR:
+        return SpeedLead(lead_by_rounds(rounds), Unit.rounds, len(rounds))
+    passes = [[math.exp(log) for logs in starts.values() for log in logs] for starts in (first, other)]
+    estimate = welch(*passes)
+    return None if estimate is None else SpeedLead(estimate, Unit.passes, min(map(len, passes)))
+
+
+def rounds_of(first: Starts, other: Starts) -> list[float]:
+    """The difference of both cells' log speeds in every round on the engines that they share."""
+    pairs = [zip(first[engine], other[engine], strict=False) for engine in first if engine in other]
+    return [one - two for pair in pairs for one, two in pair]
+
+
+def lead_by_rounds(differences: Sequence[float]) -> Estimate:
+    """The mean difference of rounds."""
+    count = len(differences)
+    return Estimate(float(np.mean(differences)), float(np.std(differences, ddof=1)) / math.sqrt(count), count - 1)
+
+
+def lead_by_starts(first: Starts, other: Starts, usual: StartNoise) -> Estimate | None:
+    """The difference of the means over starts; None where no start has two passes, so that nothing is known of their noise.
+
+    The variance of the mean of a start is what starts usually have, and what its passes add to it, moderated by what these
+    starts had.
+    """
+    means = [[float(np.mean(logs)) for logs in starts.values()] for starts in (first, other)]
+    spread = start_variance([first, other], usual)
+    if spread is None:
+        return None
+    variance, freedom = spread
+    error = math.sqrt(variance * (1 / len(means[0]) + 1 / len(means[1])))
+    return Estimate(float(np.mean(means[0]) - np.mean(means[1])), error, freedom)
+
+
+def start_variance(cells: Sequence[Starts], usual: StartNoise) -> tuple[float, float] | None:
+    """The variance of the mean log speed of one start of a cell, and its degrees of freedom.
+
+    None where no start has two passes.
+    """
+    passes = [logs for starts in cells for logs in starts.values()]
+    within = pass_variance(passes)
+    if within is None:
+        return None
+    prior = usual.sd**2 + within * float(np.mean([1 / len(logs) for logs in passes]))
+    squares, freedom = 0.0, 0
+    for starts in cells:
+        means = [float(np.mean(logs)) for logs in starts.values()]
+        squares, freedom = squares + float(np.var(means)) * len(means), freedom + len(means) - 1
+    return (usual.freedom * prior + squares) / (usual.freedom + freedom), usual.freedom + freedom
+
+
+def pass_variance(starts: Sequence[Sequence[float]]) -> float | None:
+    """The variance of log speed between passes of one start, over all starts; None where no start has two passes."""
+    freedom = sum(len(logs) - 1 for logs in starts)
+    return sum(float(np.var(logs)) * len(logs) for logs in starts) / freedom if freedom else None

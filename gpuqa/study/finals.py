@@ -1,0 +1,109 @@
+"""Passes of finalists until they are decided, or until `study.max_repeats` or `study.seconds` is spent.
+
+    one engine       rounds, a pass of each finalist in every one of them
+    several engines  starts of all engines in turn, the other way round every second time; a few passes of each finalist on each
+
+After certain numbers of rounds or starts (`gpuqa.measure.speed_tests.LOOKS`) those that are decided by then are left out. The
+passes stay in the journal, so that a later command with more time goes on where this one stopped.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+
+from gpuqa.config.commands import StudyConfig
+from gpuqa.measure.cell import Cell
+from gpuqa.measure.speed_tests import LOOKS, Unit
+from gpuqa.measure.trial import PassRequest
+from gpuqa.records import Pass
+from gpuqa.study.engine_session import Event, PassDone, Step
+from gpuqa.study.grid import group_by_engine, in_order
+from gpuqa.study.progress import Progress
+
+Passes = Mapping[str, Sequence[Pass]]  # by the key of their cell
+Undecided = Callable[[Passes], Collection[str]]  # by the passes so far, the keys of the cells that are not decided
+
+
+class Finals:
+    """Which passes the finalists get, and when that ends."""
+
+    def __init__(
+        self, cells: Sequence[Cell], kept: Passes, undecided: Undecided, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """`kept`: passes of an earlier run."""
+        self.cells, self.undecided, self.clock = cells, undecided, clock
+        self.study: StudyConfig = cells[0].config.study
+        self.groups = group_by_engine(cells)
+        self.passes = {cell.key: list(kept.get(cell.key, ())) for cell in cells}
+        self.a_start = max(cell.config.workload.repeats for cell in cells)  # passes of each cell on one start of its engine
+        self.looks = self.looks_within(self.study.max_repeats)
+        self.gone: set[str] = set()  # the keys of cells that failed
+        self.open: dict[int, list[str]] = {}  # the keys that go on, by the number of passes after which that was decided
+        self.began, self.measured = clock(), 0
+
+    def looks_within(self, limit: int) -> list[int]:
+        """The numbers of passes of each cell after which the finalists are judged."""
+        looks = LOOKS[Unit.rounds] if len(self.groups) == 1 else [starts * self.a_start for starts in LOOKS[Unit.starts]]
+        return [look for look in looks if look <= limit] or [limit]
+
+    def stages(self) -> Iterator[list[FinalsPlan]]:
+        """The plans of the finals; each needs an engine that nobody has used yet."""
+        last = self.looks[-1]
+        if len(self.groups) == 1:
+            yield [FinalsPlan(self, self.groups[0], range(last))]
+            return
+        for start, first in enumerate(range(0, last, self.a_start)):
+            going_on = self.going_on(first)
+            groups = [[cell for cell in group if cell.key in going_on and cell.key not in self.gone] for group in self.groups]
+            numbers = range(first, min(first + self.a_start, last))
+            yield [FinalsPlan(self, group, numbers) for group in groups[:: 1 - 2 * (start % 2)] if group]
+
+    def going_on(self, number: int) -> list[str]:
+        """The keys of the cells that get another pass after so many."""
+        due = max((look for look in [0, *self.looks] if look <= number), default=0)
+        if due not in self.open:
+            self.open[due] = self.decide(due)
+        return self.open[due]
+
+    def decide(self, look: int) -> list[str]:
+        """The keys of the cells that go on after a look; none where the time is up."""
+        if look == 0:
+            return list(self.passes)
+        upto = {key: [measured for measured in passes if measured.repeat < look] for key, passes in self.passes.items()}
+        left = {key: passes for key, passes in upto.items() if passes and key not in self.gone}
+        going_on = [key for key in self.undecided(left) if key in self.going_on(look - 1)]
+        following = next((other for other in self.looks if other > look), look)
+        seconds = self.clock() - self.began
+        expected = seconds / self.measured * (following - look) * len(going_on) if self.measured else 0.0
+        return going_on if seconds + expected <= self.study.seconds else []
+
+    def take(self, event: Event) -> None:
+        """Remember a pass."""
+        if isinstance(event, PassDone):
+            self.passes[event.key].append(event.measured)
+            self.measured += 1
+
+
+class FinalsPlan:
+    """The passes of finalists on one start of an engine."""
+
+    def __init__(self, finals: Finals, cells: Sequence[Cell], numbers: range) -> None:
+        """`numbers`: of the passes of each cell, from 0."""
+        self.finals, self.numbers = finals, numbers
+        self.progress = Progress(cells, finals.passes)
+
+    async def next(self) -> Step | None:
+        """The next pass that is missing; None after the last, or where all is decided."""
+        for number in self.numbers:
+            going_on = [cell for key, cell in self.progress.waiting.items() if key in self.finals.going_on(number)]
+            for cell in in_order(going_on, number):
+                if not any(measured.repeat == number for measured in self.progress.passes[cell.key]):
+                    return Step(going_on, PassRequest(cell, number, cell.questions))
+        return None
+
+    def take(self, event: Event) -> None:
+        """Learn what happened."""
+        self.progress.take(event)
+        self.finals.take(event)
+        self.finals.gone |= {trial.key for trial in self.progress.ended}

@@ -93,17 +93,17 @@ def test_a_pass_that_lost_an_answer_is_not_scored() -> None:
         score_answers(QUESTIONS, short)
 
 
-def test_speeds_are_medians_over_the_passes(found: Measurement) -> None:
+def test_speeds_are_geometric_means_over_the_passes(found: Measurement) -> None:
     assert found.questions == 3
     assert found.repeats == 3
-    assert found.seconds == 2.0  # of 2, 1 and 6
+    assert found.seconds == pytest.approx((2 * 1 * 6) ** (1 / 3))
     # Characters: 4 + 5 + 0, 14 + 5 + 4 and 4 + 5 + 0; so 9 / 2, 23 / 1 and 9 / 6 a second.
-    assert found.chars_per_s == 4.5
+    assert found.chars_per_s == pytest.approx((4.5 * 23 * 1.5) ** (1 / 3))
     assert found.chars_per_s_mad == 3.0  # of 0, 18.5 and 3
     assert found.chars_per_s_repeats == [4.5, 23.0, 1.5]
     assert intervals_of(found, [])["chars_per_s"] == speed_interval([4.5, 23.0, 1.5])
-    assert found.output_tokens_per_s == 2.0  # of 4 / 2, 6 / 1 and 4 / 6
-    assert found.questions_per_s == 1.5
+    assert found.output_tokens_per_s == pytest.approx((4 / 2 * 6 / 1 * 4 / 6) ** (1 / 3))
+    assert found.questions_per_s == pytest.approx(3 / found.seconds)
 
 
 def test_tokens_are_counted_over_all_passes(found: Measurement) -> None:
@@ -179,7 +179,7 @@ def test_an_answer_is_scored_against_all_references_of_its_question_and_keeps_th
 
 
 def test_every_number_of_a_measurement_has_a_line_in_the_table_of_metrics() -> None:
-    lists = {"chars_per_s_repeats", "repeats_began_at", "conditions", "throttle_reasons"}
+    lists = {"chars_per_s_repeats", "repeats_began_at", "engine_ids", "conditions", "throttle_reasons"}
     assert set(METRICS) == {field.name for field in fields(Measurement)} - lists
 
 
@@ -242,8 +242,8 @@ def test_warm_passes_have_numbers_of_their_own(found: Measurement) -> None:
     cached = [replace(CUDA, cached_tokens=9), replace(TWO_LINES, cached_tokens=18), FAILED]
     assert measure_prefix_cached([replace(FIRST, completions=cached, seconds=0.5)]) == {
         "prefix_cached_repeats": 1,
-        "prefix_cached_chars_per_s": 18.0,  # 9 characters
-        "prefix_cached_output_tokens_per_s": 8.0,
+        "prefix_cached_chars_per_s": pytest.approx(18.0),  # 9 characters
+        "prefix_cached_output_tokens_per_s": pytest.approx(8.0),
         "prefix_cached_ttft_ms_p50": pytest.approx(150.0),
         "prefix_cached_ttft_ms_p95": None,
         "prefix_cached_hit_rate": pytest.approx(0.27),

@@ -40,6 +40,7 @@ def measurement(**numbers: Any) -> Measurement:
         "throttle_reasons": ["sw_power_cap"],
         "first_round_chars_per_s": None,
         "conditions": [],
+        "engine_ids": ["one engine", "one engine"],
     }
     return Measurement(**{**base, "questions": 10, "rouge_l_f1_judge": 0.4, "rouge_l_f1": 0.5, **numbers})
 
@@ -137,9 +138,9 @@ def test_the_leaderboard_has_a_row_a_trial_with_axes_rule_and_every_number(tmp_p
     rows = rows_of(decide([failed, low, fast], RULE), tmp_path, answers)
     lists = {"chars_per_s_repeats", "repeats_began_at", "throttle_reasons"}
     ranged = ("chars_per_s", "rouge_l_f1_judge", "rouge_l_f1")
-    numbers = {field.name for field in fields(Measurement)} - lists - {"conditions"}
+    numbers = {field.name for field in fields(Measurement)} - lists - {"conditions", "engine_ids"}
     derived = {"roofline_fraction"} | {f"{key}_interval_{end}" for key in ranged for end in ("low", "high")} | lists
-    leads = {"first_leads_by", "first_leads_low", "first_leads_high", "p_holm", "pareto"}
+    leads = {"first_leads_by", "first_leads_low", "first_leads_high", "p_value", "pareto"}
     named = {"rank", "eligible", "violations", "dropped", "prompt", "engine.args.max_num_seqs", "trial"}
     overrides = {"scheduler", "attention", "overrides_off"}
     assert set(rows[0]) == named | numbers | derived | leads | overrides

@@ -41,10 +41,9 @@ class Comparison:
         chance = self.p_value is None or self.p_value > 1 - rule.confidence
         return not chance and self.difference > 0 and self.difference >= rule.min_lead
 
-    def is_level(self, rule: SelectionConfig) -> bool:
-        """Whether both are shown to lie within `max_interval_ratio` of each other: two one-sided tests (D. J. Schuirmann,
-        Journal of Pharmacokinetics and Biopharmaceutics 15, 1987), which is that the whole interval lies within."""
-        ratio = rule.max_interval_ratio
+    def is_level(self, ratio: float) -> bool:
+        """Whether both are shown to lie within a ratio of each other: two one-sided tests (D. J. Schuirmann, Journal of
+        Pharmacokinetics and Biopharmaceutics 15, 1987), which is that the whole interval lies within."""
         return self.interval is not None and 1 / ratio <= 1 + self.interval.low and 1 + self.interval.high <= ratio
 
 

@@ -10,6 +10,7 @@ The first by the rule is compared with every other eligible trial; docs/verdict.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
@@ -142,7 +143,20 @@ def outcome_of(verdict: Verdict, rule: SelectionConfig) -> Outcome:
     tied = [comparison for comparison in verdict.comparisons if not comparison.shown(rule)]
     if not tied:
         return Outcome.WIN
-    return Outcome.TIE if all(comparison.is_level(rule) for comparison in tied) else Outcome.INCONCLUSIVE
+    return Outcome.TIE if all(comparison.is_level(rule.max_interval_ratio) for comparison in tied) else Outcome.INCONCLUSIVE
+
+
+def undecided(verdict: Verdict, rule: SelectionConfig) -> list[Trial]:
+    """The trials that more passes could tell apart: the first, and those that it is not shown to lead.
+
+    None where all of these are level with it within half of what a tie allows: a tie gives the first place away, so that it is
+    not taken before a lead of that size had its chance to show.
+    """
+    tied = [comparison for comparison in verdict.comparisons if not comparison.shown(rule)]
+    level = all(comparison.is_level(math.sqrt(rule.max_interval_ratio)) for comparison in tied)
+    if verdict.first is None or level or not RANKINGS[rule.rule].repeats_decide:
+        return []
+    return [verdict.first, *(comparison.other for comparison in tied)]
 
 
 def started_once(comparisons: Sequence[Comparison]) -> bool:
@@ -254,7 +268,7 @@ def lead_of(first: Trial, comparison: Comparison, rule: SelectionConfig) -> str:
     """How the first stands to another trial, as a predicate: with the interval, the p-value and what they count."""
     name, interval = comparison.other.name, comparison.interval
     if interval is None:
-        return f"leads the next, {name}, by {comparison.difference:.1%} (no test)"
+        return f"leads {name} by {comparison.difference:.1%} (no test)"
     if not narrow(interval, WIDEST_RATIO):
         return f"is not told from {name}: too noisy, the highest ratio that fits is more than twice the lowest"
     share, ends, p_value = lead_texts(comparison.difference, interval, comparison.p_value)
@@ -264,10 +278,9 @@ def lead_of(first: Trial, comparison: Comparison, rule: SelectionConfig) -> str:
     corrected = f", corrected for {looks} looks" if looks > 1 else ""
     over = f" over {counted_unit(lead.unit, lead.count)}" if lead is not None else ""
     tested = f"{rule.confidence:.0%} interval {ends}{over}; by chance alone p {p_value}{corrected}"
-    verb = "leads the next," if comparison.difference > 0 else "is level with"
-    return (
-        f"{verb} {name}, by {share.removeprefix('+')} ({tested})" if comparison.difference > 0 else f"{verb} {name} ({tested})"
-    )
+    if comparison.difference <= 0:
+        return f"is level with {name} ({tested})"
+    return f"leads {name} by {share.removeprefix('+')} ({tested})"
 
 
 def counted_unit(unit: Unit, count: int) -> str:

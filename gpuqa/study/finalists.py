@@ -17,8 +17,7 @@ from gpuqa.measure.metrics import Overhead, measure
 from gpuqa.measure.speed_tests import StartNoise
 from gpuqa.records import Answer, Pass, Trial
 from gpuqa.selection.pairing import Answers
-from gpuqa.selection.ranking import RANKINGS
-from gpuqa.selection.verdict import Verdict, decide
+from gpuqa.selection.verdict import Verdict, decide, undecided
 from gpuqa.selection.wording import counted
 from gpuqa.study.journal import Journal
 
@@ -68,15 +67,10 @@ class Contest:
 
     def undecided(self, passes: Mapping[str, Sequence[Pass]]) -> Collection[str]:
         """By the passes so far, the keys of the cells of which more passes could decide who wins."""
-        if not RANKINGS[self.rule.rule].repeats_decide:
-            return ()
         measured = {trial.key: passes.get(at_stage(trial.key, Stage.finals), ()) for trial in self.choice.finalists}
         trials = [so_far(trial, measured.get(trial.key, ()), self.answers.get(trial.key, ())) for trial in self.trials]
         verdict = decide(trials, self.rule, self.answers, self.usual)
-        tied = [comparison for comparison in verdict.comparisons if not comparison.shown(self.rule)]
-        if verdict.first is None or all(comparison.is_level(self.rule) for comparison in tied):
-            return ()
-        return [at_stage(trial.key, Stage.finals) for trial in (verdict.first, *(comparison.other for comparison in tied))]
+        return [at_stage(trial.key, Stage.finals) for trial in undecided(verdict, self.rule)]
 
 
 def contest(trials: Sequence[Trial], rule: SelectionConfig, journal: Journal) -> Contest:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from rich.table import Table
 
-NO_LEAD = {"first_leads_by": None, "first_leads_low": None, "first_leads_high": None, "p_holm": None}
+NO_LEAD = {"first_leads_by": None, "first_leads_low": None, "first_leads_high": None, "p_value": None}
 TERMINAL = [name for name, metric in METRICS.items() if metric.column is Column.terminal]
 
 
@@ -107,12 +107,12 @@ def lead_columns(comparison: Comparison) -> dict[str, float | None]:
     """How far the first by the rule leads a trial, as columns."""
     low, high = (comparison.interval.low, comparison.interval.high) if comparison.interval else (None, None)
     lead = {"first_leads_by": comparison.difference, "first_leads_low": low, "first_leads_high": high}
-    return {**lead, "p_holm": comparison.p_value}
+    return {**lead, "p_value": comparison.p_value}
 
 
 def flat(measurement: Measurement) -> dict[str, Any]:
-    """Numbers by name, several repeats in one column; a GPU's single readings stay in the journal."""
-    numbers = {key: value for key, value in asdict(measurement).items() if key != "conditions"}
+    """Numbers by name, several repeats in one column; a GPU's single readings and engines' ids stay in the journal."""
+    numbers = {key: value for key, value in asdict(measurement).items() if key not in ("conditions", "engine_ids")}
     return {key: " ".join(map(text_of, value)) if isinstance(value, list) else value for key, value in numbers.items()}
 
 

@@ -70,9 +70,11 @@ class Finals:
         """The keys of the cells that go on after a look; none where the time is up."""
         if look == 0:
             return list(self.passes)
+        if not (before := self.going_on(look - 1)):
+            return []
         upto = {key: [measured for measured in passes if measured.repeat < look] for key, passes in self.passes.items()}
         left = {key: passes for key, passes in upto.items() if passes and key not in self.gone}
-        going_on = [key for key in self.undecided(left) if key in self.going_on(look - 1)]
+        going_on = [key for key in self.undecided(left) if key in before]
         following = next((other for other in self.looks if other > look), look)
         seconds = self.clock() - self.began
         expected = seconds / self.measured * (following - look) * len(going_on) if self.measured else 0.0

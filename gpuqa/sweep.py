@@ -15,6 +15,7 @@ import signal
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -34,7 +35,7 @@ from gpuqa.records import Override, Pass, Trial
 from gpuqa.selection.comparison import speed
 from gpuqa.selection.verdict import decide
 from gpuqa.selection.wording import counted
-from gpuqa.study import finalists, report, study
+from gpuqa.study import finalists, report, start_noise, study
 from gpuqa.study.conclusion import conclude
 from gpuqa.study.grid import group_by_engine
 from gpuqa.study.journal import Journal
@@ -69,7 +70,8 @@ def sweep(composed: Any) -> int:
             console.print(problem, style="yellow", markup=False, highlight=False)
         refuse_another_study(cells, journal.earlier(), where)
         rule = cells[0].config.selection
-        journal.write_study([(cell.key, cell.axes) for cell in cells], where.finalists, questions, rule)
+        noise = start_noise.usual(Path(where.root), str(cells[0].fingerprint["device"]), where.name)
+        journal.write_study([(cell.key, cell.axes) for cell in cells], where.finalists, questions, rule, noise)
         try:
             with Watch(console, cells) as watch:
                 outcome = asyncio.run(study.run(cells, journal, watch))
@@ -117,6 +119,9 @@ def measure_finalists(cells: Sequence[Cell], trials: Sequence[Trial], journal: J
     confirmed = [replace(by_key[chosen.key], stage=Stage.confirmation)]
     with Watch(console, confirmed) as watch:
         asyncio.run(study.run(confirmed, journal, watch))
+    shown = start_noise.shown_by(contest.starts(journal.read()))
+    if shown is not None:
+        start_noise.note(Path(limit.root), start_noise.Shown(limit.name, str(cells[0].fingerprint["device"]), *shown))
 
 
 def interrupted(cells: Sequence[Cell], journal: Journal, console: Console) -> int:

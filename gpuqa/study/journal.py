@@ -137,6 +137,7 @@ class Journal:
         finalists: int = 0,
         questions: Summary | None = None,
         rule: SelectionConfig | None = None,
+        noise: StartNoise | None = None,
     ) -> None:
         """Note what the study is made of, before the first cell runs.
 
@@ -144,6 +145,7 @@ class Journal:
             cells: each by its trial's key and its axes.
             questions: that it asks.
             rule: that it is decided by; `gpuqa.freeze` starts from it.
+            noise: how much starts of an engine usually differ; a study that has one keeps it.
 
         Raises:
             UserError: the folder was written in another format; then nothing in it is touched.
@@ -153,6 +155,7 @@ class Journal:
         content: dict[str, Any] = {"format": FORMAT, "finalists": finalists}
         content |= {"questions": questions.as_dict()} if questions else {}
         content |= {"selection": plain(asdict(rule))} if rule else {}
+        content |= {"start_noise": self.earlier_noise() or asdict(noise)} if noise else {}
         content["cells"] = [{"trial": key, "axes": axes} for key, axes in cells]
         write_atomically(self.study_file, yaml.safe_dump(content, allow_unicode=True, sort_keys=False))
 
@@ -171,8 +174,16 @@ class Journal:
 
     def start_noise(self) -> StartNoise:
         """How much starts of an engine usually differ, as it was known when the study began."""
-        noise = self._study().get("start_noise")
-        return StartNoise(**noise) if isinstance(noise, dict) else StartNoise()
+        return StartNoise(**(self.earlier_noise() or {}))
+
+    def earlier_noise(self) -> dict[str, float] | None:
+        """The same as `study.yaml` has it; None where it does not say, or was edited to what is no noise."""
+        try:
+            noise = self._study().get("start_noise")
+        except Damaged:
+            return None
+        known = isinstance(noise, dict) and set(noise) == {"sd", "freedom"}
+        return noise if known and all(isinstance(value, float) and value > 0 for value in noise.values()) else None
 
     def questions(self) -> Summary | None:
         """What the study's question file holds; None where `study.yaml` does not say."""

@@ -1,0 +1,79 @@
+"""What a machine has shown of how much starts of an engine differ, in `start_noise.jsonl` beside the folders of its studies.
+
+A study begins with what all studies before it have shown on the same device, drawn towards the usual 2 %, and keeps that in its
+study.yaml, so that it is judged in the same way later.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from gpuqa.machine.files import append_line
+from gpuqa.measure.speed_tests import StartNoise, Starts, pass_variance
+
+FILE = "start_noise.jsonl"
+LEAST_SD = 0.005  # no number of studies makes starts look more alike than that
+MOST_FREEDOM = 20.0  # and none makes a study's own starts count for nothing
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What the finals of one study showed."""
+
+    study: str
+    device: str
+    variance: float  # of log speed between starts, beyond what the passes of a start add; may be below 0 by chance
+    freedom: int
+
+
+def shown_by(cells: Sequence[Starts]) -> tuple[float, int] | None:
+    """The variance between starts beyond that of their passes, and its degrees of freedom; None where no cell has two starts.
+
+    Args:
+        cells: of each finalist all starts of its engine that did not choose it.
+    """
+    passes = [logs for starts in cells for logs in starts.values()]
+    means = [[float(np.mean(logs)) for logs in starts.values()] for starts in cells]
+    freedom, within = sum(len(row) - 1 for row in means), pass_variance(passes)
+    if not freedom or within is None:
+        return None
+    between = sum(float(np.var(row)) * len(row) for row in means) / freedom
+    return between - within * float(np.mean([1 / len(logs) for logs in passes])), freedom
+
+
+def usual(root: Path, device: str, study: str) -> StartNoise:
+    """How much starts usually differ on a device, by all studies in a folder but this one."""
+    known = {shown.study: shown for shown in read(root / FILE) if shown.device == device and shown.study != study}
+    prior = StartNoise()
+    squares = prior.freedom * prior.sd**2 + sum(shown.variance * shown.freedom for shown in known.values())
+    freedom = prior.freedom + sum(shown.freedom for shown in known.values())
+    sd = math.sqrt(max(squares / freedom, LEAST_SD**2))
+    return StartNoise(round(sd, 5), min(float(freedom), MOST_FREEDOM))
+
+
+def note(root: Path, shown: Shown) -> None:
+    """Keep what a study showed, for those after it.
+
+    Raises:
+        FileNotWritten: the disk is full, for example.
+    """
+    if shown not in read(root / FILE):
+        append_line(root / FILE, json.dumps(asdict(shown), ensure_ascii=False))
+
+
+def read(file: Path) -> list[Shown]:
+    """The lines of the file that are whole, as they were written; none where it does not exist."""
+    found = []
+    for line in file.read_text(encoding="utf-8", errors="replace").splitlines() if file.is_file() else []:
+        try:
+            row = json.loads(line)
+            found.append(Shown(str(row["study"]), str(row["device"]), float(row["variance"]), int(row["freedom"])))
+        except (ValueError, KeyError, TypeError):
+            continue  # torn by a kill, or edited: it is only a prior
+    return found

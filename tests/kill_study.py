@@ -70,9 +70,9 @@ def main() -> None:
     kept: list[int] = []
     seen: dict[str, float] = {}
     told = 0
-    for _ in range(kills):
+    for number in range(kills):
         child, letters = run_in_child(cells, journal)
-        passes = rng.choice([0, 0, 1, 3, 5])  # so many before the kill; with none, it comes while the engine starts
+        passes = rng.choice([1, 3, 5]) if number % 3 else 0  # before the kill; with none, it comes while the engine starts
         for _ in range(passes):
             told += len(os.read(letters, 1))
         time.sleep(rng.uniform(0.0, 0.2) if passes else rng.uniform(0.1, 3.0))

@@ -29,9 +29,11 @@ from gpuqa.study import study
 from gpuqa.study.journal import Journal
 
 KILLS = int(os.environ.get("GPUQA_KILLS", "4"))  # `make simulations` takes 20
-RACE_KILLS = 5
+RACE_KILLS = KILLS // 2
+BETWEEN_PASSES = "two of three kills come after a pass more than the one before"
 SWEEP = [sys.executable, "-m", "gpuqa.sweep", "prompt=bare,structured", "quantization=none", "engine.args.max_num_seqs=16,64",
-         "dataset.limit=16", "workload.repeats=2", "selection.min_rouge_l_f1_judge=0", "study.finalists=0"]  # fmt: skip
+         "dataset.limit=4", "sampling.max_tokens=24", "workload.repeats=2", "selection.min_rouge_l_f1_judge=0",
+         "selection.max_truncated_fraction=1", "study.finalists=0"]  # fmt: skip
 
 
 def environment(folder: Path) -> dict[str, str]:
@@ -64,7 +66,7 @@ def test_kills_lose_no_finished_pass_and_measure_none_twice(tmp_path: Path) -> N
     assert found["left_over"] == [], "passes go when their trial is there"
     assert found["names"] == found["expected_names"], "the table of an undisturbed run"
     assert found["kept_after_each_kill"] == sorted(found["kept_after_each_kill"])
-    assert len(set(found["kept_after_each_kill"])) > 3, "the kills fell between passes, not only before the first"
+    assert len(set(found["kept_after_each_kill"])) > KILLS // 2, BETWEEN_PASSES
 
 
 @pytest.mark.engine
@@ -78,7 +80,7 @@ def test_a_race_that_is_killed_again_and_again_ends_as_one_that_nobody_disturbed
     lost = found["undisturbed_passes"] - found["passes_told"]
     assert 0 <= lost <= RACE_KILLS, "no pass is measured twice; a kill may come after it is kept and before it is told"
     assert found["kept_after_each_kill"] == sorted(found["kept_after_each_kill"])
-    assert len(set(found["kept_after_each_kill"])) > 2, "the kills fell between passes, not only before the first"
+    assert len(set(found["kept_after_each_kill"])) > RACE_KILLS // 2, BETWEEN_PASSES
     assert found["left_over"] == []
 
 

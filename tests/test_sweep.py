@@ -163,11 +163,10 @@ def test_one_wrong_cell_stops_the_study_before_anything_starts(command: Any, tmp
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_a_study_that_is_cut_off_goes_on_where_it_was(number: signal.Signals, command: Any, tmp_path: Path) -> None:
+def test_a_study_that_is_asked_to_end_goes_on_where_it_was(command: Any, tmp_path: Path) -> None:
     overrides = ["experiment=none", "engine=transformers", "prompt=bare,structured,keywords", "dataset.limit=2"]
     overrides += ["workload.repeats=3", "study.finalists=0", "selection.min_rouge_l_f1_judge=0"]
-    overrides += ["sampling.max_tokens=96"]
+    overrides += ["sampling.max_tokens=24"]
     journal = Journal(tmp_path / "experiments" / "adhoc")
     process = subprocess.Popen(
         [sys.executable, "-m", "gpuqa.sweep", *overrides],
@@ -184,11 +183,11 @@ def test_a_study_that_is_cut_off_goes_on_where_it_was(number: signal.Signals, co
             assert process.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.01)
-        os.kill(process.pid, number)
+        os.kill(process.pid, signal.SIGTERM)
         _, err = process.communicate(timeout=60)
     finally:
         end_session(process.pid, grace_s=0)
-    assert process.returncode == (130 if number is signal.SIGTERM else -signal.SIGKILL)
+    assert process.returncode == 130
     assert "Traceback" not in err
     assert not (tmp_path / "experiments" / "adhoc" / "frozen.yaml").exists()
     files = journal.folder.glob("*.passes.jsonl")

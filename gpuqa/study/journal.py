@@ -182,8 +182,9 @@ class Journal:
             noise = self._study().get("start_noise")
         except Damaged:
             return None
-        known = isinstance(noise, dict) and set(noise) == {"sd", "freedom"}
-        return noise if known and all(isinstance(value, float) and value > 0 for value in noise.values()) else None
+        if not isinstance(noise, dict) or set(noise) != {"sd", "freedom"}:
+            return None
+        return noise if all(isinstance(value, float) and value > 0 for value in noise.values()) else None
 
     def questions(self) -> Summary | None:
         """What the study's question file holds; None where `study.yaml` does not say."""

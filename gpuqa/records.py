@@ -173,8 +173,8 @@ class Measurement:
 
     Every repeat begins with an empty prefix cache. Only the `prefix_cached_*` numbers are of passes that found the cache as a
     pass over the same questions had left it; they are in no other number. Percentiles are over all answers of all repeats; one
-    that the sample cannot support is None, see `gpuqa.measure.statistics.percentile`. Scores and the counts of answers are
-    those of the first repeat.
+    that the different questions cannot support is None, see `gpuqa.measure.percentiles.percentile`. Scores and the counts of
+    answers are those of the first repeat.
 
     The repeats of a study that was cut off come from two engines, started alike. `engine_start_s` and `warmup_s` are then
     those of the engine of the first repeat, the one whose answers are scored; the other start is the interruption's cost.
@@ -228,6 +228,23 @@ class Measurement:
 
 
 @dataclass(frozen=True, slots=True)
+class Timing:
+    """What one answer of one repeat took."""
+
+    latency_s: float  # from its call (issue=open: from its scheduled arrival) to the answer
+    first_token_s: float | None  # from the same moment; None where there was no token
+    output_tokens: int
+    failed: bool = False  # the engine raised, so there is no answer
+
+    @property
+    def tpot_s(self) -> float | None:
+        """(latency - time to first token) / (output tokens - 1), s; None below two tokens."""
+        if self.first_token_s is None or self.output_tokens < 2:
+            return None
+        return (self.latency_s - self.first_token_s) / (self.output_tokens - 1)
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """One question of one trial, kept for people who want to read what was scored."""
 
@@ -243,6 +260,7 @@ class Answer:
     error: str | None = None
     question_digest: str = ""  # see `Question.digest`
     other_references: list[str] = field(default_factory=list)  # see `Question`
+    timings: list[Timing] = field(default_factory=list)  # of every repeat, in the order measured; the rest is of the first
 
 
 @dataclass(frozen=True, slots=True)

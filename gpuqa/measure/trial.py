@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from gpuqa.engines import EngineFailed
 from gpuqa.machine import hardware
 from gpuqa.measure.cell import Cell
-from gpuqa.measure.metrics import Overhead, measure, measure_prefix_cached, score_answers
+from gpuqa.measure.metrics import Overhead, measure, measure_prefix_cached, score_answers, with_timings
 from gpuqa.measure.workload import issue
 from gpuqa.pipeline import pipeline as pipelines
 from gpuqa.pipeline.pipeline import Pipeline
@@ -90,7 +90,8 @@ def trial_of(cell: Cell, passes: Sequence[Pass]) -> FinishedTrial:
     """
     cold = [measured for measured in passes if not measured.prefix_cached]
     prefix_cached = [measured.answered for measured in passes if measured.prefix_cached]
-    answers = score_answers(cell.questions, cold[0].answered, not cell.config.sampling.ignore_eos)
+    repeats = [measured.answered for measured in cold]
+    answers = with_timings(score_answers(cell.questions, repeats[0], not cell.config.sampling.ignore_eos), repeats)
     overhead = Overhead(
         cold[0].engine_start_s,
         cold[0].warmup_s,
@@ -98,8 +99,8 @@ def trial_of(cell: Cell, passes: Sequence[Pass]) -> FinishedTrial:
         [measured.began_at for measured in cold],
         [reading for measured in cold for reading in measured.conditions],
     )
-    measurement = measure([measured.answered for measured in cold], answers, overhead)
-    measurement = replace(measurement, **measure_prefix_cached(prefix_cached))  # type: ignore[arg-type]
+    measurement = measure(repeats, answers, overhead)
+    measurement = replace(measurement, **measure_prefix_cached(prefix_cached, answers))  # type: ignore[arg-type]
     return replace(cell.trial(measurement), overrides=overrides_of(passes)), answers
 
 

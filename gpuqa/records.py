@@ -59,6 +59,9 @@ class Generation:
     last_token_s: float | None = None
     queue_s: float | None = None  # how long it waited in the engine's queue, where the engine tells
     error: str | None = None
+    token_times_s: list[float] = field(
+        default_factory=list
+    )  # of every token, where it was streamed; those of a chunk are equal
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +88,7 @@ class Completion:
     last_token_s: float | None
     queue_s: float | None = None
     error: str | None = None
+    token_times_s: list[float] = field(default_factory=list)  # see `Generation`
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,6 +229,10 @@ class Measurement:
     prefix_cached_ttft_ms_p50: float | None = None
     prefix_cached_ttft_ms_p95: float | None = None
     prefix_cached_hit_rate: float | None = None
+    itl_ms_mean: float | None = None  # over every gap between two tokens of an answer, as a client sees them come
+    itl_ms_p50: float | None = None  # of those gaps; None without `workload.token_times`
+    itl_ms_p95: float | None = None
+    itl_ms_p99: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -138,6 +138,22 @@ def test_time_per_output_token_is_a_mean_over_answers_of_what_their_latency_has_
     assert found.tpot_ms_mean == pytest.approx((100 + 55 + 200) / 3)
 
 
+def test_gaps_between_tokens_are_those_that_a_client_sees_and_are_not_the_time_per_output_token() -> None:
+    long = replace(CUDA, output_tokens=5, token_times_s=[0.100, 0.110, 0.110, 0.110, 0.300])  # a chunk of three tokens
+    short = replace(CUDA, output_tokens=2, token_times_s=[0.100, 0.300])
+    streamed = Answered([long, short, FAILED], 2.0, [0.300, 0.300, 2.0])
+    found = measure([streamed], score_answers(QUESTIONS, streamed), OVERHEAD)
+    assert found.itl_ms_mean == pytest.approx((10 + 0 + 0 + 190 + 200) / 5)
+    assert found.itl_ms_p50 == pytest.approx(10.0)
+    assert found.tpot_ms_mean == pytest.approx((200 / 4 + 200 / 1) / 2)
+    assert (found.itl_ms_p95, found.itl_ms_p99) == (None, None), "five gaps of two answers"
+
+
+def test_without_streams_no_gap_between_tokens_is_known(found: Measurement) -> None:
+    assert (found.itl_ms_mean, found.itl_ms_p50, found.itl_ms_p95, found.itl_ms_p99) == (None,) * 4
+    assert shown("itl_ms_mean", found.itl_ms_mean) == "n/a"
+
+
 def test_scores_are_means_over_the_scored_answers(found: Measurement) -> None:
     assert found.rouge_l_f1_judge == pytest.approx(2 / 9)
     assert found.rouge_l_f1 == pytest.approx(5 / 9)

@@ -83,6 +83,7 @@ class WorkloadConfig:
     concurrency: int | None = None  # issue=closed: clients at once
     rate_per_s: float | None = None  # issue=open: mean arrivals a second
     arrival_seed: int | None = None  # issue=open: every pass and every cell with this seed gets the same arrivals
+    token_times: bool = False  # stream every answer and note when each token came, for `itl_ms_*`
 
     def __post_init__(self) -> None:
         check(self.repeats >= 1, "workload.repeats", self.repeats, "an integer of at least 1")

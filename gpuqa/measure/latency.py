@@ -1,8 +1,9 @@
-"""Timings of single answers -> percentiles with their intervals, and the time per output token."""
+"""Timings of single answers and tokens -> percentiles with their intervals, time per output token, gaps between tokens."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from statistics import fmean
 from typing import Any
 
@@ -46,3 +47,19 @@ def tpot_ms_mean(answers: Sequence[Answer]) -> float | None:
     """Mean time per output token over all answers of two tokens or more, ms; None without one."""
     seconds = [each for answer in answers for timing in answer.timings if (each := timing.tpot_s) is not None]
     return fmean(seconds) * 1000 if seconds else None
+
+
+def gaps_of(passes: Sequence[Answered], answers: Sequence[Answer]) -> dict[str, Any]:
+    """The `itl_ms_*` numbers: of every gap between a token and the next of its answer; None where nothing was streamed.
+
+    Tokens that came in one chunk have gaps of 0 between them, and the wait for the next chunk is one gap, since that is what a
+    client sees. `tpot_ms_mean` is another thing: a mean over answers, in which a short answer counts as much as a long one.
+    """
+    gaps, questions = list[float](), list[str]()
+    for measured in passes:
+        for completion, answer in zip(measured.completions, answers, strict=True):
+            between = [(later - sooner) * 1000 for sooner, later in pairwise(completion.token_times_s)]
+            gaps += between
+            questions += [answer.question] * len(between)
+    percentiles = {f"itl_ms_p{percent}": percentile(gaps, percent, questions) for percent in (50, 95, 99)}
+    return {"itl_ms_mean": fmean(gaps) if gaps else None, **percentiles}

@@ -12,7 +12,7 @@ from enum import Enum
 from statistics import fmean
 
 from gpuqa.measure import rouge
-from gpuqa.measure.latency import PERCENTILES, interval_of, percentiles_of, timings_of, tpot_ms_mean
+from gpuqa.measure.latency import PERCENTILES, gaps_of, interval_of, percentiles_of, timings_of, tpot_ms_mean
 from gpuqa.measure.percentiles import questions_needed
 from gpuqa.measure.statistics import bootstrap_interval, median_and_mad, speed_interval
 from gpuqa.records import IDLE, Answer, Answered, Completion, Conditions, Interval, Measurement, Question
@@ -82,6 +82,16 @@ METRICS = {  # by the field of `Measurement`, in the order of the report's colum
     "prefix_cached_hit_rate": Metric(
         "cached pass hits", ".0%", "share of prompt tokens from the prefix cache in those repeats", "", Column.page_if_measured
     ),
+    "itl_ms_mean": Metric(
+        "ITL ms",
+        ",.2f",
+        "mean gap between two tokens as they come to a client that streams",
+        "ms",
+        Column.page_if_measured,
+    ),
+    "itl_ms_p50": Metric("ITL p50 ms", ",.2f", "median of those gaps", "ms", Column.page_if_measured),
+    "itl_ms_p95": Metric("ITL p95 ms", ",.2f", "95th percentile of those gaps", "ms", Column.page_if_measured),
+    "itl_ms_p99": Metric("ITL p99 ms", ",.2f", "99th percentile of those gaps", "ms", Column.page_if_measured),
     "prefix_cached_repeats": Metric("cached repeats", ",d", "repeats that found the prefix cache filled"),
     "prefix_cached_output_tokens_per_s": Metric("cached tokens/s", ",.0f", "output tokens/s of those repeats", "1/s"),
     "prefix_cached_ttft_ms_p95": Metric("cached TTFT p95 ms", ",.1f", "95th percentile of it in those repeats", "ms"),
@@ -205,6 +215,7 @@ def measure(passes: Sequence[Answered], answers: Sequence[Answer], overhead: Ove
         output_tokens_per_s=output_tokens_per_s(passes),
         questions_per_s=len(first) / seconds,
         **percentiles_of(timed),
+        **gaps_of(passes, answers),
         tpot_ms_mean=tpot_ms_mean(timed),
         prefix_cache_hit_rate=cached / asked if asked else 0.0,
         cached_tokens=cached,

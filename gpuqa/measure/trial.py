@@ -10,7 +10,7 @@ from gpuqa.engines import EngineFailed
 from gpuqa.machine import hardware
 from gpuqa.measure.cell import Cell
 from gpuqa.measure.metrics import Overhead, measure, measure_prefix_cached, score_answers, with_timings
-from gpuqa.measure.workload import issue
+from gpuqa.measure.workload import issue, streamed
 from gpuqa.pipeline import pipeline as pipelines
 from gpuqa.pipeline.pipeline import Pipeline
 from gpuqa.records import Answer, Override, Pass, Question, Trial
@@ -58,12 +58,13 @@ async def measure_pass(request: PassRequest, ready: WarmCell, filled: bool = Fal
         EngineFailed: the engine died or did not answer; the caller writes the failure down and needs a new engine.
     """
     engine, workload = ready.pipeline.engine, request.cell.config.workload
+    answer = streamed(ready.pipeline.stream) if workload.token_times else ready.pipeline.answer
     if not (request.prefix_cached and filled):
         await engine.reset_prefix_cache()
     if request.prefix_cached and not filled:
-        await issue(request.questions, ready.pipeline.answer, workload)
+        await issue(request.questions, answer, workload)
     before, began_at = hardware.conditions(), time.time()
-    answered = await issue(request.questions, ready.pipeline.answer, workload)
+    answered = await issue(request.questions, answer, workload)
     after = hardware.conditions()
     if all(completion.error for completion in answered.completions):
         raise EngineFailed(f"every question failed, the first with {answered.completions[0].error}")

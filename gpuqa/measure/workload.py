@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from random import Random
@@ -12,9 +13,10 @@ from typing import Any, TypeVar
 
 from gpuqa.config.measurement import Issue, WorkloadConfig
 from gpuqa.engines import EngineFailed
-from gpuqa.records import Answered, Completion, Question
+from gpuqa.records import Answered, Completion, CompletionDelta, Question
 
 Answer = Callable[[Sequence[str]], Awaitable[list[Completion]]]
+Stream = Callable[[str], AsyncGenerator[CompletionDelta]]
 Result = TypeVar("Result")
 
 
@@ -117,6 +119,22 @@ def is_saturated(latencies_s: Sequence[float], schedule_s: Sequence[float]) -> b
     return answers < (len(half) - 1) * 3 / 4  # the first of the half came as it began
 
 
+def streamed(stream: Stream) -> Answer:
+    """An answer function that streams every answer of a call, all at once: its completions say when each token came."""
+
+    async def whole(text: str) -> Completion:
+        async with aclosing(stream(text)) as deltas:
+            async for delta in deltas:
+                if delta.completion is not None:
+                    return delta.completion
+        raise AssertionError("the last delta has the completion")
+
+    async def answer(texts: Sequence[str]) -> list[Completion]:
+        return await together([whole(text) for text in texts])
+
+    return answer
+
+
 async def ask(question: Question, answer: Answer) -> Timed:
     """One call with one question."""
     began = time.perf_counter()
@@ -131,6 +149,7 @@ def later(completion: Completion, by_s: float) -> Completion:
         completion,
         first_token_s=None if first is None else first + by_s,
         last_token_s=None if last is None else last + by_s,
+        token_times_s=[moment + by_s for moment in completion.token_times_s],
     )
 
 

@@ -233,6 +233,10 @@ class Measurement:
     itl_ms_p50: float | None = None  # of those gaps; None without `workload.token_times`
     itl_ms_p95: float | None = None
     itl_ms_p99: float | None = None
+    seconds_repeats: list[float] = field(default_factory=list)  # every repeat's time, in the order measured
+    goodput_questions_per_s: float | None = None  # answers that keep all limits of `workload.slo` / seconds of all repeats
+    goodput_questions_per_s_repeats: list[float] = field(default_factory=list)  # every repeat's; none without a limit
+    slo_attainment: float | None = None  # answers that keep all limits / answers, over all repeats; None without a limit
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from gpuqa.config import UserError, plain
 from gpuqa.config.commands import from_plain
-from gpuqa.config.measurement import DatasetConfig, GpuConfig, Issue, SelectionConfig, WorkloadConfig
+from gpuqa.config.measurement import DatasetConfig, GpuConfig, Issue, SelectionConfig, SloConfig, WorkloadConfig
 from gpuqa.config.paths import conf_folder
 from gpuqa.config.pipeline import (
     Backend,
@@ -90,6 +90,10 @@ RANGES = [  # key in the message, how to set it, refused values, accepted values
     ("workload.answer_timeout_s", lambda value: workload(answer_timeout_s=value), [0.0, math.nan], [0.1]),
     ("workload.concurrency", lambda value: workload(issue=Issue.closed, concurrency=value), [None, 0], [1]),
     ("workload.rate_per_s", lambda value: arrivals(rate_per_s=value), [None, 0.0, -1.0, math.nan, math.inf], [0.1]),
+    *(
+        (f"workload.slo.{key}", lambda value, key=key: SloConfig(**{key: value}), [0.0, -1.0, math.nan, math.inf], [None, 0.1])
+        for key in ("ttft_ms", "tpot_ms", "e2e_ms")
+    ),
     ("workload.arrival_seed", lambda value: arrivals(arrival_seed=value), [None], [0]),
     ("selection.min_rouge_l_f1_judge", lambda value: selection(min_rouge_l_f1_judge=value), [-0.1, 1.1, math.nan], [0, 1]),
     ("selection.min_rouge_l_f1_ratio", lambda value: selection(min_rouge_l_f1_ratio=value), [-0.1, 1.1, math.nan], [0, 1]),

@@ -205,7 +205,14 @@ def test_an_answer_is_scored_against_all_references_of_its_question_and_keeps_th
 
 
 def test_every_number_of_a_measurement_has_a_line_in_the_table_of_metrics() -> None:
-    lists = {"chars_per_s_repeats", "repeats_began_at", "conditions", "throttle_reasons"}
+    lists = {
+        "chars_per_s_repeats",
+        "seconds_repeats",
+        "goodput_questions_per_s_repeats",
+        "repeats_began_at",
+        "conditions",
+        "throttle_reasons",
+    }
     assert set(METRICS) == {field.name for field in fields(Measurement)} - lists
 
 

@@ -60,6 +60,25 @@ class DatasetConfig:
         check(set(self.ignore) <= set(IGNORABLE), "dataset.ignore", self.ignore, f"a list of some of {', '.join(IGNORABLE)}")
 
 
+@dataclass
+class SloConfig:
+    """Limits that an answer keeps or not (service level objectives), ms; null is no limit. They are counted, not enforced."""
+
+    ttft_ms: float | None = None  # from the call (issue=open: from the scheduled arrival) to the first token
+    tpot_ms: float | None = None  # (latency - time to first token) / (output tokens - 1)
+    e2e_ms: float | None = None  # from the same moment to the answer
+
+    def __post_init__(self) -> None:
+        for key in ("ttft_ms", "tpot_ms", "e2e_ms"):
+            value = getattr(self, key)
+            check(value is None or 0 < value < math.inf, f"workload.slo.{key}", value, "a number above 0, or null")
+
+    @property
+    def any_limit(self) -> bool:
+        """Whether there is something to keep."""
+        return (self.ttft_ms, self.tpot_ms, self.e2e_ms) != (None, None, None)
+
+
 ISSUE_SETTINGS = {  # key of a workload -> the one value of `issue` with which it must be set; with the others it must be null
     "concurrency": Issue.closed,
     "rate_per_s": Issue.open,
@@ -84,6 +103,7 @@ class WorkloadConfig:
     rate_per_s: float | None = None  # issue=open: mean arrivals a second
     arrival_seed: int | None = None  # issue=open: every pass and every cell with this seed gets the same arrivals
     token_times: bool = False  # stream every answer and note when each token came, for `itl_ms_*`
+    slo: SloConfig = field(default_factory=SloConfig)  # by which goodput is counted; it changes no measurement
 
     def __post_init__(self) -> None:
         check(self.repeats >= 1, "workload.repeats", self.repeats, "an integer of at least 1")

@@ -82,6 +82,14 @@ METRICS = {  # by the field of `Measurement`, in the order of the report's colum
     "prefix_cached_hit_rate": Metric(
         "cached pass hits", ".0%", "share of prompt tokens from the prefix cache in those repeats", "", Column.page_if_measured
     ),
+    "goodput_questions_per_s": Metric(
+        "goodput 1/s",
+        ",.4g",
+        "answers that keep every limit of workload.slo / seconds of all repeats",
+        "1/s",
+        Column.page_if_measured,
+    ),
+    "slo_attainment": Metric("SLO kept", ".1%", "share of the answers that keep every limit", "", Column.page_if_measured),
     "itl_ms_mean": Metric(
         "ITL ms",
         ",.2f",
@@ -209,6 +217,7 @@ def measure(passes: Sequence[Answered], answers: Sequence[Answer], overhead: Ove
         questions=len(first),
         repeats=len(passes),
         seconds=seconds,
+        seconds_repeats=[measured.seconds for measured in passes],
         chars_per_s=speed,
         chars_per_s_mad=speed_mad,
         chars_per_s_repeats=speeds,

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from gpuqa.engines import EngineFailed
 from gpuqa.machine import hardware
 from gpuqa.measure.cell import Cell
+from gpuqa.measure.goodput import with_goodput
 from gpuqa.measure.metrics import Overhead, measure, measure_prefix_cached, score_answers, with_timings
 from gpuqa.measure.workload import issue, streamed
 from gpuqa.pipeline import pipeline as pipelines
@@ -100,7 +101,7 @@ def trial_of(cell: Cell, passes: Sequence[Pass]) -> FinishedTrial:
         [measured.began_at for measured in cold],
         [reading for measured in cold for reading in measured.conditions],
     )
-    measurement = measure(repeats, answers, overhead)
+    measurement = with_goodput(measure(repeats, answers, overhead), answers, cell.config.workload.slo)
     measurement = replace(measurement, **measure_prefix_cached(prefix_cached, answers))  # type: ignore[arg-type]
     return replace(cell.trial(measurement), overrides=overrides_of(passes)), answers
 

@@ -154,6 +154,7 @@ class Pass:
     device: str = ""  # what the engine ran on, as `gpuqa.machine.hardware.describe` says it
     overrides: list[Override] = field(default_factory=list)  # that ran in this pass
     question_digests: list[str] = field(default_factory=list)  # of the texts, in the order of `questions`; see `Question`
+    energy_j: float | None = None  # that the engine's GPUs used meanwhile; None where NVML does not tell
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,6 +237,8 @@ class Measurement:
     seconds_repeats: list[float] = field(default_factory=list)  # every repeat's time, in the order measured
     goodput_questions_per_s: float | None = None  # answers that keep all limits of `workload.slo` / seconds of all repeats
     goodput_questions_per_s_repeats: list[float] = field(default_factory=list)  # every repeat's; none without a limit
+    joules_per_output_token: float | None = None  # energy of the engine's GPUs / output tokens; None without NVML
+    joules_per_output_token_repeats: list[float] = field(default_factory=list)  # every repeat's
     slo_attainment: float | None = None  # answers that keep all limits / answers, over all repeats; None without a limit
 
 

@@ -205,14 +205,7 @@ def test_an_answer_is_scored_against_all_references_of_its_question_and_keeps_th
 
 
 def test_every_number_of_a_measurement_has_a_line_in_the_table_of_metrics() -> None:
-    lists = {
-        "chars_per_s_repeats",
-        "seconds_repeats",
-        "goodput_questions_per_s_repeats",
-        "repeats_began_at",
-        "conditions",
-        "throttle_reasons",
-    }
+    lists = {field.name for field in fields(Measurement) if "list" in str(field.type)}
     assert set(METRICS) == {field.name for field in fields(Measurement)} - lists
 
 
@@ -289,6 +282,18 @@ def test_the_state_of_the_gpu_is_summarised_over_all_readings(answers: list[Answ
     assert hot.throttle_reasons == ["hw_thermal_slowdown", "sw_power_cap"]
     assert hot.conditions == readings
     assert measure([FIRST], answers, replace(OVERHEAD, conditions=readings[2:3])).throttle_reasons == []
+
+
+def test_energy_is_told_a_token_where_every_pass_has_some(answers: list[Answer], found: Measurement) -> None:
+    assert (found.joules_per_output_token, found.joules_per_output_token_repeats) == (None, [])
+    passes, energies = [FIRST, SECOND], [8.0, 3.0]  # 4 and 6 tokens
+    known = measure(passes, answers, replace(OVERHEAD, energies_j=energies))
+    assert known.joules_per_output_token_repeats == [2.0, 0.5]
+    assert known.joules_per_output_token == pytest.approx(11 / 10)
+    partly = measure(passes, answers, replace(OVERHEAD, energies_j=[8.0, None]))
+    silent = [replace(FIRST, completions=[replace(FAILED)] * 3)]
+    nothing = measure(silent, answers, replace(OVERHEAD, energies_j=[8.0]))
+    assert partly.joules_per_output_token is nothing.joules_per_output_token is None
 
 
 def test_warm_passes_have_numbers_of_their_own(answers: list[Answer], found: Measurement) -> None:

@@ -136,13 +136,7 @@ def test_the_leaderboard_has_a_row_a_trial_with_axes_rule_and_every_number(tmp_p
     failed = trial({"prompt": "broken", "engine.args.max_num_seqs": "16"}, error="KV cache, 放不下")
     answers = {fast.key: [answer(f"q{place}", score) for place, score in enumerate([0.4, 0.6] * 5)]}
     rows = rows_of(decide([failed, low, fast], RULE), tmp_path, answers)
-    lists = {
-        "chars_per_s_repeats",
-        "seconds_repeats",
-        "goodput_questions_per_s_repeats",
-        "repeats_began_at",
-        "throttle_reasons",
-    }
+    lists = {field.name for field in fields(Measurement) if "list" in str(field.type)} - {"conditions"}
     ranged = ("chars_per_s", "rouge_l_f1_judge", "rouge_l_f1", *PERCENTILES)
     numbers = {field.name for field in fields(Measurement)} - lists - {"conditions"}
     derived = {"roofline_fraction"} | {f"{key}_interval_{end}" for key in ranged for end in ("low", "high")} | lists

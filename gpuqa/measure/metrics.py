@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from statistics import fmean
+from typing import Any
 
 from gpuqa.measure import rouge
 from gpuqa.measure.latency import PERCENTILES, gaps_of, interval_of, percentiles_of, timings_of, tpot_ms_mean
@@ -90,6 +91,13 @@ METRICS = {  # by the field of `Measurement`, in the order of the report's colum
         Column.page_if_measured,
     ),
     "slo_attainment": Metric("SLO kept", ".1%", "share of the answers that keep every limit", "", Column.page_if_measured),
+    "joules_per_output_token": Metric(
+        "J/token",
+        ",.4g",
+        "energy of the engine's GPUs during the repeats / output tokens; of the whole boards, by NVML's counter",
+        "J",
+        Column.page_if_measured,
+    ),
     "itl_ms_mean": Metric(
         "ITL ms",
         ",.2f",
@@ -156,13 +164,14 @@ def intervals_of(measurement: Measurement, answers: Sequence[Answer]) -> dict[st
 
 @dataclass(frozen=True, slots=True)
 class Overhead:
-    """What a trial cost beside its measured passes, when they began, and in which state the GPU was."""
+    """What a trial cost beside its measured passes, when they began, in which state the GPU was and what energy it used."""
 
     engine_start_s: float
     warmup_s: float
     peak_memory_gib: float
     repeats_began_at: list[float] = field(default_factory=list)
     conditions: list[Conditions] = field(default_factory=list)
+    energies_j: list[float | None] = field(default_factory=list)  # of every repeat
 
 
 def score_answers(questions: Sequence[Question], answered: Answered, scored: bool = True) -> list[Answer]:
@@ -225,11 +234,12 @@ def measure(passes: Sequence[Answered], answers: Sequence[Answer], overhead: Ove
         questions_per_s=len(first) / seconds,
         **percentiles_of(timed),
         **gaps_of(passes, answers),
+        **energy_of(passes, overhead.energies_j),
         tpot_ms_mean=tpot_ms_mean(timed),
         prefix_cache_hit_rate=cached / asked if asked else 0.0,
         cached_tokens=cached,
         prompt_tokens=asked,
-        output_tokens=sum(completion.output_tokens for completion in completions),
+        output_tokens=output_tokens(completions),
         rouge_l_f1_judge=fmean(judge) if judge else None,
         rouge_l_f1=fmean(chinese) if chinese else None,
         answer_chars_mean=chars(first) / len(first),
@@ -271,10 +281,24 @@ def measure_prefix_cached(passes: Sequence[Answered], answers: Sequence[Answer])
     }
 
 
+def energy_of(passes: Sequence[Answered], energies_j: Sequence[float | None]) -> dict[str, Any]:
+    """The `joules_per_output_token*` numbers; none where a pass has no energy, or no token."""
+    known = [energy for energy in energies_j if energy is not None]
+    tokens = [output_tokens(measured.completions) for measured in passes]
+    if len(known) < len(tokens) or min(tokens) == 0:
+        return {}
+    each = [energy / count for energy, count in zip(known, tokens, strict=True)]
+    return {"joules_per_output_token": sum(known) / sum(tokens), "joules_per_output_token_repeats": each}
+
+
 def output_tokens_per_s(passes: Sequence[Answered]) -> float:
     """Output tokens a second, the median over the passes."""
-    tokens = [sum(completion.output_tokens for completion in measured.completions) for measured in passes]
-    return median_and_mad([count / measured.seconds for count, measured in zip(tokens, passes, strict=True)])[0]
+    return median_and_mad([output_tokens(measured.completions) / measured.seconds for measured in passes])[0]
+
+
+def output_tokens(completions: Sequence[Completion]) -> int:
+    """Tokens of all answers."""
+    return sum(completion.output_tokens for completion in completions)
 
 
 def throttle_reasons_of(readings: Sequence[Conditions]) -> list[str] | None:

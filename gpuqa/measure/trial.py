@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from gpuqa.engines import EngineFailed
+from gpuqa.engines import EngineFailed, gpus_of_engine
 from gpuqa.machine import hardware
 from gpuqa.measure.cell import Cell
 from gpuqa.measure.goodput import with_goodput
@@ -64,9 +64,10 @@ async def measure_pass(request: PassRequest, ready: WarmCell, filled: bool = Fal
         await engine.reset_prefix_cache()
     if request.prefix_cached and not filled:
         await issue(request.questions, answer, workload)
-    before, began_at = hardware.conditions(), time.time()
+    gpus = gpus_of_engine(request.cell.config.engine_args())
+    before, began_at, energy_before = hardware.conditions(), time.time(), hardware.energy_j(gpus)
     answered = await issue(request.questions, answer, workload)
-    after = hardware.conditions()
+    energy_after, after = hardware.energy_j(gpus), hardware.conditions()
     if all(completion.error for completion in answered.completions):
         raise EngineFailed(f"every question failed, the first with {answered.completions[0].error}")
     return Pass(
@@ -82,7 +83,13 @@ async def measure_pass(request: PassRequest, ready: WarmCell, filled: bool = Fal
         conditions=[*before, *after],
         slice=request.slice,
         overrides=engine.overrides(),
+        energy_j=used_between(energy_before, energy_after),
     )
+
+
+def used_between(before_j: float | None, after_j: float | None) -> float | None:
+    """What was used between two readings, J; None without both, or where the counter did not move forwards."""
+    return after_j - before_j if before_j is not None and after_j is not None and after_j > before_j else None
 
 
 def trial_of(cell: Cell, passes: Sequence[Pass]) -> FinishedTrial:
@@ -100,6 +107,7 @@ def trial_of(cell: Cell, passes: Sequence[Pass]) -> FinishedTrial:
         max(measured.peak_memory_gib for measured in cold),
         [measured.began_at for measured in cold],
         [reading for measured in cold for reading in measured.conditions],
+        [measured.energy_j for measured in cold],
     )
     measurement = with_goodput(measure(repeats, answers, overhead), answers, cell.config.workload.slo)
     measurement = replace(measurement, **measure_prefix_cached(prefix_cached, answers))  # type: ignore[arg-type]

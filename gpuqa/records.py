@@ -169,6 +169,16 @@ class Interval:
 
 
 @dataclass(frozen=True, slots=True)
+class RampThird:
+    """A third of the questions of a ramp, in the order of their arrival: how fast they came, and how they fared."""
+
+    arrivals_per_s: float
+    answers_per_s: float  # that came in the same time, mean over the repeats; to these questions or to those before them
+    e2e_latency_ms_p50: float | None  # of these questions, over all repeats
+    e2e_latency_ms_p95: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class Measurement:
     """The numbers of one trial, as they were measured. Units are in the names; speeds are medians over the repeats.
 
@@ -239,6 +249,8 @@ class Measurement:
     goodput_questions_per_s_repeats: list[float] = field(default_factory=list)  # every repeat's; none without a limit
     joules_per_output_token: float | None = None  # energy of the engine's GPUs / output tokens; None without NVML
     joules_per_output_token_repeats: list[float] = field(default_factory=list)  # every repeat's
+    ramp: list[RampThird] = field(default_factory=list)  # of `workload.ramp_to_per_s`, the slowest third first; else none
+    saturates_at_per_s: float | None = None  # arrivals_per_s of the first third with fewer than 3 answers for 4 arrivals
     slo_attainment: float | None = None  # answers that keep all limits / answers, over all repeats; None without a limit
 
 

@@ -17,7 +17,7 @@ def measured(repeats: list[float], **numbers: Any) -> Measurement:
     same: dict[str, Any] = dict.fromkeys(Measurement.__dataclass_fields__, 1.0)
     same |= {"questions": 100, "repeats": len(repeats), "chars_per_s": middle, "chars_per_s_mad": mad, "answers_empty": 0}
     same |= {"chars_per_s_repeats": repeats, "rouge_l_f1_judge": 0.4, "rouge_l_f1": 0.4}
-    same |= {"first_round_chars_per_s": None, "saturated": False, "conditions": []}
+    same |= {"first_round_chars_per_s": None, "saturated": False, "conditions": [], "ramp": []}
     same |= {"repeats_began_at": [], "throttle_reasons": None, "sm_clock_mhz_min": None}
     same |= {"truncated_fraction": 0.0}
     return Measurement(**{**same, **numbers})

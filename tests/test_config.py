@@ -94,6 +94,8 @@ RANGES = [  # key in the message, how to set it, refused values, accepted values
         (f"workload.slo.{key}", lambda value, key=key: SloConfig(**{key: value}), [0.0, -1.0, math.nan, math.inf], [None, 0.1])
         for key in ("ttft_ms", "tpot_ms", "e2e_ms")
     ),
+    ("workload.ramp_to_per_s", lambda value: arrivals(ramp_to_per_s=value), [1.0, 0.5, math.nan, math.inf], [None, 1.1]),
+    ("workload.ramp_to_per_s", lambda value: workload(ramp_to_per_s=value), [2.0], [None]),
     ("workload.arrival_seed", lambda value: arrivals(arrival_seed=value), [None], [0]),
     ("selection.min_rouge_l_f1_judge", lambda value: selection(min_rouge_l_f1_judge=value), [-0.1, 1.1, math.nan], [0, 1]),
     ("selection.min_rouge_l_f1_ratio", lambda value: selection(min_rouge_l_f1_ratio=value), [-0.1, 1.1, math.nan], [0, 1]),

@@ -41,6 +41,7 @@ def measurement(**numbers: Any) -> Measurement:
         "throttle_reasons": ["sw_power_cap"],
         "first_round_chars_per_s": None,
         "conditions": [],
+        "ramp": [],
     }
     return Measurement(**{**base, "questions": 10, "rouge_l_f1_judge": 0.4, "rouge_l_f1": 0.5, **numbers})
 
@@ -136,9 +137,9 @@ def test_the_leaderboard_has_a_row_a_trial_with_axes_rule_and_every_number(tmp_p
     failed = trial({"prompt": "broken", "engine.args.max_num_seqs": "16"}, error="KV cache, 放不下")
     answers = {fast.key: [answer(f"q{place}", score) for place, score in enumerate([0.4, 0.6] * 5)]}
     rows = rows_of(decide([failed, low, fast], RULE), tmp_path, answers)
-    lists = {field.name for field in fields(Measurement) if "list" in str(field.type)} - {"conditions"}
+    lists = {field.name for field in fields(Measurement) if "list" in str(field.type)} - {"conditions", "ramp"}
     ranged = ("chars_per_s", "rouge_l_f1_judge", "rouge_l_f1", *PERCENTILES)
-    numbers = {field.name for field in fields(Measurement)} - lists - {"conditions"}
+    numbers = {field.name for field in fields(Measurement)} - lists - {"conditions", "ramp"}
     derived = {"roofline_fraction"} | {f"{key}_interval_{end}" for key in ranged for end in ("low", "high")} | lists
     leads = {"first_leads_by", "first_leads_low", "first_leads_high", "p_holm", "pareto"}
     named = {"rank", "eligible", "violations", "dropped", "prompt", "engine.args.max_num_seqs", "trial"}

@@ -101,6 +101,7 @@ class WorkloadConfig:
     answer_timeout_s: float = 600.0  # for one repeat; issue=open counts it from the last scheduled arrival
     concurrency: int | None = None  # issue=closed: clients at once
     rate_per_s: float | None = None  # issue=open: mean arrivals a second
+    ramp_to_per_s: float | None = None  # issue=open: the rate rises linearly from rate_per_s to this over a pass
     arrival_seed: int | None = None  # issue=open: every pass and every cell with this seed gets the same arrivals
     token_times: bool = False  # stream every answer and note when each token came, for `itl_ms_*`
     slo: SloConfig = field(default_factory=SloConfig)  # by which goodput is counted; it changes no measurement
@@ -121,6 +122,9 @@ class WorkloadConfig:
         clients, rate = self.concurrency, self.rate_per_s
         check(clients is None or clients >= 1, "workload.concurrency", clients, "an integer of at least 1")
         check(rate is None or 0 < rate < math.inf, "workload.rate_per_s", rate, "a number above 0")
+        rises = self.ramp_to_per_s is None or (rate is not None and rate < self.ramp_to_per_s < math.inf)
+        allowed = "null, or with workload=open a number above workload.rate_per_s"
+        check(rises, "workload.ramp_to_per_s", self.ramp_to_per_s, allowed)
 
     @property
     def most_at_once(self) -> int | None:

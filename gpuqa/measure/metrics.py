@@ -91,6 +91,13 @@ METRICS = {  # by the field of `Measurement`, in the order of the report's colum
         Column.page_if_measured,
     ),
     "slo_attainment": Metric("SLO kept", ".1%", "share of the answers that keep every limit", "", Column.page_if_measured),
+    "saturates_at_per_s": Metric(
+        "saturates at 1/s",
+        ",.4g",
+        "arrivals a second in the first third of a ramp in which fewer than 3 answers came for 4 arrivals",
+        "1/s",
+        Column.page_if_measured,
+    ),
     "joules_per_output_token": Metric(
         "J/token",
         ",.4g",

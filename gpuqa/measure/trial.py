@@ -11,6 +11,7 @@ from gpuqa.machine import hardware
 from gpuqa.measure.cell import Cell
 from gpuqa.measure.goodput import with_goodput
 from gpuqa.measure.metrics import Overhead, measure, measure_prefix_cached, score_answers, with_timings
+from gpuqa.measure.ramp import with_ramp
 from gpuqa.measure.workload import issue, streamed
 from gpuqa.pipeline import pipeline as pipelines
 from gpuqa.pipeline.pipeline import Pipeline
@@ -109,7 +110,9 @@ def trial_of(cell: Cell, passes: Sequence[Pass]) -> FinishedTrial:
         [reading for measured in cold for reading in measured.conditions],
         [measured.energy_j for measured in cold],
     )
-    measurement = with_goodput(measure(repeats, answers, overhead), answers, cell.config.workload.slo)
+    workload = cell.config.workload
+    measurement = with_ramp(measure(repeats, answers, overhead), answers, workload)
+    measurement = with_goodput(measurement, answers, workload.slo)
     measurement = replace(measurement, **measure_prefix_cached(prefix_cached, answers))  # type: ignore[arg-type]
     return replace(cell.trial(measurement), overrides=overrides_of(passes)), answers
 

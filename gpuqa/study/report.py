@@ -111,9 +111,14 @@ def lead_columns(comparison: Comparison) -> dict[str, float | None]:
 
 
 def flat(measurement: Measurement) -> dict[str, Any]:
-    """Numbers by name, several repeats in one column; a GPU's single readings stay in the journal."""
-    numbers = {key: value for key, value in asdict(measurement).items() if key != "conditions"}
-    return {key: " ".join(map(text_of, value)) if isinstance(value, list) else value for key, value in numbers.items()}
+    """Numbers by name, several repeats in one column, each third of a ramp in its own; a GPU's single readings stay in the
+    journal."""
+    numbers = {key: value for key, value in asdict(measurement).items() if key not in ("conditions", "ramp")}
+    thirds = {
+        f"ramp_{place}_{key}": value for place, third in enumerate(measurement.ramp, 1) for key, value in asdict(third).items()
+    }
+    flat = {key: " ".join(map(text_of, value)) if isinstance(value, list) else value for key, value in numbers.items()}
+    return {**flat, **thirds}
 
 
 def text_of(value: float | str) -> str:

@@ -154,6 +154,7 @@ class Pass:
     device: str = ""  # what the engine ran on, as `gpuqa.machine.hardware.describe` says it
     overrides: list[Override] = field(default_factory=list)  # that ran in this pass
     question_digests: list[str] = field(default_factory=list)  # of the texts, in the order of `questions`; see `Question`
+    rate_per_s: float | None = None  # at which its questions arrived; None where that is no setting of its workload
     energy_j: float | None = None  # that the engine's GPUs used meanwhile; None where NVML does not tell
 
 
@@ -251,6 +252,10 @@ class Measurement:
     joules_per_output_token_repeats: list[float] = field(default_factory=list)  # every repeat's
     ramp: list[RampThird] = field(default_factory=list)  # of `workload.ramp_to_per_s`, the slowest third first; else none
     saturates_at_per_s: float | None = None  # arrivals_per_s of the first third with fewer than 3 answers for 4 arrivals
+    load_kept_per_s: float | None = None  # of a search, the highest rate that kept the limits; the other numbers are from there
+    load_kept_passes: int | None = None  # at that rate
+    load_missed_per_s: float | None = None  # the lowest rate that did not, above which none counts
+    load_missed_passes: int | None = None
     slo_attainment: float | None = None  # answers that keep all limits / answers, over all repeats; None without a limit
 
 

@@ -21,10 +21,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
-from gpuqa.config import UserError
+from gpuqa.config import UserError, check
 from gpuqa.config.app import INTERRUPTED, run_command
 from gpuqa.config.command_line import terminal
 from gpuqa.config.commands import CellConfig, StudyConfig, axes_of, resolve
+from gpuqa.config.measurement import WorkloadConfig
 from gpuqa.machine import hardware
 from gpuqa.measure.cell import Cell
 from gpuqa.pipeline.dataset.summary import Summary
@@ -131,6 +132,10 @@ def one_study(cells: Sequence[Cell]) -> StudyConfig:
     for key in ("study", "selection", "executor", "dataset"):
         if any(getattr(cell.config, key) != getattr(first, key) for cell in cells):
             raise UserError(f"{key}: must be the same in all cells of a study; run one study for each")
+    if any(cell.config.workload.search is not None for cell in cells):
+        finalists, racing = first.study.finalists, first.study.racing
+        check(finalists == 0, "study.finalists", finalists, "0 with workload=load_search, which repeats the passes that decide")
+        check(not racing, "study.racing", racing, "false with workload=load_search")
     return first.study
 
 
@@ -153,6 +158,11 @@ def summary(outcome: study.Outcome, seconds: float) -> str:
     return f"{counted(measured, 'trial')} measured{kept}; {starts}; {seconds:.0f} s"
 
 
+def most_passes(workload: WorkloadConfig) -> int:
+    """The passes of one cell; of a search the most that it may take."""
+    return workload.search.max_passes if workload.search else workload.repeats + workload.prefix_cached_repeats
+
+
 class Watch:
     """The live progress bar: what runs, how long it will take, the best so far."""
 
@@ -166,7 +176,7 @@ class Watch:
             TimeRemainingColumn(),
         )
         self.progress = Progress(*columns, TextColumn("{task.fields[best]}", style="green", markup=False), console=console)
-        self.repeats = {cell.key: cell.config.workload.repeats + cell.config.workload.prefix_cached_repeats for cell in cells}
+        self.repeats = {cell.key: most_passes(cell.config.workload) for cell in cells}
         self.bar = self.progress.add_task("preparing", total=sum(self.repeats.values()), best="")
         self.passes: dict[str, int] = {}
         self.best: Trial | None = None
@@ -199,6 +209,8 @@ class Watch:
             if measured.prefix_cached
             else f"repeat {measured.repeat + 1} of {cell.config.workload.repeats}"
         )
+        if cell.config.workload.search is not None:
+            text = f"{measured.rate_per_s:.3g} questions/s"
         self.progress.update(self.bar, completed=sum(self.passes.values()), description=text)
 
     def tell_reasons(self, overrides: Sequence[Override]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from gpuqa.config.measurement import SloConfig
 from gpuqa.records import Answer, Measurement, Timing
 
-NOT_COUNTED = {"goodput_questions_per_s": None, "goodput_questions_per_s_repeats": [], "slo_attainment": None}
+NOT_COUNTED: dict[str, Any] = {"goodput_questions_per_s": None, "goodput_questions_per_s_repeats": [], "slo_attainment": None}
 
 
 def with_goodput(measurement: Measurement, answers: Sequence[Answer], slo: SloConfig) -> Measurement:

@@ -91,6 +91,18 @@ METRICS = {  # by the field of `Measurement`, in the order of the report's colum
         Column.page_if_measured,
     ),
     "slo_attainment": Metric("SLO kept", ".1%", "share of the answers that keep every limit", "", Column.page_if_measured),
+    "load_kept_per_s": Metric(
+        "load kept 1/s",
+        ",.4g",
+        "highest arrival rate of a search at which the share of workload.search.attainment kept every limit",
+        "1/s",
+        Column.page_if_measured,
+    ),
+    "load_kept_passes": Metric("passes there", ",.0f", "passes at that rate, counted together", "", Column.page_if_measured),
+    "load_missed_per_s": Metric(
+        "load missed 1/s", ",.4g", "lowest rate above it at which fewer did", "1/s", Column.page_if_measured
+    ),
+    "load_missed_passes": Metric("passes there", ",.0f", "passes at that rate", "", Column.page_if_measured),
     "saturates_at_per_s": Metric(
         "saturates at 1/s",
         ",.4g",

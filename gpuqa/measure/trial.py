@@ -6,10 +6,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from gpuqa.config.measurement import WorkloadConfig
 from gpuqa.engines import EngineFailed, gpus_of_engine
 from gpuqa.machine import hardware
 from gpuqa.measure.cell import Cell
 from gpuqa.measure.goodput import with_goodput
+from gpuqa.measure.load_search import passes_that_count, with_search
 from gpuqa.measure.metrics import Overhead, measure, measure_prefix_cached, score_answers, with_timings
 from gpuqa.measure.ramp import with_ramp
 from gpuqa.measure.workload import issue, streamed
@@ -29,6 +31,7 @@ class PassRequest:
     questions: list[Question]
     prefix_cached: bool = False
     slice: int | None = None  # see `Pass`
+    workload: WorkloadConfig | None = None  # of this pass, where it is not the cell's: the rate that a search tries
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +62,7 @@ async def measure_pass(request: PassRequest, ready: WarmCell, filled: bool = Fal
     Raises:
         EngineFailed: the engine died or did not answer; the caller writes the failure down and needs a new engine.
     """
-    engine, workload = ready.pipeline.engine, request.cell.config.workload
+    engine, workload = ready.pipeline.engine, request.workload or request.cell.config.workload
     answer = streamed(ready.pipeline.stream) if workload.token_times else ready.pipeline.answer
     if not (request.prefix_cached and filled):
         await engine.reset_prefix_cache()
@@ -84,6 +87,7 @@ async def measure_pass(request: PassRequest, ready: WarmCell, filled: bool = Fal
         conditions=[*before, *after],
         slice=request.slice,
         overrides=engine.overrides(),
+        rate_per_s=workload.rate_per_s,
         energy_j=used_between(energy_before, energy_after),
     )
 
@@ -98,7 +102,7 @@ def trial_of(cell: Cell, passes: Sequence[Pass]) -> FinishedTrial:
 
     It keeps this process busy for long enough to disturb a clock; see `gpuqa.study.scoring`.
     """
-    cold = [measured for measured in passes if not measured.prefix_cached]
+    cold = passes_that_count([measured for measured in passes if not measured.prefix_cached], cell.config.workload)
     prefix_cached = [measured.answered for measured in passes if measured.prefix_cached]
     repeats = [measured.answered for measured in cold]
     answers = with_timings(score_answers(cell.questions, repeats[0], not cell.config.sampling.ignore_eos), repeats)
@@ -112,7 +116,7 @@ def trial_of(cell: Cell, passes: Sequence[Pass]) -> FinishedTrial:
     )
     workload = cell.config.workload
     measurement = with_ramp(measure(repeats, answers, overhead), answers, workload)
-    measurement = with_goodput(measurement, answers, workload.slo)
+    measurement = with_search(with_goodput(measurement, answers, workload.slo), passes, workload)
     measurement = replace(measurement, **measure_prefix_cached(prefix_cached, answers))  # type: ignore[arg-type]
     return replace(cell.trial(measurement), overrides=overrides_of(passes)), answers
 

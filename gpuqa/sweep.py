@@ -132,7 +132,7 @@ def one_study(cells: Sequence[Cell]) -> StudyConfig:
     for key in ("study", "selection", "executor", "dataset"):
         if any(getattr(cell.config, key) != getattr(first, key) for cell in cells):
             raise UserError(f"{key}: must be the same in all cells of a study; run one study for each")
-    if any(cell.config.workload.search is not None for cell in cells):
+    if any(cell.config.workload.searches for cell in cells):
         finalists, racing = first.study.finalists, first.study.racing
         check(finalists == 0, "study.finalists", finalists, "0 with workload=load_search, which repeats the passes that decide")
         check(not racing, "study.racing", racing, "false with workload=load_search")
@@ -160,7 +160,7 @@ def summary(outcome: study.Outcome, seconds: float) -> str:
 
 def most_passes(workload: WorkloadConfig) -> int:
     """The passes of one cell; of a search the most that it may take."""
-    return workload.search.max_passes if workload.search else workload.repeats + workload.prefix_cached_repeats
+    return workload.search.max_passes if workload.searches else workload.repeats + workload.prefix_cached_repeats
 
 
 class Watch:
@@ -209,7 +209,7 @@ class Watch:
             if measured.prefix_cached
             else f"repeat {measured.repeat + 1} of {cell.config.workload.repeats}"
         )
-        if cell.config.workload.search is not None:
+        if cell.config.workload.searches:
             text = f"{measured.rate_per_s:.3g} questions/s"
         self.progress.update(self.bar, completed=sum(self.passes.values()), description=text)
 

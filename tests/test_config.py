@@ -94,7 +94,7 @@ RANGES = [  # key in the message, how to set it, refused values, accepted values
         (f"workload.slo.{key}", lambda value, key=key: SloConfig(**{key: value}), [0.0, -1.0, math.nan, math.inf], [None, 0.1])
         for key in ("ttft_ms", "tpot_ms", "e2e_ms")
     ),
-    ("workload.search.attainment", lambda value: SearchConfig(value, 0.1, 9), [0.0, 1.1, math.nan], [0.1, 1.0]),
+    ("workload.search.attainment", lambda value: SearchConfig(value, 0.1, 9), [0.0, 1.1, math.nan], [None, 0.1, 1.0]),
     ("workload.search.resolution", lambda value: SearchConfig(0.9, value, 9), [0.0, -1.0, math.nan, math.inf], [0.01]),
     ("workload.search.max_passes", lambda value: SearchConfig(0.9, 0.1, value), [0], [1]),
     ("workload.ramp_to_per_s", lambda value: arrivals(ramp_to_per_s=value), [1.0, 0.5, math.nan, math.inf], [None, 1.1]),
@@ -157,7 +157,7 @@ def test_a_setting_of_another_way_to_issue_questions_is_refused_and_both_are_nam
         ({"prefix_cached_repeats": 1}, "workload.prefix_cached_repeats: got 1, allowed is 0 with workload=load_search"),
         (
             {"issue": Issue.batch, "rate_per_s": None, "arrival_seed": None},
-            "workload.search: got 'a search', allowed is null with workload.issue=batch",
+            "workload.search.attainment: got 0.95, allowed is null with workload.issue=batch; it belongs to",
         ),
     ],
 )

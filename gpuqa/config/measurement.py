@@ -83,13 +83,13 @@ class SloConfig:
 class SearchConfig:
     """How the highest arrival rate is looked for that keeps the limits of `workload.slo`, see `gpuqa.measure.load_search`."""
 
-    attainment: float = MISSING  # share of the answers that must keep every limit
-    resolution: float = MISSING  # the rates that did and did not keep them are to differ by no more than this share
-    max_passes: int = MISSING  # of a cell; then the search ends where it is
+    attainment: float | None = None  # share of the answers that must keep every limit; null: nothing is looked for
+    resolution: float = 0.1  # the rates that did and did not keep them are to differ by no more than this share
+    max_passes: int = 40  # of a cell; then the search ends where it is
 
     def __post_init__(self) -> None:
         share, passes = self.attainment, self.max_passes
-        check(0 < share <= 1, "workload.search.attainment", share, "a number above 0, up to 1")
+        check(share is None or 0 < share <= 1, "workload.search.attainment", share, "a number above 0, up to 1, or null")
         check(0 < self.resolution < math.inf, "workload.search.resolution", self.resolution, "a number above 0")
         check(passes >= 1, "workload.search.max_passes", passes, "an integer of at least 1")
 
@@ -120,7 +120,7 @@ class WorkloadConfig:
     arrival_seed: int | None = None  # issue=open: every pass and every cell with this seed gets the same arrivals
     token_times: bool = False  # stream every answer and note when each token came, for `itl_ms_*`
     slo: SloConfig = field(default_factory=SloConfig)  # by which goodput is counted; without a search it changes no measurement
-    search: SearchConfig | None = None  # issue=open: look for the highest rate that keeps the slo, from rate_per_s on
+    search: SearchConfig = field(default_factory=SearchConfig)  # issue=open: of the highest rate that keeps the slo
 
     def __post_init__(self) -> None:
         check(self.repeats >= 1, "workload.repeats", self.repeats, "an integer of at least 1")
@@ -141,17 +141,26 @@ class WorkloadConfig:
         rises = self.ramp_to_per_s is None or (rate is not None and rate < self.ramp_to_per_s < math.inf)
         allowed = "null, or with workload=open a number above workload.rate_per_s"
         check(rises, "workload.ramp_to_per_s", self.ramp_to_per_s, allowed)
-        if self.search is not None:
+        if self.searches:
             self.check_search()
 
     def check_search(self) -> None:
         """Raise a UserError where there is nothing to search by, or something that no search has."""
-        check(self.issue is Issue.open, "workload.search", "a search", f"null with workload.issue={self.issue.value}")
+        share, others = (
+            self.search.attainment,
+            f"null with workload.issue={self.issue.value}; it belongs to workload=load_search",
+        )
+        check(self.issue is Issue.open, "workload.search.attainment", share, others)
         limits = "at least one of ttft_ms, tpot_ms, e2e_ms with workload=load_search, such as workload.slo={ttft_ms: 200}"
         check(self.slo.any_limit, "workload.slo", "no limit", limits)
         check(self.ramp_to_per_s is None, "workload.ramp_to_per_s", self.ramp_to_per_s, "null with workload=load_search")
         cached = self.prefix_cached_repeats
         check(cached == 0, "workload.prefix_cached_repeats", cached, "0 with workload=load_search")
+
+    @property
+    def searches(self) -> bool:
+        """Whether passes look for a rate, instead of repeating one."""
+        return self.search.attainment is not None
 
     @property
     def most_at_once(self) -> int | None:

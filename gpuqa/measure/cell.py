@@ -35,7 +35,7 @@ class Cell:
             del pipeline["model"][name]
         known = {name: value for name, value in self.fingerprint.items() if name != "revision"}
         workload = asdict(self.config.workload)
-        if self.config.workload.search is None:
+        if not self.config.workload.searches:
             del workload["slo"]
         values = {"pipeline": pipeline, "workload": workload, "fingerprint": known}
         key = fingerprint.sha256_of(values)

@@ -33,7 +33,6 @@ class TriedRate:
 
 def next_workload(passes: Sequence[Pass], workload: WorkloadConfig) -> WorkloadConfig | None:
     """How the next pass of a search issues its questions, after all so far; None where the search has ended."""
-    assert workload.search is not None, "or there would be no search"
     assert workload.arrival_seed is not None, "WorkloadConfig checks it"
     rate = next_rate(passes, workload) if len(passes) < workload.search.max_passes else None
     if rate is None:
@@ -51,7 +50,6 @@ def next_rate(passes: Sequence[Pass], workload: WorkloadConfig) -> float | None:
         return kept.rate_per_s * 2 if kept else None
     if kept is None:
         return again(missed, workload) if is_mostly_alone(missed) else missed.rate_per_s / 2
-    assert workload.search is not None, "or there would be no search"
     if missed.rate_per_s / kept.rate_per_s > 1 + workload.search.resolution:
         return math.sqrt(kept.rate_per_s * missed.rate_per_s)
     return again(kept, workload) or again(missed, workload)
@@ -76,7 +74,7 @@ def ends_of(passes: Sequence[Pass], workload: WorkloadConfig) -> tuple[TriedRate
 
 def keeps_limits(passes: Sequence[Pass], workload: WorkloadConfig) -> bool:
     """Whether enough answers of all these passes together keep every limit, and in none questions came faster than answers."""
-    assert workload.search is not None, "or there would be no search"
+    assert workload.search.attainment is not None, "or there would be no search"
     kept = [keeps(timing, workload.slo) for measured in passes for timing in timings_of(measured.answered)]
     return sum(kept) >= workload.search.attainment * len(kept) and not any(one.answered.saturated for one in passes)
 
@@ -89,7 +87,7 @@ def is_mostly_alone(tried: TriedRate) -> bool:
 def passes_that_count(passes: Sequence[Pass], workload: WorkloadConfig) -> list[Pass]:
     """The passes that the numbers of a trial are of: of a search, those at the highest rate that kept the limits, or at the
     lowest where none did; else all."""
-    if workload.search is None:
+    if not workload.searches:
         return list(passes)
     kept, missed = ends_of(passes, workload)
     end = kept or missed
@@ -98,7 +96,7 @@ def passes_that_count(passes: Sequence[Pass], workload: WorkloadConfig) -> list[
 
 def with_search(measurement: Measurement, passes: Sequence[Pass], workload: WorkloadConfig) -> Measurement:
     """The measurement with the answer of the search by all its passes; as it is where there was no search."""
-    if workload.search is None:
+    if not workload.searches:
         return measurement
     kept, missed = ends_of(passes, workload)
     return replace(

@@ -25,7 +25,7 @@ class GridPlan:
         """`kept`: passes of an earlier run by the key of their cell."""
         self.progress = Progress(cells, kept)
         repeats = range(max(cell.config.workload.repeats for cell in cells))
-        fixed = [cell for cell in cells if cell.config.workload.search is None]  # the others know their passes one by one
+        fixed = [cell for cell in cells if not cell.config.workload.searches]  # the others know their passes one by one
         self.rounds = [[cell.key for cell in lowest_first(in_order(fixed, repeat))] for repeat in repeats]
         self.finish_complete()
 
@@ -45,7 +45,7 @@ class GridPlan:
                 for request in self.progress.missing(cell):
                     if last if request.prefix_cached else request.repeat == repeat:
                         yield request
-        searches = [cell for cell in self.progress.waiting.values() if cell.config.workload.search is not None]
+        searches = [cell for cell in self.progress.waiting.values() if cell.config.workload.searches]
         for cell in sorted(searches, key=lambda cell: len(self.progress.passes[cell.key])):
             yield from self.progress.missing(cell)
 

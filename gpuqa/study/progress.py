@@ -40,7 +40,7 @@ class Progress:
     def missing(self, cell: Cell) -> list[PassRequest]:
         """The passes over all questions that a cell still needs, those from a cold prefix cache first; of a search the next."""
         workload = cell.config.workload
-        if workload.search is not None:
+        if workload.searches:
             tried = self.passes[cell.key]
             wanted_next = next_workload(tried, workload)
             return [PassRequest(cell, len(tried), cell.questions, workload=wanted_next)] if wanted_next else []

@@ -17,7 +17,7 @@ from gpuqa.records import Trial
 def sweep_of(cell: Cell) -> str | None:
     """What the cells of one rate sweep have in common; None for a cell without a rate, or with one that changes."""
     workload = cell.config.workload
-    if workload.rate_per_s is None or workload.ramp_to_per_s is not None or workload.search is not None:
+    if workload.rate_per_s is None or workload.ramp_to_per_s is not None or workload.searches:
         return None
     lowest = replace(workload, rate_per_s=1.0)
     return replace(cell, config=replace(cell.config, workload=lowest)).key

@@ -30,7 +30,8 @@ from gpuqa.config.commands import EvaluateConfig, resolve
 from gpuqa.config.http import Status
 from gpuqa.config.measurement import Issue
 from gpuqa.machine.files import write_atomically
-from gpuqa.measure.metrics import METRICS, Overhead, intervals_of, measure, score_answers, shown
+from gpuqa.measure.latency import PERCENTILES
+from gpuqa.measure.metrics import METRICS, Overhead, intervals_of, measure, score_answers, shown, with_timings
 from gpuqa.pipeline import dataset
 from gpuqa.pipeline.dataset.summary import summary_of
 from gpuqa.records import Answer, Answered, Completion, Interval, Question
@@ -43,7 +44,7 @@ INFO_TIMEOUT_S = 10.0
 KEY_REFUSED = (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN)
 ISSUES = {Status.batch: Issue.batch, Status.ok: Issue.serial}  # how a study issues questions as this command does
 ONE_ANSWER_TIMES = [name for name in METRICS if name.startswith("e2e_latency_ms")]
-NOT_TOLD = {"finish_reason": None, "output_tokens": None, "error": None}  # of an answer that came over the contract
+NOT_TOLD = dict.fromkeys(("finish_reason", "output_tokens", "error", "timings"))  # of an answer that came over the contract
 
 
 class ContractBroken(Exception):
@@ -78,6 +79,7 @@ def evaluate(composed: Any) -> int:
         print(f"error: {text if key is None else text.replace(key.text, '(the key)')}", file=sys.stderr)
         return BROKEN
     answers = score_answers(questions, answered)
+    answers = answers if status is Status.batch else with_timings(answers, [answered])
     results = {"url": config.url, "status": status.name, "ready_after_s": waited_s, **summarize(answered, answers, status)}
     for name, value in results.items():
         print(f"{name:28} {text_of(name, value, status)}")
@@ -204,7 +206,7 @@ JUDGE = {"judge_accuracy": "rouge_l_f1_judge", "judge_tokens_per_s": "chars_per_
 
 
 def summarize(answered: Answered, answers: Sequence[Answer], status: Status) -> dict[str, Any]:
-    """The judge's two numbers first, then every metric that can be told over HTTP, then the intervals of the scores.
+    """The judge's two numbers first, then every metric that can be told over HTTP, then the intervals.
 
     In batch mode the time of one POST is no time of one answer, so that there are no percentiles of it.
     """
@@ -224,7 +226,9 @@ def text_of(key: str, value: Any, status: Status) -> str:
     if name in METRICS:
         return shown(name, value)
     if isinstance(value, Interval):
-        return f"{value:.4f} (95 % bootstrap)"
+        metric = key.removesuffix("_interval")
+        method = "order statistics" if metric in PERCENTILES else "bootstrap"
+        return f"{value:{METRICS[metric].form}} (95 % {method})"
     return f"{value:,.4f}" if isinstance(value, float) else str(value)
 
 

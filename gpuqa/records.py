@@ -59,6 +59,9 @@ class Generation:
     last_token_s: float | None = None
     queue_s: float | None = None  # how long it waited in the engine's queue, where the engine tells
     error: str | None = None
+    token_times_s: list[float] = field(
+        default_factory=list
+    )  # of every token, where it was streamed; those of a chunk are equal
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +88,7 @@ class Completion:
     last_token_s: float | None
     queue_s: float | None = None
     error: str | None = None
+    token_times_s: list[float] = field(default_factory=list)  # see `Generation`
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +154,8 @@ class Pass:
     device: str = ""  # what the engine ran on, as `gpuqa.machine.hardware.describe` says it
     overrides: list[Override] = field(default_factory=list)  # that ran in this pass
     question_digests: list[str] = field(default_factory=list)  # of the texts, in the order of `questions`; see `Question`
+    rate_per_s: float | None = None  # at which its questions arrived; None where that is no setting of its workload
+    energy_j: float | None = None  # that the engine's GPUs used meanwhile; None where NVML does not tell
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +170,16 @@ class Interval:
 
 
 @dataclass(frozen=True, slots=True)
+class RampThird:
+    """A third of the questions of a ramp, in the order of their arrival: how fast they came, and how they fared."""
+
+    arrivals_per_s: float
+    answers_per_s: float  # that came in the same time, mean over the repeats; to these questions or to those before them
+    e2e_latency_ms_p50: float | None  # of these questions, over all repeats
+    e2e_latency_ms_p95: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class Measurement:
     """The numbers of one trial, as they were measured. Units are in the names; speeds are geometric means over
     the repeats, since that is what they are ranked and tested by.
@@ -174,8 +190,8 @@ class Measurement:
 
     Every repeat begins with an empty prefix cache. Only the `prefix_cached_*` numbers are of passes that found the cache as a
     pass over the same questions had left it; they are in no other number. Percentiles are over all answers of all repeats; one
-    that the sample cannot support is None, see `gpuqa.measure.statistics.percentile`. Scores and the counts of answers are
-    those of the first repeat.
+    that the different questions cannot support is None, see `gpuqa.measure.percentiles.percentile`. Scores and the counts of
+    answers are those of the first repeat.
 
     The repeats of a study that was cut off come from two engines, started alike. `engine_start_s` and `warmup_s` are then
     those of the engine of the first repeat, the one whose answers are scored; the other start is the interruption's cost.
@@ -227,6 +243,39 @@ class Measurement:
     prefix_cached_ttft_ms_p50: float | None = None
     prefix_cached_ttft_ms_p95: float | None = None
     prefix_cached_hit_rate: float | None = None
+    itl_ms_mean: float | None = None  # over every gap between two tokens of an answer, as a client sees them come
+    itl_ms_p50: float | None = None  # of those gaps; None without `workload.token_times`
+    itl_ms_p95: float | None = None
+    itl_ms_p99: float | None = None
+    seconds_repeats: list[float] = field(default_factory=list)  # every repeat's time, in the order measured
+    goodput_questions_per_s: float | None = None  # answers that keep all limits of `workload.slo` / seconds of all repeats
+    goodput_questions_per_s_repeats: list[float] = field(default_factory=list)  # every repeat's; none without a limit
+    joules_per_output_token: float | None = None  # energy of the engine's GPUs / output tokens; None without NVML
+    joules_per_output_token_repeats: list[float] = field(default_factory=list)  # every repeat's
+    ramp: list[RampThird] = field(default_factory=list)  # of `workload.ramp_to_per_s`, the slowest third first; else none
+    saturates_at_per_s: float | None = None  # arrivals_per_s of the first third with fewer than 3 answers for 4 arrivals
+    load_kept_per_s: float | None = None  # of a search, the highest rate that kept the limits; the other numbers are from there
+    load_kept_passes: int | None = None  # at that rate
+    load_missed_per_s: float | None = None  # the lowest rate that did not, above which none counts
+    load_missed_passes: int | None = None
+    slo_attainment: float | None = None  # answers that keep all limits / answers, over all repeats; None without a limit
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """What one answer of one repeat took."""
+
+    latency_s: float  # from its call (issue=open: from its scheduled arrival) to the answer
+    first_token_s: float | None  # from the same moment; None where there was no token
+    output_tokens: int
+    failed: bool = False  # the engine raised, so there is no answer
+
+    @property
+    def tpot_s(self) -> float | None:
+        """(latency - time to first token) / (output tokens - 1), s; None below two tokens."""
+        if self.first_token_s is None or self.output_tokens < 2:
+            return None
+        return (self.latency_s - self.first_token_s) / (self.output_tokens - 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,6 +294,7 @@ class Answer:
     error: str | None = None
     question_digest: str = ""  # see `Question.digest`
     other_references: list[str] = field(default_factory=list)  # see `Question`
+    timings: list[Timing] = field(default_factory=list)  # of every repeat, in the order measured; the rest is of the first
 
 
 @dataclass(frozen=True, slots=True)

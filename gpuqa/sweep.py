@@ -22,10 +22,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
-from gpuqa.config import UserError
+from gpuqa.config import UserError, check
 from gpuqa.config.app import INTERRUPTED, run_command
 from gpuqa.config.command_line import terminal
 from gpuqa.config.commands import CellConfig, StudyConfig, axes_of, resolve
+from gpuqa.config.measurement import WorkloadConfig
 from gpuqa.machine import hardware
 from gpuqa.measure.cell import Cell
 from gpuqa.measure.fingerprint import Stage
@@ -147,6 +148,10 @@ def one_study(cells: Sequence[Cell]) -> StudyConfig:
     for key in ("study", "selection", "executor", "dataset"):
         if any(getattr(cell.config, key) != getattr(first, key) for cell in cells):
             raise UserError(f"{key}: must be the same in all cells of a study; run one study for each")
+    if any(cell.config.workload.searches for cell in cells):
+        finalists, racing = first.study.finalists, first.study.racing
+        check(finalists == 0, "study.finalists", finalists, "0 with workload=load_search, which repeats the passes that decide")
+        check(not racing, "study.racing", racing, "false with workload=load_search")
     return first.study
 
 
@@ -169,6 +174,11 @@ def summary(outcome: study.Outcome, seconds: float) -> str:
     return f"{counted(measured, 'trial')} measured{kept}; {starts}; {seconds:.0f} s"
 
 
+def most_passes(workload: WorkloadConfig) -> int:
+    """The passes of one cell; of a search the most that it may take."""
+    return workload.search.max_passes if workload.searches else workload.repeats + workload.prefix_cached_repeats
+
+
 class Watch:
     """The live progress bar: what runs, how long it will take, the best so far."""
 
@@ -183,9 +193,8 @@ class Watch:
             TimeRemainingColumn(),
         )
         self.progress = Progress(*columns, TextColumn("{task.fields[best]}", style="green", markup=False), console=console)
-        workloads = {cell.key: cell.config.workload for cell in cells}
         self.limit = limit
-        self.repeats = {key: limit or workload.repeats + workload.prefix_cached_repeats for key, workload in workloads.items()}
+        self.repeats = {cell.key: limit or most_passes(cell.config.workload) for cell in cells}
         self.bar = self.progress.add_task("preparing", total=sum(self.repeats.values()), best="")
         self.passes: dict[str, int] = {}
         self.best: Trial | None = None
@@ -218,6 +227,8 @@ class Watch:
             if measured.prefix_cached
             else f"repeat {measured.repeat + 1} of {self.limit or cell.config.workload.repeats}"
         )
+        if cell.config.workload.searches:
+            text = f"{measured.rate_per_s:.3g} questions/s"
         self.progress.update(self.bar, completed=sum(self.passes.values()), description=text)
 
     def tell_reasons(self, overrides: Sequence[Override]) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import fields
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
-from gpuqa.records import Conditions, Interval, Measurement
+from gpuqa.records import Conditions, Interval, Measurement, RampThird
 
 READINGS = [Conditions(1980, 3201, 61, 412.5, ["sw_power_cap"]), Conditions(345, 2600, 40, 80.0, ["gpu_idle"])]
 
@@ -16,7 +16,7 @@ def any_measurement(**numbers: Any) -> Measurement:
     hints = get_type_hints(Measurement)
     for place, name in enumerate(field.name for field in fields(Measurement)):
         kind = next((part for part in get_args(hints[name]) if part is not type(None)), hints[name])
-        kind = hints[name] if hints[name] in (list[float], list[str], list[Conditions]) else kind
+        kind = hints[name] if get_origin(hints[name]) is list else kind
         values[name] = {
             int: place,
             float: place + 0.125,
@@ -25,5 +25,6 @@ def any_measurement(**numbers: Any) -> Measurement:
             list[float]: [place + 0.5, place + 0.25],
             list[str]: ["sw_power_cap"],
             list[Conditions]: READINGS,
+            list[RampThird]: [RampThird(1.5, 1.25, 20.0, None)],
         }[kind]
     return Measurement(**{**values, **numbers})

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from gpuqa.config import UserError, plain
 from gpuqa.config.commands import from_plain
-from gpuqa.config.measurement import DatasetConfig, GpuConfig, Issue, SelectionConfig, WorkloadConfig
+from gpuqa.config.measurement import DatasetConfig, GpuConfig, Issue, SearchConfig, SelectionConfig, SloConfig, WorkloadConfig
 from gpuqa.config.paths import conf_folder
 from gpuqa.config.pipeline import (
     Backend,
@@ -90,6 +90,15 @@ RANGES = [  # key in the message, how to set it, refused values, accepted values
     ("workload.answer_timeout_s", lambda value: workload(answer_timeout_s=value), [0.0, math.nan], [0.1]),
     ("workload.concurrency", lambda value: workload(issue=Issue.closed, concurrency=value), [None, 0], [1]),
     ("workload.rate_per_s", lambda value: arrivals(rate_per_s=value), [None, 0.0, -1.0, math.nan, math.inf], [0.1]),
+    *(
+        (f"workload.slo.{key}", lambda value, key=key: SloConfig(**{key: value}), [0.0, -1.0, math.nan, math.inf], [None, 0.1])
+        for key in ("ttft_ms", "tpot_ms", "e2e_ms")
+    ),
+    ("workload.search.attainment", lambda value: SearchConfig(value, 0.1, 9), [0.0, 1.1, math.nan], [None, 0.1, 1.0]),
+    ("workload.search.resolution", lambda value: SearchConfig(0.9, value, 9), [0.0, -1.0, math.nan, math.inf], [0.01]),
+    ("workload.search.max_passes", lambda value: SearchConfig(0.9, 0.1, value), [0], [1]),
+    ("workload.ramp_to_per_s", lambda value: arrivals(ramp_to_per_s=value), [1.0, 0.5, math.nan, math.inf], [None, 1.1]),
+    ("workload.ramp_to_per_s", lambda value: workload(ramp_to_per_s=value), [2.0], [None]),
     ("workload.arrival_seed", lambda value: arrivals(arrival_seed=value), [None], [0]),
     ("selection.min_rouge_l_f1_judge", lambda value: selection(min_rouge_l_f1_judge=value), [-0.1, 1.1, math.nan], [0, 1]),
     ("selection.min_rouge_l_f1_ratio", lambda value: selection(min_rouge_l_f1_ratio=value), [-0.1, 1.1, math.nan], [0, 1]),
@@ -140,10 +149,33 @@ def test_a_setting_of_another_way_to_issue_questions_is_refused_and_both_are_nam
     assert told == f"workload.{key}: got 2, allowed is null with workload.issue={issue.value}; it belongs to workload={owner}"
 
 
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"slo": SloConfig()}, "workload.slo: got 'no limit', allowed is at least one of ttft_ms, tpot_ms, e2e_ms with"),
+        ({"ramp_to_per_s": 2.0}, "workload.ramp_to_per_s: got 2.0, allowed is null with workload=load_search"),
+        ({"prefix_cached_repeats": 1}, "workload.prefix_cached_repeats: got 1, allowed is 0 with workload=load_search"),
+        (
+            {"issue": Issue.batch, "rate_per_s": None, "arrival_seed": None},
+            "workload.search.attainment: got 0.95, allowed is null with workload.issue=batch; it belongs to",
+        ),
+    ],
+)
+def test_a_search_is_refused_without_limits_or_beside_what_no_search_has(changes, told):
+    search = {"slo": SloConfig(ttft_ms=200.0), "search": SearchConfig(0.95, 0.1, 9)}
+    arrivals(**search)
+    with pytest.raises(UserError) as refused:
+        arrivals(**{**search, **changes})
+    assert str(refused.value).startswith(told)
+
+
 @pytest.mark.parametrize("file", sorted((conf_folder() / "workload").glob("*.yaml")), ids=lambda file: file.stem)
 def test_every_shipped_workload_is_accepted_under_its_own_name(file):
-    shipped = from_plain(yaml.safe_load(file.read_text()), WorkloadConfig, str(file))
-    assert shipped.name == shipped.issue.value == file.stem
+    values = yaml.safe_load(file.read_text())
+    searches = "search" in values
+    shipped = from_plain({**values, "slo": {"ttft_ms": 200}} if searches else values, WorkloadConfig, str(file))
+    assert shipped.name == file.stem
+    assert shipped.issue.value == ("open" if searches else file.stem)
 
 
 def test_a_prompt_that_is_refused_is_named():

@@ -9,7 +9,9 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
+from small_study import prepared, run
 
+from gpuqa.engines import gpus_of_engine
 from gpuqa.machine import hardware
 from gpuqa.records import Conditions
 
@@ -73,6 +75,7 @@ def test_gpu_memory_in_use_is_added_and_what_is_not_a_number_is_not(smi, monkeyp
 
 PEAK = f"""
 import sys
+from gpuqa.engines import gpus_of_engine
 from gpuqa.machine import hardware
 before = hardware.peak_memory_gib()
 block = bytearray({400 * MIB})
@@ -123,6 +126,7 @@ class StandInNvml(ModuleType):
     def __init__(self, reasons: int = 0, broken: str = "") -> None:
         super().__init__("pynvml")
         self.reasons, self.broken, self.opened, self.asked = reasons, broken, 0, []
+        self.energy_mj = 0
 
     def _answer(self, name: str, value: object) -> object:
         if name == self.broken:
@@ -160,12 +164,17 @@ class StandInNvml(ModuleType):
         used = {"gpu 0": 2 * 2**30, "gpu 1": 2**30}[gpu] if version == self.nvmlMemory_v2 else 0
         return self._answer("memory", SimpleNamespace(used=used))
 
+    def nvmlDeviceGetTotalEnergyConsumption(self, gpu: str) -> object:  # noqa: N802
+        self.energy_mj += 500  # it moves between any two readings
+        return self._answer("energy", self.energy_mj + {"gpu 0": 7_000_000, "gpu 1": 90_000_000}.get(gpu, 0))
+
     def nvmlDeviceGetPowerUsage(self, _: str) -> object:  # noqa: N802
         return self._answer("power", 412_500)
 
 
 @pytest.mark.parametrize(
-    ("visible", "asked"), [(None, 0), ("", 0), ("3,1", 3), ("GPU-8f2c", "GPU-8f2c"), ("MIG-8f2c,GPU-1", "MIG-8f2c")]
+    ("visible", "asked"),
+    [(None, 0), ("", 0), ("any", 0), ("3,1", 3), ("GPU-8f2c", "GPU-8f2c"), ("MIG-8f2c,GPU-1", "MIG-8f2c")],
 )
 def test_the_state_of_the_gpu_that_an_engine_takes_is_read_and_nvml_closed_again(monkeypatch, visible, asked):
     nvml = StandInNvml(reasons=0x4 | 0x40)
@@ -199,3 +208,62 @@ def test_nvml_tells_the_memory_in_use_and_nvidia_smi_where_nvml_does_not(smi, mo
 def test_without_nvidia_ml_py_there_are_no_conditions(monkeypatch):
     monkeypatch.setitem(sys.modules, "pynvml", None)  # as if it were not installed
     assert hardware.conditions() == []
+
+
+@pytest.mark.parametrize(
+    ("visible", "gpus", "joules"),
+    [
+        (None, 1, 7_000.5),
+        (None, 2, 7_000.5 + 90_001.0),
+        (None, 3, None),  # there are two
+        ("1", 1, 90_000.5),
+        ("1,0", 2, 90_000.5 + 7_001.0),
+        ("1,-1,0", 2, None),  # CUDA looks no further than a name that is none
+        (None, 0, None),  # the engine computes on the CPU
+    ],
+)
+def test_the_energy_of_all_gpus_that_an_engine_computes_on_is_added(monkeypatch, visible, gpus, joules):
+    monkeypatch.setitem(sys.modules, "pynvml", nvml := StandInNvml())
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert hardware.energy_j(gpus) == joules
+    assert nvml.opened == 0
+
+
+@pytest.mark.parametrize("broken", ["init", "energy"])
+def test_a_gpu_that_does_not_tell_its_energy_stops_nothing(monkeypatch, broken):
+    monkeypatch.setitem(sys.modules, "pynvml", nvml := StandInNvml(broken=broken))
+    assert hardware.energy_j(1) is None
+    assert nvml.opened == 0
+
+
+def test_without_nvidia_ml_py_no_energy_is_known(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pynvml", None)  # as if it were not installed
+    assert hardware.energy_j(1) is None
+
+
+@pytest.mark.parametrize(
+    ("args", "gpus"),
+    [
+        ({}, 1),
+        ({"tensor_parallel_size": 2, "data_parallel_size": 3, "pipeline_parallel_size": None}, 6),
+        ({"device": "cpu"}, 0),
+        ({"device": "cuda"}, 1),
+    ],
+)
+def test_the_arguments_of_an_engine_say_on_how_many_gpus_it_computes(args, gpus):
+    assert gpus_of_engine(args) == gpus
+
+
+@pytest.mark.engine
+@pytest.mark.usefixtures("one_thread")
+def test_a_study_measures_the_energy_of_every_pass(tmp_path, monkeypatch):
+    cells = prepared({"workload__repeats": 2}, {"workload__repeats": 2, "engine__args__device": "cpu"})
+    monkeypatch.setitem(sys.modules, "pynvml", StandInNvml())
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    outcome, _ = run(cells, tmp_path)
+    found, on_cpu = [trial.measurement for trial in outcome.trials]
+    assert found.joules_per_output_token == pytest.approx(2 * 0.5 / found.output_tokens)
+    assert sum(found.joules_per_output_token_repeats) / 2 == pytest.approx(found.joules_per_output_token)
+    assert (on_cpu.joules_per_output_token, on_cpu.joules_per_output_token_repeats) == (None, [])

@@ -6,7 +6,16 @@ from dataclasses import fields, replace
 
 import pytest
 
-from gpuqa.measure.metrics import METRICS, Overhead, intervals_of, measure, measure_prefix_cached, score_answers, shown
+from gpuqa.measure.metrics import (
+    METRICS,
+    Overhead,
+    intervals_of,
+    measure,
+    measure_prefix_cached,
+    score_answers,
+    shown,
+    with_timings,
+)
 from gpuqa.measure.statistics import speed_interval
 from gpuqa.records import Answer, Answered, Completion, Conditions, Interval, Measurement, Question
 
@@ -129,6 +138,22 @@ def test_time_per_output_token_is_a_mean_over_answers_of_what_their_latency_has_
     assert found.tpot_ms_mean == pytest.approx((100 + 55 + 200) / 3)
 
 
+def test_gaps_between_tokens_are_those_that_a_client_sees_and_are_not_the_time_per_output_token() -> None:
+    long = replace(CUDA, output_tokens=5, token_times_s=[0.100, 0.110, 0.110, 0.110, 0.300])  # a chunk of three tokens
+    short = replace(CUDA, output_tokens=2, token_times_s=[0.100, 0.300])
+    streamed = Answered([long, short, FAILED], 2.0, [0.300, 0.300, 2.0])
+    found = measure([streamed], score_answers(QUESTIONS, streamed), OVERHEAD)
+    assert found.itl_ms_mean == pytest.approx((10 + 0 + 0 + 190 + 200) / 5)
+    assert found.itl_ms_p50 == pytest.approx(10.0)
+    assert found.tpot_ms_mean == pytest.approx((200 / 4 + 200 / 1) / 2)
+    assert (found.itl_ms_p95, found.itl_ms_p99) == (None, None), "five gaps of two answers"
+
+
+def test_without_streams_no_gap_between_tokens_is_known(found: Measurement) -> None:
+    assert (found.itl_ms_mean, found.itl_ms_p50, found.itl_ms_p95, found.itl_ms_p99) == (None,) * 4
+    assert shown("itl_ms_mean", found.itl_ms_mean) == "n/a"
+
+
 def test_scores_are_means_over_the_scored_answers(found: Measurement) -> None:
     assert found.rouge_l_f1_judge == pytest.approx(2 / 9)
     assert found.rouge_l_f1 == pytest.approx(5 / 9)
@@ -155,13 +180,14 @@ def test_each_score_has_its_own_interval() -> None:
     found = measure([seen], answers, OVERHEAD)
     assert (found.rouge_l_f1_judge, found.rouge_l_f1) == (0.0, 1.0)
     intervals = intervals_of(found, answers)
-    assert intervals == {"chars_per_s": None, "rouge_l_f1_judge": Interval(0.0, 0.0), "rouge_l_f1": Interval(1.0, 1.0)}
+    assert {name for name, interval in intervals.items() if interval} == {"rouge_l_f1_judge", "rouge_l_f1"}
+    assert (intervals["rouge_l_f1_judge"], intervals["rouge_l_f1"]) == (Interval(0.0, 0.0), Interval(1.0, 1.0))
 
 
 def test_the_interval_of_a_score_is_that_of_the_different_questions(answers: list[Answer]) -> None:
     scores = [0.1, 0.2, 0.4, 0.8]
     once = [replace(answers[0], question=f"问题 {place}", rouge_l_f1=score) for place, score in enumerate(scores)]
-    measurement = measure([FIRST], once, OVERHEAD)
+    measurement = measure([FIRST], answers, OVERHEAD)
     alone, repeated = (intervals_of(measurement, rows)["rouge_l_f1"] for rows in (once, once * 25))
     assert alone is not None
     assert repeated is not None
@@ -179,7 +205,7 @@ def test_an_answer_is_scored_against_all_references_of_its_question_and_keeps_th
 
 
 def test_every_number_of_a_measurement_has_a_line_in_the_table_of_metrics() -> None:
-    lists = {"chars_per_s_repeats", "repeats_began_at", "engine_ids", "conditions", "throttle_reasons"}
+    lists = {field.name for field in fields(Measurement) if "list" in str(field.type)}
     assert set(METRICS) == {field.name for field in fields(Measurement)} - lists
 
 
@@ -200,12 +226,34 @@ def test_an_answer_carries_the_digest_of_its_question_which_repeated_questions_s
 
 def test_a_hundred_answers_support_every_percentile() -> None:
     completions = [replace(CUDA, first_token_s=number / 1000) for number in range(100, 0, -1)]
-    questions = [Question(str(number), "问", "cuda") for number in range(100)]
+    questions = [Question(str(number), f"问 {number}", "cuda") for number in range(100)]
     one = Answered(completions, seconds=1.0, latencies_s=[number / 100 for number in range(1, 101)])
     found = measure([one], score_answers(questions, one), OVERHEAD)
     assert (found.ttft_ms_p50, found.ttft_ms_p95) == (pytest.approx(50.5), pytest.approx(95.05))
     latencies = (found.e2e_latency_ms_p50, found.e2e_latency_ms_p95, found.e2e_latency_ms_p99)
     assert latencies == (pytest.approx(505.0), pytest.approx(950.5), pytest.approx(990.1))
+
+
+def test_a_percentile_counts_different_questions_and_its_interval_is_computed_from_the_timings_of_all_repeats() -> None:
+    questions = [Question(str(number), f"问 {number}", "cuda") for number in range(80)]
+    passes = [
+        Answered([replace(CUDA, first_token_s=(number + slow) / 1000) for number in range(80)], 1.0, [0.2 + slow] * 80)
+        for slow in (0, 1)
+    ]
+    answers = with_timings(score_answers(questions, passes[0]), passes)
+    assert [timing.latency_s for timing in answers[7].timings] == [0.2, 1.2]
+    assert (answers[7].timings[1].first_token_s, answers[7].timings[1].output_tokens) == (0.008, 3)
+    found, intervals = measure(passes, answers, OVERHEAD), intervals_of(measure(passes, answers, OVERHEAD), answers)
+    assert found.e2e_latency_ms_p99 is None, "160 answers to 80 questions"
+    assert intervals["e2e_latency_ms_p99"] is None
+    for name in ("ttft_ms_p50", "ttft_ms_p95", "e2e_latency_ms_p50", "e2e_latency_ms_p95"):
+        interval = intervals[name]
+        assert interval is not None, name
+        assert interval.low <= getattr(found, name) <= interval.high, name
+    assert intervals["e2e_latency_ms_p95"] == Interval(1200.0, 1200.0)
+    same = [replace(answer, question="问") for answer in answers]
+    assert measure(passes, same, OVERHEAD).ttft_ms_p50 is None, "one question, however often it is repeated"
+    assert intervals_of(found, [replace(answer, timings=[]) for answer in answers])["ttft_ms_p50"] is None
 
 
 def test_a_trial_without_a_single_token_has_numbers_too() -> None:
@@ -236,11 +284,23 @@ def test_the_state_of_the_gpu_is_summarised_over_all_readings(answers: list[Answ
     assert measure([FIRST], answers, replace(OVERHEAD, conditions=readings[2:3])).throttle_reasons == []
 
 
-def test_warm_passes_have_numbers_of_their_own(found: Measurement) -> None:
+def test_energy_is_told_a_token_where_every_pass_has_some(answers: list[Answer], found: Measurement) -> None:
+    assert (found.joules_per_output_token, found.joules_per_output_token_repeats) == (None, [])
+    passes, energies = [FIRST, SECOND], [8.0, 3.0]  # 4 and 6 tokens
+    known = measure(passes, answers, replace(OVERHEAD, energies_j=energies))
+    assert known.joules_per_output_token_repeats == [2.0, 0.5]
+    assert known.joules_per_output_token == pytest.approx(11 / 10)
+    partly = measure(passes, answers, replace(OVERHEAD, energies_j=[8.0, None]))
+    silent = [replace(FIRST, completions=[replace(FAILED)] * 3)]
+    nothing = measure(silent, answers, replace(OVERHEAD, energies_j=[8.0]))
+    assert partly.joules_per_output_token is nothing.joules_per_output_token is None
+
+
+def test_warm_passes_have_numbers_of_their_own(answers: list[Answer], found: Measurement) -> None:
     assert (found.prefix_cached_repeats, found.prefix_cached_chars_per_s, found.prefix_cached_hit_rate) == (0, None, None)
-    assert measure_prefix_cached([]) == {}
+    assert measure_prefix_cached([], answers) == {}
     cached = [replace(CUDA, cached_tokens=9), replace(TWO_LINES, cached_tokens=18), FAILED]
-    assert measure_prefix_cached([replace(FIRST, completions=cached, seconds=0.5)]) == {
+    assert measure_prefix_cached([replace(FIRST, completions=cached, seconds=0.5)], answers) == {
         "prefix_cached_repeats": 1,
         "prefix_cached_chars_per_s": pytest.approx(18.0),  # 9 characters
         "prefix_cached_output_tokens_per_s": pytest.approx(8.0),

@@ -214,7 +214,8 @@ def check_stream(pipeline: Pipeline, question: str) -> list[CompletionDelta]:
     assert [delta.completion for delta in deltas[:-1]] == [None] * (len(deltas) - 1)
     assert all(delta.text for delta in deltas[:-1])
     assert last is not None
-    assert replace(last, first_token_s=0.1, last_token_s=0.2) == replace(whole, first_token_s=0.1, last_token_s=0.2)
+    without_times = {"first_token_s": 0.1, "last_token_s": 0.2, "token_times_s": []}
+    assert replace(last, **without_times) == replace(whole, **without_times)
     return deltas
 
 
@@ -238,6 +239,11 @@ def test_a_streamed_answer_tells_when_its_tokens_came(pipeline: Pipeline, questi
     elapsed = time.perf_counter() - began
     assert completion is not None
     assert 0 < (completion.first_token_s or 0) < (completion.last_token_s or 0) < elapsed
+    times = completion.token_times_s
+    assert len(times) == completion.output_tokens
+    assert times == sorted(times)
+    assert (times[0], times[-1]) == (completion.first_token_s, completion.last_token_s)
+    assert asyncio.run(pipeline.answer(questions[:1]))[0].token_times_s == [], "an answer that is wanted whole has none"
 
 
 CONFIG = composed()

@@ -17,9 +17,9 @@ from gpuqa.study.journal import Journal
 OPEN = {"workload": "open", "dataset__limit": 8, "sampling__max_tokens": 2}
 
 
-def at_rate(rate: float | None, tokens: int = 8) -> Cell:
+def at_rate(rate: float | None, tokens: int = 8, ramp: float | None = None) -> Cell:
     """A cell with nothing read from the disk."""
-    paced = {} if rate is None else {"workload": "open", "workload__rate_per_s": rate}
+    paced = {} if rate is None else {"workload": "open", "workload__rate_per_s": rate, "workload__ramp_to_per_s": ramp}
     return Cell(config(**paced, sampling__max_tokens=tokens), {"rate": str(rate)}, [], [], {})
 
 
@@ -37,6 +37,8 @@ def test_the_cells_of_a_rate_sweep_follow_each_other_by_rate_and_all_others_keep
     clients = [Cell(config(workload="closed", workload__concurrency=count), {}, [], [], {}) for count in (1, 8)]
     assert rate_sweep.lowest_first(clients[::-1]) == clients[::-1]
     assert rate_sweep.above(clients[0], clients) == [], "clients bound the queue themselves"
+    ramps = [at_rate(rate, ramp=rate + 5) for rate in (1, 2)]
+    assert rate_sweep.above(ramps[0], [*ramps, at_rate(8)]) == [], "a ramp is meant to saturate"
 
 
 @pytest.mark.parametrize(("saturated", "skipped"), [(None, []), (1, [2, 4]), (2, [4]), (4, [])])

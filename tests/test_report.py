@@ -18,9 +18,10 @@ from gpuqa.config.app import introduce_to_hydra
 from gpuqa.config.commands import StudyConfig
 from gpuqa.config.measurement import Rule, SelectionConfig
 from gpuqa.config.paths import conf_folder
+from gpuqa.measure.latency import PERCENTILES
 from gpuqa.measure.metrics import METRICS
 from gpuqa.measure.statistics import bootstrap_interval
-from gpuqa.records import Answer, Dropped, Measurement, Override, Trial
+from gpuqa.records import Answer, Dropped, Measurement, Override, Timing, Trial
 from gpuqa.selection.pairing import Answers
 from gpuqa.selection.verdict import Verdict, decide
 from gpuqa.study import report
@@ -41,6 +42,7 @@ def measurement(**numbers: Any) -> Measurement:
         "first_round_chars_per_s": None,
         "conditions": [],
         "engine_ids": ["one engine", "one engine"],
+        "ramp": [],
     }
     return Measurement(**{**base, "questions": 10, "rouge_l_f1_judge": 0.4, "rouge_l_f1": 0.5, **numbers})
 
@@ -136,9 +138,9 @@ def test_the_leaderboard_has_a_row_a_trial_with_axes_rule_and_every_number(tmp_p
     failed = trial({"prompt": "broken", "engine.args.max_num_seqs": "16"}, error="KV cache, 放不下")
     answers = {fast.key: [answer(f"q{place}", score) for place, score in enumerate([0.4, 0.6] * 5)]}
     rows = rows_of(decide([failed, low, fast], RULE), tmp_path, answers)
-    lists = {"chars_per_s_repeats", "repeats_began_at", "throttle_reasons"}
-    ranged = ("chars_per_s", "rouge_l_f1_judge", "rouge_l_f1")
-    numbers = {field.name for field in fields(Measurement)} - lists - {"conditions", "engine_ids"}
+    lists = {field.name for field in fields(Measurement) if "list" in str(field.type)} - {"conditions", "ramp", "engine_ids"}
+    ranged = ("chars_per_s", "rouge_l_f1_judge", "rouge_l_f1", *PERCENTILES)
+    numbers = {field.name for field in fields(Measurement)} - lists - {"conditions", "ramp", "engine_ids"}
     derived = {"roofline_fraction"} | {f"{key}_interval_{end}" for key in ranged for end in ("low", "high")} | lists
     leads = {"first_leads_by", "first_leads_low", "first_leads_high", "p_value", "pareto"}
     named = {"rank", "eligible", "violations", "dropped", "prompt", "engine.args.max_num_seqs", "trial"}
@@ -206,6 +208,18 @@ def test_a_percentile_that_the_sample_cannot_support_says_what_it_needs(tmp_path
     table = [row for row in page.cells if len(row) > 4]
     column = table[0].index("p95 ms")
     assert [row[column] for row in table[1:]] == ["n/a (needs 20)", "1,234"]
+
+
+def test_a_percentile_has_its_interval_on_the_page_and_in_the_leaderboard(tmp_path):
+    timed = [replace(answer(str(place), 0.5), timings=[Timing(place / 10, 0.1, 5)] * 2) for place in range(80)]
+    one = trial({"prompt": "bare"}, e2e_latency_ms_p95=7505.0, questions=80)
+    answers = {one.key: timed}
+    table = [row for row in Page(page_of(decide([one], RULE), tmp_path, answers)).cells if len(row) > 4]
+    assert table[1][table[0].index("p95 ms")] == "7,505 [7,100 to 7,900]"
+    [row] = rows_of(decide([one], RULE), tmp_path, answers)
+    ends = [row[f"e2e_latency_ms_p95_interval_{end}"] for end in ("low", "high")]
+    assert ends == ["7100.0", "7900.0"]
+    assert row["e2e_latency_ms_p99_interval_low"] == "", "80 questions are too few"
 
 
 def test_the_page_shows_the_verdict_the_note_and_marks_the_winner(tmp_path):

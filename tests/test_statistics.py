@@ -1,4 +1,4 @@
-"""Medians, percentiles and bootstrap intervals against numbers that were worked by hand or come from theory."""
+"""Medians and bootstrap intervals against numbers that were worked by hand or come from theory."""
 
 from __future__ import annotations
 
@@ -18,8 +18,6 @@ from gpuqa.measure.statistics import (
     mean_estimate,
     median_and_mad,
     paired_interval,
-    percentile,
-    questions_needed,
     sign_flip_p_value,
     speed_interval,
     t_quantile,
@@ -44,31 +42,6 @@ numbers = st.floats(-1e6, 1e6, allow_subnormal=False)
 )
 def test_median_and_mad_are_as_worked_by_hand(values: list[float], median: float, mad: float) -> None:
     assert median_and_mad(values) == (median, mad)
-
-
-@pytest.mark.parametrize(("percent", "needed"), [(50, 2), (90, 10), (95, 20), (99, 100)])
-def test_a_percentile_needs_a_value_beyond_it(percent: int, needed: int) -> None:
-    assert questions_needed(percent) == needed
-    values = [float(value) for value in range(needed)]
-    assert percentile(values, percent) is not None
-    assert percentile(values[1:], percent) is None
-
-
-def test_no_values_have_no_percentile() -> None:
-    assert percentile([], 50) is None
-
-
-@pytest.mark.parametrize(("percent", "expected"), [(50, 50.5), (95, 95.05), (99, 99.01)])
-def test_percentiles_of_one_to_a_hundred_lie_between_neighbours(percent: int, expected: float) -> None:
-    values = [float(value) for value in range(100, 0, -1)]  # descending: the order of the questions must not matter
-    assert percentile(values, percent) == pytest.approx(expected)
-
-
-@settings(deadline=None)
-@given(st.lists(numbers, min_size=100, max_size=150), st.sampled_from([50, 95, 99]))
-def test_percentiles_agree_with_the_standard_library(values: list[float], percent: int) -> None:
-    cuts = statistics.quantiles(values, n=100, method="inclusive")
-    assert percentile(values, percent) == pytest.approx(cuts[percent - 1], rel=1e-9, abs=1e-6)
 
 
 def test_an_interval_of_two_answers_is_as_worked_by_hand() -> None:

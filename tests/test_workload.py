@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -15,8 +15,8 @@ import pytest
 
 from gpuqa.config.measurement import Issue, WorkloadConfig
 from gpuqa.engines import EngineFailed
-from gpuqa.measure.workload import Answer, arrivals_s, is_saturated, issue
-from gpuqa.records import Answered, Completion, Question
+from gpuqa.measure.workload import Answer, arrivals_s, is_saturated, issue, streamed
+from gpuqa.records import Answered, Completion, CompletionDelta, Question
 
 QUESTIONS = [Question("a", "甲？"), Question("b", "乙？"), Question("c", "丙？")]
 SETTINGS: dict[Issue, dict[str, Any]] = {
@@ -63,7 +63,8 @@ def many(count: int) -> list[Question]:
 
 
 def said(text: str, **changes: Any) -> Completion:
-    return Completion(**{**dict.fromkeys(Completion.__slots__), "text": text, "finish_reason": "stop", **changes})
+    none = {**dict.fromkeys(Completion.__slots__), "token_times_s": []}
+    return Completion(**{**none, "text": text, "finish_reason": "stop", **changes})
 
 
 @pytest.mark.parametrize("how", list(Issue))
@@ -353,3 +354,47 @@ def test_no_question_is_no_answer(how: Issue) -> None:
 
     found = run(echo, how, [])
     assert (found.completions, found.latencies_s, found.saturated) == ([], [], False)
+
+
+def test_the_answers_of_a_call_are_streamed_at_once_and_say_when_each_token_came() -> None:
+    async def stream(text: str) -> AsyncGenerator[CompletionDelta]:
+        began, times = time.perf_counter(), list[float]()
+        for count in (1, 2, 1):  # the second chunk has two tokens
+            await asyncio.sleep(0.1)
+            times += [time.perf_counter() - began] * count
+            yield CompletionDelta("答")
+        yield CompletionDelta("", said(f"{text}答", first_token_s=times[0], last_token_s=times[-1], token_times_s=times))
+
+    began = time.perf_counter()
+    found = run(streamed(stream), Issue.batch, many(20))
+    assert time.perf_counter() - began < 2.0, "one after the other would take 6 s"
+    assert [completion.text for completion in found.completions] == [f"{question.text}答" for question in many(20)]
+    gaps = [later - sooner for sooner, later in pairwise(found.completions[0].token_times_s)]
+    assert (gaps[0] > 0.09, gaps[1], gaps[2] > 0.09) == (True, 0.0, True)
+    assert found.latencies_s[0] == found.completions[0].last_token_s
+
+
+def test_an_engine_that_dies_while_it_streams_ends_the_pass_and_all_its_streams() -> None:
+    closed = list[str]()
+
+    async def stream(text: str) -> AsyncGenerator[CompletionDelta]:
+        try:
+            await asyncio.sleep(0.01 if text == "7？" else 60.0)
+            raise EngineFailed("the engine process died")
+            yield CompletionDelta("")
+        finally:
+            closed.append(text)
+
+    with pytest.raises(EngineFailed, match="process died"):
+        run(streamed(stream), Issue.batch, many(20))
+    assert len(closed) == 20
+
+
+def test_the_tokens_of_a_question_that_was_asked_late_count_from_its_scheduled_time() -> None:
+    async def blocks(texts: Sequence[str]) -> list[Completion]:
+        if texts == ["0？"]:
+            time.sleep(0.2)
+        return [said(text, first_token_s=0.0, last_token_s=0.0, token_times_s=[0.0, 0.0]) for text in texts]
+
+    found = run(blocks, Issue.open, many(3), rate_per_s=1000.0)
+    assert all(moment > 0.15 for completion in found.completions[1:] for moment in completion.token_times_s)

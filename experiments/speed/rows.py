@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from gpuqa.measure.statistics import median_and_mad, percentile
+from gpuqa.measure.percentiles import percentile
+from gpuqa.measure.statistics import median_and_mad
 
 BATCH_REFERENCE, CLIENTS_REFERENCE = "a.text", "e.64"
 BATCH_HEAD = "| row | what | prefix | questions | repeats | median s | MAD | output tokens/s | over a.text |"

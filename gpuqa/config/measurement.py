@@ -60,6 +60,40 @@ class DatasetConfig:
         check(set(self.ignore) <= set(IGNORABLE), "dataset.ignore", self.ignore, f"a list of some of {', '.join(IGNORABLE)}")
 
 
+@dataclass
+class SloConfig:
+    """Limits that an answer keeps or not (service level objectives), ms; null is no limit. They are counted, not enforced."""
+
+    ttft_ms: float | None = None  # from the call (issue=open: from the scheduled arrival) to the first token
+    tpot_ms: float | None = None  # (latency - time to first token) / (output tokens - 1)
+    e2e_ms: float | None = None  # from the same moment to the answer
+
+    def __post_init__(self) -> None:
+        for key in ("ttft_ms", "tpot_ms", "e2e_ms"):
+            value = getattr(self, key)
+            check(value is None or 0 < value < math.inf, f"workload.slo.{key}", value, "a number above 0, or null")
+
+    @property
+    def any_limit(self) -> bool:
+        """Whether there is something to keep."""
+        return (self.ttft_ms, self.tpot_ms, self.e2e_ms) != (None, None, None)
+
+
+@dataclass
+class SearchConfig:
+    """How the highest arrival rate is looked for that keeps the limits of `workload.slo`, see `gpuqa.measure.load_search`."""
+
+    attainment: float | None = None  # share of the answers that must keep every limit; null: nothing is looked for
+    resolution: float = 0.1  # the rates that did and did not keep them are to differ by no more than this share
+    max_passes: int = 40  # of a cell; then the search ends where it is
+
+    def __post_init__(self) -> None:
+        share, passes = self.attainment, self.max_passes
+        check(share is None or 0 < share <= 1, "workload.search.attainment", share, "a number above 0, up to 1, or null")
+        check(0 < self.resolution < math.inf, "workload.search.resolution", self.resolution, "a number above 0")
+        check(passes >= 1, "workload.search.max_passes", passes, "an integer of at least 1")
+
+
 ISSUE_SETTINGS = {  # key of a workload -> the one value of `issue` with which it must be set; with the others it must be null
     "concurrency": Issue.closed,
     "rate_per_s": Issue.open,
@@ -82,7 +116,11 @@ class WorkloadConfig:
     answer_timeout_s: float = 600.0  # for one repeat; issue=open counts it from the last scheduled arrival
     concurrency: int | None = None  # issue=closed: clients at once
     rate_per_s: float | None = None  # issue=open: mean arrivals a second
+    ramp_to_per_s: float | None = None  # issue=open: the rate rises linearly from rate_per_s to this over a pass
     arrival_seed: int | None = None  # issue=open: every pass and every cell with this seed gets the same arrivals
+    token_times: bool = False  # stream every answer and note when each token came, for `itl_ms_*`
+    slo: SloConfig = field(default_factory=SloConfig)  # by which goodput is counted; without a search it changes no measurement
+    search: SearchConfig = field(default_factory=SearchConfig)  # issue=open: of the highest rate that keeps the slo
 
     def __post_init__(self) -> None:
         check(self.repeats >= 1, "workload.repeats", self.repeats, "an integer of at least 1")
@@ -100,6 +138,29 @@ class WorkloadConfig:
         clients, rate = self.concurrency, self.rate_per_s
         check(clients is None or clients >= 1, "workload.concurrency", clients, "an integer of at least 1")
         check(rate is None or 0 < rate < math.inf, "workload.rate_per_s", rate, "a number above 0")
+        rises = self.ramp_to_per_s is None or (rate is not None and rate < self.ramp_to_per_s < math.inf)
+        allowed = "null, or with workload=open a number above workload.rate_per_s"
+        check(rises, "workload.ramp_to_per_s", self.ramp_to_per_s, allowed)
+        if self.searches:
+            self.check_search()
+
+    def check_search(self) -> None:
+        """Raise a UserError where there is nothing to search by, or something that no search has."""
+        share, others = (
+            self.search.attainment,
+            f"null with workload.issue={self.issue.value}; it belongs to workload=load_search",
+        )
+        check(self.issue is Issue.open, "workload.search.attainment", share, others)
+        limits = "at least one of ttft_ms, tpot_ms, e2e_ms with workload=load_search, such as workload.slo={ttft_ms: 200}"
+        check(self.slo.any_limit, "workload.slo", "no limit", limits)
+        check(self.ramp_to_per_s is None, "workload.ramp_to_per_s", self.ramp_to_per_s, "null with workload=load_search")
+        cached = self.prefix_cached_repeats
+        check(cached == 0, "workload.prefix_cached_repeats", cached, "0 with workload=load_search")
+
+    @property
+    def searches(self) -> bool:
+        """Whether passes look for a rate, instead of repeating one."""
+        return self.search.attainment is not None
 
     @property
     def most_at_once(self) -> int | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import math
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from gpuqa.config.pipeline import Backend, EngineConfig, SamplingConfig
 from gpuqa.records import Generation, GenerationDelta, Override
 
 FOLLOWED = "gpuqa_followed"  # among vLLM's `extra_args` of a request: how many more of its batch are right behind it
+SEVERAL_GPUS = ("tensor_parallel_size", "pipeline_parallel_size", "prefill_context_parallel_size", "data_parallel_size")
 PLAIN_CACHES = ("auto", "bfloat16", "float16")  # number formats of a KV cache that `shared_prefix` reads
 
 
@@ -117,6 +119,11 @@ def width_of_engine(backend: Backend, args: Mapping[str, Any]) -> int | None:
     width = args.get(name)
     check(width is None or (type(width) is int and width > 0), f"engine.args.{name}", width, "a whole number above 0")
     return width
+
+
+def gpus_of_engine(args: Mapping[str, Any]) -> int:
+    """How many GPUs an engine computes on, by its arguments; 0 where they put it on the CPU."""
+    return 0 if args.get("device") == "cpu" else math.prod(args.get(name) or 1 for name in SEVERAL_GPUS)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import platform
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +17,7 @@ import psutil
 from gpuqa.records import IDLE, Conditions
 
 GIB = 2**30
+GPU_NAME = re.compile(r"\d+|(GPU|MIG)-.+")  # of CUDA_VISIBLE_DEVICES
 THROTTLE_REASONS = {  # NVML's bits (nvml.h, nvmlClocksEventReason*)
     0x001: IDLE,
     0x002: "applications_clocks_setting",
@@ -66,7 +69,7 @@ def conditions() -> list[Conditions]:
         if asked is None:
             return []
         try:
-            gpu = first_visible_gpu(asked)
+            [gpu] = visible_gpus(asked, at_most=1)
             reasons = asked.nvmlDeviceGetCurrentClocksThrottleReasons(gpu)
             measured = Conditions(
                 sm_clock_mhz=asked.nvmlDeviceGetClockInfo(gpu, asked.NVML_CLOCK_SM),
@@ -78,6 +81,24 @@ def conditions() -> list[Conditions]:
         except asked.NVMLError:  # a card or a container that does not tell: the study goes on without
             return []
         return [measured]
+
+
+def energy_j(gpus: int) -> float | None:
+    """What the first so many visible GPUs have used since their driver was loaded, J: the difference of two readings counts.
+
+    None without NVML, or where any of them does not tell (before Volta, a MIG slice). The counter is the whole board's, idle
+    power and other processes included, and not the host's (NVML, nvmlDeviceGetTotalEnergyConsumption). It moves every 20 to
+    100 ms (PETSc, PetscLogGpuEnergyMeter), so that a difference is wrong by what is used in one such step: by a twentieth at
+    most over two seconds.
+    """
+    with nvml() as asked:
+        if asked is None or gpus == 0:
+            return None
+        try:
+            used_mj = [asked.nvmlDeviceGetTotalEnergyConsumption(gpu) for gpu in visible_gpus(asked, at_most=gpus)]
+        except asked.NVMLError:
+            return None
+        return float(sum(used_mj)) / 1000 if len(used_mj) == gpus else None
 
 
 @contextlib.contextmanager
@@ -100,12 +121,13 @@ def nvml() -> Iterator[Any]:
         pynvml.nvmlShutdown()
 
 
-def first_visible_gpu(pynvml: Any) -> Any:
-    """NVML's handle of the GPU that CUDA calls the first; NVML itself numbers all that are there."""
-    first = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0].strip()
-    if first.startswith(("GPU-", "MIG-")):
-        return pynvml.nvmlDeviceGetHandleByUUID(first)
-    return pynvml.nvmlDeviceGetHandleByIndex(int(first) if first.isdigit() else 0)
+def visible_gpus(pynvml: Any, at_most: int) -> list[Any]:
+    """NVML's handles of the first GPUs that CUDA may use, in CUDA's order; NVML itself numbers all that are there."""
+    listed = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")]
+    names = list(itertools.takewhile(GPU_NAME.fullmatch, listed))  # CUDA, too, looks no further than a name that is none
+    names = names or [str(index) for index in range(pynvml.nvmlDeviceGetCount())]
+    by_index, by_uuid = pynvml.nvmlDeviceGetHandleByIndex, pynvml.nvmlDeviceGetHandleByUUID
+    return [by_index(int(name)) if name.isdigit() else by_uuid(name) for name in names[:at_most]]
 
 
 def high_water_bytes(pid: int) -> int:

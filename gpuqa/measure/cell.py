@@ -27,14 +27,18 @@ class Cell:
     def key(self) -> str:
         """Digest of all that a trial's numbers depend on: the same key means the same trial.
 
-        A card's data sheet (`gpu`) is not in it, since bounds are computed when they are read; nor is where the weights lie,
-        where they came from and what is said of them, since their digests are.
+        A card's data sheet (`gpu`) is not in it, since bounds are computed when they are read; nor are the limits of
+        `workload.slo`, by which answers are counted anew (`gpuqa.measure.goodput`), unless a search goes by them; nor is where
+        the weights lie, where they came from and what is said of them, since their digests are.
         """
         pipeline = self.config.as_dict()
         for name in ("path", "download", "note"):
             del pipeline["model"][name]
         known = {name: value for name, value in self.fingerprint.items() if name != "revision"}
-        values = {"pipeline": pipeline, "workload": self.config.workload.__dict__, "fingerprint": known}
+        workload = asdict(self.config.workload)
+        if not self.config.workload.searches:
+            del workload["slo"]
+        values = {"pipeline": pipeline, "workload": workload, "fingerprint": known}
         key = fingerprint.sha256_of(values)
         return fingerprint.at_stage(key, self.stage)
 

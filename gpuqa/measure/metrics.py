@@ -7,19 +7,15 @@ report and `evaluate` then have it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from statistics import fmean
+from typing import Any
 
 from gpuqa.measure import rouge
-from gpuqa.measure.statistics import (
-    bootstrap_interval,
-    geometric_mean,
-    median_and_mad,
-    percentile,
-    questions_needed,
-    speed_interval,
-)
+from gpuqa.measure.latency import PERCENTILES, gaps_of, interval_of, percentiles_of, timings_of, tpot_ms_mean
+from gpuqa.measure.percentiles import questions_needed
+from gpuqa.measure.statistics import bootstrap_interval, geometric_mean, median_and_mad, speed_interval
 from gpuqa.records import IDLE, Answer, Answered, Completion, Conditions, Interval, Measurement, Question
 
 CLEAN_ENDS = ("stop", "error")
@@ -87,6 +83,50 @@ METRICS = {  # by the field of `Measurement`, in the order of the report's colum
     "prefix_cached_hit_rate": Metric(
         "cached pass hits", ".0%", "share of prompt tokens from the prefix cache in those repeats", "", Column.page_if_measured
     ),
+    "goodput_questions_per_s": Metric(
+        "goodput 1/s",
+        ",.4g",
+        "answers that keep every limit of workload.slo / seconds of all repeats",
+        "1/s",
+        Column.page_if_measured,
+    ),
+    "slo_attainment": Metric("SLO kept", ".1%", "share of the answers that keep every limit", "", Column.page_if_measured),
+    "load_kept_per_s": Metric(
+        "load kept 1/s",
+        ",.4g",
+        "highest arrival rate of a search at which the share of workload.search.attainment kept every limit",
+        "1/s",
+        Column.page_if_measured,
+    ),
+    "load_kept_passes": Metric("passes there", ",.0f", "passes at that rate, counted together", "", Column.page_if_measured),
+    "load_missed_per_s": Metric(
+        "load missed 1/s", ",.4g", "lowest rate above it at which fewer did", "1/s", Column.page_if_measured
+    ),
+    "load_missed_passes": Metric("passes there", ",.0f", "passes at that rate", "", Column.page_if_measured),
+    "saturates_at_per_s": Metric(
+        "saturates at 1/s",
+        ",.4g",
+        "arrivals a second in the first third of a ramp in which fewer than 3 answers came for 4 arrivals",
+        "1/s",
+        Column.page_if_measured,
+    ),
+    "joules_per_output_token": Metric(
+        "J/token",
+        ",.4g",
+        "energy of the engine's GPUs during the repeats / output tokens; of the whole boards, by NVML's counter",
+        "J",
+        Column.page_if_measured,
+    ),
+    "itl_ms_mean": Metric(
+        "ITL ms",
+        ",.2f",
+        "mean gap between two tokens as they come to a client that streams",
+        "ms",
+        Column.page_if_measured,
+    ),
+    "itl_ms_p50": Metric("ITL p50 ms", ",.2f", "median of those gaps", "ms", Column.page_if_measured),
+    "itl_ms_p95": Metric("ITL p95 ms", ",.2f", "95th percentile of those gaps", "ms", Column.page_if_measured),
+    "itl_ms_p99": Metric("ITL p99 ms", ",.2f", "99th percentile of those gaps", "ms", Column.page_if_measured),
     "prefix_cached_repeats": Metric("cached repeats", ",d", "repeats that found the prefix cache filled"),
     "prefix_cached_output_tokens_per_s": Metric("cached tokens/s", ",.0f", "output tokens/s of those repeats", "1/s"),
     "prefix_cached_ttft_ms_p95": Metric("cached TTFT p95 ms", ",.1f", "95th percentile of it in those repeats", "ms"),
@@ -117,7 +157,7 @@ METRICS = {  # by the field of `Measurement`, in the order of the report's colum
 
 
 def shown(name: str, value: float | None) -> str:
-    """A metric's value as text; a percentile that the sample cannot support says how many answers it would need."""
+    """A metric's value as text; a percentile that the sample cannot support says how many different questions it would need."""
     if value is None:
         percent = name.rpartition("_p")[2]
         return f"n/a (needs {questions_needed(int(percent))})" if percent.isdigit() else "n/a"
@@ -125,12 +165,15 @@ def shown(name: str, value: float | None) -> str:
 
 
 def intervals_of(measurement: Measurement, answers: Sequence[Answer]) -> dict[str, Interval | None]:
-    """95 % intervals by the name of their metric: of the speed over the repeats, of the scores over the different questions.
+    """95 % intervals by the name of their metric: of the speed over the repeats, of scores and percentiles over the different
+    questions.
 
     Args:
-        answers: that the scores are of, as `measure` got them; None for a score over fewer than two different questions.
+        answers: that the scores are of, as `measure` got them; None for a score over fewer than two different questions, and
+            for a percentile over so few that `gpuqa.measure.percentiles.percentile_interval` has none.
     """
     intervals = {"chars_per_s": speed_interval(measurement.chars_per_s_repeats)}
+    intervals |= {name: interval_of(name, answers) for name in PERCENTILES}
     for name in ("rouge_l_f1_judge", "rouge_l_f1"):
         rows = [(score, answer.question) for answer in answers if (score := getattr(answer, name)) is not None]
         scores, questions = zip(*rows, strict=True) if rows else ((), ())
@@ -148,6 +191,7 @@ class Overhead:
     repeats_began_at: list[float] = field(default_factory=list)
     engine_ids: list[str] = field(default_factory=list)
     conditions: list[Conditions] = field(default_factory=list)
+    energies_j: list[float | None] = field(default_factory=list)  # of every repeat
 
 
 def score_answers(questions: Sequence[Question], answered: Answered, scored: bool = True) -> list[Answer]:
@@ -178,15 +222,18 @@ def score_answers(questions: Sequence[Question], answered: Answered, scored: boo
     return answers
 
 
+def with_timings(answers: Sequence[Answer], passes: Sequence[Answered]) -> list[Answer]:
+    """The answers with what each took in every pass."""
+    rows = zip(*map(timings_of, passes), strict=True)
+    return [replace(answer, timings=list(row)) for answer, row in zip(answers, rows, strict=True)]
+
+
 def measure(passes: Sequence[Answered], answers: Sequence[Answer], overhead: Overhead) -> Measurement:
     """The numbers of a trial: speeds and token sums over all passes, scores and answer counts over the first pass."""
     speeds = [chars(measured.completions) / measured.seconds for measured in passes]
     seconds = geometric_mean([measured.seconds for measured in passes])
     completions = [completion for measured in passes for completion in measured.completions]
-    latencies_ms = [latency * 1000 for measured in passes for latency in measured.latencies_s]
-    first_ms = [completion.first_token_s * 1000 for completion in completions if completion.first_token_s is not None]
-    answered_ms = zip(completions, latencies_ms, strict=True)
-    gaps_ms = [gap for answer, latency in answered_ms if (gap := time_per_output_token_ms(answer, latency)) is not None]
+    timed = with_timings(answers, passes)
     cached, asked = sum(c.cached_tokens for c in completions), sum(c.prompt_tokens for c in completions)
     first = passes[0].completions
     judge = [score for answer in answers if (score := answer.rouge_l_f1_judge) is not None]
@@ -198,21 +245,20 @@ def measure(passes: Sequence[Answered], answers: Sequence[Answer], overhead: Ove
         questions=len(first),
         repeats=len(passes),
         seconds=seconds,
+        seconds_repeats=[measured.seconds for measured in passes],
         chars_per_s=geometric_mean(speeds),
         chars_per_s_mad=median_and_mad(speeds)[1],
         chars_per_s_repeats=speeds,
         output_tokens_per_s=output_tokens_per_s(passes),
         questions_per_s=len(first) / seconds,
-        ttft_ms_p50=percentile(first_ms, 50),
-        ttft_ms_p95=percentile(first_ms, 95),
-        tpot_ms_mean=fmean(gaps_ms) if gaps_ms else None,
-        e2e_latency_ms_p50=percentile(latencies_ms, 50),
-        e2e_latency_ms_p95=percentile(latencies_ms, 95),
-        e2e_latency_ms_p99=percentile(latencies_ms, 99),
+        **percentiles_of(timed),
+        **gaps_of(passes, answers),
+        **energy_of(passes, overhead.energies_j),
+        tpot_ms_mean=tpot_ms_mean(timed),
         prefix_cache_hit_rate=cached / asked if asked else 0.0,
         cached_tokens=cached,
         prompt_tokens=asked,
-        output_tokens=sum(completion.output_tokens for completion in completions),
+        output_tokens=output_tokens(completions),
         rouge_l_f1_judge=fmean(judge) if judge else None,
         rouge_l_f1=fmean(chinese) if chinese else None,
         answer_chars_mean=chars(first) / len(first),
@@ -235,27 +281,44 @@ def measure(passes: Sequence[Answered], answers: Sequence[Answer], overhead: Ove
     )
 
 
-def measure_prefix_cached(passes: Sequence[Answered]) -> dict[str, float | int | None]:
-    """The `prefix_cached_*` numbers of a measurement; none without a pass that found the prefix cache filled."""
+def measure_prefix_cached(passes: Sequence[Answered], answers: Sequence[Answer]) -> dict[str, float | int | None]:
+    """The `prefix_cached_*` numbers of a measurement; none without a pass that found the prefix cache filled.
+
+    Args:
+        answers: to the same questions, as `measure` gets them.
+    """
     if not passes:
         return {}
     completions = [completion for measured in passes for completion in measured.completions]
-    first_ms = [completion.first_token_s * 1000 for completion in completions if completion.first_token_s is not None]
+    percentiles = percentiles_of(with_timings(answers, passes))
     asked = sum(completion.prompt_tokens for completion in completions)
     return {
         "prefix_cached_repeats": len(passes),
         "prefix_cached_chars_per_s": geometric_mean([chars(measured.completions) / measured.seconds for measured in passes]),
         "prefix_cached_output_tokens_per_s": output_tokens_per_s(passes),
-        "prefix_cached_ttft_ms_p50": percentile(first_ms, 50),
-        "prefix_cached_ttft_ms_p95": percentile(first_ms, 95),
+        **{f"prefix_cached_{name}": percentiles[name] for name in ("ttft_ms_p50", "ttft_ms_p95")},
         "prefix_cached_hit_rate": sum(completion.cached_tokens for completion in completions) / asked if asked else 0.0,
     }
 
 
+def energy_of(passes: Sequence[Answered], energies_j: Sequence[float | None]) -> dict[str, Any]:
+    """The `joules_per_output_token*` numbers; none where a pass has no energy, or no token."""
+    known = [energy for energy in energies_j if energy is not None]
+    tokens = [output_tokens(measured.completions) for measured in passes]
+    if len(known) < len(tokens) or min(tokens) == 0:
+        return {}
+    each = [energy / count for energy, count in zip(known, tokens, strict=True)]
+    return {"joules_per_output_token": sum(known) / sum(tokens), "joules_per_output_token_repeats": each}
+
+
 def output_tokens_per_s(passes: Sequence[Answered]) -> float:
     """Output tokens a second, the geometric mean over the passes."""
-    tokens = [sum(completion.output_tokens for completion in measured.completions) for measured in passes]
-    return geometric_mean([count / measured.seconds for count, measured in zip(tokens, passes, strict=True)])
+    return geometric_mean([output_tokens(measured.completions) / measured.seconds for measured in passes])
+
+
+def output_tokens(completions: Sequence[Completion]) -> int:
+    """Tokens of all answers."""
+    return sum(completion.output_tokens for completion in completions)
 
 
 def throttle_reasons_of(readings: Sequence[Conditions]) -> list[str] | None:
@@ -266,10 +329,3 @@ def throttle_reasons_of(readings: Sequence[Conditions]) -> list[str] | None:
 def chars(completions: Sequence[Completion]) -> int:
     """Characters of all answers: what the judge's "tokens/s" counts."""
     return sum(len(completion.text) for completion in completions)
-
-
-def time_per_output_token_ms(completion: Completion, latency_ms: float) -> float | None:
-    """(latency - time to first token) / (output tokens - 1) of one answer, ms; None below two tokens."""
-    if completion.first_token_s is None or completion.output_tokens < 2:
-        return None
-    return (latency_ms - completion.first_token_s * 1000) / (completion.output_tokens - 1)

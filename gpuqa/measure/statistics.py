@@ -111,16 +111,6 @@ def resamples(count: int, seed: int) -> Any:
     return np.bincount(draws.ravel(), minlength=RESAMPLES * count).reshape(RESAMPLES, count).astype(np.uint8)
 
 
-def questions_needed(percent: int) -> int:
-    """The fewest values of which at least one lies beyond the percentile: 2 for p50, 20 for p95, 100 for p99."""
-    return math.ceil(100 / (100 - percent))
-
-
-def percentile(values: Sequence[float], percent: int) -> float | None:
-    """A percentile (linear between neighbours), or None if the sample cannot support it."""
-    return float(np.percentile(values, percent)) if len(values) >= questions_needed(percent) else None
-
-
 def speed_interval(speeds: Sequence[float], confidence: float = 0.95) -> Interval | None:
     """A t interval on log speed, as speeds; None below two repeats or where a repeat gave no characters.
 

@@ -6,11 +6,15 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from gpuqa.engines import EngineFailed
+from gpuqa.config.measurement import WorkloadConfig
+from gpuqa.engines import EngineFailed, gpus_of_engine
 from gpuqa.machine import hardware
 from gpuqa.measure.cell import Cell
-from gpuqa.measure.metrics import Overhead, measure, measure_prefix_cached, score_answers
-from gpuqa.measure.workload import issue
+from gpuqa.measure.goodput import with_goodput
+from gpuqa.measure.load_search import passes_that_count, with_search
+from gpuqa.measure.metrics import Overhead, measure, measure_prefix_cached, score_answers, with_timings
+from gpuqa.measure.ramp import with_ramp
+from gpuqa.measure.workload import issue, streamed
 from gpuqa.pipeline import pipeline as pipelines
 from gpuqa.pipeline.pipeline import Pipeline
 from gpuqa.records import Answer, Override, Pass, Question, Trial
@@ -27,6 +31,7 @@ class PassRequest:
     questions: list[Question]
     prefix_cached: bool = False
     slice: int | None = None  # see `Pass`
+    workload: WorkloadConfig | None = None  # of this pass, where it is not the cell's: the rate that a search tries
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,14 +62,16 @@ async def measure_pass(request: PassRequest, ready: WarmCell, filled: bool = Fal
     Raises:
         EngineFailed: the engine died or did not answer; the caller writes the failure down and needs a new engine.
     """
-    engine, workload = ready.pipeline.engine, request.cell.config.workload
+    engine, workload = ready.pipeline.engine, request.workload or request.cell.config.workload
+    answer = streamed(ready.pipeline.stream) if workload.token_times else ready.pipeline.answer
     if not (request.prefix_cached and filled):
         await engine.reset_prefix_cache()
     if request.prefix_cached and not filled:
-        await issue(request.questions, ready.pipeline.answer, workload)
-    before, began_at = hardware.conditions(), time.time()
-    answered = await issue(request.questions, ready.pipeline.answer, workload)
-    after = hardware.conditions()
+        await issue(request.questions, answer, workload)
+    gpus = gpus_of_engine(request.cell.config.engine_args())
+    before, began_at, energy_before = hardware.conditions(), time.time(), hardware.energy_j(gpus)
+    answered = await issue(request.questions, answer, workload)
+    energy_after, after = hardware.energy_j(gpus), hardware.conditions()
     if all(completion.error for completion in answered.completions):
         raise EngineFailed(f"every question failed, the first with {answered.completions[0].error}")
     return Pass(
@@ -80,7 +87,14 @@ async def measure_pass(request: PassRequest, ready: WarmCell, filled: bool = Fal
         conditions=[*before, *after],
         slice=request.slice,
         overrides=engine.overrides(),
+        rate_per_s=workload.rate_per_s,
+        energy_j=used_between(energy_before, energy_after),
     )
+
+
+def used_between(before_j: float | None, after_j: float | None) -> float | None:
+    """What was used between two readings, J; None without both, or where the counter did not move forwards."""
+    return after_j - before_j if before_j is not None and after_j is not None and after_j > before_j else None
 
 
 def trial_of(cell: Cell, passes: Sequence[Pass]) -> FinishedTrial:
@@ -88,9 +102,10 @@ def trial_of(cell: Cell, passes: Sequence[Pass]) -> FinishedTrial:
 
     It keeps this process busy for long enough to disturb a clock; see `gpuqa.study.scoring`.
     """
-    cold = [measured for measured in passes if not measured.prefix_cached]
+    cold = passes_that_count([measured for measured in passes if not measured.prefix_cached], cell.config.workload)
     prefix_cached = [measured.answered for measured in passes if measured.prefix_cached]
-    answers = score_answers(cell.questions, cold[0].answered, not cell.config.sampling.ignore_eos)
+    repeats = [measured.answered for measured in cold]
+    answers = with_timings(score_answers(cell.questions, repeats[0], not cell.config.sampling.ignore_eos), repeats)
     overhead = Overhead(
         cold[0].engine_start_s,
         cold[0].warmup_s,
@@ -98,9 +113,12 @@ def trial_of(cell: Cell, passes: Sequence[Pass]) -> FinishedTrial:
         [measured.began_at for measured in cold],
         [measured.engine_id for measured in cold],
         [reading for measured in cold for reading in measured.conditions],
+        [measured.energy_j for measured in cold],
     )
-    measurement = measure([measured.answered for measured in cold], answers, overhead)
-    measurement = replace(measurement, **measure_prefix_cached(prefix_cached))  # type: ignore[arg-type]
+    workload = cell.config.workload
+    measurement = with_ramp(measure(repeats, answers, overhead), answers, workload)
+    measurement = with_search(with_goodput(measurement, answers, workload.slo), passes, workload)
+    measurement = replace(measurement, **measure_prefix_cached(prefix_cached, answers))  # type: ignore[arg-type]
     return replace(cell.trial(measurement), overrides=overrides_of(passes)), answers
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from random import Random
@@ -12,10 +14,12 @@ from typing import Any, TypeVar
 
 from gpuqa.config.measurement import Issue, WorkloadConfig
 from gpuqa.engines import EngineFailed
-from gpuqa.records import Answered, Completion, Question
+from gpuqa.records import Answered, Completion, CompletionDelta, Question
 
 Answer = Callable[[Sequence[str]], Awaitable[list[Completion]]]
+Stream = Callable[[str], AsyncGenerator[CompletionDelta]]
 Result = TypeVar("Result")
+KEPT_UP = 3 / 4  # answers for an arrival, below which an engine does not keep up
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,11 +100,17 @@ async def issue_open(questions: Sequence[Question], answer: Answer, config: Work
 def arrivals_s(count: int, config: WorkloadConfig) -> list[float]:
     """Seconds from the start of a pass at which questions arrive: the first at once, then a Poisson process.
 
-    The gaps are drawn from the seed alone and divided by the rate: all rates of a sweep get one pattern, ever denser.
+    The gaps are drawn from the seed alone and divided by the rate: all rates of a sweep get one pattern, ever denser. A ramp
+    gets it in another time, in which the rate rises linearly and reaches its end with the last arrival (P. A. W. Lewis and
+    G. S. Shedler, Naval Research Logistics Quarterly 26, 1979, on processes whose rate changes).
     """
     assert config.rate_per_s is not None, "WorkloadConfig checks it"
-    draw = Random(config.arrival_seed)
-    return list(accumulate((draw.expovariate(1.0) / config.rate_per_s for _ in range(count - 1)), initial=0.0))[:count]
+    draw, rate, end = Random(config.arrival_seed), config.rate_per_s, config.ramp_to_per_s
+    units = list(accumulate((draw.expovariate(1.0) for _ in range(count - 1)), initial=0.0))[:count]
+    if end is None or count < 2:
+        return [unit / rate for unit in units]
+    shares = [unit / units[-1] for unit in units]  # of the arrivals that are to be expected by then
+    return [2 * (count - 1) * share / (rate + math.sqrt(rate**2 + (end**2 - rate**2) * share)) for share in shares]
 
 
 def is_saturated(latencies_s: Sequence[float], schedule_s: Sequence[float]) -> bool:
@@ -114,7 +124,23 @@ def is_saturated(latencies_s: Sequence[float], schedule_s: Sequence[float]) -> b
     if len(half) < 2:
         return False
     answers = sum(half[0] < due + latency <= half[-1] for due, latency in zip(schedule_s, latencies_s, strict=True))
-    return answers < (len(half) - 1) * 3 / 4  # the first of the half came as it began
+    return answers < (len(half) - 1) * KEPT_UP  # the first of the half came as it began
+
+
+def streamed(stream: Stream) -> Answer:
+    """An answer function that streams every answer of a call, all at once: its completions say when each token came."""
+
+    async def whole(text: str) -> Completion:
+        async with aclosing(stream(text)) as deltas:
+            async for delta in deltas:
+                if delta.completion is not None:
+                    return delta.completion
+        raise AssertionError("the last delta has the completion")
+
+    async def answer(texts: Sequence[str]) -> list[Completion]:
+        return await together([whole(text) for text in texts])
+
+    return answer
 
 
 async def ask(question: Question, answer: Answer) -> Timed:
@@ -131,6 +157,7 @@ def later(completion: Completion, by_s: float) -> Completion:
         completion,
         first_token_s=None if first is None else first + by_s,
         last_token_s=None if last is None else last + by_s,
+        token_times_s=[moment + by_s for moment in completion.token_times_s],
     )
 
 

@@ -104,15 +104,13 @@ class Pipeline:
         Raises:
             EngineFailed: the whole engine is gone.
         """
-        called, first, last = time.perf_counter(), None, None
+        called, times = time.perf_counter(), list[float]()
         [prompt] = await self._tokenize(self._encode, [question], len(question))
         characters, cleaner = TextStream(self.tokenizer), Postprocessor(*self.postprocessing)
         token_ids, text = list[int](), ""
         async with aclosing(self.engine.stream(prompt.token_ids, self.config.sampling, self.stop)) as deltas:
             async for delta in deltas:
-                if delta.token_ids:
-                    last = time.perf_counter() - called
-                    first = first or last
+                times += [time.perf_counter() - called] * len(delta.token_ids)
                 token_ids += delta.token_ids
                 async with self._tokenizing:
                     piece = cleaner.feed(characters.feed(delta.token_ids))
@@ -124,7 +122,8 @@ class Pipeline:
                 if piece:
                     yield CompletionDelta(piece)
         reason = delta.finish_reason or "error"
-        generation = Generation(token_ids, reason, delta.cached_tokens, first, last, error=delta.error)
+        first, last = (times[0], times[-1]) if times else (None, None)
+        generation = Generation(token_ids, reason, delta.cached_tokens, first, last, error=delta.error, token_times_s=times)
         yield CompletionDelta(piece, completion_of(prompt, generation, text))
 
     async def close(self) -> None:
@@ -164,6 +163,7 @@ def completion_of(prompt: EncodedPrompt, generation: Generation, text: str) -> C
         last_token_s=generation.last_token_s,
         queue_s=generation.queue_s,
         error=generation.error,
+        token_times_s=generation.token_times_s,
     )
 
 

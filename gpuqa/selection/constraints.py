@@ -78,7 +78,7 @@ def speed_violations(measurement: Measurement, rule: SelectionConfig) -> list[st
     for name in ("e2e_latency_ms_p95", "ttft_ms_p95"):
         limit, latency = getattr(rule, f"max_{name}"), getattr(measurement, name)
         if limit is not None and (latency is None or latency > limit):
-            text = "n/a (too few answers)" if latency is None else f"{latency:,.1f}"
+            text = "n/a (too few different questions)" if latency is None else f"{latency:,.1f}"
             reasons.append(f"{name} {text} is above the limit {limit:g}")
     return reasons
 

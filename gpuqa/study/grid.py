@@ -25,7 +25,8 @@ class GridPlan:
         """`kept`: passes of an earlier run by the key of their cell."""
         self.progress = Progress(cells, kept)
         repeats = range(max(cell.config.workload.repeats for cell in cells))
-        self.rounds = [[cell.key for cell in lowest_first(in_order(cells, repeat))] for repeat in repeats]
+        fixed = [cell for cell in cells if not cell.config.workload.searches]  # the others know their passes one by one
+        self.rounds = [[cell.key for cell in lowest_first(in_order(fixed, repeat))] for repeat in repeats]
         self.finish_complete()
 
     async def next(self) -> Step | None:
@@ -34,13 +35,19 @@ class GridPlan:
         return None if request is None else Step(list(self.progress.waiting.values()), request)
 
     def requests(self) -> Iterator[PassRequest]:
-        """All passes that are missing, in order; those with a filled prefix cache at once after the last cold one."""
+        """All passes that are missing, in order; those with a filled prefix cache at once after the last cold one.
+
+        Searches take turns after that.
+        """
         for repeat, keys in enumerate(self.rounds):
             for cell in [self.progress.waiting[key] for key in keys if key in self.progress.waiting]:
                 last = repeat == cell.config.workload.repeats - 1
                 for request in self.progress.missing(cell):
                     if last if request.prefix_cached else request.repeat == repeat:
                         yield request
+        searches = [cell for cell in self.progress.waiting.values() if cell.config.workload.searches]
+        for cell in sorted(searches, key=lambda cell: len(self.progress.passes[cell.key])):
+            yield from self.progress.missing(cell)
 
     def take(self, event: Event) -> None:
         """Learn what happened."""

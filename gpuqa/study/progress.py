@@ -7,6 +7,7 @@ from typing import Protocol, assert_never
 
 from gpuqa.measure.cell import Cell
 from gpuqa.measure.failures import Failure, kind_of
+from gpuqa.measure.load_search import next_workload
 from gpuqa.measure.trial import PassRequest
 from gpuqa.records import Pass, Trial
 from gpuqa.study.engine_session import CellFailed, CellWarm, EngineStarts, Event, PassDone, StartFailed, Steps
@@ -37,8 +38,12 @@ class Progress:
             self.skip_above(cell)
 
     def missing(self, cell: Cell) -> list[PassRequest]:
-        """The passes over all questions that a cell still needs, those from a cold prefix cache first."""
+        """The passes over all questions that a cell still needs, those from a cold prefix cache first; of a search the next."""
         workload = cell.config.workload
+        if workload.searches:
+            tried = self.passes[cell.key]
+            wanted_next = next_workload(tried, workload)
+            return [PassRequest(cell, len(tried), cell.questions, workload=wanted_next)] if wanted_next else []
         kept = {(measured.prefix_cached, measured.repeat) for measured in self.passes[cell.key]}
         wanted = [(False, repeat) for repeat in range(workload.repeats)]
         wanted += [(True, repeat) for repeat in range(workload.prefix_cached_repeats)]

@@ -15,10 +15,11 @@ from gpuqa.records import Trial
 
 
 def sweep_of(cell: Cell) -> str | None:
-    """What the cells of one rate sweep have in common; None for a cell without a rate."""
-    if cell.config.workload.rate_per_s is None:
+    """What the cells of one rate sweep have in common; None for a cell without a rate, or with one that changes."""
+    workload = cell.config.workload
+    if workload.rate_per_s is None or workload.ramp_to_per_s is not None or workload.searches:
         return None
-    lowest = replace(cell.config.workload, rate_per_s=1.0)
+    lowest = replace(workload, rate_per_s=1.0)
     return replace(cell, config=replace(cell.config, workload=lowest)).key
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import functools
 import io
 from collections import Counter
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpuqa.machine.files import make_folder, write_atomically
+from gpuqa.measure.latency import PERCENTILES, interval_of
 from gpuqa.measure.metrics import METRICS, Column, intervals_of, shown
 from gpuqa.pipeline.dataset.summary import Summary
 from gpuqa.records import Answer, Measurement, Trial
@@ -111,9 +111,15 @@ def lead_columns(comparison: Comparison) -> dict[str, float | None]:
 
 
 def flat(measurement: Measurement) -> dict[str, Any]:
-    """Numbers by name, several repeats in one column; a GPU's single readings and engines' ids stay in the journal."""
-    numbers = {key: value for key, value in asdict(measurement).items() if key not in ("conditions", "engine_ids")}
-    return {key: " ".join(map(text_of, value)) if isinstance(value, list) else value for key, value in numbers.items()}
+    """Numbers by name, several repeats in one column, each third of a ramp in its own; a GPU's single readings and engines' ids
+    stay in the journal."""
+    apart = ("conditions", "engine_ids", "ramp")
+    numbers = {key: value for key, value in asdict(measurement).items() if key not in apart}
+    thirds = {
+        f"ramp_{place}_{key}": value for place, third in enumerate(measurement.ramp, 1) for key, value in asdict(third).items()
+    }
+    flat = {key: " ".join(map(text_of, value)) if isinstance(value, list) else value for key, value in numbers.items()}
+    return {**flat, **thirds}
 
 
 def text_of(value: float | str) -> str:
@@ -149,13 +155,17 @@ def to_table(verdict: Verdict, title: str) -> Table:
     return table
 
 
-def cells(trial: Trial, keys: Sequence[str]) -> list[str]:
-    """The shown numbers of a trial as text; of a dropped one in brackets: not of all its questions, or not of all repeats."""
+def cells(trial: Trial, keys: Sequence[str], answers: Sequence[Answer] = ()) -> list[str]:
+    """The shown numbers of a trial as text, percentiles with their interval where there are answers for it; of a dropped trial
+    in brackets: not of all its questions, or not of all repeats."""
     seen = seen_of(trial)
     if seen is None:
         why = "dropped" if trial.dropped else "skipped" if trial.skipped else "failed"
         return [why, *[""] * (len(keys) - 1)]
     texts = [shown(key, getattr(seen, key)) for key in keys]
+    for place, key in enumerate(keys):
+        if key in PERCENTILES and (interval := interval_of(key, answers[-seen.questions :])) is not None:
+            texts[place] += f" [{interval:{METRICS[key].form}}]"
     return [f"({text})" for text in texts] if trial.dropped else texts
 
 
@@ -187,7 +197,7 @@ def to_html(verdict: Verdict, title: str, answers: Answers, questions: Summary |
         questions=questions.lines() if questions else [],
         axes=axes_of(verdict),
         columns=[METRICS[name] for name in columns],
-        cells=functools.partial(cells, keys=columns),
+        cells=lambda trial: cells(trial, columns, answers.get(trial.key, ())),
         overrides_off=overrides_off(verdict),
         samples={key: f"{kept[0].question}\n{kept[0].answer}" for key, kept in answers.items() if kept},
         lead=lambda comparison: lead_texts(comparison.difference, comparison.interval, comparison.p_value),

@@ -20,6 +20,7 @@ from gpuqa.engines import BACKENDS, width_of_engine
 from gpuqa.measure import fingerprint
 from gpuqa.measure.cell import Cell
 from gpuqa.measure.fingerprint import Stage
+from gpuqa.measure.goodput import with_goodput
 from gpuqa.measure.trial import FinishedTrial
 from gpuqa.pipeline import dataset
 from gpuqa.pipeline.chat_template import with_template_text
@@ -93,7 +94,10 @@ def prepare(configs: Sequence[tuple[CellConfig, dict[str, str]]]) -> list[Cell]:
         cells.append(Cell(config, axes, questions, warmup, known))
     refuse_equal_prompts(cells)
     if len({cell.key for cell in cells}) < len(cells):
-        raise UserError("two cells of the study are the same configuration; check the axes for a value that is listed twice")
+        raise UserError(
+            "two cells of the study are the same configuration; check the axes for a value that is listed twice, "
+            "or for workload.slo, by which trials are counted and not measured"
+        )
     return cells
 
 
@@ -157,11 +161,22 @@ class Run:
         cells = list(self.cells.values())
         self.done = kept_trials(cells, self.journal, racing)
         self.kept = len(self.done)
-        for trial in self.done.values():
-            self.observer.trial_done(trial, kept=True)
+        for key, trial in list(self.done.items()):
+            self.count_again(trial)
+            self.observer.trial_done(self.done[key], kept=True)
         copies = [trial for trial in Effects(cells).copies() if trial.key not in self.done]
         for trial in [*copies, *rate_sweep.skipped_by(cells, self.done)]:
             self.write(trial, [])
+
+    def count_again(self, trial: Trial) -> None:
+        """Count an earlier trial's answers by the limits of this command, and keep it where that changes its numbers."""
+        slo, measurement = self.cells[trial.key].config.workload.slo, trial.measurement
+        if measurement is None or not (slo.any_limit or measurement.slo_attainment is not None):
+            return
+        answers = self.journal.answers(trial.key)
+        if (counted := with_goodput(measurement, answers[-measurement.questions :], slo)) != measurement:
+            self.done[trial.key] = replace(trial, measurement=counted)
+            self.journal.write(self.done[trial.key], answers, keep_passes=self.keep_passes)
 
     async def full_grid(self) -> None:
         """Every cell in full."""

@@ -27,7 +27,7 @@ from gpuqa.selection.constraints import seen_of
 from gpuqa.selection.wording import counted, listed
 from gpuqa.study.differences import differences, value_of
 
-MAY_CHANGE = ("name", "repeats", "prefix_cached_repeats", "answer_timeout_s")  # of a workload: how often, not what is measured
+MAY_CHANGE = ("name", "repeats", "prefix_cached_repeats", "answer_timeout_s", "slo")  # of a workload: not what is measured
 
 
 class Damaged(UserError):

@@ -92,7 +92,12 @@ RANGES = [  # key in the message, how to set it, refused values, accepted values
     ("workload.rate_per_s", lambda value: arrivals(rate_per_s=value), [None, 0.0, -1.0, math.nan, math.inf], [0.1]),
     ("workload.arrival_seed", lambda value: arrivals(arrival_seed=value), [None], [0]),
     ("selection.min_rouge_l_f1_judge", lambda value: selection(min_rouge_l_f1_judge=value), [-0.1, 1.1, math.nan], [0, 1]),
-    ("selection.min_rouge_l_f1_ratio", lambda value: selection(min_rouge_l_f1_ratio=value), [-0.1, 1.1, math.nan], [0, 1]),
+    (
+        "selection.min_rouge_l_f1_ratio",
+        lambda value: selection(min_rouge_l_f1_ratio=value),
+        [-0.1, 1.1, math.nan],
+        [None, 0, 1],
+    ),
     ("selection.min_answer_chars_ratio", lambda value: selection(min_answer_chars_ratio=value), [-0.1, 1.1, math.nan], [0, 1]),
     ("selection.min_rouge_l_f1_of_best", lambda value: selection(min_rouge_l_f1_of_best=value), [-0.1, 1.1, math.nan], [0, 1]),
     ("selection.max_empty_fraction", lambda value: selection(max_empty_fraction=value), [-0.1, 1.1, math.nan], [0, 1]),

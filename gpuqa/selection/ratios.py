@@ -2,7 +2,8 @@
 
 Three answers are possible: it is shown to keep the wanted share, it is shown to keep less, or the questions are too few to show
 either. The test is a one-sided t bound on the differences `trial - ratio * baseline`, one for each different question, whose
-spread is moderated (`gpuqa.measure.paired`). experiments/verdict/constraint_power.py counts how often it is right.
+spread is moderated (`gpuqa.measure.paired`). No bootstrap: most differences are 0 and a few are large, and resamples of few
+questions often miss those. experiments/verdict/constraint_power.py counts how often the test is right.
 """
 
 from __future__ import annotations

@@ -143,7 +143,7 @@ def trial_of(cell: Drawn, repeats: int) -> Trial:
     return replace(cell.trial, measurement=numbers(cell.repeats[:repeats], cell.answers, cell.engine))
 
 
-def numbers(passes: Sequence[tuple[float, int]], answers: Sequence[Answer], engine: str) -> Measurement:
+def numbers(passes: Sequence[tuple[float, int]], answers: Sequence[Answer], engine: str = "one engine") -> Measurement:
     """A measurement of what a verdict reads; the rest is 1."""
     speeds = [chars / seconds for seconds, chars in passes]
     middle, mad = geometric_mean(speeds), median_and_mad(speeds)[1]

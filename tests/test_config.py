@@ -101,7 +101,12 @@ RANGES = [  # key in the message, how to set it, refused values, accepted values
     ("workload.ramp_to_per_s", lambda value: workload(ramp_to_per_s=value), [2.0], [None]),
     ("workload.arrival_seed", lambda value: arrivals(arrival_seed=value), [None], [0]),
     ("selection.min_rouge_l_f1_judge", lambda value: selection(min_rouge_l_f1_judge=value), [-0.1, 1.1, math.nan], [0, 1]),
-    ("selection.min_rouge_l_f1_ratio", lambda value: selection(min_rouge_l_f1_ratio=value), [-0.1, 1.1, math.nan], [0, 1]),
+    (
+        "selection.min_rouge_l_f1_ratio",
+        lambda value: selection(min_rouge_l_f1_ratio=value),
+        [-0.1, 1.1, math.nan],
+        [None, 0, 1],
+    ),
     ("selection.min_answer_chars_ratio", lambda value: selection(min_answer_chars_ratio=value), [-0.1, 1.1, math.nan], [0, 1]),
     ("selection.min_rouge_l_f1_of_best", lambda value: selection(min_rouge_l_f1_of_best=value), [-0.1, 1.1, math.nan], [0, 1]),
     ("selection.max_empty_fraction", lambda value: selection(max_empty_fraction=value), [-0.1, 1.1, math.nan], [0, 1]),

@@ -300,7 +300,22 @@ def test_a_dropped_baseline_of_a_cell_that_stays_is_measured_in_full_once_and_co
     assert ended["slow-none"].dropped.seen.questions == QUESTIONS
     verdict = decide(race.trials(), RULE, {key: race.candidates[key].known for key in ended})
     assert verdict.winner is ended["fast-none"], "the constraint refuses the quantized one, which lost a tenth"
-    assert "99% of the unquantized" in ended["slow-fp8"].dropped.reason
+    assert "95% of the unquantized" in ended["slow-fp8"].dropped.reason
+
+
+def test_a_race_holds_a_quantized_cell_to_the_ratio_of_the_verdict_and_names_it():
+    def told(rule: SelectionConfig) -> str:
+        race = race_of("a", "a:fp8", rule=rule)
+        finish(race, "a-none", [2000, 2000, 2000])
+        see(race, "a-fp8", 4000, score=0.3, judge=0.5)
+        race.next_round("fp8")
+        return race.dropped["a-fp8"]
+
+    default = "95% of the unquantized (the default for 80 to 399 different questions)"
+    lax = replace(RULE, min_rouge_l_f1_of_best=0.0)
+    assert told(lax) == f"rouge_l_f1 is shown to be below {default} by 16 questions"
+    own = replace(lax, min_rouge_l_f1_ratio=0.98)
+    assert "below 98% of the unquantized (selection.min_rouge_l_f1_ratio) by 16 questions" in told(own)
 
 
 def test_if_all_would_be_dropped_the_best_stays():

@@ -143,7 +143,8 @@ def test_the_leaderboard_has_a_row_a_trial_with_axes_rule_and_every_number(tmp_p
     numbers = {field.name for field in fields(Measurement)} - lists - {"conditions", "ramp", "engine_ids"}
     derived = {"roofline_fraction"} | {f"{key}_interval_{end}" for key in ranged for end in ("low", "high")} | lists
     leads = {"first_leads_by", "first_leads_low", "first_leads_high", "p_value", "pareto"}
-    named = {"rank", "eligible", "violations", "dropped", "prompt", "engine.args.max_num_seqs", "trial"}
+    named = {"rank", "eligible", "violations", "quality_kept", "quality_kept_by", "dropped", "trial"}
+    named |= {"prompt", "engine.args.max_num_seqs"}
     overrides = {"scheduler", "attention", "overrides_off"}
     assert set(rows[0]) == named | numbers | derived | leads | overrides
     assert [row["pareto"] for row in rows] == ["False", "True", "False"]
@@ -162,7 +163,7 @@ def test_the_leaderboard_has_a_row_a_trial_with_axes_rule_and_every_number(tmp_p
     assert (rows[0]["rouge_l_f1_interval_low"], rows[0]["rouge_l_f1_interval_high"]) == (str(interval.low), str(interval.high))
     assert (rows[1]["rouge_l_f1_interval_low"], rows[0]["roofline_fraction"]) == ("", "")
     assert rows[0]["trial"] == fast.key[:16]
-    assert rows[1]["violations"] == "rouge_l_f1_judge 0.1000 is below the floor 0.35"
+    assert rows[1]["violations"] == "rouge_l_f1_judge 0.1000 is below the floor 0.35 (a point estimate)"
     assert rows[2]["violations"] == "failed: KV cache, 放不下"
     assert rows[2]["chars_per_s"] == ""
 
@@ -186,7 +187,7 @@ def test_the_table_of_the_default_study_fits_eighty_columns_and_cuts_nothing():
     assert next(line for line in lines if "prompt" in line).split() == [*heads, "chars/s", "judge", "ROUGE-L"]
     shown = [line.split() for line in lines if line.strip().startswith(("bare", "structured", "keywords"))]
     assert [row[: len(axes)] for row in shown] == [list(one.trial.axes.values()) for one in verdict.standings]
-    assert shown[0][len(axes) :] == ["123,470", "0.4000", "0.5000"]
+    assert shown[0][len(axes) :] == ["123,470", "0.4000", "0.5000?"]
     assert shown[-1][len(axes) :] == ["failed"]
 
 

@@ -181,19 +181,21 @@ class Rule(Enum):
 
 
 class ConstraintTest(Enum):
-    """When a quantized trial violates a ratio constraint, by its questions paired with those of its unquantized baseline."""
+    """What becomes of a quantized trial of which too few questions show whether it keeps its share of its baseline's quality.
 
-    bound = "bound"  # unless its one-sided lower bound clears the limit: it is shown to be as good
-    refuted = "refuted"  # only if its one-sided upper bound misses the limit: it is shown to be worse
-    point = "point"  # if its mean misses the limit, however few the questions
+    One that is shown to keep it is accepted, and one that is shown to keep less is refused.
+    """
+
+    bound = "bound"  # refused
+    refuted = "refuted"  # accepted
+    point = "point"  # its mean decides, of all quantized trials
 
 
 @dataclass
 class SelectionConfig:
     """Limits that a trial must keep, and what makes the best among those that keep them.
 
-    `constraint_test=bound` is strict on purpose: with 24 questions hardly any quantized trial whose answers changed is shown
-    to keep 99 %. More questions, a lower ratio or `constraint_test=refuted` let more of them in.
+    `min_rouge_l_f1_ratio=None` means by the number of different questions: `gpuqa.selection.ratios.DEFAULT_RATIOS`.
     """
 
     name: str = MISSING
@@ -208,17 +210,19 @@ class SelectionConfig:
     speed_weight: float = 0.5  # of rule=weighted
     baseline_quantization: str = "none"
     constraint_test: ConstraintTest = ConstraintTest.bound
-    min_rouge_l_f1_ratio: float = 0.99
-    min_answer_chars_ratio: float = 0.90
+    min_rouge_l_f1_ratio: float | None = None  # of the baseline's; None: the narrower, the more different questions there are
+    min_answer_chars_ratio: float = 0.90  # the same of the answers' mean length; only what is shown to be shorter is refused
     confidence: float = 0.97  # of intervals, tests and bounds; above 0.95, so that 1000 equal pairs stay below 5 % of wins
     max_interval_ratio: float = 1.1  # of two trials that tie: the whole interval of their ratio lies from 1 / this to this
     min_lead: float = 0.01  # of a win: a smaller lead is none that matters, however sure it is
 
     def __post_init__(self) -> None:
         shares = ("min_rouge_l_f1_judge", "min_rouge_l_f1_of_best", "max_empty_fraction", "max_truncated_fraction")
-        for key in (*shares, "speed_weight", "min_rouge_l_f1_ratio", "min_answer_chars_ratio"):
+        for key in (*shares, "speed_weight", "min_answer_chars_ratio"):
             value = getattr(self, key)
             check(0 <= value <= 1, f"selection.{key}", value, "a number from 0 to 1")
+        ratio, by_questions = self.min_rouge_l_f1_ratio, "a number from 0 to 1, or null for one by the number of questions"
+        check(ratio is None or 0 <= ratio <= 1, "selection.min_rouge_l_f1_ratio", ratio, by_questions)
         check(0 <= self.min_chars_per_s < math.inf, "selection.min_chars_per_s", self.min_chars_per_s, "a number of at least 0")
         for key in ("max_e2e_latency_ms_p95", "max_ttft_ms_p95"):
             check((value := getattr(self, key)) is None or value > 0, f"selection.{key}", value, "a number above 0, or null")

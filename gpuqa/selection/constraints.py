@@ -7,15 +7,15 @@ the trial that differs in quantization only.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, assert_never
+from dataclasses import replace
+from typing import Any
 
 from gpuqa.config.measurement import ConstraintTest, SelectionConfig
+from gpuqa.measure.metrics import intervals_of
 from gpuqa.measure.statistics import bootstrap_interval
-from gpuqa.pipeline.dataset.summary import rows_text
-from gpuqa.records import Measurement, Trial
-from gpuqa.selection.pairing import Answers, ScorePair, ScorePairs, paired, scores_of
-
-ROUNDING = 1e-12
+from gpuqa.records import Answer, Measurement, Trial
+from gpuqa.selection.pairing import AnswerPairs, Answers, ScorePair, ScorePairs, paired, scores_of
+from gpuqa.selection.ratios import BesideBaseline, Ratio, beside, length_ratio, score_ratio
 
 
 def violations(trial: Trial, trials: Sequence[Trial], rule: SelectionConfig, answers: Answers) -> tuple[str, ...]:
@@ -26,10 +26,10 @@ def violations(trial: Trial, trials: Sequence[Trial], rule: SelectionConfig, ans
     if measurement is None:
         return (f"skipped: {trial.skipped}" if trial.skipped else f"failed: {trial.error}",)
     best = best_score(trials, measurement.questions, answers)
-    reasons = [*quality_violations(measurement, best, rule), *speed_violations(measurement, rule)]
-    if (baseline := baseline_of(trial, trials, rule)) is not None:
-        reasons += baseline_violations(trial, baseline, rule, answers)
-    return tuple(reasons)
+    reasons = [*quality_violations(measurement, best, rule, answers.get(trial.key, ())), *speed_violations(measurement, rule)]
+    if (kept := beside_baseline(trial, trials, rule, answers)) and kept.refused:
+        reasons.append(kept.text)
+    return (*reasons, *too_short(trial, trials, rule, answers))
 
 
 def best_score(trials: Sequence[Trial], questions: int, answers: Answers) -> float:
@@ -53,14 +53,21 @@ def best_score(trials: Sequence[Trial], questions: int, answers: Answers) -> flo
     return best
 
 
-def quality_violations(measurement: Measurement, best: float, rule: SelectionConfig) -> list[str]:
-    """Violations of floors on scores and of caps on empty and truncated answers. `best`: the study's highest rouge_l_f1."""
+def quality_violations(
+    measurement: Measurement, best: float, rule: SelectionConfig, answers: Sequence[Answer] = ()
+) -> list[str]:
+    """Violations of floors on scores and of caps on empty and truncated answers. `best`: the study's highest rouge_l_f1.
+
+    The floors compare the measured means, as the judge does, and say so.
+    """
     reasons, judge, score = [], measurement.rouge_l_f1_judge, measurement.rouge_l_f1
     if (judge or 0.0) < rule.min_rouge_l_f1_judge:
-        reasons.append(f"rouge_l_f1_judge {score_text(judge)} is below the floor {rule.min_rouge_l_f1_judge:g}")
+        text = f"rouge_l_f1_judge {score_text(judge)} is below the floor {rule.min_rouge_l_f1_judge:g}"
+        reasons.append(f"{text} ({as_point('rouge_l_f1_judge', measurement, answers)})")
     if (score or 0.0) < rule.min_rouge_l_f1_of_best * best:
         share = f"{rule.min_rouge_l_f1_of_best * 100:.4g}%"
-        reasons.append(f"rouge_l_f1 {score_text(score)} is below {share} of the study's best {best:.4g}")
+        text = f"rouge_l_f1 {score_text(score)} is below {share} of the study's best {best:.4g}"
+        reasons.append(f"{text} ({as_point('rouge_l_f1', measurement, answers)})")
     for name, fraction, limit in (
         ("empty", measurement.answers_empty / measurement.questions, rule.max_empty_fraction),
         ("truncated", measurement.truncated_fraction, rule.max_truncated_fraction),
@@ -68,6 +75,22 @@ def quality_violations(measurement: Measurement, best: float, rule: SelectionCon
         if fraction > limit:
             reasons.append(f"{fraction:.1%} of the answers are {name}, at most {limit:.4g} is selection.max_{name}_fraction")
     return reasons
+
+
+def as_point(name: str, measurement: Measurement, answers: Sequence[Answer]) -> str:
+    """That a score is compared as it was measured, with its 95 % interval where the answers are at hand."""
+    interval = intervals_of(measurement, answers)[name]
+    return "a point estimate" + (f", 95% interval {interval.low:.4f} to {interval.high:.4f}" if interval else "")
+
+
+def floor_note(trial: Trial, rule: SelectionConfig, answers: Answers) -> str:
+    """A sentence where the judge's floor lies inside a trial's interval, so that its score may be above by luck; else ""."""
+    seen, floor = seen_of(trial), rule.min_rouge_l_f1_judge
+    interval = intervals_of(seen, answers.get(trial.key, ()))["rouge_l_f1_judge"] if seen else None
+    if interval is None or not interval.low < floor <= interval.high:
+        return ""
+    inside = f"lies inside the 95% interval of its rouge_l_f1_judge ({interval.low:.4f} to {interval.high:.4f})"
+    return f"The floor {floor:g} {inside}: over other questions it may miss it."
 
 
 def speed_violations(measurement: Measurement, rule: SelectionConfig) -> list[str]:
@@ -83,47 +106,46 @@ def speed_violations(measurement: Measurement, rule: SelectionConfig) -> list[st
     return reasons
 
 
-def baseline_violations(trial: Trial, baseline: Trial, rule: SelectionConfig, answers: Answers) -> list[str]:
-    """Whether quality or length fell too far below the baseline's; by means where answers of one of both are not at hand."""
-    pairs = paired(answers.get(trial.key, ()), answers.get(baseline.key, ()))
-    lengths = [ScorePair(float(len(first.answer)), float(len(second.answer)), first.question) for first, second in pairs]
-    both, reasons = (seen_of(trial), seen_of(baseline)), []
-    for name, values, ratio in (
-        ("rouge_l_f1", scores_of(pairs), rule.min_rouge_l_f1_ratio),
-        ("answer_chars_mean", lengths, rule.min_answer_chars_ratio),
-    ):
-        mean, baseline_mean = (getattr(numbers, name) for numbers in both)
-        if mean is not None and baseline_mean is not None and ratio > 0:
-            reasons.append(ratio_violation(f"{name} {mean:.4g}", (mean, baseline_mean), values, ratio, rule))
-    return [reason for reason in reasons if reason is not None]
-
-
-def ratio_violation(
-    subject: str, means: tuple[float, float], pairs: ScorePairs, ratio: float, rule: SelectionConfig
-) -> str | None:
-    """A sentence if a mean is below its share of the baseline's, as `selection.constraint_test` reads it; else None.
-
-    Args:
-        pairs: the values of trial and baseline, row by row; none: the means alone decide.
-    """
-    mean, baseline_mean = means
-    share = f"{ratio * 100:.4g}% of the unquantized {baseline_mean:.4g}"
-    if rule.constraint_test is ConstraintTest.point or not pairs:
-        return f"{subject} is below {share}" if mean < ratio * baseline_mean else None
-    beyond, questions = [pair.first - ratio * pair.second for pair in pairs], [pair.question for pair in pairs]
-    one_sided = bootstrap_interval(beyond, 2 * rule.confidence - 1, clusters=questions)
-    match rule.constraint_test:
-        case ConstraintTest.bound:
-            end, verb = one_sided.low, "is not shown to keep"
-        case ConstraintTest.refuted:
-            end, verb = one_sided.high, "is shown to miss"
-        case _:
-            assert_never(rule.constraint_test)
-    if end >= -ROUNDING:
+def beside_baseline(trial: Trial, trials: Sequence[Trial], rule: SelectionConfig, answers: Answers) -> BesideBaseline | None:
+    """How a quantized trial's rouge_l_f1 stands beside its unquantized baseline's; None where there is nothing to compare."""
+    if (baseline := baseline_of(trial, trials, rule)) is None:
         return None
-    reach = (ratio + end / baseline_mean) * 100 if baseline_mean else 0.0
-    test = f"{rule.confidence:.0%} bound {reach:.1f}% over {rows_text(len(pairs), len(set(questions)))}"
-    return f"{subject} {verb} {share}: {test} (selection.constraint_test={rule.constraint_test.name})"
+    pairs = scores_of(pairs_of(trial, baseline, answers))
+    seen = seen_of(trial)
+    questions = len({pair.question for pair in pairs}) or (seen.questions if seen else 0)
+    return compared(trial, baseline, pairs, score_ratio(rule, questions), rule)
+
+
+def too_short(trial: Trial, trials: Sequence[Trial], rule: SelectionConfig, answers: Answers) -> list[str]:
+    """Whether a quantized trial's answers collapsed beside its baseline's, in a sentence.
+
+    Shorter answers that are as good are no loss, and lengths scatter twice as much as scores. So the limit is missed only
+    where that is shown, unless means alone decide.
+    """
+    if (baseline := baseline_of(trial, trials, rule)) is None:
+        return []
+    pairs = pairs_of(trial, baseline, answers)
+    lengths = [ScorePair(float(len(first.answer)), float(len(second.answer)), first.question) for first, second in pairs]
+    if rule.constraint_test is ConstraintTest.bound:
+        rule = replace(rule, constraint_test=ConstraintTest.refuted)
+    length = compared(trial, baseline, lengths, length_ratio(rule), rule)
+    return [length.text] if length and length.refused else []
+
+
+def compared(trial: Trial, baseline: Trial, pairs: ScorePairs, ratio: Ratio, rule: SelectionConfig) -> BesideBaseline | None:
+    """A trial beside its baseline in one quantity; None where that was not measured or the rule does not limit it."""
+    means = [getattr(seen_of(one), ratio.quantity) for one in (trial, baseline)]
+    return beside((means[0], means[1]), pairs, ratio, rule) if ratio.share > 0 and None not in means else None
+
+
+def pairs_of(trial: Trial, baseline: Trial, answers: Answers) -> AnswerPairs:
+    """The answers of both to all questions, side by side; a race may have asked a dropped one slices before."""
+    ours, other = (
+        rows[-one.dropped.seen.questions :] if one.dropped and one.dropped.seen else rows
+        for one in (trial, baseline)
+        for rows in [answers.get(one.key, ())]
+    )
+    return paired(ours, other)
 
 
 def without_baseline(trials: Sequence[Trial], rule: SelectionConfig) -> list[Trial]:
@@ -135,11 +157,15 @@ def without_baseline(trials: Sequence[Trial], rule: SelectionConfig) -> list[Tri
 def baseline_of(trial: Trial, trials: Sequence[Trial], rule: SelectionConfig) -> Trial | None:
     """The trial that differs in quantization only and was asked all questions, if only once before a race dropped it.
 
-    None if the study has none, or for the baseline itself.
+    None if the study has none, for the baseline itself, and for a dropped trial that was not asked all questions.
     """
-    questions = trial.measurement.questions if trial.measurement else 0
-    same = unquantized(trial, trials, rule)
-    return next((trial for trial in same if (seen := seen_of(trial)) and seen.questions == questions), None)
+    if (seen := seen_of(trial)) is None:
+        return None
+    for same in unquantized(trial, trials, rule):
+        whole = trial.measurement or same.measurement  # two dropped ones may have been asked the same slice
+        if whole and (same_seen := seen_of(same)) and same_seen.questions == seen.questions:
+            return same
+    return None
 
 
 def unquantized(trial: Trial, trials: Sequence[Trial], rule: SelectionConfig) -> Iterator[Trial]:

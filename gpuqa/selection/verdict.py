@@ -20,9 +20,10 @@ from gpuqa.measure.speed_tests import LOOKS, StartNoise, Unit
 from gpuqa.measure.statistics import Trend, trend
 from gpuqa.records import SETTINGS, Trial
 from gpuqa.selection.comparison import WIDEST_RATIO, Comparison, Known, is_finalist, lead_texts, looks_at, narrow, speed
-from gpuqa.selection.constraints import quantization_of, score_text, violations, without_baseline
+from gpuqa.selection.constraints import beside_baseline, quantization_of, score_text, violations, without_baseline
 from gpuqa.selection.pairing import Answers
 from gpuqa.selection.ranking import RANKINGS, compare_all, pareto_front, rank, simplicity
+from gpuqa.selection.ratios import FEWEST_QUESTIONS, BesideBaseline, Kept
 from gpuqa.selection.reach import reach_of
 from gpuqa.selection.wording import counted, listed
 
@@ -36,9 +37,6 @@ class Outcome(Enum):
     ONLY_ELIGIBLE = "ONLY ELIGIBLE"
 
 
-FEWEST_QUESTIONS = 20  # for a WIN or a TIE: of fewer, one answer is more than 5 % of a score
-
-
 @dataclass(frozen=True, slots=True)
 class Standing:
     """One trial before the rule: its violations of constraints, none if it may win; whether any trial is faster and better."""
@@ -46,6 +44,15 @@ class Standing:
     trial: Trial
     violations: tuple[str, ...]
     on_front: bool
+    beside_baseline: BesideBaseline | None = None  # of a quantized one
+
+    @property
+    def not_shown(self) -> bool:
+        """Whether nothing speaks against it but that its questions are too few."""
+        beside = self.beside_baseline
+        if beside is None or beside.kept is not Kept.open:
+            return False
+        return set(self.violations) <= {beside.text, f"dropped: {beside.text}"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +124,15 @@ def asked_of(trial: Trial, answers: Answers) -> int:
 def standings_of(trials: Sequence[Trial], rule: SelectionConfig, answers: Answers) -> list[Standing]:
     """Every trial with its violations: the eligible by the rule, finalists first, then the others by speed, failures last."""
     front = {id(trial) for trial in pareto_front(trials)}
-    standings = [Standing(trial, violations(trial, trials, rule, answers), id(trial) in front) for trial in trials]
+    standings = [
+        Standing(
+            trial,
+            violations(trial, trials, rule, answers),
+            id(trial) in front,
+            beside_baseline(trial, trials, rule, answers),
+        )
+        for trial in trials
+    ]
     eligible = rank([standing.trial for standing in standings if not standing.violations], rule)
     place = {id(trial): number for number, trial in enumerate(sorted(eligible, key=lambda trial: not is_finalist(trial)))}
     return sorted(
@@ -293,6 +308,9 @@ def counted_unit(unit: Unit, count: int) -> str:
 def warnings(verdict: Verdict, rule: SelectionConfig) -> list[str]:
     """What the verdict could not check, and what disturbed the measurements, a sentence each."""
     trials, sentences = [standing.trial for standing in verdict.standings], []
+    for standing in verdict.standings:
+        if standing.trial is verdict.winner and standing.beside_baseline and standing.not_shown:
+            sentences.append(f"The winner's {standing.beside_baseline.text}.")
     unchecked = without_baseline(trials, rule)
     if unchecked and not rule.min_rouge_l_f1_ratio == rule.min_answer_chars_ratio == 0:
         names, were = ", ".join(dict.fromkeys(map(quantization_of, unchecked))), "was" if len(unchecked) == 1 else "were"

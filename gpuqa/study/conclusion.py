@@ -39,9 +39,9 @@ def conclude(trials: Sequence[Trial], study: StudyConfig, rule: SelectionConfig,
         report.write(verdict, title, answers, folder, journal.questions())
     console.print(report.to_table(verdict, title))
     for standing in verdict.standings:
-        if standing.violations:
-            line = f"{standing.trial.name}: {'; '.join(standing.violations)}"
-            console.print(line, style="dim", markup=False, highlight=False)
+        if standing.violations or standing.not_shown:
+            line = f"{standing.trial.name}: {'; '.join(report.remarks(standing))}"
+            console.print(line, style="yellow" if standing.not_shown else "dim", markup=False, highlight=False)
     console.print(f"\n{verdict.reason}", style="bold", markup=False, highlight=False)
     if not stays:
         files = f"Leaderboard: {folder / 'leaderboard.csv'}\nReport: {folder / 'report.html'}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import io
 from collections import Counter
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ from gpuqa.roofline.roofline import fraction
 from gpuqa.selection.comparison import Comparison, lead_texts
 from gpuqa.selection.constraints import seen_of
 from gpuqa.selection.pairing import Answers
+from gpuqa.selection.ratios import Kept
 from gpuqa.selection.verdict import Standing, Verdict
 from gpuqa.selection.wording import counted
 
@@ -27,6 +29,11 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 NO_LEAD = {"first_leads_by": None, "first_leads_low": None, "first_leads_high": None, "p_value": None}
+MARK_MEANINGS: dict[Kept | None, str] = {  # beside rouge_l_f1 in the terminal
+    Kept.open: "? too few questions to show whether it keeps its unquantized baseline's ROUGE-L",
+    Kept.no: "< shown to be worse than its unquantized baseline",
+}
+TERMINAL_STYLES = {"winner": "bold green", "open": "yellow", "out": "dim", "": None}
 TERMINAL = [name for name, metric in METRICS.items() if metric.column is Column.terminal]
 
 
@@ -39,10 +46,17 @@ def leaderboard(verdict: Verdict, answers: Answers) -> list[dict[str, Any]]:
     for rank, standing in enumerate(verdict.standings, 1):
         trial = standing.trial
         eligible = {"rank": rank, "eligible": not standing.violations, "violations": "; ".join(standing.violations)}
+        eligible |= kept_columns(standing)
         eligible |= {"dropped": trial.dropped is not None, "pareto": standing.on_front, **leads.get(id(trial), NO_LEAD)}
         numbers = {**numbers_of(trial, answers.get(trial.key, ())), **override_columns(trial)}
         rows.append({**eligible, **trial.axes, **numbers, "trial": trial.key[:16]})
     return rows
+
+
+def kept_columns(standing: Standing) -> dict[str, str]:
+    """Whether a quantized trial is shown to keep its baseline's quality, and by what; empty of every other."""
+    beside = standing.beside_baseline
+    return {"quality_kept": beside.kept.value if beside else "", "quality_kept_by": beside.text if beside else ""}
 
 
 def read_leaderboard(folder: str | Path) -> pd.DataFrame:
@@ -147,12 +161,39 @@ def to_table(verdict: Verdict, title: str) -> Table:
     for key in TERMINAL:
         table.add_column(METRICS[key].heading, justify="right", no_wrap=True)
     for standing in verdict.standings:
-        won = standing.trial is verdict.winner
-        style = "bold green" if won else "dim" if standing.violations else None
-        table.add_row(*(Text(standing.trial.axes.get(key, "")) for key in axes), *cells(standing.trial, TERMINAL), style=style)
-    if off := overrides_off(verdict):
-        table.caption, table.caption_justify = Text("\n".join(off), style="yellow"), "left"
+        style = TERMINAL_STYLES[look_of(standing, verdict)]
+        table.add_row(*(Text(standing.trial.axes.get(key, "")) for key in axes), *marked_cells(standing), style=style)
+    marks = [
+        meaning for kept, meaning in MARK_MEANINGS.items() if kept in {kept_of(standing) for standing in verdict.standings}
+    ]
+    if notes := [*marks, *overrides_off(verdict)]:
+        table.caption, table.caption_justify = Text("\n".join(notes), style="yellow"), "left"
     return table
+
+
+def marked_cells(standing: Standing) -> list[str]:
+    """A row's numbers in the terminal; rouge_l_f1 of a quantized trial that is not shown to keep its baseline's has a mark."""
+    mark, texts = MARK_MEANINGS.get(kept_of(standing), " ")[0], cells(standing.trial, TERMINAL)
+    return [text + mark if key == "rouge_l_f1" and text else text for key, text in zip(TERMINAL, texts, strict=True)]
+
+
+def kept_of(standing: Standing) -> Kept | None:
+    """Whether a quantized trial keeps its baseline's quality; None where there is none to compare with."""
+    return standing.beside_baseline.kept if standing.beside_baseline else None
+
+
+def remarks(standing: Standing) -> list[str]:
+    """The violations of a trial, and how it stands beside its baseline where no violation says so."""
+    beside = standing.beside_baseline
+    new = beside is not None and not any(beside.text in violation for violation in standing.violations)
+    return [*standing.violations, *([beside.text] if beside and new else [])]
+
+
+def look_of(standing: Standing, verdict: Verdict) -> str:
+    """How a row is coloured: `winner`, `open` (too few questions), `out` (refused), else ""."""
+    if standing.trial is verdict.winner:
+        return "winner"
+    return "open" if standing.not_shown else "out" if standing.violations else ""
 
 
 def cells(trial: Trial, keys: Sequence[str], answers: Sequence[Answer] = ()) -> list[str]:
@@ -199,6 +240,10 @@ def to_html(verdict: Verdict, title: str, answers: Answers, questions: Summary |
         columns=[METRICS[name] for name in columns],
         cells=lambda trial: cells(trial, columns, answers.get(trial.key, ())),
         overrides_off=overrides_off(verdict),
+        kept=kept_of,
+        quantized=any(map(kept_of, verdict.standings)),
+        remarks=remarks,
+        look=functools.partial(look_of, verdict=verdict),
         samples={key: f"{kept[0].question}\n{kept[0].answer}" for key, kept in answers.items() if kept},
         lead=lambda comparison: lead_texts(comparison.difference, comparison.interval, comparison.p_value),
         points=plot_points(verdict.standings),
@@ -215,6 +260,7 @@ def plot_points(standings: Sequence[Standing]) -> dict[str, Any]:
             "x": 60 + 560 * (measurement.rouge_l_f1_judge or 0.0) / right,
             "y": 280 - 260 * measurement.chars_per_s / top,
             "eligible": not standing.violations,
+            "not_shown": standing.not_shown,
             "on_front": standing.on_front,
             "name": standing.trial.name,
             "label": f"{measurement.chars_per_s:,.0f} chars/s at {shown('rouge_l_f1_judge', measurement.rouge_l_f1_judge)}",

@@ -22,6 +22,7 @@ from gpuqa.selection.comparison import quality
 from gpuqa.selection.constraints import unquantized, violations
 from gpuqa.selection.pairing import Answers
 from gpuqa.selection.ranking import RANKINGS, Lag, RaceBound, rank
+from gpuqa.selection.ratios import score_ratio
 from gpuqa.selection.wording import counted
 from gpuqa.study.racing.evidence import (
     Candidate,
@@ -106,10 +107,12 @@ class Snapshot:
         if judged and (top := at_most(judged, self.risk)) < rule.min_rouge_l_f1_judge:
             return f"rouge_l_f1_judge is at most {top:.4f} by {by}, below the floor {rule.min_rouge_l_f1_judge:g}"
         measured = [self.candidates[trial.key] for trial in self.trials]
-        best = max(measured, key=lambda candidate: quality(candidate.trial), default=None)
+        best, baseline = max(measured, key=lambda candidate: quality(candidate.trial), default=None), self.baseline(candidate)
+        # a baseline that was asked a slice yet gives the share of fewer questions, which is lower
+        ratio = score_ratio(rule, len({answer.question for answer in baseline.known}) if baseline else 0)
         shares = (
-            (best, rule.min_rouge_l_f1_of_best, "the study's best"),
-            (self.baseline(candidate), rule.min_rouge_l_f1_ratio, "the unquantized"),
+            (best, rule.min_rouge_l_f1_of_best, "the study's best (selection.min_rouge_l_f1_of_best)"),
+            (baseline, ratio.share, f"the unquantized ({ratio.source})"),
         )
         for other, share, name in shares:
             lag = quality_lag(candidate, other, 1 / share) if other and share else None

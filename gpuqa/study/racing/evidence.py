@@ -8,22 +8,21 @@ measured on all questions gives that gain (two on the first engine, or one pass 
 cell); how far gains differ between cells is learnt from all cells that were measured both ways.
 
 Bounds are one-sided t bounds. Few values know their own variance badly, so it is drawn towards what such values usually
-have, as heavily as `PRIOR_FREEDOM` further values would (G. K. Smyth, "Linear models and empirical Bayes methods",
-Statistical Applications in Genetics and Molecular Biology 3, 2004: the moderated t).
+have (`gpuqa.measure.paired`).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import fmean
 
-from gpuqa.measure.statistics import Estimate, added, clustered, t_quantile, times
+from gpuqa.measure.paired import PRIOR_FREEDOM, moderated_mean
+from gpuqa.measure.statistics import Estimate, added, t_quantile, times
 from gpuqa.records import Answer, Measurement, Trial
 from gpuqa.selection.pairing import paired, scores_of
 
-PRIOR_FREEDOM = 4
 USUAL_REPEAT_SD = 0.05  # of log speed between repeats
 USUAL_GAIN_SD = 0.18  # of the log of the gain from a slice to all questions, between cells of one engine (tests/traces/wide)
 USUAL_SCORE_SD = 0.15  # of an answer's score, and of the difference of two
@@ -96,14 +95,11 @@ def mean_of(values: Sequence[float], questions: Sequence[str], population: float
     """The mean of what a sample was drawn from: endless, or so many values of which these are some.
 
     Args:
-        questions: of each value, its text. Values of one question tell little more than one: they count together, by the sum
-            of their distances from the mean (W. G. Cochran, Sampling Techniques, 1977, section 9A.2).
+        questions: of each value, its text; those of one question count together.
     """
-    mean = fmean(values)
-    sums, _ = clustered([value - mean for value in values], questions)
-    noise = spread([[value * len(sums) / len(values) for value in sums]], USUAL_SCORE_SD)
-    unseen = max(0.0, 1 - len(values) / population)  # the same, section 2.6
-    return Estimate(mean, noise.sd * math.sqrt(unseen / len(sums)), noise.freedom)
+    seen = moderated_mean(values, questions, USUAL_SCORE_SD)
+    unseen = max(0.0, 1 - len(values) / population)  # W. G. Cochran, Sampling Techniques, 1977, section 2.6
+    return replace(seen, error=seen.error * math.sqrt(unseen))
 
 
 def chance_of(count: int, asked: int, limit: int, population: int) -> float:

@@ -70,12 +70,13 @@ def test_every_format_gives_the_same_questions_and_digest(to_text: Callable[[Pai
 
 
 @pytest.mark.parametrize("to_text", FORMATS)
-@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-8 with CRLF"])
-def test_files_from_windows_are_read_alike(to_text: Callable[[Pairs], str], encoding: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("encoding", "ending"), [("utf-8-sig", "\n"), ("utf-8", "\r\n"), ("utf-8", "\r"), ("utf-16", "\r")])
+def test_files_from_windows_and_old_macs_are_read_alike(
+    to_text: Callable[[Pairs], str], encoding: str, ending: str, tmp_path: Path
+) -> None:
     content, plain = to_text(PAIRS), written(tmp_path / "plain", to_text(PAIRS))
-    crlf = encoding != "utf-8-sig"
-    windows = written(tmp_path / "windows", content.replace("\n", "\r\n") if crlf else content, "utf-8" if crlf else encoding)
-    assert read_questions(windows) == read_questions(plain)
+    other = written(tmp_path / "other", content.replace("\n", ending), encoding)
+    assert read_questions(other) == read_questions(plain)
 
 
 sentences = st.text(st.characters(exclude_categories=["Cs"]), min_size=1).map(str.strip).filter(bool)

@@ -107,8 +107,25 @@ def test_a_title_above_the_first_block_is_left_out(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("1. 问题：甲\n2. 问题：乙\n答案：二", "line 1: the question has no answer: no line below it begins with 答案："),
-        ("1. 问题：甲\n答案：一\n\n2. 问题：乙 答案：二", "line 4: the question has no answer"),
+        (
+            "1. 问题：甲\n2. 问题：乙\n答案：二",
+            "line 1: the question has no answer: the next question begins in line 2, and no line between",
+        ),
+        (
+            "1. 问题：甲\n答案：一\n\n2. 问题：乙 答案：二",
+            "line 4: the question has no answer: '答案：' stands within line 4, the question's own; begin a new",
+        ),
+        (
+            "1. 问题：甲？答：一\n\n2. 问题：乙\n答案：二",
+            "line 1: the question has no answer: '答：' stands within line 1, the question's own; begin a new",
+        ),
+        (
+            "1. 问题：甲\n第二行 答案：一\n2. 问题：乙\n答案：二",
+            "line 1: the question has no answer: '答案：' stands within line 2; begin a new line with it",
+        ),
+        ("Q: a? A: b", "line 1: the question has no answer: 'A:' stands within line 1, the question's own; begin"),
+        ("Q: FAQA: a", "line 1: the question has no answer: the file ends, and no line below it begins with A："),
+        ("1. 问题：甲", "line 1: the question has no answer: the file ends, and no line below it begins with 答案："),
         ("1. 问题：甲\n答案：一\n第二个问题：乙\n答案：二", "line 3: '问题：' stands where no question can begin"),
         ("1. 问题：甲\n答案：一。2. 问题：乙", "line 2: '问题：' stands where no question can begin"),
         ("1. 问题：甲\n题目 2 问题：乙\n答案：二", "line 2: '问题：' stands where no question can begin"),
@@ -123,4 +140,5 @@ def test_a_title_above_the_first_block_is_left_out(tmp_path: Path) -> None:
 )
 def test_a_block_that_would_be_lost_is_refused_with_its_line(content: str, message: str, tmp_path: Path) -> None:
     assert refusal(written(tmp_path / "blocks.txt", content)).startswith(message)
-    assert refusal(written(tmp_path / "windows.txt", content.replace("\n", "\r\n"))).startswith(message)
+    for ending in ("\r\n", "\r"):
+        assert refusal(written(tmp_path / "ending.txt", content.replace("\n", ending))).startswith(message)

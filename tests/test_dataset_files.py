@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import csv
+import gzip
+import io
 import json
 import re
 import sys
 import time
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -80,7 +83,7 @@ def test_other_columns_do_not_matter_and_an_empty_id_is_none(tmp_path: Path) -> 
         ("什么是 warp？,32 个线程\na,b\n", "row 1 (line 2) has the fields '什么是 warp？', '32 个线程', but a row needs"),
         (
             "question,anwser\na,b\n",
-            "row 1 (line 2) has 'question' and no 'answer'; its other fields are 'anwser' (did you mean",
+            "row 1 (line 2) has 'question' and no answer: looked for 'answer'; its other fields are 'anwser' (did you mean",
         ),
     ],
 )
@@ -132,6 +135,38 @@ def test_what_is_no_text_is_refused_with_the_way_to_convert_it(data: bytes, reas
     assert message.startswith("is not text in UTF-8, UTF-16 or GB18030 (")
     assert re.search(reason, message)
     assert "iconv -f" in message
+
+
+def archive(file: str) -> bytes:
+    """A zip archive that holds one empty file."""
+    with zipfile.ZipFile(stream := io.BytesIO(), "w") as archive:
+        archive.writestr(file, "")
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("questions.xlsx", archive("[Content_Types].xml"), "is an Excel workbook or another Office file, not text; save the"),
+        ("questions.csv", archive("xl/workbook.xml"), "is an Excel workbook or another Office file, not text; save the sheet"),
+        ("questions.xls", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "is an Excel workbook or another file of old Office, not text;"),
+        ("questions.json", archive("questions.json"), "is a zip archive, not text; unpack it and name the file in it"),
+        ("questions.json.gz", gzip.compress(b"[]"), "is a gzip archive, not text; unpack it and name the file in it"),
+        ("questions.json", b"\n<!-- 404 -->\n<!DOCTYPE html><html>", "is an HTML page, not text; a web page came in place of"),
+        ("questions.json", b"\xef\xbb\xbf<HTML lang='zh'>", "is an HTML page, not text; a web page came in place of the file"),
+        ("questions.xml", b"<?xml version='1.0'?>", "is an XML file, not text; write its questions as CSV or JSON"),
+        ("questions.pdf", b"%PDF-1.7", "is a PDF, not text; write its questions as CSV or JSON"),
+        ("questions", b"PAR1", "is a Parquet file, not text; give it the ending .parquet"),
+        (
+            "questions.json",
+            b"version https://git-lfs.github.com/spec/v1\n",
+            "is a git-LFS pointer, not text; run `git lfs pull`",
+        ),
+    ],
+)
+def test_a_file_of_another_kind_is_named_as_what_it_is(name: str, data: bytes, message: str, tmp_path: Path) -> None:
+    (path := tmp_path / name).write_bytes(data)
+    assert refusal(path).startswith(message)
 
 
 # JSON

@@ -106,10 +106,20 @@ def test_names_that_are_not_complete_are_refused_by_their_key(words: str) -> Non
         ({"question": "q", "Question": "p", "answer": "a"}, "row 2 has the field 'question' twice, in upper and in lower case"),
         (
             {"question": "q"},
-            "row 2 has 'question' and no 'answer'; its other fields are none; name the fields: 'dataset.fields=",
+            "row 2 has 'question' and no answer: looked for 'answer'; its other fields are none; name the fields: '",
         ),
-        ({"output": "a"}, "row 2 has 'output' and no 'instruction'; its other fields are none"),
-        ({"qestion": "q", "answer": "a"}, "row 2 has 'answer' and no 'question'; its other fields are 'qestion' (did you mean"),
+        (
+            {"prompt": "q", "query": "q", "reply": "a"},
+            "row 2 has 'prompt' and 'query' and no answer: looked for 'completion' or 'response'; its other fields are 'reply'",
+        ),
+        (
+            {"output": "a"},
+            "row 2 has 'output' and no question: looked for 'instruction' or 'input'; its other fields are none",
+        ),
+        (
+            {"qestion": "q", "answer": "a"},
+            "row 2 has 'answer' and no question: looked for 'question'; its other fields are 'qestion' (did you mean",
+        ),
         (
             {"promt": "q", "reply": "a"},
             "row 2 has the fields 'promt' (did you mean 'prompt'?), 'reply', but a row needs \"instr",
@@ -128,6 +138,26 @@ def test_a_message_names_the_row_the_field_and_what_is_wrong_with_it(row: dict[s
 def test_files_of_lines_name_the_line_too(tmp_path: Path) -> None:
     content = "\n" + json_lines([GOOD, {"question": "q", "answer": 2}])
     assert refusal(written(tmp_path / "rows.jsonl", content)).startswith("row 2 (line 3): answer is 2, a number")
+
+
+@pytest.mark.parametrize("beside", [{}, {"version": 1, "data": "here"}])
+def test_an_object_of_several_lists_is_refused_with_their_names_and_what_to_do(beside: dict[str, Any], tmp_path: Path) -> None:
+    content = json.dumps({**beside, "train": [GOOD, GOOD], "Test": [GOOD]})
+    assert refusal(written(tmp_path / "splits.json", content)) == (
+        "row 1 is an object that holds 'train' (2 rows) and 'Test' (1 row); a question file holds one list of rows: write the "
+        "one that is to be asked into a file of its own, as a plain [...]"
+    )
+
+
+def test_a_list_beside_the_one_under_data_is_not_dropped(tmp_path: Path) -> None:
+    message = refusal(written(tmp_path / "splits.json", json.dumps({"data": [GOOD], "test": [GOOD]})))
+    assert message.startswith("is a JSON object that holds 'data' (1 row) and 'test' (1 row); a question file holds one list")
+
+
+def test_of_very_many_fields_only_the_first_are_listed(tmp_path: Path) -> None:
+    message = refusal(written(tmp_path / "rows.json", json.dumps({f"q{number}": GOOD for number in range(1000)})))
+    assert "'q18', 'q19', ... (1000 in all), but a row needs" in message
+    assert "'q20'" not in message
 
 
 def test_the_message_about_a_row_without_a_known_name_lists_all_of_them(tmp_path: Path) -> None:

@@ -83,7 +83,16 @@ DAMAGED = {
         f"{WEIGHTS} is cut or damaged: it has 2,234,527 bytes, .* 2,234,528",
     ),
     "weights with more behind": (change(WEIGHTS, lambda whole: whole + b"x"), "is cut or damaged: it has 2,234,529 bytes"),
-    "an error page": (change(WEIGHTS, lambda _: "<!DOCTYPE html>" + " " * 99), "is cut or not a safetensors file"),
+    "an error page": (
+        change(WEIGHTS, lambda _: "<!DOCTYPE html>" + " " * 99),
+        f"{WEIGHTS} is an HTML page, not the file itself; download it again",
+    ),
+    "a page in place of a torch file": (
+        change("pytorch_model.bin", lambda _: "\n<html><body>404</body></html>"),
+        "pytorch_model.bin is an HTML page, not the file itself; download it again",
+    ),
+    "a page in place of config.json": (change("config.json", lambda _: "<html>"), "config.json is an HTML page, not the file"),
+    "an archive with the weights in it": (change(WEIGHTS, zip_archive), f"{WEIGHTS} is a zip archive, not the file itself"),
     "a header that is no JSON": (change(WEIGHTS, lambda _: b"\4" + bytes(7) + b"{{{{"), "its header cannot be read"),
     "a header that is a list": (change(WEIGHTS, lambda _: b"\2" + bytes(7) + b"[]"), "its header cannot be read"),
     "a header without tensors": (change(WEIGHTS, lambda _: b"\2" + bytes(7) + b"{}"), "its header cannot be read"),
@@ -136,6 +145,15 @@ def test_a_folder_that_holds_no_whole_model_is_refused_in_one_line_that_says_why
     assert "\n" not in str(caught.value)
 
 
+HEADER = {"weight": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}
+
+
+def header_of(length: int) -> Callable[[Path], None]:
+    """Weights whose header has this many bytes, which the file begins with."""
+    content = json.dumps(HEADER).ljust(length).encode()
+    return change(WEIGHTS, lambda _: length.to_bytes(8, "little") + content + bytes(8))
+
+
 WHOLE: dict[str, Callable[[Path], None]] = {
     "the embedded model": lambda _: None,
     "all shards": two_shards("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"),
@@ -146,6 +164,7 @@ WHOLE: dict[str, Callable[[Path], None]] = {
             (len(LOADED) + 33).to_bytes(8, "little") + b'{"__metadata__": {"format": "a"},' + LOADED[1:] + b" " + bytes(8)
         ),
     ),
+    "a header whose length begins as a gzip archive does": header_of(0x8B1F),
     "Mistral's own form": lambda folder: (folder / "config.json").rename(folder / "params.json") and None,
 }
 

@@ -16,8 +16,8 @@ from typing import Any
 from gpuqa.config import UserError
 from gpuqa.config.model_files import ADAPTER_CONFIG, SHARD_LIST, TENSOR_FILES, WEIGHT_FILES
 from gpuqa.config.pipeline import EngineConfig
+from gpuqa.pipeline.file_kinds import BEGINNING, POINTER, ZIP, kind_of
 
-POINTER = b"version https://git-lfs.github.com/"  # how the small file begins that git-LFS checks out without the real one
 AGAIN = "download it again"
 LONG_ALLOWED = "VLLM_ALLOW_LONG_MAX_MODEL_LEN"
 LENGTHS = (  # keys of config.json with how many positions a model has (vLLM 0.32, model_arch_config_convertor.py)
@@ -43,7 +43,7 @@ def check_weights(folder: Path) -> None:
     if not folder.is_dir():
         raise UserError(f"model.path: {folder} is a file; allowed is the folder that holds config.json and the weights")
     refuse_adapter(folder)
-    refuse_pointers(folder, WEIGHT_FILES)
+    refuse_other_kinds(folder, WEIGHT_FILES)
     if not (read_json(folder / "config.json") or read_json(folder / "params.json")):  # the latter is Mistral's
         raise UserError(f"model.path: {folder} has no config.json ({present(folder)}); allowed is the folder of a whole model")
     files = matching(folder, TENSOR_FILES)
@@ -56,13 +56,15 @@ def check_weights(folder: Path) -> None:
         refuse_missing_shards(listing)
 
 
-def refuse_pointers(folder: Path, patterns: Iterable[str]) -> None:
-    """Raise a UserError if a file is what git-LFS left in its place."""
+def refuse_other_kinds(folder: Path, patterns: Iterable[str]) -> None:
+    """Raise a UserError for what git-LFS left in the place of a file, or what a browser or a proxy brought instead of it."""
     for file in matching(folder, patterns):
         with file.open("rb") as stream:
-            if stream.read(len(POINTER)) == POINTER:
-                remedy = f"run `git lfs pull` in its folder, or {AGAIN}"
-                raise UserError(f"model.path: {file} is a git-LFS pointer, not the file itself; {remedy}")
+            kind = kind_of(beginning := stream.read(BEGINNING))
+        is_tensors = beginning[8:9] == b"{" if file.suffix == ".safetensors" else kind == ZIP  # PyTorch's form
+        if kind is not None and not is_tensors:
+            remedy = f"run `git lfs pull` in its folder, or {AGAIN}" if kind == POINTER else AGAIN
+            raise UserError(f"model.path: {file} is {kind}, not the file itself; {remedy}")
 
 
 def refuse_adapter(folder: Path) -> None:

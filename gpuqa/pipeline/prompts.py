@@ -17,7 +17,7 @@ from gpuqa.config.model_files import TOKENIZER_FILES, VOCABULARY_FILES
 from gpuqa.config.paths import find_model
 from gpuqa.config.pipeline import PLACEHOLDER, ModelConfig, PromptConfig
 from gpuqa.pipeline.chat_template import ChatTemplate
-from gpuqa.pipeline.model_folder import matching, present, refuse_adapter, refuse_pointers
+from gpuqa.pipeline.model_folder import matching, present, refuse_adapter, refuse_other_kinds
 from gpuqa.records import EncodedPrompt
 
 GAP = "…"  # stands where the middle of an over-long question was
@@ -34,7 +34,7 @@ def load_tokenizer(model: ModelConfig) -> Any:
     """
     folder = find_model(model)
     refuse_adapter(folder)
-    refuse_pointers(folder, TOKENIZER_FILES)
+    refuse_other_kinds(folder, TOKENIZER_FILES)
     from transformers import AutoTokenizer  # seconds to import
 
     try:

@@ -45,8 +45,7 @@ def parse_blocks(text: str) -> list[Block]:
         raise UserError(f"line {line_of(text, lost.end())}: the answer has no question: no line above begins with {words[0]}：")
     refuse_swallowed(words[0], text, 0, starts[0].start())
     refuse_other_marks(words, text)
-    ends = [*(start.start() for start in starts[1:]), len(text)]
-    return [block(text, start, end, words) for start, end in zip(starts, ends, strict=True)]
+    return [block(text, start, after, words) for start, after in zip(starts, [*starts[1:], None], strict=True)]
 
 
 def words_of(text: str) -> tuple[str, str] | None:
@@ -66,12 +65,12 @@ def mark(word: str) -> re.Pattern[str]:
     return re.compile(rf"^{BLANK}(?:#+{BLANK}|[-*+][^\S\n]+)?(?:{bold}|{numbered}[:：])", re.M | re.I)
 
 
-def block(text: str, start: re.Match[str], end: int, words: tuple[str, str]) -> Block:
-    """One block, from its mark to where the next one begins."""
-    line = line_of(text, start.end())
+def block(text: str, start: re.Match[str], after: re.Match[str] | None, words: tuple[str, str]) -> Block:
+    """One block, from its mark to the mark `after` it, of the next one."""
+    line, end = line_of(text, start.end()), after.start() if after else len(text)
     answers = list(mark(words[1]).finditer(text, start.end(), end))
     if not answers:
-        raise UserError(f"line {line}: the question has no answer: no line below it begins with {words[1]}：")
+        raise UserError(f"line {line}: the question has no answer: {where_no_answer_is(text, start, after, words)}")
     answer = answers[0]
     refuse_swallowed(words[0], text, start.end(), answer.start())
     refuse_swallowed(words[0], text, answer.end(), end, everywhere=words[0] == "问题")
@@ -84,6 +83,21 @@ def block(text: str, start: re.Match[str], end: int, words: tuple[str, str]) -> 
         "answer": closed(marks[1], text[answer.end() : end].strip()),
     }
     return line, fields
+
+
+def where_no_answer_is(text: str, start: re.Match[str], after: re.Match[str] | None, words: tuple[str, str]) -> str:
+    """What stands where the answer of a block should begin: its mark within a line, the next question, or nothing."""
+    wanted = "|".join(sorted(ANSWERS[words[0]], key=len, reverse=True))
+    before = "" if words[0] == "问题" else r"(?<![^\W\d_])"
+    inside = re.compile(rf"{before}(?:{wanted}){BLANK}\d*{BLANK}[:：]", re.I)
+    if found := inside.search(text, start.end(), after.start() if after else len(text)):
+        own = "" if "\n" in text[start.end() : found.end()] else ", the question's own"
+        return f"{found[0]!r} stands within line {line_of(text, found.end())}{own}; begin a new line with it"
+    if after:
+        return (
+            f"the next question begins in line {line_of(text, after.end())}, and no line between them begins with {words[1]}："
+        )
+    return f"the file ends, and no line below it begins with {words[1]}："
 
 
 def refuse_swallowed(word: str, text: str, start: int, end: int, everywhere: bool = False) -> None:

@@ -6,7 +6,7 @@ import codecs
 import csv
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -14,8 +14,19 @@ from typing import Any
 
 from gpuqa.config import UserError
 from gpuqa.pipeline.dataset.blocks import FORM, parse_blocks
+from gpuqa.pipeline.file_kinds import kind_of
 
 SEPARATORS = ",;\t"
+ONE_LIST = "a question file holds one list of rows: write the one that is to be asked into a file of its own, as a plain [...]"
+
+TODO = {  # a word for a kind of file -> what to do with one where questions should be
+    "git-LFS": "run `git lfs pull` in its folder",
+    "HTML": "a web page came in place of the file: download the file itself",
+    "Office": "save the sheet with the questions as CSV, in UTF-8",
+    "archive": "unpack it and name the file in it",
+    "Parquet": "give it the ending .parquet",
+    "": "write its questions as CSV or JSON",
+}
 
 
 class Encoding(Enum):
@@ -49,8 +60,17 @@ def read_rows(path: Path) -> tuple[list[Row], Encoding]:
         raise UserError(f"cannot be read: {error.strerror or error}") from error
     if path.suffix.lower() == ".parquet":
         return parse_parquet(data), Encoding.parquet
+    refuse_other_kinds(data)
     text, encoding = decoded(data)
+    if "\n" not in text:
+        text = text.replace("\r", "\n")  # the ends of lines that Macs once had
     return BY_ENDING.get(path.suffix.lower(), by_content)(text), encoding
+
+
+def refuse_other_kinds(data: bytes) -> None:
+    """Raise a UserError for a file that is no text, or not the file that its name promises."""
+    if (kind := kind_of(data)) is not None:
+        raise UserError(f"is {kind}, not text; {next(todo for word, todo in TODO.items() if word in kind)}")
 
 
 def decoded(data: bytes) -> tuple[str, Encoding]:
@@ -107,9 +127,19 @@ def parse_json(text: str) -> list[Row]:
         if error.msg == "Extra data" and text.lstrip().startswith("{"):
             return parse_json_lines(text)
         raise UserError(f"is not valid JSON: {error}") from error
-    if isinstance(whole, dict):
-        whole = whole["data"] if isinstance(whole.get("data"), list) else [whole]
-    return [Row(f"row {number}", content) for number, content in enumerate(whole, 1)]
+    if isinstance(whole, dict) and isinstance(whole.get("data"), list):
+        if len(lists := lists_of_rows(whole)) > 1:
+            raise UserError(f"is a JSON object that holds {' and '.join(lists)}; {ONE_LIST}")
+        whole = whole["data"]
+    rows = whole if isinstance(whole, list) else [whole]
+    return [Row(f"row {number}", content) for number, content in enumerate(rows, 1)]
+
+
+def lists_of_rows(content: Mapping[str, Any]) -> list[str]:
+    """Which values of a JSON object are lists of objects, as in `{"train": [...], "test": [...]}`: names and lengths."""
+    lists = {name: value for name, value in content.items() if isinstance(value, list) and value}
+    counts = {name: len(value) for name, value in lists.items() if all(isinstance(row, dict) for row in value)}
+    return [f"{name!r} ({count} row{'s' if count > 1 else ''})" for name, count in counts.items()]
 
 
 def parse_json_lines(text: str) -> list[Row]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from difflib import get_close_matches
+from itertools import islice
 from typing import Any, NoReturn
 
 from gpuqa.config import UserError
 from gpuqa.pipeline.dataset.files import Row
+
+MOST_LISTED = 20  # fields in one message
 
 UNSENT = {  # what belongs to a question and has no place in a prompt, as `dataset.ignore` calls it -> what to do
     "system": "write it into a prompt file (prompt.system), which is the same for all rows",
@@ -28,13 +31,14 @@ def refuse_unsent(row: Row, kind: str, what: str, ignore: Sequence[str]) -> None
         refuse(row, f"{what}, which would not be sent; {UNSENT[kind]}, or leave it out: 'dataset.ignore=[{kind}]'")
 
 
-def listed(names: Iterable[str], known: Sequence[str]) -> str:
-    """Names of fields, each that is unknown with the known one that may be meant."""
+def listed(names: Collection[str], known: Sequence[str]) -> str:
+    """Names of fields, each that is unknown with the known one that may be meant; of very many the first."""
     texts = []
-    for name in names:
+    for name in islice(names, MOST_LISTED):
         near = [] if name in known else get_close_matches(name, known, 1)
         texts.append(f"{name!r} (did you mean {near[0]!r}?)" if near else repr(name))
-    return ", ".join(texts) or "none"
+    more = [f"... ({len(names)} in all)"] if len(names) > MOST_LISTED else []
+    return ", ".join([*texts, *more]) or "none"
 
 
 def is_blank(value: Any) -> bool:

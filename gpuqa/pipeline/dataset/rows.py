@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from gpuqa.config.measurement import DatasetConfig, References
 from gpuqa.pipeline.dataset.chats import NamedText, last_turns
-from gpuqa.pipeline.dataset.files import Row
+from gpuqa.pipeline.dataset.files import ONE_LIST, Row, lists_of_rows
 from gpuqa.pipeline.dataset.refusals import described, is_blank, listed, refuse, refuse_unsent, says_something
 from gpuqa.records import Question
 
@@ -139,7 +139,7 @@ def parts_of(row: Row, fields: Mapping[str, Any], columns: Columns) -> Parts:
     if len(readings) > 1:
         refuse(row, f"can be read in {len(readings)} ways: by {', or by '.join(readings)}; {CHOOSE}")
     if not readings:
-        refuse(row, unknown(fields))
+        refuse(row, unknown(row, fields))
     if not chats:
         return shape_parts(shapes[0], fields)
     question, answer = last_turns(row, chats[0], fields[chats[0]], columns.ignore)
@@ -192,11 +192,19 @@ def text_of(row: Row, name: str, value: Any) -> str:
     return value.strip()
 
 
-def unknown(fields: Mapping[str, Any]) -> str:
+def unknown(row: Row, fields: Mapping[str, Any]) -> str:
     """What is wrong with a row of no shape: what is missing beside what is there, and which names may be meant."""
-    half = next((shape for shape in SHAPES if shape.question in fields or shape.answer in fields), None)
-    if half is not None:
-        here, missing = (half.question, half.answer) if half.question in fields else (half.answer, half.question)
-        others = [name for name in fields if name != here]
-        return f"has {here!r} and no {missing!r}; its other fields are {listed(others, KNOWN)}; {CHOOSE}"
+    if asked := {shape.question: shape.answer for shape in SHAPES if shape.question in fields}:
+        return half(fields, "answer", list(asked), asked.values())
+    if answered := {shape.question: shape.answer for shape in SHAPES if shape.answer in fields}:
+        return half(fields, "question", list(answered.values()), answered)
+    if lists := lists_of_rows(row.content):
+        return f"is an object that holds {' and '.join(lists)}; {ONE_LIST}"
     return f"has the fields {listed(fields, KNOWN)}, but {ACCEPTED}"
+
+
+def half(fields: Mapping[str, Any], missing: str, here: Collection[str], looked: Iterable[str]) -> str:
+    """What is wrong with a row that has a question and no answer, or the other way round."""
+    there, wanted = " and ".join(map(repr, dict.fromkeys(here))), " or ".join(map(repr, looked))
+    others = listed([name for name in fields if name not in here], KNOWN)
+    return f"has {there} and no {missing}: looked for {wanted}; its other fields are {others}; {CHOOSE}"

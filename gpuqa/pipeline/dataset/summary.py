@@ -11,6 +11,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from gpuqa.config.measurement import DatasetConfig
 from gpuqa.pipeline import dataset
+from gpuqa.pipeline.dataset import QuestionFile
 from gpuqa.records import Question
 
 SEEN_BY_JUDGE = re.compile("[a-z0-9]")
@@ -98,16 +99,17 @@ def rows_text(rows: int, different: int) -> str:
     return f"{rows} rows, {different} different questions" if different < rows else f"{rows} question{'s' if rows > 1 else ''}"
 
 
-def summary_of(config: DatasetConfig, warmup: Collection[str] | None) -> Summary:
+def summary_of(config: DatasetConfig, warmup: Collection[str] | None, file: QuestionFile | None = None) -> Summary:
     """The summary of a dataset.
 
     Args:
         warmup: texts of the model's warm-up file, None without one.
+        file: what was read of the dataset's file; None: it is read here.
 
     Raises:
         UserError: as `load`.
     """
-    file = dataset.load_file(config)
+    file = file or dataset.load_file(config)
     texts = {question.text for question in file.questions}
     references = [max(map(len, question.references)) for question in file.questions]
     return Summary(

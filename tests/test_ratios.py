@@ -83,8 +83,8 @@ def text_of(verdict: Verdict) -> str:
         (80, "95% of the unquantized 0.5 (the default for 80 to 399 different questions)"),
         (399, "95% of the unquantized 0.5 (the default for 80 to 399 different questions)"),
         (400, "97% of the unquantized 0.5 (the default for 400 to 999 different questions)"),
-        (1000, "98% of the unquantized 0.5 (the default for 1,000 to 1,999 different questions)"),
-        (2000, "99% of the unquantized 0.5 (the default from 2,000 different questions)"),
+        (1000, "98% of the unquantized 0.5 (the default for 1,000 to 2,499 different questions)"),
+        (2500, "99% of the unquantized 0.5 (the default from 2,500 different questions)"),
     ],
 )
 def test_the_ratio_narrows_with_the_number_of_different_questions_and_every_message_names_it(

@@ -21,7 +21,7 @@ from gpuqa.selection.pairing import ScorePairs
 
 ROUNDING = 1e-12
 FEWEST_QUESTIONS = 20  # different ones, to show anything good: of fewer, one answer is more than 5 % of a score
-DEFAULT_RATIOS = {0: 0.90, 80: 0.95, 400: 0.97, 1000: 0.98, 2000: 0.99}  # from so many different questions on
+DEFAULT_RATIOS = {0: 0.90, 80: 0.95, 400: 0.97, 1000: 0.98, 2500: 0.99}  # from so many different questions on
 USUAL_SD = {  # of the differences between questions, over the baseline's mean: pooled over the pairs of cells in tests/traces
     "rouge_l_f1": 0.165,
     "answer_chars_mean": 0.293,

@@ -17,6 +17,7 @@ from gpuqa.config.measurement import SelectionConfig
 from gpuqa.records import Trial
 from gpuqa.study import finalists, report
 from gpuqa.study.journal import Journal
+from gpuqa.study.kept import remarks
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -40,7 +41,7 @@ def conclude(trials: Sequence[Trial], study: StudyConfig, rule: SelectionConfig,
     console.print(report.to_table(verdict, title))
     for standing in verdict.standings:
         if standing.violations or standing.not_shown:
-            line = f"{standing.trial.name}: {'; '.join(report.remarks(standing))}"
+            line = f"{standing.trial.name}: {'; '.join(remarks(standing))}"
             console.print(line, style="yellow" if standing.not_shown else "dim", markup=False, highlight=False)
     console.print(f"\n{verdict.reason}", style="bold", markup=False, highlight=False)
     if not stays:

@@ -20,20 +20,15 @@ from gpuqa.roofline.roofline import fraction
 from gpuqa.selection.comparison import Comparison, lead_texts
 from gpuqa.selection.constraints import seen_of
 from gpuqa.selection.pairing import Answers
-from gpuqa.selection.ratios import Kept
 from gpuqa.selection.verdict import Standing, Verdict
 from gpuqa.selection.wording import counted
+from gpuqa.study.kept import TERMINAL_STYLES, kept_columns, kept_of, look_of, mark_of, marks_of, remarks
 
 if TYPE_CHECKING:
     import pandas as pd
     from rich.table import Table
 
 NO_LEAD = {"first_leads_by": None, "first_leads_low": None, "first_leads_high": None, "p_value": None}
-MARK_MEANINGS: dict[Kept | None, str] = {  # beside rouge_l_f1 in the terminal
-    Kept.open: "? too few questions to show whether it keeps its unquantized baseline's ROUGE-L",
-    Kept.no: "< shown to be worse than its unquantized baseline",
-}
-TERMINAL_STYLES = {"winner": "bold green", "open": "yellow", "out": "dim", "": None}
 TERMINAL = [name for name, metric in METRICS.items() if metric.column is Column.terminal]
 
 
@@ -51,12 +46,6 @@ def leaderboard(verdict: Verdict, answers: Answers) -> list[dict[str, Any]]:
         numbers = {**numbers_of(trial, answers.get(trial.key, ())), **override_columns(trial)}
         rows.append({**eligible, **trial.axes, **numbers, "trial": trial.key[:16]})
     return rows
-
-
-def kept_columns(standing: Standing) -> dict[str, str]:
-    """Whether a quantized trial is shown to keep its baseline's quality, and by what; empty of every other."""
-    beside = standing.beside_baseline
-    return {"quality_kept": beside.kept.value if beside else "", "quality_kept_by": beside.text if beside else ""}
 
 
 def read_leaderboard(folder: str | Path) -> pd.DataFrame:
@@ -161,39 +150,13 @@ def to_table(verdict: Verdict, title: str) -> Table:
     for key in TERMINAL:
         table.add_column(METRICS[key].heading, justify="right", no_wrap=True)
     for standing in verdict.standings:
+        texts = cells(standing.trial, TERMINAL)
+        texts = [text + mark_of(standing) if key == "rouge_l_f1" else text for key, text in zip(TERMINAL, texts, strict=True)]
         style = TERMINAL_STYLES[look_of(standing, verdict)]
-        table.add_row(*(Text(standing.trial.axes.get(key, "")) for key in axes), *marked_cells(standing), style=style)
-    marks = [
-        meaning for kept, meaning in MARK_MEANINGS.items() if kept in {kept_of(standing) for standing in verdict.standings}
-    ]
-    if notes := [*marks, *overrides_off(verdict)]:
+        table.add_row(*(Text(standing.trial.axes.get(key, "")) for key in axes), *texts, style=style)
+    if notes := [*marks_of(verdict), *overrides_off(verdict)]:
         table.caption, table.caption_justify = Text("\n".join(notes), style="yellow"), "left"
     return table
-
-
-def marked_cells(standing: Standing) -> list[str]:
-    """A row's numbers in the terminal; rouge_l_f1 of a quantized trial that is not shown to keep its baseline's has a mark."""
-    mark, texts = MARK_MEANINGS.get(kept_of(standing), " ")[0], cells(standing.trial, TERMINAL)
-    return [text + mark if key == "rouge_l_f1" and text else text for key, text in zip(TERMINAL, texts, strict=True)]
-
-
-def kept_of(standing: Standing) -> Kept | None:
-    """Whether a quantized trial keeps its baseline's quality; None where there is none to compare with."""
-    return standing.beside_baseline.kept if standing.beside_baseline else None
-
-
-def remarks(standing: Standing) -> list[str]:
-    """The violations of a trial, and how it stands beside its baseline where no violation says so."""
-    beside = standing.beside_baseline
-    new = beside is not None and not any(beside.text in violation for violation in standing.violations)
-    return [*standing.violations, *([beside.text] if beside and new else [])]
-
-
-def look_of(standing: Standing, verdict: Verdict) -> str:
-    """How a row is coloured: `winner`, `open` (too few questions), `out` (refused), else ""."""
-    if standing.trial is verdict.winner:
-        return "winner"
-    return "open" if standing.not_shown else "out" if standing.violations else ""
 
 
 def cells(trial: Trial, keys: Sequence[str], answers: Sequence[Answer] = ()) -> list[str]:

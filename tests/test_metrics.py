@@ -7,7 +7,7 @@ from dataclasses import fields, replace
 import pytest
 
 from gpuqa.measure.metrics import METRICS, Overhead, intervals_of, measure, measure_prefix_cached, score_answers, shown
-from gpuqa.measure.statistics import speed_interval
+from gpuqa.measure.speed_prediction import next_of
 from gpuqa.records import Answer, Answered, Completion, Conditions, Interval, Measurement, Question
 
 QUESTIONS = [
@@ -101,7 +101,7 @@ def test_speeds_are_medians_over_the_passes(found: Measurement) -> None:
     assert found.chars_per_s == 4.5
     assert found.chars_per_s_mad == 3.0  # of 0, 18.5 and 3
     assert found.chars_per_s_repeats == [4.5, 23.0, 1.5]
-    assert intervals_of(found, [])["chars_per_s"] == speed_interval([4.5, 23.0, 1.5])
+    assert intervals_of(found, [])["chars_per_s"] == next_of(found)
     assert found.output_tokens_per_s == 2.0  # of 4 / 2, 6 / 1 and 4 / 6
     assert found.questions_per_s == 1.5
 

@@ -12,13 +12,13 @@ from enum import Enum
 from statistics import fmean
 
 from gpuqa.measure import rouge
+from gpuqa.measure.speed_prediction import SpeedNoise, next_of
 from gpuqa.measure.statistics import (
     bootstrap_interval,
     geometric_mean,
     median_and_mad,
     percentile,
     questions_needed,
-    speed_interval,
 )
 from gpuqa.records import IDLE, Answer, Answered, Completion, Conditions, Interval, Measurement, Question
 
@@ -124,13 +124,19 @@ def shown(name: str, value: float | None) -> str:
     return format(value, METRICS[name].form)
 
 
-def intervals_of(measurement: Measurement, answers: Sequence[Answer]) -> dict[str, Interval | None]:
-    """95 % intervals by the name of their metric: of the speed over the repeats, of the scores over the different questions.
+def intervals_of(
+    measurement: Measurement, answers: Sequence[Answer], noise: SpeedNoise | None = None
+) -> dict[str, Interval | None]:
+    """95 % intervals by the name of their metric.
+
+    That of the speed is where the next measurement like this one lies, as many repeats on one more start of the engine, if
+    nothing changed. Those of the scores are of their means over other questions.
 
     Args:
         answers: that the scores are of, as `measure` got them; None for a score over fewer than two different questions.
+        noise: of the speed as a study knows it; else the repeats of this measurement are all there is.
     """
-    intervals = {"chars_per_s": speed_interval(measurement.chars_per_s_repeats)}
+    intervals = {"chars_per_s": next_of(measurement, noise)}
     for name in ("rouge_l_f1_judge", "rouge_l_f1"):
         rows = [(score, answer.question) for answer in answers if (score := getattr(answer, name)) is not None]
         scores, questions = zip(*rows, strict=True) if rows else ((), ())

@@ -24,6 +24,7 @@ from gpuqa.config.pipeline import PipelineConfig
 from gpuqa.machine.files import make_folder, write_atomically, writing
 from gpuqa.measure import fingerprint
 from gpuqa.measure.metrics import intervals_of
+from gpuqa.measure.speed_prediction import SpeedNoise, own_noise
 from gpuqa.records import Answer, Trial
 
 FORMAT = 2  # of frozen files, and of the lines and study.yaml of a journal: they change together
@@ -40,6 +41,15 @@ ANEW = "take it from the study again with gpuqa.freeze"
 
 
 @dataclass(frozen=True, slots=True)
+class Winner:
+    """What is frozen, and how much its speed varies."""
+
+    trial: Trial
+    answers: Sequence[Answer]  # of the trial; without them its scores have no interval
+    noise: SpeedNoise | None = None  # by all that a study has measured; else the trial's own repeats are all there is
+
+
+@dataclass(frozen=True, slots=True)
 class Frozen:
     """What became of the file when a winner was frozen."""
 
@@ -48,16 +58,13 @@ class Frozen:
     kept: Path | None = None  # where the winner lies that had its place before
 
 
-def freeze(trial: Trial, answers: Sequence[Answer], rule: SelectionConfig, reason: str, path: Path) -> Frozen:
+def freeze(winner: Winner, rule: SelectionConfig, reason: str, path: Path) -> Frozen:
     """Write the winner down. A file that holds the same decision stays as it is; another winner's is kept beside it.
-
-    Args:
-        answers: of the trial; without them its scores have no interval.
 
     Raises:
         FileNotWritten: the disk is full, for example; an older file is whole then.
     """
-    content = content_of(trial, answers, rule, reason, path.parent.name)
+    content = content_of(winner, rule, reason, path.parent.name)
     make_folder(path.parent)
     kept = None
     if path.is_file():
@@ -73,12 +80,11 @@ def freeze(trial: Trial, answers: Sequence[Answer], rule: SelectionConfig, reaso
     return Frozen(content, kept=kept)
 
 
-def content_of(trial: Trial, answers: Sequence[Answer], rule: SelectionConfig, reason: str, study: str) -> dict[str, Any]:
+def content_of(winner: Winner, rule: SelectionConfig, reason: str, study: str) -> dict[str, Any]:
     """What a frozen file holds, its digest last."""
+    trial = winner.trial
     pipeline = from_plain(trial.pipeline, PipelineConfig, "trial")
-    assert trial.measurement is not None
-    known, intervals = trial.fingerprint, intervals_of(trial.measurement, answers)
-    promised = {f"{name}_interval": asdict(interval) if interval else None for name, interval in intervals.items()}
+    known = trial.fingerprint
     content: dict[str, Any] = plain(
         {
             "format": FORMAT,
@@ -99,11 +105,21 @@ def content_of(trial: Trial, answers: Sequence[Answer], rule: SelectionConfig, r
             "git_commit": fingerprint.git_commit(),
             "frozen_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "selection": asdict(rule),
-            "measurement": {**asdict(trial.measurement), **promised},
+            "measurement": numbers_of(winner),
             "trial": trial.key,
         }
     )
     return {**content, "digest": digest_of(content)}
+
+
+def numbers_of(winner: Winner) -> dict[str, Any]:
+    """The winner's numbers with their intervals; `chars_per_s_noise` tells the interval for another number of repeats."""
+    measurement = winner.trial.measurement
+    assert measurement is not None
+    noise = winner.noise or own_noise(measurement)
+    intervals = intervals_of(measurement, winner.answers, noise)
+    promised = {f"{name}_interval": asdict(interval) if interval else None for name, interval in intervals.items()}
+    return {**asdict(measurement), **promised, "chars_per_s_noise": asdict(noise) if noise else None}
 
 
 def to_yaml(content: dict[str, Any]) -> str:

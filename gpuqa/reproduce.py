@@ -1,10 +1,14 @@
-"""Measure a frozen winner again on this machine: which of its numbers come out inside their intervals?
+"""Measure a frozen winner again on this machine: do its numbers come out as they would if nothing changed?
+
+A speed does inside the interval of the next measurement, a score where its answers are not shown to differ from the frozen
+ones, question by question. Where the study's answers do not lie beside the file, scores are compared by their means, and the
+output says how large a change that can tell.
 
     python -m gpuqa.reproduce frozen=experiments/embedded/frozen.yaml
     python -m gpuqa.reproduce frozen=experiments/mine/frozen.yaml
     python -m gpuqa.reproduce frozen=experiments/mine/frozen.yaml model_path=/mnt/weights    # they lie elsewhere here
 
-Exit codes: 0 every number that has an interval is inside it, 1 one is outside or could not be measured, 2 the input is wrong.
+Exit codes: 0 every number that has an interval is inside, 1 one is outside or could not be measured, 2 the input is wrong.
 """
 
 from __future__ import annotations
@@ -24,8 +28,9 @@ from gpuqa.config.app import run_command
 from gpuqa.config.commands import CellConfig, ReproduceConfig, from_plain, resolve
 from gpuqa.config.paths import find, find_model
 from gpuqa.measure.cell import Cell
-from gpuqa.records import Measurement, Pass, Trial
-from gpuqa.selection.against_frozen import NUMBERS, against_frozen, interval_of, lines_of
+from gpuqa.records import Answer, Pass, Trial
+from gpuqa.selection.against_frozen import NUMBERS, FrozenNumber, against_frozen, interval_of, lines_of, paired_or_not
+from gpuqa.selection.pairing import paired
 from gpuqa.study import study
 from gpuqa.study.journal import Journal
 
@@ -48,14 +53,16 @@ def reproduce(composed: Any) -> int:
     out = os.fdopen(os.dup(1), "w", buffering=1)  # an engine that starts takes file descriptor 1 for its own log
     print(f"measured on {content['device']}, now on {cell.fingerprint['device']}", file=out)
     print(f"measuring {len(cell.questions)} questions {cell.config.workload.repeats} times, once an engine is up", file=out)
-    trial = measure(cell)
+    trial, answers = measure(cell)
     if trial.measurement is None:
         print(f"error: {config.frozen} could not be measured here: {trial.error}", file=sys.stderr)
         return OUTSIDE
     then, now = ran(content["overrides"]), ran([asdict(override) for override in trial.overrides])
     if then != now:
         print(f"frozen with {then}, measured here with {now}", file=out)
-    return tell(content["measurement"], trial.measurement, out)
+    pairs = paired(answers, frozen_answers(content, Path(config.frozen), out))
+    numbers = against_frozen(content["measurement"], asdict(trial.measurement), trial.measurement.repeats, pairs)
+    return tell(content["measurement"], numbers, out)
 
 
 def cell_of(content: dict[str, Any], config: ReproduceConfig) -> Cell:
@@ -101,11 +108,21 @@ def folder_of(cell_config: CellConfig, config: ReproduceConfig) -> Path:
         raise UserError(f"{config.frozen}: {error}; {moved}") from error
 
 
-def measure(cell: Cell) -> Trial:
-    """One trial, as a study measures it, in a folder that is thrown away."""
+def measure(cell: Cell) -> tuple[Trial, list[Answer]]:
+    """One trial with its answers, as a study measures it, in a folder that is thrown away."""
     with tempfile.TemporaryDirectory() as folder:
-        outcome = asyncio.run(study.run([cell], Journal(Path(folder)), Silent()))
-        return outcome.trials[0]
+        journal = Journal(Path(folder))
+        [trial] = asyncio.run(study.run([cell], journal, Silent())).trials
+        return trial, journal.answers(trial.key)
+
+
+def frozen_answers(content: dict[str, Any], path: Path, out: TextIO) -> list[Answer]:
+    """The answers that the frozen scores are of; none where they do not lie beside the file, which is then said."""
+    answers = Journal(path.parent).answers(str(content.get("trial", "")))
+    if not answers:
+        where = Journal(path.parent).answers_file(str(content.get("trial", "")))
+        print(f"the frozen answers cannot be read beside the file ({where.relative_to(path.parent)})", file=out)
+    return answers
 
 
 def ran(overrides: Sequence[Mapping[str, Any]]) -> str:
@@ -126,10 +143,9 @@ class Silent:
         """The caller has the trial."""
 
 
-def tell(then: dict[str, Any], now: Measurement, out: TextIO) -> int:
+def tell(then: dict[str, Any], numbers: Sequence[FrozenNumber], out: TextIO) -> int:
     """Print number by number, then the names of those inside and outside -> exit code."""
-    numbers = against_frozen(then, asdict(now))
-    print("\n".join(lines_of(numbers)), file=out)
+    print("\n".join(filter(None, [paired_or_not(numbers), *lines_of(numbers)])), file=out)
     known = [number.name for number in numbers]
     names = {
         "inside": [number.name for number in numbers if number.inside],

@@ -23,7 +23,8 @@ from gpuqa.config.measurement import SelectionConfig
 from gpuqa.config.paths import PACKAGE, conf_folder
 from gpuqa.config.pipeline import PipelineConfig
 from gpuqa.measure import fingerprint
-from gpuqa.measure.statistics import bootstrap_interval, speed_interval
+from gpuqa.measure.speed_prediction import SpeedNoise, next_of, own_noise
+from gpuqa.measure.statistics import bootstrap_interval
 from gpuqa.records import Answer, Measurement, Override, Trial
 
 EMBEDDED = PACKAGE / "embedded" / "model"
@@ -74,7 +75,7 @@ def differences(file: Path, model: Path = EMBEDDED) -> list[str]:
 @pytest.fixture
 def file(tmp_path) -> Path:
     target = tmp_path / "mine" / "frozen.yaml"
-    frozen.freeze(winner(), ANSWERS, RULE, "它最快。", target)
+    frozen.freeze(frozen.Winner(winner(), ANSWERS), RULE, "它最快。", target)
     return target
 
 
@@ -109,20 +110,33 @@ def test_the_intervals_of_a_frozen_file_are_computed_when_it_is_written(file):
     numbers = frozen.read(file)["measurement"]
     assert numbers["rouge_l_f1_judge_interval"] == asdict(bootstrap_interval([0.2, 0.4, 0.6]))
     assert numbers["rouge_l_f1_interval"] == {"low": 0.5, "high": 0.5}
-    assert numbers["chars_per_s_interval"] == asdict(speed_interval([1e22, 2e22, 3e22]))
+    noise = own_noise(measurement())
+    assert numbers["chars_per_s_noise"] == asdict(noise)
+    assert numbers["chars_per_s_interval"] == asdict(next_of(measurement()))
+
+
+def test_a_study_that_knows_the_noise_of_a_winner_has_it_in_the_interval(file):
+    alone, noise = frozen.read(file)["measurement"], SpeedNoise(0.0001, 0.0003, 12.0, 3.0)
+    numbers = frozen.freeze(frozen.Winner(winner(), ANSWERS, noise), RULE, "它最快。", file).content["measurement"]
+    assert numbers["chars_per_s_noise"] == asdict(noise)
+    assert numbers["chars_per_s_interval"] == asdict(next_of(measurement(), noise))
+    assert numbers["chars_per_s_interval"]["low"] > alone["chars_per_s_interval"]["low"], (
+        "the interval of three torn repeats is wide"
+    )
 
 
 def test_numbers_without_repeats_or_scores_have_no_interval(tmp_path):
     once = replace(winner(), measurement=any_measurement(chars_per_s_repeats=[5.0]))
     unscored = [replace(answer, rouge_l_f1_judge=None, rouge_l_f1=None) for answer in ANSWERS]
-    numbers = frozen.freeze(once, unscored, RULE, "it is alone", tmp_path / "frozen.yaml").content["measurement"]
+    numbers = frozen.freeze(frozen.Winner(once, unscored), RULE, "it is alone", tmp_path / "frozen.yaml").content["measurement"]
+    assert numbers["chars_per_s_noise"] is None
     keys = ("chars_per_s_interval", "rouge_l_f1_judge_interval", "rouge_l_f1_interval")
     assert [numbers[key] for key in keys] == [None, None, None]
 
 
 def test_freezing_returns_what_it_wrote_and_leaves_nothing_else(tmp_path):
     file = tmp_path / "mine" / "frozen.yaml"
-    assert frozen.freeze(winner(), ANSWERS, RULE, "first", file) == frozen.Frozen(frozen.read(file))
+    assert frozen.freeze(frozen.Winner(winner(), ANSWERS), RULE, "first", file) == frozen.Frozen(frozen.read(file))
     assert [one.name for one in file.parent.iterdir()] == ["frozen.yaml"]
 
 
@@ -137,7 +151,7 @@ def aged(file: Path) -> dict[str, Any]:
 
 def test_the_same_decision_at_another_time_leaves_the_file_as_it_is(file):
     old, before = aged(file), file.read_bytes()
-    assert frozen.freeze(winner(), ANSWERS, RULE, "它最快。", file) == frozen.Frozen(old, unchanged=True)
+    assert frozen.freeze(frozen.Winner(winner(), ANSWERS), RULE, "它最快。", file) == frozen.Frozen(old, unchanged=True)
     assert file.read_bytes() == before
     assert [one.name for one in file.parent.iterdir()] == ["frozen.yaml"]
 
@@ -147,7 +161,7 @@ def test_the_same_decision_at_another_time_leaves_the_file_as_it_is(file):
 )
 def test_another_decision_keeps_the_winner_of_before_beside_it(file, rule, reason):
     old, before = aged(file), file.read_bytes()
-    result = frozen.freeze(winner(), ANSWERS, rule, reason, file)
+    result = frozen.freeze(frozen.Winner(winner(), ANSWERS), rule, reason, file)
     assert result.kept == file.with_name(f"frozen-{old['digest'][:8]}.yaml")
     assert result.kept.read_bytes() == before
     assert differences(result.kept) == [], "and it can be served"
@@ -162,7 +176,7 @@ NO_WINNER = ["an older winner", "[" * 1000, "[]", "", "digest: 3\nformat: 2\n", 
 @pytest.mark.parametrize("content", NO_WINNER)
 def test_what_is_no_winner_is_kept_by_the_digest_of_its_bytes(file, content):
     file.write_text(content, encoding="utf-8")
-    result = frozen.freeze(winner(), ANSWERS, RULE, "它最快。", file)
+    result = frozen.freeze(frozen.Winner(winner(), ANSWERS), RULE, "它最快。", file)
     assert result.kept == file.with_name(f"frozen-{hashlib.sha256(content.encode()).hexdigest()[:8]}.yaml")
     assert result.kept.read_text(encoding="utf-8") == content
     assert frozen.described(result.kept) == "which was edited or cannot be read"
@@ -171,7 +185,7 @@ def test_what_is_no_winner_is_kept_by_the_digest_of_its_bytes(file, content):
 def test_a_winner_whose_file_was_edited_is_kept_and_written_anew(file):
     edited = file.read_text(encoding="utf-8").replace("它最快。", "我说的。")
     file.write_text(edited, encoding="utf-8")
-    result = frozen.freeze(winner(), ANSWERS, RULE, "我说的。", file)
+    result = frozen.freeze(frozen.Winner(winner(), ANSWERS), RULE, "我说的。", file)
     assert not result.unchanged
     assert result.kept.read_text(encoding="utf-8") == edited
     assert differences(file) == []
@@ -196,7 +210,7 @@ def test_any_text_and_number_survive_the_file(tmp_path_factory, system, reason, 
         engine=replace(pipeline.engine, args={"max_model_len": 1024, "number": number}),
     )
     target = tmp_path_factory.mktemp("study") / "frozen.yaml"
-    frozen.freeze(winner(pipeline), ANSWERS, RULE, reason, target)
+    frozen.freeze(frozen.Winner(winner(pipeline), ANSWERS), RULE, reason, target)
     assert frozen.pipeline_config(frozen.read(target), target) == pipeline
     assert differences(target) == []
 

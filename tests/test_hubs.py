@@ -161,7 +161,7 @@ def frozen_file(model: Path, tmp_path: Path) -> Path:
     """A frozen cell of that model; its numbers are made up, because no engine is needed to refuse it."""
     [cell] = prepare([(compose_cell(f"model.path={model}", "dataset.limit=2"), {})])
     file = tmp_path / "mine" / "frozen.yaml"
-    frozen.freeze(cell.trial(any_measurement()), [], SelectionConfig(name="any"), "a test", file)
+    frozen.freeze(frozen.Winner(cell.trial(any_measurement()), []), SelectionConfig(name="any"), "a test", file)
     return file
 
 

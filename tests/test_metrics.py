@@ -16,7 +16,7 @@ from gpuqa.measure.metrics import (
     shown,
     with_timings,
 )
-from gpuqa.measure.statistics import speed_interval
+from gpuqa.measure.speed_prediction import next_of
 from gpuqa.records import Answer, Answered, Completion, Conditions, Interval, Measurement, Question
 
 QUESTIONS = [
@@ -110,7 +110,7 @@ def test_speeds_are_geometric_means_over_the_passes(found: Measurement) -> None:
     assert found.chars_per_s == pytest.approx((4.5 * 23 * 1.5) ** (1 / 3))
     assert found.chars_per_s_mad == 3.0  # of 0, 18.5 and 3
     assert found.chars_per_s_repeats == [4.5, 23.0, 1.5]
-    assert intervals_of(found, [])["chars_per_s"] == speed_interval([4.5, 23.0, 1.5])
+    assert intervals_of(found, [])["chars_per_s"] == next_of(found)
     assert found.output_tokens_per_s == pytest.approx((4 / 2 * 6 / 1 * 4 / 6) ** (1 / 3))
     assert found.questions_per_s == pytest.approx(3 / found.seconds)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from itertools import product
-from math import exp, log, sqrt
+from math import exp, sqrt
 
 import numpy as np
 import pytest
@@ -19,7 +19,6 @@ from gpuqa.measure.statistics import (
     median_and_mad,
     paired_interval,
     sign_flip_p_value,
-    speed_interval,
     t_quantile,
     t_tails,
     trend,
@@ -123,15 +122,6 @@ def test_a_t_interval_leaves_out_zero_exactly_where_its_p_value_says_so() -> Non
     for difference in (0.1, 0.27, 0.28, 0.5):
         found = Estimate(difference, 0.1, 4)
         assert (found.interval(0.95).low > 0) == (found.p_value < 0.05)
-
-
-def test_the_interval_of_a_speed_is_a_t_interval_of_its_logs() -> None:
-    found = speed_interval([100.0, 200.0])
-    middle, half = log(100 * 200) / 2, 12.7062 * log(2) / 2  # error of the mean: sd log(2)/sqrt(2), over sqrt(2)
-    assert found is not None
-    assert (log(found.low), log(found.high)) == pytest.approx((middle - half, middle + half), rel=1e-4)
-    assert speed_interval([100.0]) is None
-    assert speed_interval([100.0, 0.0]) is None
 
 
 def test_a_paired_interval_sees_what_two_separate_ones_would_hide() -> None:

@@ -338,7 +338,7 @@ def test_a_template_file_and_the_end_tokens_are_frozen_as_what_they_held(tmp_pat
     [cell] = prepared({**BARE, "prompt__template": str(file)})
     file.unlink()
     trial = replace(cell.trial(None), measurement=any_measurement())
-    frozen.freeze(trial, [], cell.config.selection, "it is alone", tmp_path / "frozen.yaml")
+    frozen.freeze(frozen.Winner(trial, []), cell.config.selection, "it is alone", tmp_path / "frozen.yaml")
     content = frozen.read(tmp_path / "frozen.yaml")
     pipeline = frozen.pipeline_config(content, tmp_path / "frozen.yaml")
     assert (pipeline.prompt.template, content["stop_token_ids"]) == (text, [4093, 4091])

@@ -21,7 +21,7 @@ from generated_trials import RULE, cell
 from gpuqa.config.measurement import ConstraintTest
 from gpuqa.config.paths import PACKAGE
 from gpuqa.measure.rouge import cut, score
-from gpuqa.measure.statistics import speed_interval, trend
+from gpuqa.measure.statistics import trend
 from gpuqa.records import Answer
 from gpuqa.selection.comparison import speed
 from gpuqa.selection.verdict import Outcome, decide
@@ -137,21 +137,6 @@ def test_the_winners_number_is_too_good_in_the_first_round_and_right_when_it_is_
     assert abs(np.mean(fresh_bias)) < 3 * error
     if spread == 0:
         assert wins <= 0.05 * STUDIES
-
-
-@pytest.mark.parametrize(("repeats", "most"), [(2, 0.6), (3, 0.8)])
-def test_the_interval_of_a_speed_covers_the_truth_where_a_bootstrap_of_the_median_does_not(repeats: int, most: float) -> None:
-    generator = np.random.default_rng(repeats)
-    logs = generator.normal(0, NOISE, size=(2000, repeats))
-    intervals = [speed_interval(np.exp(row).tolist()) for row in logs]
-    covered = np.mean([one is not None and one.low <= 1 <= one.high for one in intervals])
-    draws = generator.integers(0, repeats, size=(500, repeats))
-    medians = np.median(logs[:, draws], axis=2)
-    low, high = np.quantile(medians, [0.025, 0.975], axis=1)
-    naive = np.mean((low <= 0) & (high >= 0))
-    print(f"{repeats} repeats, 95% intervals cover: t on logs {covered:.1%}, bootstrap of the median {naive:.1%}")
-    assert 0.935 <= covered <= 0.965
-    assert naive < most
 
 
 REFERENCES = [cut(row["output"]).chinese for row in json.loads((PACKAGE / "embedded/questions/test.json").read_text("utf-8"))]

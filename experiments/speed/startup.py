@@ -80,7 +80,9 @@ def freeze(model: Path, overrides: list[str], out: Path) -> Path:
     [prepared] = study.prepare([(compose_cell(*fixed, *overrides), {})])
     nothing = Answered([Completion("-", "stop", 1, 1, 0, False, 1.0, 1.0)], 1.0, [1.0])
     numbers = metrics.measure([nothing], metrics.score_answers(prepared.questions[:1], nothing), Overhead(0.0, 0.0, 0.0))
-    frozen.freeze(prepared.trial(numbers), [], prepared.config.selection, "made to measure a start", out / "frozen.yaml")
+    frozen.freeze(
+        frozen.Winner(prepared.trial(numbers), []), prepared.config.selection, "made to measure a start", out / "frozen.yaml"
+    )
     return out / "frozen.yaml"
 
 

@@ -15,7 +15,8 @@ from typing import Any
 from gpuqa.measure import rouge
 from gpuqa.measure.latency import PERCENTILES, gaps_of, interval_of, percentiles_of, timings_of, tpot_ms_mean
 from gpuqa.measure.percentiles import questions_needed
-from gpuqa.measure.statistics import bootstrap_interval, geometric_mean, median_and_mad, speed_interval
+from gpuqa.measure.speed_prediction import SpeedNoise, next_of
+from gpuqa.measure.statistics import bootstrap_interval, geometric_mean, median_and_mad
 from gpuqa.records import IDLE, Answer, Answered, Completion, Conditions, Interval, Measurement, Question
 
 CLEAN_ENDS = ("stop", "error")
@@ -164,15 +165,20 @@ def shown(name: str, value: float | None) -> str:
     return format(value, METRICS[name].form)
 
 
-def intervals_of(measurement: Measurement, answers: Sequence[Answer]) -> dict[str, Interval | None]:
-    """95 % intervals by the name of their metric: of the speed over the repeats, of scores and percentiles over the different
-    questions.
+def intervals_of(
+    measurement: Measurement, answers: Sequence[Answer], noise: SpeedNoise | None = None
+) -> dict[str, Interval | None]:
+    """95 % intervals by the name of their metric.
+
+    That of the speed is where the next measurement like this one lies, as many repeats on one more start of the engine, if
+    nothing changed. Those of the scores are of their means over other questions, those of percentiles over the different ones.
 
     Args:
         answers: that the scores are of, as `measure` got them; None for a score over fewer than two different questions, and
             for a percentile over so few that `gpuqa.measure.percentiles.percentile_interval` has none.
+        noise: of the speed as a study knows it; else the repeats of this measurement are all there is.
     """
-    intervals = {"chars_per_s": speed_interval(measurement.chars_per_s_repeats)}
+    intervals = {"chars_per_s": next_of(measurement, noise)}
     intervals |= {name: interval_of(name, answers) for name in PERCENTILES}
     for name in ("rouge_l_f1_judge", "rouge_l_f1"):
         rows = [(score, answer.question) for answer in answers if (score := getattr(answer, name)) is not None]

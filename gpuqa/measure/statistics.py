@@ -111,20 +111,6 @@ def resamples(count: int, seed: int) -> Any:
     return np.bincount(draws.ravel(), minlength=RESAMPLES * count).reshape(RESAMPLES, count).astype(np.uint8)
 
 
-def speed_interval(speeds: Sequence[float], confidence: float = 0.95) -> Interval | None:
-    """A t interval on log speed, as speeds; None below two repeats or where a repeat gave no characters.
-
-    Not a bootstrap: of two or three repeats the median has only a handful of resamples, and their percentile interval
-    covers 51 and 75 % (`tests/test_verdict_simulation.py` counts it). Logs, because noise on speed is relative.
-    """
-    if len(speeds) < 2 or min(speeds) <= 0:
-        return None
-    logs = np.log(speeds)
-    mean = Estimate(float(logs.mean()), float(logs.std(ddof=1)) / math.sqrt(len(logs)), len(logs) - 1)
-    interval = mean.interval(confidence)
-    return Interval(math.exp(interval.low), math.exp(interval.high))
-
-
 def welch(first: Sequence[float], second: Sequence[float]) -> Estimate | None:
     """Difference of mean log speed, for a t test without equal variances (B. L. Welch, Biometrika 34, 1947).
 

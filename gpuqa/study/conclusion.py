@@ -18,6 +18,7 @@ from gpuqa.records import Trial
 from gpuqa.study import finalists, report
 from gpuqa.study.journal import Journal
 from gpuqa.study.kept import remarks
+from gpuqa.study.noise import noise_of
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -52,7 +53,8 @@ def conclude(trials: Sequence[Trial], study: StudyConfig, rule: SelectionConfig,
         console.print(f"Nothing was frozen.{before}", markup=False, highlight=False)
         return NO_WINNER
     winner = final.confirmed or verdict.winner
-    result = frozen.freeze(winner, answers.get(winner.key, []), rule, verdict.reason, target)
+    known = frozen.Winner(winner, answers.get(winner.key, []), noise_of(winner, final.finalists, journal))
+    result = frozen.freeze(known, rule, verdict.reason, target)
     tell_frozen(result, target, console)
     return 0
 

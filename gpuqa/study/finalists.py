@@ -38,6 +38,7 @@ class Judged:
     verdict: Verdict
     answers: Answers
     confirmed: Trial | None = None  # the winner by passes that did not choose it
+    finalists: Sequence[Trial] = ()  # of the first round, where they were measured again
 
 
 def finalists(
@@ -121,12 +122,12 @@ def judge(trials: Sequence[Trial], rule: SelectionConfig, journal: Journal) -> J
     chosen, winner = chosen_of(verdict, choice), verdict.winner
     confirmed = known.get(at_stage(chosen.key, Stage.confirmation)) if chosen else None
     if winner is None or confirmed is None or confirmed.measurement is None:
-        return Judged(verdict, answers)
+        return Judged(verdict, answers, finalists=choice.finalists)
     speed = f"Measured once more after it was chosen it had {confirmed.measurement.chars_per_s:,.0f} chars/s"
     repeats = counted(confirmed.measurement.repeats, "repeat")
     verdict = with_more(verdict, f"{speed} ({repeats} on a fresh engine), and that is what is frozen.")
     answers = {**answers, **answers_of([confirmed], journal)}
-    return Judged(verdict, answers, replaced(winner, confirmed))
+    return Judged(verdict, answers, replaced(winner, confirmed), choice.finalists)
 
 
 def chosen_of(verdict: Verdict, choice: Choice) -> Trial | None:

@@ -126,9 +126,7 @@ def measure_finalists(cells: Sequence[Cell], trials: Sequence[Trial], journal: J
     confirmed = [replace(by_key[chosen.key], stage=Stage.confirmation)]
     with Watch(console, confirmed) as watch:
         asyncio.run(study.run(confirmed, journal, watch))
-    shown = start_noise.shown_by(contest.starts(journal.read()))
-    if shown is not None:
-        start_noise.note(Path(limit.root), start_noise.Shown(limit.name, str(cells[0].fingerprint["device"]), *shown))
+    start_noise.note_finals(limit, str(cells[0].fingerprint["device"]), contest.choice.finalists, journal)
 
 
 def interrupted(cells: Sequence[Cell], journal: Journal, console: Console) -> int:

@@ -14,7 +14,7 @@ from gpuqa.measure.speed_prediction import speed_noise
 from gpuqa.measure.speed_tests import StartNoise
 from gpuqa.records import Trial
 from gpuqa.study.journal import Journal
-from gpuqa.study.noise import noise_of
+from gpuqa.study.start_noise import noise_of
 
 STARTS = {  # of each of two finalists in each stage: the starts of engines that answered, and the speeds
     (64, Stage.first_round): (["a", "a"], [1000.0, 1010.0]),

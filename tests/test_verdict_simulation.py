@@ -1,7 +1,7 @@
 """How often a verdict is right, on generated studies whose truth is known; every number here is seeded.
 
-The noise is that of real machines: a MAD of 8 % between repeats, normal on the log scale. The rates stand in the README
-and in experiments/LOG.md; run this file with `-s` to see them.
+A slice of the simulations that `make simulations` runs as a whole; docs/verdict.md has their tables. Run this file with `-s` to
+see the rates of the slice.
 """
 
 from __future__ import annotations
@@ -10,12 +10,14 @@ import functools
 import json
 import math
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+from conftest import ROOT
 from generated_trials import RULE, cell
 
 from gpuqa.config.measurement import ConstraintTest
@@ -23,61 +25,65 @@ from gpuqa.config.paths import PACKAGE
 from gpuqa.measure.rouge import cut, score
 from gpuqa.measure.statistics import trend
 from gpuqa.records import Answer
-from gpuqa.selection.comparison import speed
 from gpuqa.selection.verdict import Outcome, decide
-from gpuqa.study import finalists
+
+sys.path.insert(0, str(ROOT / "experiments" / "verdict"))
+import simulate
 
 pytestmark = [pytest.mark.slow, pytest.mark.no_cover]
 
 NOISE = 0.08 * 1.4826  # standard deviation of log speed whose median absolute deviation is 8 %
-STUDIES = 1000
+STUDIES = 100  # in a slice; the whole has ten times as many
 LATIN = re.compile("[a-zA-Z0-9]")
 
 
-def outcomes(cells: int, repeats: int, faster: float = 0.0, noise: float = NOISE) -> list[tuple[Outcome | None, bool]]:
-    """Of many studies: the outcome, and whether the cell that is truly `faster` won (the last, so not the simplest)."""
-    generator = np.random.default_rng([cells, repeats, round(faster * 1000)])
-    found = []
+def binomial(share: float, studies: int = STUDIES) -> float:
+    """What a share that holds on average is exceeded by in one of a thousand slices."""
+    return share + 3.1 * math.sqrt(share * (1 - share) / studies)
+
+
+@pytest.mark.parametrize("noise", simulate.NOISES)
+def test_equal_cells_seldom_get_a_win_on_one_engine_and_on_two_however_their_starts_differ(noise: str) -> None:
+    draws = simulate.draws
+    one = [simulate.one_engine(draw, simulate.NOISES[noise], 0.0).won for draw in draws(STUDIES)]
+    two = [simulate.two_engines(draw, simulate.NOISES[noise], 0.0, 0.03).won for draw in draws(STUDIES)]
+    print(f"{noise}: false WIN {np.mean(one):.1%} on one engine, {np.mean(two):.1%} on two at a start sd of 3 %")
+    assert np.mean(one) <= binomial(0.03)
+    assert np.mean(two) <= binomial(0.05)
+
+
+def test_slow_stretches_do_not_hide_a_lead_of_five_percent_on_one_engine() -> None:
+    ended = [simulate.one_engine(draw, simulate.slow_stretches, 0.05) for draw in simulate.draws(STUDIES)]
+    won, rounds = np.mean([study.right for study in ended]), np.mean([study.cost for study in ended])
+    print(f"5 % faster, slow stretches: WIN {won:.1%} at {rounds:.1f} rounds")
+    assert won >= 0.85
+    assert rounds <= 18
+    assert not any(study.won and not study.right for study in ended)
+
+
+def test_a_lead_of_ten_percent_between_engines_is_found_where_starts_differ_by_one() -> None:
+    ended = [simulate.two_engines(draw, simulate.quiet, 0.1, 0.01) for draw in simulate.draws(STUDIES)]
+    print(f"10 % faster, two engines, start sd 1 %: WIN {np.mean([study.right for study in ended]):.1%}")
+    assert np.mean([study.right for study in ended]) >= 0.95
+
+
+def test_the_frozen_speed_is_not_that_of_the_passes_that_chose_it() -> None:
+    off = np.array([simulate.frozen_bias(draw, simulate.normal) for draw in simulate.draws(2 * STUDIES)])
+    first_round, finals, frozen = off.mean(axis=0)
+    error = off[:, 2].std() / math.sqrt(len(off))
+    print(f"noise 12 %: the winner is {first_round:+.1%} off in the first round, {finals:+.1%} in the finals, ", end="")
+    print(f"{frozen:+.1%} frozen")
+    assert first_round > 0.05
+    assert abs(frozen) <= 3 * error
+
+
+@pytest.mark.parametrize("cells", [4, 8])
+def test_more_equal_cells_in_the_first_round_get_no_more_wins(cells: int) -> None:
+    generator, wins = np.random.default_rng(cells), 0
     for _ in range(STUDIES):
-        speeds = np.exp(generator.normal(math.log(10_000), noise, size=(cells, repeats)))
-        speeds[-1] *= 1 + faster
-        trials = [cell(number, row.tolist()) for number, row in enumerate(speeds)]
-        verdict = decide(trials, RULE)
-        found.append((verdict.outcome, verdict.winner is trials[-1]))
-    return found
-
-
-def rate(found: list[tuple[Outcome | None, bool]], holds: Callable[[Outcome | None, bool], bool]) -> float:
-    return sum(holds(outcome, right) for outcome, right in found) / len(found)
-
-
-@pytest.mark.parametrize(("cells", "repeats"), [(2, 2), (2, 3), (2, 5), (2, 10), (4, 3), (8, 3)])
-def test_a_study_of_equal_cells_declares_a_win_in_at_most_one_of_twenty(cells: int, repeats: int) -> None:
-    found = outcomes(cells, repeats)
-    shares = {one.name: rate(found, lambda outcome, _, one=one: outcome is one) for one in Outcome}  # type: ignore[misc]
-    print(f"A/A, {cells} cells, {repeats} repeats: {shares}")
-    assert shares["WIN"] <= 0.05
-
-
-@pytest.mark.parametrize(
-    ("faster", "repeats", "least"),
-    [(0.05, 3, 0.015), (0.05, 5, 0.03), (0.05, 10, 0.07), (0.2, 3, 0.12), (0.2, 5, 0.4), (0.2, 10, 0.8)],
-)
-def test_a_true_difference_is_found_at_a_known_rate(faster: float, repeats: int, least: float) -> None:
-    found = outcomes(2, repeats, faster)
-    won = rate(found, lambda outcome, right: outcome is Outcome.WIN and right)
-    wrong = rate(found, lambda outcome, right: outcome is Outcome.WIN and not right)
-    named = rate(found, lambda _, right: right)
-    print(f"{faster:.0%} faster, {repeats} repeats: WIN {won:.1%}, WIN of the slower {wrong:.1%}, named anyhow {named:.1%}")
-    assert won >= least
-    assert wrong <= 0.025
-
-
-def test_a_quiet_machine_finds_five_percent_with_three_repeats() -> None:
-    found = outcomes(2, 3, 0.05, noise=0.01 * 1.4826)
-    won = rate(found, lambda outcome, right: outcome is Outcome.WIN and right)
-    print(f"5% faster, 3 repeats, MAD 1%: WIN {won:.1%}")
-    assert won >= 0.55
+        speeds = np.exp(generator.normal(math.log(10_000), NOISE, size=(cells, 3)))
+        wins += decide([cell(number, row.tolist()) for number, row in enumerate(speeds)], RULE).outcome is Outcome.WIN
+    assert wins / STUDIES <= binomial(0.03)
 
 
 def drifting(drift: float, noise: float, studies: int, engines: int = 1) -> float:
@@ -101,42 +107,13 @@ def drifting(drift: float, noise: float, studies: int, engines: int = 1) -> floa
 
 
 def test_a_drift_is_flagged_where_there_is_one_and_elsewhere_at_the_stated_rate() -> None:
-    false, noisy, quiet = drifting(0, NOISE, 1000), drifting(-0.1, NOISE, 300), drifting(-0.1, 0.02 * 1.4826, 100)
-    split = drifting(-0.1, 0.02 * 1.4826, 300, engines=4)
+    false, noisy, quiet = drifting(0, NOISE, 300), drifting(-0.1, NOISE, 100), drifting(-0.1, 0.02 * 1.4826, 50)
+    split = drifting(-0.1, 0.02 * 1.4826, 100, engines=4)
     print(f"drift flagged: none {false:.1%}; -10% over 16 x 3 passes, MAD 8% {noisy:.1%}, MAD 2% {quiet:.1%}, ", end="")
     print(f"on four engines, MAD 2% {split:.1%}")
-    assert 0.015 <= false <= 0.045, "1 - selection.confidence"
+    assert false <= binomial(0.03, 300), "1 - selection.confidence"
     assert noisy >= 0.2
     assert quiet >= 0.95
-
-
-@pytest.mark.parametrize(("cells", "spread"), [(8, 0.0), (16, 0.0), (16, 0.05)], ids=["8 equal", "16 equal", "16, sd 5 %"])
-def test_the_winners_number_is_too_good_in_the_first_round_and_right_when_it_is_measured_again(
-    cells: int, spread: float
-) -> None:
-    generator = np.random.default_rng([cells, round(spread * 100)])
-    first_bias, fresh_bias, wins = [], [], 0
-    for _ in range(STUDIES):
-        truth = np.exp(generator.normal(math.log(10_000), spread, size=cells))
-        rounds = truth[:, None] * np.exp(generator.normal(0, NOISE, size=(2, cells, 3)))
-        trials = [cell(number, row.tolist()) for number, row in enumerate(rounds[0])]
-        chosen = finalists.finalists(trials, RULE, {}, 3).finalists
-        fresh = {one.key: cell(trials.index(one), rounds[1, trials.index(one)].tolist()) for one in chosen}
-        assert chosen[0] is max(trials, key=speed)
-        verdict = decide([finalists.replaced(one, fresh.get(one.key)) for one in trials], RULE)
-        assert verdict.winner is not None
-        assert verdict.winner.key in fresh, "whoever was measured once cannot win over whoever was measured again"
-        best = trials.index(chosen[0])
-        first_bias.append(math.log(speed(chosen[0]) / truth[best]))
-        fresh_bias.append(math.log(speed(fresh[chosen[0].key]) / truth[best]))
-        wins += verdict.outcome is Outcome.WIN and verdict.first.key == verdict.winner.key
-    error = float(np.std(fresh_bias)) / math.sqrt(STUDIES)
-    print(f"{cells} cells, sd {spread:.0%}: the first of the first round is {np.mean(first_bias):+.1%} off in it, ", end="")
-    print(f"{np.mean(fresh_bias):+.1%} (error {error:.1%}) measured again; WIN {wins / STUDIES:.1%}")
-    assert np.mean(first_bias) > 0.05
-    assert abs(np.mean(fresh_bias)) < 3 * error
-    if spread == 0:
-        assert wins <= 0.05 * STUDIES
 
 
 REFERENCES = [cut(row["output"]).chinese for row in json.loads((PACKAGE / "embedded/questions/test.json").read_text("utf-8"))]

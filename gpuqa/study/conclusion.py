@@ -18,7 +18,7 @@ from gpuqa.records import Trial
 from gpuqa.study import finalists, report
 from gpuqa.study.journal import Journal
 from gpuqa.study.kept import remarks
-from gpuqa.study.noise import noise_of
+from gpuqa.study.start_noise import noise_of
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from gpuqa.config.measurement import SelectionConfig
 from gpuqa.measure.fingerprint import Stage, at_stage
 from gpuqa.measure.metrics import Overhead, measure
-from gpuqa.measure.speed_tests import StartNoise, Starts, starts_of
+from gpuqa.measure.speed_tests import StartNoise
 from gpuqa.records import Answer, Pass, Trial
 from gpuqa.selection.pairing import Answers
 from gpuqa.selection.verdict import Verdict, decide, undecided
@@ -72,16 +72,6 @@ class Contest:
         trials = [so_far(trial, measured.get(trial.key, ()), self.answers.get(trial.key, ())) for trial in self.trials]
         verdict = decide(trials, self.rule, self.answers, self.usual)
         return [at_stage(trial.key, Stage.finals) for trial in undecided(verdict, self.rule)]
-
-    def starts(self, known: Mapping[str, Trial]) -> Sequence[Starts]:
-        """Of each finalist all starts of its engine after the first round, by the trials on the disk."""
-        found = []
-        for finalist in self.choice.finalists:
-            later = [known.get(at_stage(finalist.key, stage)) for stage in (Stage.finals, Stage.confirmation)]
-            measured = [starts_of(trial.measurement, trial.key) for trial in later if trial and trial.measurement]
-            starts = {engine: logs for starts in measured if starts for engine, logs in starts.items()}
-            found += [starts] if starts else []
-        return found
 
 
 def contest(trials: Sequence[Trial], rule: SelectionConfig, journal: Journal) -> Contest:

@@ -1,7 +1,7 @@
-"""What a machine has shown of how much starts of an engine differ, in `start_noise.jsonl` beside the folders of its studies.
+"""How much starts of an engine differ: what a study has shown, and what its machine has shown before.
 
-A study begins with what all studies before it have shown on the same device, drawn towards the usual 2 %, and keeps that in its
-study.yaml, so that it is judged in the same way later.
+`start_noise.jsonl` beside the folders of studies has a line a study. A study begins with what all before it have shown on the
+same device, drawn towards the usual 2 %, and keeps that in its study.yaml, so that it is judged in the same way later.
 """
 
 from __future__ import annotations
@@ -14,8 +14,13 @@ from pathlib import Path
 
 import numpy as np
 
+from gpuqa.config.commands import StudyConfig
 from gpuqa.machine.files import append_line
-from gpuqa.measure.speed_tests import StartNoise, Starts, pass_variance
+from gpuqa.measure.fingerprint import Stage, at_stage
+from gpuqa.measure.speed_prediction import SpeedNoise, passes_of_a_start, speed_noise
+from gpuqa.measure.speed_tests import StartNoise, Starts, pass_variance, starts_of
+from gpuqa.records import Trial
+from gpuqa.study.journal import Journal
 
 FILE = "start_noise.jsonl"
 LEAST_SD = 0.005  # no number of studies makes starts look more alike than that
@@ -39,7 +44,7 @@ def shown_by(cells: Sequence[Starts]) -> tuple[float, int] | None:
         cells: of each finalist all starts of its engine that did not choose it.
     """
     passes = [logs for starts in cells for logs in starts.values()]
-    means = [[float(np.mean(logs)) for logs in starts.values()] for starts in cells]
+    means = [[float(np.mean(logs)) for logs in starts.values()] for starts in cells if starts]
     freedom, within = sum(len(row) - 1 for row in means), pass_variance(passes)
     if not freedom or within is None:
         return None
@@ -55,6 +60,18 @@ def usual(root: Path, device: str, study: str) -> StartNoise:
     freedom = prior.freedom + sum(shown.freedom for shown in known.values())
     sd = math.sqrt(max(squares / freedom, LEAST_SD**2))
     return StartNoise(round(sd, 5), min(float(freedom), MOST_FREEDOM))
+
+
+def note_finals(study: StudyConfig, device: str, finalists: Sequence[Trial], journal: Journal) -> None:
+    """Keep what the finals of a study showed: the starts after the first round, which did not choose the finalists.
+
+    Raises:
+        FileNotWritten: as `note`.
+    """
+    known, later = journal.read(), (Stage.finals, Stage.confirmation)
+    cells = [[known[key] for stage in later if (key := at_stage(trial.key, stage)) in known] for trial in finalists]
+    if (shown := shown_by([starts_of_all(cell) for cell in cells if cell])) is not None:
+        note(Path(study.root), Shown(study.name, device, *shown))
 
 
 def note(root: Path, shown: Shown) -> None:
@@ -77,3 +94,29 @@ def read(file: Path) -> list[Shown]:
         except (ValueError, KeyError, TypeError):
             continue  # torn by a kill, or edited: it is only a prior
     return found
+
+
+def noise_of(winner: Trial, finalists: Sequence[Trial], journal: Journal) -> SpeedNoise | None:
+    """By the first round, the finals and the confirmation of every finalist; by the winner alone where there are none.
+
+    None where no start has two passes.
+
+    Args:
+        finalists: of the first round.
+    """
+    known = journal.read()
+    cells = [[known[key] for stage in Stage if (key := at_stage(trial.key, stage)) in known] for trial in finalists]
+    assert winner.measurement is not None, "a trial without numbers does not win"
+    return speed_noise(
+        [starts for cell in cells or [[winner]] if (starts := starts_of_all(cell))],
+        journal.start_noise(),
+        passes_of_a_start(winner.measurement),
+    )
+
+
+def starts_of_all(trials: Sequence[Trial]) -> Starts:
+    """The starts of a cell in all stages that measured it."""
+    starts: dict[str, Sequence[float]] = {}
+    for trial in trials:
+        starts |= (starts_of(trial.measurement, trial.key) if trial.measurement else None) or {}
+    return starts

@@ -30,7 +30,7 @@ class StudyConfig:
     root: str = "experiments"
     finalists: int = 3  # of the first round, measured again until they are decided; 0: the first round decides
     max_repeats: int = 32  # of each finalist
-    seconds: float = 600.0  # that measuring finalists may take, after which none of them is begun again
+    seconds: float = 600.0  # for finalists: no more passes are begun than will end within this time, but for the first look
     racing: bool = False  # ask all cells a slice first and drop those that cannot win; see `gpuqa.study.racing`
     racing_first_slice: int = 16  # questions
     racing_growth: int = 4  # each slice is so many times as large as the one before

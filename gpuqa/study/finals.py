@@ -36,7 +36,8 @@ class Finals:
         self.study: StudyConfig = cells[0].config.study
         self.groups = group_by_engine(cells)
         self.passes = {cell.key: list(kept.get(cell.key, ())) for cell in cells}
-        self.a_start = max(cell.config.workload.repeats for cell in cells)  # passes of each cell on one start of its engine
+        repeats = [cell.config.workload.repeats for cell in cells]
+        self.a_start = max(2, *repeats)  # passes of each cell on one start of its engine; one pass would tell no noise
         self.looks = self.looks_within(self.study.max_repeats)
         self.gone: set[str] = set()  # the keys of cells that failed
         self.open: dict[int, list[str]] = {}  # the keys that go on, by the number of passes after which that was decided

@@ -207,6 +207,9 @@ def test_a_floor_is_compared_as_a_point_and_says_so_with_its_interval_and_a_winn
     note = floor_note(trial, replace(RULE, min_rouge_l_f1_judge=0.2), {trial.key: rows})
     inside = "The floor 0.2 lies inside the 95% interval of its rouge_l_f1_judge"
     assert note == f"{inside} ({ends}): over other questions it may miss it."
+    low = replace(RULE, min_rouge_l_f1_judge=0.2)
+    assert decide([trial], low, {trial.key: rows}).reason.endswith(note)
+    assert "lies inside" not in decide([trial], RULE, {trial.key: rows}).reason
     for floor in (0.15, 0.0):
         assert floor_note(trial, replace(RULE, min_rouge_l_f1_judge=floor), {trial.key: rows}) == ""
     assert floor_note(trial, RULE, {}) == "", "without answers there is no interval"

@@ -20,7 +20,7 @@ from gpuqa.measure.speed_tests import LOOKS, StartNoise, Unit
 from gpuqa.measure.statistics import Trend, trend
 from gpuqa.records import SETTINGS, Trial
 from gpuqa.selection.comparison import WIDEST_RATIO, Comparison, Known, is_finalist, lead_texts, looks_at, narrow, speed
-from gpuqa.selection.constraints import beside_baseline, quantization_of, score_text, violations, without_baseline
+from gpuqa.selection.constraints import beside_baseline, floor_note, quantization_of, score_text, violations, without_baseline
 from gpuqa.selection.pairing import Answers
 from gpuqa.selection.ranking import RANKINGS, compare_all, pareto_front, rank, simplicity
 from gpuqa.selection.ratios import FEWEST_QUESTIONS, BesideBaseline, Kept
@@ -96,7 +96,8 @@ def decide(
         winner = min([first, *tied_of(comparisons, rule)], key=simplicity(rule)) if outcome is Outcome.TIE else first
         standings.sort(key=lambda standing: standing.trial is not winner)
         verdict = replace(verdict, winner=winner, outcome=outcome)
-    return replace(verdict, reason=reason_of(verdict, rule))
+    note = floor_note(verdict.winner, rule, known.answers) if verdict.winner else ""
+    return replace(verdict, reason=" ".join(filter(None, [reason_of(verdict, rule), note])))
 
 
 def first_of(ranked: Sequence[Trial], rule: SelectionConfig, known: Known) -> tuple[Trial, list[Comparison]]:

@@ -248,9 +248,9 @@ class Measurement:
     itl_ms_p95: float | None = None
     itl_ms_p99: float | None = None
     seconds_repeats: list[float] = field(default_factory=list)  # every repeat's time, in the order measured
-    goodput_questions_per_s: float | None = None  # answers that keep all limits of `workload.slo` / seconds of all repeats
+    goodput_questions_per_s: float | None = None  # geometric mean of: answers that keep `workload.slo` / seconds
     goodput_questions_per_s_repeats: list[float] = field(default_factory=list)  # every repeat's; none without a limit
-    joules_per_output_token: float | None = None  # energy of the engine's GPUs / output tokens; None without NVML
+    joules_per_output_token: float | None = None  # geometric mean of: energy of the engine's GPUs / tokens
     joules_per_output_token_repeats: list[float] = field(default_factory=list)  # every repeat's
     ramp: list[RampThird] = field(default_factory=list)  # of `workload.ramp_to_per_s`, the slowest third first; else none
     saturates_at_per_s: float | None = None  # arrivals_per_s of the first third with fewer than 3 answers for 4 arrivals

@@ -26,7 +26,8 @@ from gpuqa.config.app import INTERRUPTED, run_command
 from gpuqa.config.cells import Cells
 from gpuqa.config.command_line import terminal
 from gpuqa.config.commands import CellConfig, StudyConfig, resolve
-from gpuqa.config.measurement import WorkloadConfig
+from gpuqa.config.measurement import Rule, WorkloadConfig
+from gpuqa.engines import gpus_of_engine
 from gpuqa.machine import hardware
 from gpuqa.measure.cell import Cell
 from gpuqa.measure.fingerprint import Stage
@@ -156,7 +157,18 @@ def one_study(configs: Sequence[CellConfig]) -> StudyConfig:
         finalists, racing = first.study.finalists, first.study.racing
         check(finalists == 0, "study.finalists", finalists, "0 with workload=load_search, which repeats the passes that decide")
         check(not racing, "study.racing", racing, "false with workload=load_search")
+    refuse_unmeasurable_rule(configs)
     return first.study
+
+
+def refuse_unmeasurable_rule(configs: Sequence[CellConfig]) -> None:
+    """Raise a UserError where a trial would lack the number that the rule ranks by."""
+    rule, limits = configs[0].selection.rule, [config.workload.slo.any_limit for config in configs]
+    if rule is Rule.goodput and not all(limits):
+        raise UserError("selection.rule: goodput counts the answers that keep limits; give some: 'workload.slo={ttft_ms: 200}'")
+    gpus = {gpus_of_engine(config.engine_args()) for config in configs}
+    if rule is Rule.cheapest and any(hardware.energy_j(count) is None for count in gpus):
+        raise UserError("selection.rule: cheapest needs GPUs whose energy NVML counts, and an engine runs on none here")
 
 
 def setting(cells: Sequence[Cell]) -> str:

@@ -5,19 +5,21 @@ from __future__ import annotations
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from generated_trials import RULE, cell
 from rich.console import Console
-from small_study import prepared, run
+from small_study import config, prepared, run
 
 from gpuqa import sweep
+from gpuqa.config import UserError
 from gpuqa.config.commands import StudyConfig
 from gpuqa.config.measurement import Rule
 from gpuqa.measure.fingerprint import Stage, at_stage
 from gpuqa.measure.speed_tests import LOOKS, Unit
-from gpuqa.records import Trial
+from gpuqa.records import Answer, Answered, Completion, Pass, Trial
 from gpuqa.selection.verdict import Outcome
 from gpuqa.study import finalists
 from gpuqa.study.conclusion import conclude
@@ -46,6 +48,41 @@ def test_finalists_are_the_first_and_those_that_may_be_as_good(speeds, most, cho
     trials = first_round(*speeds)
     found = finalists.finalists(trials, RULE, {}, most)
     assert ([trials.index(one) for one in found.finalists], found.left_out) == (chosen, left_out)
+
+
+def test_finalists_are_judged_by_the_goodput_and_the_energy_of_their_passes_so_far() -> None:
+    one = replace(cell(1, [1.0, 1.0, 1.0]), setting={"workload": {"slo": {"ttft_ms": None, "tpot_ms": None, "e2e_ms": 1500.0}}})
+    said = Completion("答", "stop", 9, 2, 0, False, 0.1, 0.2)
+    passes = [
+        Pass(Answered([said, said], 2.0, [1.0, late]), place, [], 0.0, 1.0, 1.0, 1.0, energy_j=8.0)
+        for place, late in enumerate((1.0, 2.0))
+    ]
+    answers = [Answer(f"{place}", f"问 {place}", "", "答", 0.4, 0.4, "stop", 2, 1.0) for place in range(2)]
+    found = finalists.so_far(one, passes, answers).measurement
+    assert found is not None
+    assert found.goodput_questions_per_s_repeats == [1.0, 0.5]
+    assert found.joules_per_output_token_repeats == [2.0, 2.0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"selection": "goodput"}, "selection.rule: goodput counts the answers that keep limits; give some: 'workload.slo="),
+        ({"selection": "cheapest", "engine__args__device": "cpu"}, "selection.rule: cheapest needs GPUs whose energy NVML"),
+        (
+            {"workload": "load_search", "workload__slo__e2e_ms": 5.0, "study__finalists": 2},
+            "study.finalists: got 2, allowed is 0 with workload=load_search",
+        ),
+        (
+            {"workload": "load_search", "workload__slo__e2e_ms": 5.0, "study__finalists": 0, "study__racing": True},
+            "study.racing: got True, allowed is false with workload=load_search",
+        ),
+    ],
+)
+def test_a_study_that_its_rule_or_its_finalists_do_not_fit_is_refused(changes: dict[str, Any], told: str) -> None:
+    with pytest.raises(UserError) as refused:
+        sweep.one_study([config(**changes)])
+    assert str(refused.value).startswith(told)
 
 
 @pytest.fixture

@@ -51,7 +51,9 @@ def test_an_answer_counts_if_it_keeps_every_limit(limits: dict[str, float], kept
 def test_goodput_is_kept_answers_a_second_of_every_repeat_and_of_all() -> None:
     found = counted([[QUICK, SLOW], [QUICK, QUICK], [QUICK, FAILED]], [2.0, 4.0], e2e_ms=1500.0)
     assert found.goodput_questions_per_s_repeats == [3 / 2, 1 / 4]
-    assert found.goodput_questions_per_s == pytest.approx(4 / 6)
+    assert found.goodput_questions_per_s == pytest.approx((3 / 2 * 1 / 4) ** 0.5)
+    none = counted([[QUICK, SLOW]], [2.0, 4.0], e2e_ms=1500.0)
+    assert (none.goodput_questions_per_s, none.slo_attainment) == (0.0, 0.5)
     assert found.slo_attainment == pytest.approx(4 / 6)
 
 

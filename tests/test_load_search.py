@@ -96,7 +96,7 @@ def test_where_no_rate_keeps_the_limits_the_search_ends_as_soon_as_hardly_a_ques
     kept, missed = ends_of(passes, WORKLOAD)
     assert kept is None
     assert missed is not None
-    assert 0.03 < missed.rate_per_s * 1.45 < 0.1, "the mean latency is 1.45 s"
+    assert 0.15 <= missed.rate_per_s * 1.45 < 0.3, "the mean latency is 1.45 s"
     assert len(missed.passes) == 3
     found = with_search(measured([1.0]), passes, WORKLOAD)
     assert (found.load_kept_per_s, found.load_kept_passes, found.load_missed_passes) == (None, None, 3)

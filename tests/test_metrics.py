@@ -289,7 +289,7 @@ def test_energy_is_told_a_token_where_every_pass_has_some(answers: list[Answer],
     passes, energies = [FIRST, SECOND], [8.0, 3.0]  # 4 and 6 tokens
     known = measure(passes, answers, replace(OVERHEAD, energies_j=energies))
     assert known.joules_per_output_token_repeats == [2.0, 0.5]
-    assert known.joules_per_output_token == pytest.approx(11 / 10)
+    assert known.joules_per_output_token == pytest.approx(1.0)
     partly = measure(passes, answers, replace(OVERHEAD, energies_j=[8.0, None]))
     silent = [replace(FIRST, completions=[replace(FAILED)] * 3)]
     nothing = measure(silent, answers, replace(OVERHEAD, energies_j=[8.0]))

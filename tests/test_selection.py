@@ -462,12 +462,63 @@ def test_a_verdict_says_which_quantized_trials_have_no_baseline() -> None:
 
 def test_every_rule_has_a_row_in_the_table_that_ranks_compares_and_names_the_first() -> None:
     assert set(RANKINGS) == set(Rule)
-    trials = [repeats(1000, 1010, 1020), repeats(2000, 2010, 2020, prompt="fast", rouge_l_f1=0.4)]
+    figures = {"goodput_questions_per_s": 2.0, "joules_per_output_token": 3.0}
+    trials = [repeats(1000, 1010, 1020, **figures), repeats(2000, 2010, 2020, prompt="fast", rouge_l_f1=0.4, **figures)]
     for rule in Rule:
         verdict = decide(trials, replace(RULE, rule=rule))
         assert verdict.winner in trials
         assert f"the {RANKINGS[rule].title} of 2 eligible trials" in verdict.reason
         assert RANKINGS[rule].untested is None or f"Not conclusive: {RANKINGS[rule].untested}" in verdict.reason
+
+
+def test_goodput_ranks_and_is_tested_by_its_own_repeats_and_not_by_speed() -> None:
+    def kept(*each: float, speed: float) -> Trial:
+        return repeats(
+            *[speed] * 3,
+            prompt=f"{speed:g}",
+            goodput_questions_per_s=geometric_mean(each),
+            goodput_questions_per_s_repeats=list(each),
+        )
+
+    many, few = kept(20.0, 20.1, 20.2, speed=1000), kept(10.0, 10.1, 10.2, speed=2000)
+    verdict = decide([few, many], replace(RULE, rule=Rule.goodput))
+    assert (verdict.winner, verdict.outcome) == (many, Outcome.WIN)
+    assert "the highest in goodput of 2 eligible trials" in verdict.reason
+    assert "goodput_questions_per_s 20.1, 1,000 chars/s" in verdict.reason
+    [comparison] = verdict.comparisons
+    assert comparison.difference == pytest.approx(20.1 / 10.1 - 1, rel=1e-3)
+    assert comparison.interval is not None
+    assert comparison.interval.low <= comparison.difference <= comparison.interval.high
+    near = kept(19.9, 20.1, 20.4, speed=2000)
+    assert decide([many, near], replace(RULE, rule=Rule.goodput)).outcome is not Outcome.WIN
+    nothing = kept(0.0, 0.0, 0.0, speed=3000)
+    assert decide([nothing, few], replace(RULE, rule=Rule.goodput)).winner is few
+
+
+def test_the_cheapest_needs_the_fewest_joules_and_leads_in_tokens_per_joule() -> None:
+    def cost(*each: float, speed: float, **numbers: float) -> Trial:
+        figures = {"joules_per_output_token": geometric_mean(each), "joules_per_output_token_repeats": list(each)}
+        return repeats(*[speed] * 3, prompt=f"{speed:g}", **figures, **numbers)
+
+    cheap, dear = cost(0.2, 0.201, 0.199, speed=1000), cost(0.25, 0.251, 0.249, speed=2000)
+    poor = cost(0.01, 0.01, 0.01, speed=500, rouge_l_f1_judge=0.1)
+    verdict = decide([dear, cheap, poor], replace(RULE, rule=Rule.cheapest))
+    assert (verdict.winner, verdict.outcome) == (cheap, Outcome.WIN), "above the floor"
+    assert "joules_per_output_token 0.2, " in verdict.reason
+    assert verdict.comparisons[0].difference == pytest.approx(0.25, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("rule", "told"),
+    [
+        (Rule.goodput, "it has no goodput_questions_per_s, by which selection.rule=goodput ranks: workload.slo sets no limit"),
+        (Rule.cheapest, "it has no joules_per_output_token, by which selection.rule=cheapest ranks: NVML did not count"),
+    ],
+)
+def test_a_trial_without_the_number_that_a_rule_ranks_by_cannot_win(rule: Rule, told: str) -> None:
+    verdict = decide([trial()], replace(RULE, rule=rule))
+    assert verdict.winner is None
+    assert told in verdict.reason
 
 
 def test_a_slice_counts_for_the_best_of_a_study_with_the_lower_end_of_its_interval() -> None:

@@ -178,6 +178,8 @@ class Rule(Enum):
     best_quality = "best_quality"
     weighted = "weighted"  # chars/s ** speed_weight * quality ** (1 - speed_weight)
     knee = "knee"  # of the Pareto front of chars/s and quality
+    goodput = "goodput"  # answers a second that keep `workload.slo`
+    cheapest = "cheapest"  # fewest joules per output token
 
 
 class ConstraintTest(Enum):

@@ -123,7 +123,8 @@ def width_of_engine(backend: Backend, args: Mapping[str, Any]) -> int | None:
 
 def gpus_of_engine(args: Mapping[str, Any]) -> int:
     """How many GPUs an engine computes on, by its arguments; 0 where they put it on the CPU."""
-    return 0 if args.get("device") == "cpu" else math.prod(args.get(name) or 1 for name in SEVERAL_GPUS)
+    counts = [args.get(name) for name in SEVERAL_GPUS]  # the backend itself refuses what is no number
+    return 0 if args.get("device") == "cpu" else math.prod(count for count in counts if type(count) is int)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from gpuqa.measure.goodput import keeps
 from gpuqa.measure.latency import timings_of
 from gpuqa.records import Measurement, Pass
 
-MOSTLY_ALONE = 0.1  # questions in flight on average (rate * mean latency), below which no lower rate would be any easier
+MOSTLY_ALONE = 0.3  # questions in flight on average (rate * mean latency), below which a lower rate is hardly easier
 
 
 @dataclass(frozen=True, slots=True)

@@ -87,7 +87,7 @@ METRICS = {  # by the field of `Measurement`, in the order of the report's colum
     "goodput_questions_per_s": Metric(
         "goodput 1/s",
         ",.4g",
-        "answers that keep every limit of workload.slo / seconds of all repeats",
+        "answers that keep every limit of workload.slo / seconds of one repeat, geometric mean over the repeats",
         "1/s",
         Column.page_if_measured,
     ),
@@ -114,7 +114,7 @@ METRICS = {  # by the field of `Measurement`, in the order of the report's colum
     "joules_per_output_token": Metric(
         "J/token",
         ",.4g",
-        "energy of the engine's GPUs during the repeats / output tokens; of the whole boards, by NVML's counter",
+        "energy of the engine's GPUs (whole boards, by NVML's counter) / output tokens, geometric mean over the repeats",
         "J",
         Column.page_if_measured,
     ),
@@ -314,7 +314,7 @@ def energy_of(passes: Sequence[Answered], energies_j: Sequence[float | None]) ->
     if len(known) < len(tokens) or min(tokens) == 0:
         return {}
     each = [energy / count for energy, count in zip(known, tokens, strict=True)]
-    return {"joules_per_output_token": sum(known) / sum(tokens), "joules_per_output_token_repeats": each}
+    return {"joules_per_output_token": geometric_mean(each), "joules_per_output_token_repeats": each}
 
 
 def output_tokens_per_s(passes: Sequence[Answered]) -> float:

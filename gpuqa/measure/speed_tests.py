@@ -113,13 +113,14 @@ def signed_rank_tail(count: int) -> list[float]:
     return np.cumsum(chances[::-1])[::-1].tolist()  # type: ignore[no-any-return]
 
 
-def starts_of(measurement: Measurement, owner: str) -> Starts | None:
+def starts_of(measurement: Measurement, owner: str, repeats: Sequence[float] | None = None) -> Starts | None:
     """The log speeds of a trial by the starts of its engine; None where a pass gave no characters.
 
     Args:
         owner: stands for the start of a trial that does not say which engine answered: one that no other trial shares.
+        repeats: of each pass another figure that is relative like a speed, instead of its chars/s.
     """
-    speeds = measurement.chars_per_s_repeats
+    speeds = measurement.chars_per_s_repeats if repeats is None else repeats
     if not speeds or min(speeds) <= 0:
         return None
     starts: dict[str, list[float]] = {}

@@ -3,15 +3,36 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from gpuqa.config.measurement import SelectionConfig
 from gpuqa.measure.speed_tests import LOOKS, SignedRank, SpeedLead, StartNoise, speed_lead, starts_of
 from gpuqa.measure.statistics import Estimate, added, mean_estimate, times
-from gpuqa.records import Interval, Trial
+from gpuqa.records import Interval, Measurement, Trial
 from gpuqa.selection.pairing import Answers, ScorePairs, paired, paired_test, scores_of
 
 WIDEST_RATIO = 2.0  # high end / low end of an interval that is shown; a wider one says nothing about the lead
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """What a rule may rank by that every pass of a trial has, the more the better."""
+
+    whole: Callable[[Measurement], float | None]
+    repeats: Callable[[Measurement], Sequence[float]]  # by which it is tested
+
+    def of(self, trial: Trial) -> float:
+        """Of a trial; 0 where it has none."""
+        return (self.whole(trial.measurement) or 0.0) if trial.measurement else 0.0
+
+
+CHARS_PER_S = Figure(lambda numbers: numbers.chars_per_s, lambda numbers: numbers.chars_per_s_repeats)
+GOODPUT = Figure(lambda numbers: numbers.goodput_questions_per_s, lambda numbers: numbers.goodput_questions_per_s_repeats)
+TOKENS_PER_JOULE = Figure(
+    lambda numbers: 1 / numbers.joules_per_output_token if numbers.joules_per_output_token else None,
+    lambda numbers: [1 / joules for joules in numbers.joules_per_output_token_repeats],
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +83,24 @@ def lead_texts(difference: float, interval: Interval | None, p_value: float | No
 
 def by_speed(first: Trial, other: Trial, rule: SelectionConfig, known: Known) -> Comparison:
     """The ratio of speeds; `gpuqa.measure.speed_tests` says by which test."""
-    lead = speed_lead_of(first, other, known.usual)
+    return by_figure(CHARS_PER_S, first, other, rule, known)
+
+
+def by_goodput(first: Trial, other: Trial, rule: SelectionConfig, known: Known) -> Comparison:
+    """The ratio of goodputs, tested as speeds are."""
+    return by_figure(GOODPUT, first, other, rule, known)
+
+
+def by_energy(first: Trial, other: Trial, rule: SelectionConfig, known: Known) -> Comparison:
+    """The ratio of output tokens per joule, tested as speeds are."""
+    return by_figure(TOKENS_PER_JOULE, first, other, rule, known)
+
+
+def by_figure(figure: Figure, first: Trial, other: Trial, rule: SelectionConfig, known: Known) -> Comparison:
+    """The ratio of a figure that every pass has, such as a speed."""
+    lead = speed_lead_of(first, other, known.usual, figure)
     if lead is None:
-        return Comparison(other, speed(first) / speed(other) - 1 if speed(other) else 0.0)
+        return Comparison(other, figure.of(first) / figure.of(other) - 1 if figure.of(other) else 0.0)
     return of_logs(other, lead.test, rule, looks_at(first, other, lead), lead)
 
 
@@ -139,11 +175,12 @@ def relative(logs: float) -> float:
     return math.expm1(min(logs, 700.0))
 
 
-def speed_lead_of(first: Trial, other: Trial, usual: StartNoise) -> SpeedLead | None:
-    """The difference in log speed; None where the repeats allow no test."""
+def speed_lead_of(first: Trial, other: Trial, usual: StartNoise, figure: Figure = CHARS_PER_S) -> SpeedLead | None:
+    """The difference in log speed, or of another figure; None where the repeats allow no test."""
     if first.measurement is None or other.measurement is None:
         return None
-    starts = starts_of(first.measurement, first.key), starts_of(other.measurement, other.key)
+    both = ((trial.measurement, trial.key) for trial in (first, other))
+    starts = [starts_of(numbers, key, figure.repeats(numbers)) for numbers, key in both if numbers]
     return speed_lead(starts[0], starts[1], usual) if starts[0] and starts[1] else None
 
 
@@ -158,7 +195,7 @@ def merit(trial: Trial, rule: SelectionConfig) -> float:
 
 def speed(trial: Trial) -> float:
     """Characters per second, 0 for a failure."""
-    return trial.measurement.chars_per_s if trial.measurement else 0.0
+    return CHARS_PER_S.of(trial)
 
 
 def quality(trial: Trial) -> float:

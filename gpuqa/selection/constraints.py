@@ -10,12 +10,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from gpuqa.config.measurement import ConstraintTest, SelectionConfig
+from gpuqa.config.measurement import ConstraintTest, Rule, SelectionConfig
 from gpuqa.measure.metrics import intervals_of
 from gpuqa.measure.statistics import bootstrap_interval
 from gpuqa.records import Answer, Measurement, Trial
 from gpuqa.selection.pairing import AnswerPairs, Answers, ScorePair, ScorePairs, paired, scores_of
 from gpuqa.selection.ratios import BesideBaseline, Ratio, beside, length_ratio, score_ratio
+
+RANKED_BY = {  # rule -> the number without which a trial cannot be ranked by it, and why a trial may lack it
+    Rule.goodput: ("goodput_questions_per_s", "workload.slo sets no limit, or the answers are not on the disk"),
+    Rule.cheapest: ("joules_per_output_token", "NVML did not count the energy of its GPUs"),
+}
 
 
 def violations(trial: Trial, trials: Sequence[Trial], rule: SelectionConfig, answers: Answers) -> tuple[str, ...]:
@@ -94,8 +99,14 @@ def floor_note(trial: Trial, rule: SelectionConfig, answers: Answers) -> str:
 
 
 def speed_violations(measurement: Measurement, rule: SelectionConfig) -> list[str]:
-    """Violations of the speed floor and of the latency limits; a percentile that the sample cannot support keeps no limit."""
-    reasons = []
+    """Violations of the speed floor and of the latency limits, and the lack of what the rule ranks by; a percentile that the
+    sample cannot support keeps no limit."""
+    name, why = RANKED_BY.get(rule.rule, ("chars_per_s", ""))
+    reasons = (
+        [f"it has no {name}, by which selection.rule={rule.rule.name} ranks: {why}"]
+        if getattr(measurement, name) is None
+        else []
+    )
     if measurement.chars_per_s < rule.min_chars_per_s:
         reasons.append(f"chars_per_s {measurement.chars_per_s:,.0f} is below the floor {rule.min_chars_per_s:g}")
     for name in ("e2e_latency_ms_p95", "ttft_ms_p95"):

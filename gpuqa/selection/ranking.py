@@ -14,7 +14,21 @@ from typing import Any
 
 from gpuqa.config.measurement import Rule, SelectionConfig
 from gpuqa.records import Trial
-from gpuqa.selection.comparison import Comparison, Known, by_both, by_quality, by_speed, merit, quality, speed, without_a_test
+from gpuqa.selection.comparison import (
+    GOODPUT,
+    TOKENS_PER_JOULE,
+    Comparison,
+    Known,
+    by_both,
+    by_energy,
+    by_goodput,
+    by_quality,
+    by_speed,
+    merit,
+    quality,
+    speed,
+    without_a_test,
+)
 from gpuqa.selection.constraints import quantization_of
 
 Key = Callable[[Trial], Any]
@@ -56,6 +70,7 @@ class Ranking:
     speed_weight: float | None  # of speed beside quality in the figure that a race sorts by; None: selection.speed_weight
     race: RaceBound | None  # None: no race can be run by this rule
     repeats_decide: bool = False  # more passes make the test sharper
+    number: str | None = None  # the metric that it ranks by, where a verdict would not name it anyway
     untested: str | None = None  # why no lead can be tested, where `compare` is `without_a_test`
 
 
@@ -67,6 +82,16 @@ def by_fastest(_: Sequence[Trial], __: SelectionConfig) -> Key:
 def by_best_quality(_: Sequence[Trial], __: SelectionConfig) -> Key:
     """Quality, then speed."""
     return lambda trial: (quality(trial), speed(trial))
+
+
+def by_most_goodput(_: Sequence[Trial], __: SelectionConfig) -> Key:
+    """Goodput, then speed."""
+    return lambda trial: (GOODPUT.of(trial), speed(trial))
+
+
+def by_least_energy(_: Sequence[Trial], __: SelectionConfig) -> Key:
+    """Output tokens per joule, then speed."""
+    return lambda trial: (TOKENS_PER_JOULE.of(trial), speed(trial))
 
 
 def by_merit(_: Sequence[Trial], rule: SelectionConfig) -> Key:
@@ -126,6 +151,24 @@ RANKINGS: dict[Rule, Ranking] = {
         # Slower and worse than one other cell: then it is not on the Pareto front, whose corner the knee is.
         race=RaceBound((Lag.speed, Lag.quality), "slower and worse", leader_is_any=True),
         untested="no test is known for the knee of a front",
+    ),
+    Rule.goodput: Ranking(
+        title="highest in goodput",
+        order=by_most_goodput,
+        compare=by_goodput,
+        speed_weight=1.0,
+        race=None,  # a slice's load is not the whole's
+        repeats_decide=True,
+        number="goodput_questions_per_s",
+    ),
+    Rule.cheapest: Ranking(
+        title="cheapest in joules per output token",
+        order=by_least_energy,
+        compare=by_energy,
+        speed_weight=1.0,
+        race=None,  # a slice is too short for the counter of energy
+        repeats_decide=True,
+        number="joules_per_output_token",
     ),
 }
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from gpuqa.config.measurement import SelectionConfig
+from gpuqa.measure.metrics import shown
 from gpuqa.measure.speed_tests import LOOKS, StartNoise, Unit
 from gpuqa.measure.statistics import Trend, trend
 from gpuqa.records import SETTINGS, Trial
@@ -273,8 +274,10 @@ def numbers_of(winner: Trial, rule: SelectionConfig) -> str:
     """What the winner reached."""
     measurement = winner.measurement
     assert measurement is not None, "a trial without numbers is not eligible"
+    number = RANKINGS[rule.rule].number
+    ranked_by = f"{number} {shown(number, getattr(measurement, number))}, " if number else ""
     return (
-        f"{measurement.chars_per_s:,.0f} chars/s (MAD {measurement.chars_per_s_mad:,.0f} over "
+        f"{ranked_by}{measurement.chars_per_s:,.0f} chars/s (MAD {measurement.chars_per_s_mad:,.0f} over "
         f"{counted(measurement.repeats, 'repeat')}) at rouge_l_f1_judge {score_text(measurement.rouge_l_f1_judge)} "
         f"(floor {rule.min_rouge_l_f1_judge:g}), rouge_l_f1 {score_text(measurement.rouge_l_f1)}."
     )

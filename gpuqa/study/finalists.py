@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 
 from gpuqa.config.measurement import SelectionConfig
 from gpuqa.measure.fingerprint import Stage, at_stage
-from gpuqa.measure.metrics import Overhead, measure
+from gpuqa.measure.goodput import slo_of, with_goodput
+from gpuqa.measure.metrics import Overhead, measure, with_timings
 from gpuqa.measure.speed_tests import StartNoise
 from gpuqa.records import Answer, Pass, Trial
 from gpuqa.selection.pairing import Answers
@@ -85,9 +86,12 @@ def so_far(trial: Trial, passes: Sequence[Pass], answers: Sequence[Answer]) -> T
     if trial.measurement is None or not passes:
         return trial
     overhead = Overhead(
-        passes[0].engine_start_s, passes[0].warmup_s, 0.0, engine_ids=[measured.engine_id for measured in passes]
+        *(passes[0].engine_start_s, passes[0].warmup_s, 0.0),
+        engine_ids=[measured.engine_id for measured in passes],
+        energies_j=[measured.energy_j for measured in passes],
     )
-    numbers = measure([measured.answered for measured in passes], answers, overhead)
+    answered = [measured.answered for measured in passes]
+    numbers = with_goodput(measure(answered, answers, overhead), with_timings(answers, answered), slo_of(trial.setting))
     return replace(trial, measurement=replace(numbers, first_round_chars_per_s=trial.measurement.chars_per_s))
 
 

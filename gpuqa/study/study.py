@@ -196,6 +196,7 @@ class Run:
             passes, before = finals.passes[cell.key], known.get(cell.key)
             if before is not None and before.measurement is not None and before.measurement.repeats >= len(passes):
                 self.done[cell.key], self.kept = replace(before, axes=cell.axes, setting=cell.setting), self.kept + 1
+                self.count_again(self.done[cell.key])
             else:
                 self.scores.append(asyncio.create_task(self.scoring.trial(cell, passes)))
         await self.write_scores()

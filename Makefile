@@ -27,6 +27,7 @@ simulations:  # how often verdicts and races are right (-s shows the rates that 
 	PYTHONPATH=tests $(PYTHON) experiments/verdict/simulate.py
 	PYTHONPATH=tests $(PYTHON) experiments/verdict/constraint_power.py
 	$(PYTHON) experiments/verdict/reproduce_rates.py
+	$(PYTHON) experiments/verdict/compare_rates.py
 	GPUQA_REPLAYS=200 $(PYTHON) -m pytest -s tests/test_racing.py -k "recorded or generated"
 	GPUQA_BURST_SCHEDULES=200 $(PYTHON) -m pytest tests/test_burst.py
 	GPUQA_KILLS=20 $(PYTHON) -m pytest tests/test_survival.py -k kills_lose

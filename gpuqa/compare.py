@@ -6,10 +6,10 @@
 
 Each side is a frozen.yaml, a study folder (its frozen winner), or FOLDER:TRIAL with the start of a trial's key.
 
-Exit codes: 0 A is better or equal: worse in nothing, and unless A is shown to be better there, no interval lies below 0 or is
-wider than high end / low end = 1.5, and enough different questions were asked for the test of a score to show a loss;
-1 A is shown to be worse in something; 2 the input is wrong (one line "error: ..." on stderr, nothing on stdout); 3
-inconclusive: neither is shown, and the output says what is open and what would decide it.
+Exit codes: 0 A is better or equal: it is shown to lose nothing, or no more than "equal" allows, a tenth of the speed, and of a
+score what a quantized cell may lose (10 % below 80 different questions, less with more); 1 A is shown to be worse in something;
+2 the input is wrong (one line "error: ..." on stderr, nothing on stdout); 3 neither is shown: the output says what is open and
+what would show it.
 """
 
 from __future__ import annotations
@@ -30,14 +30,16 @@ from gpuqa.config import UserError, plain
 from gpuqa.config.app import run_command
 from gpuqa.config.command_line import terminal
 from gpuqa.config.commands import CompareConfig, resolve
+from gpuqa.measure.speed_tests import Starts
 from gpuqa.records import Answer, Trial
 from gpuqa.selection.at_least_as_good import Conclusion, Row, conclusion_of, rows_of
 from gpuqa.selection.comparison import lead_texts
 from gpuqa.selection.pairing import AnswerPairs, paired, scores_of
 from gpuqa.study.differences import differences
 from gpuqa.study.journal import Journal
+from gpuqa.study.start_noise import starts_of_cell
 
-EXIT_CODES = {Conclusion.better_or_equal: 0, Conclusion.worse: 1, Conclusion.inconclusive: 3}
+EXIT_CODES = {Conclusion.better_or_equal: 0, Conclusion.worse: 1, Conclusion.not_shown: 3}
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,7 @@ class Side:
     trial: Trial
     answers: list[Answer]
     problems: list[str]  # lines of its journal that cannot be read
+    starts: Starts  # all that its study has of its cell
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +75,7 @@ def compare(composed: Any) -> int:
     config = resolve(composed, CompareConfig)
     a, b = side_of(config.a, "a"), side_of(config.b, "b")
     pairs = pairs_of(a, b)
-    rows = rows_of(a.trial, b.trial, pairs, config.confidence)
+    rows = rows_of(a.trial, b.trial, pairs, config.confidence, [side.starts for side in (a, b) if side.starts])
     conclusion, reasons = conclusion_of(rows, config.confidence)
     scored = [pair for pair in pairs if scores_of([pair])]
     flips, code = flips_of(scored, config.min_flip), EXIT_CODES[conclusion]
@@ -115,7 +118,8 @@ def side_of(text: str, key: str) -> Side:
     """
     path, key_start = named_by(text, key)
     journal = Journal(path)
-    measured = [trial for trial in journal.read().values() if trial.measurement]
+    trials = journal.read()
+    measured = [trial for trial in trials.values() if trial.measurement]
     named, problems = [trial for trial in measured if trial.key.startswith(key_start)], journal.problems()
     if len(named) != 1:
         known = ", ".join(trial.key[:16] for trial in measured) or "none"
@@ -127,7 +131,7 @@ def side_of(text: str, key: str) -> Side:
     if not answers:
         message = f"{key}: the answers of trial {named[0].key[:16]} are not in {journal.folder}, or not whole; measure it again"
         raise UserError("; ".join([message, *problems]))
-    return Side(text, named[0], answers, problems)
+    return Side(text, named[0], answers, problems, starts_of_cell(named[0], trials))
 
 
 def named_by(text: str, key: str) -> tuple[Path, str]:

@@ -16,10 +16,11 @@ from gpuqa import frozen
 from gpuqa.compare import compare
 from gpuqa.config import UserError
 from gpuqa.config.commands import CompareConfig
+from gpuqa.measure.fingerprint import Stage, at_stage
 from gpuqa.records import Answer, Trial
 from gpuqa.study.journal import Journal
 
-BETTER_OR_EQUAL, WORSE, INCONCLUSIVE = 0, 1, 3
+BETTER_OR_EQUAL, WORSE, NOT_SHOWN = 0, 1, 3
 SCORES = [0.3, 0.5, 0.7, 0.4] * 10
 QUIET = (1000.0, 1001.0, 1002.0)
 
@@ -73,11 +74,11 @@ def compared(a: object, b: object, **options: Any) -> int:
         ({"better": -0.05}, WORSE),
         ({"better": 0.05}, BETTER_OR_EQUAL),
         ({"speeds": (2000.0, 2001.0, 2002.0), "better": -0.05}, WORSE),  # faster does not pay for worse
-        ({"speeds": (600.0, 1000.0, 1700.0)}, INCONCLUSIVE),
-        ({"speeds": (1000.0,)}, INCONCLUSIVE),
+        ({"speeds": (600.0, 1000.0, 1700.0)}, NOT_SHOWN),
+        ({"speeds": (1000.0,)}, NOT_SHOWN),
     ],
 )
-def test_the_exit_code_says_better_or_equal_worse_or_inconclusive(
+def test_the_exit_code_says_better_or_equal_worse_or_not_shown(
     changes: dict[str, Any], code: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     written(tmp_path / "s", "new", **changes)
@@ -152,50 +153,50 @@ def test_a_frozen_file_without_its_study_is_named_as_such(tmp_path: Path) -> Non
 UNDECIDED = {  # what the new one measured differently -> what is open, and what would decide it
     "one repeat": (
         {"speeds": (1000.0,)},
-        ["chars_per_s: A has 1 repeat and B has 3, and an interval needs 2 of each; measure again with workload.repeats=3"],
+        ["chars_per_s: A has 1 repeat and B has 3, and a test needs 2 of each; measure again with workload.repeats=3"],
     ),
     "a repeat without characters": (
         {"speeds": (0.0, 1000.0, 1001.0)},
         ["chars_per_s: a repeat of A gave no characters, so there is no ratio; measure it again"],
     ),
     "noise": (
-        {"speeds": (600.0, 1000.0, 1700.0)},
-        [
-            "chars_per_s: the interval -72.4% to +266.6%",
-            "includes a loss and a gain",
-            "about 29 repeats of each would decide it",
-        ],
+        {"speeds": (900.0, 1000.0, 1100.0)},
+        ["chars_per_s: A may be up to 26.9% slower by a 95% bound, and 9.1% would be equal; about 16 engine starts of each"],
     ),
-    "two repeats as far apart as can be": (
-        {"speeds": (1.0, 1000.0)},
-        ["the repeats vary so much that 100 would not decide it; find out why"],
+    "two repeats": (
+        {"speeds": (1000.0, 1001.0)},
+        ["chars_per_s: two repeats may be alike by chance; measure again with workload.repeats=3 or more"],
+    ),
+    "more noise than starts could overcome": (
+        {"speeds": (1.0, 30.0, 1000.0)},
+        ["too noisy", "passes vary so much that no number of them is advised: find out what disturbs the machine"],
     ),
     "scores that go up and down": (
         {"better": [0.6, -0.6, 0.6, -0.6, -0.6]},
         [
-            "rouge_l_f1: the interval -63.2% to +12.6%",
-            "about 258",
-            "different questions would decide it, if they differ as these 40 do",
+            "rouge_l_f1: A is not shown to keep 90% of B (the default below 80 different questions): at least 43.0% by",
+            "an equal cell would need about 884 different questions",
         ],
     ),
 }
 
 
 @pytest.mark.parametrize("case", UNDECIDED)
-def test_inconclusive_says_why_and_what_would_decide_it(case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_not_shown_says_why_and_what_would_show_it(case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     changes, told = UNDECIDED[case]
     written(tmp_path / "s", "new", **changes)
     written(tmp_path / "s", "old")
-    assert compared(f"{tmp_path}/s:new", f"{tmp_path}/s:old") == INCONCLUSIVE
+    assert compared(f"{tmp_path}/s:new", f"{tmp_path}/s:old") == NOT_SHOWN
     said = capsys.readouterr().out
     assert all(part in said for part in told), said
-    assert "inconclusive (exit code 3)" in said
+    assert "not shown (exit code 3)" in said
 
 
+SEEMS = "rouge_l_f1: A seems to keep less than 90% of B (the default below 80 different questions): at most"
 FEW = {  # different questions -> what a large and even loss over them shows
-    "Q" * 20: (INCONCLUSIVE, "rouge_l_f1: 1 different question cannot show a loss, the test needs 7; compare trials that were"),
-    "abcde": (INCONCLUSIVE, "rouge_l_f1: 5 different questions cannot show a loss, the test needs 7"),
-    "abcdef": (INCONCLUSIVE, "rouge_l_f1: 6 different questions cannot show a loss, the test needs 7"),
+    "Q" * 20: (NOT_SHOWN, SEEMS),
+    "abcde": (NOT_SHOWN, SEEMS),
+    "abcdef": (NOT_SHOWN, SEEMS),
     "abcdefg": (WORSE, "rouge_l_f1: A is 88.9% lower (p 0.0469)"),
 }
 
@@ -211,36 +212,60 @@ def test_a_large_loss_over_few_different_questions_does_not_pass_the_gate(
     assert reason in capsys.readouterr().out
 
 
-def test_an_interval_that_is_all_loss_is_open_where_the_test_does_not_show_it(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_few_questions_show_a_gain_but_not_that_nothing_is_lost(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     questions = "abcdefghijkl"
-    asked(tmp_path, "new", *[0.8] * 5, *[0.9] * 7, questions=questions)
-    asked(tmp_path, "old", *[0.9] * 12, questions=questions)
-    assert compared(f"{tmp_path}:new1", f"{tmp_path}:old1") == INCONCLUSIVE
-    loss = (
-        "rouge_l_f1: all of the interval -7.4% to -1.9% is a loss, which p 0.188 does not show; more different questions would"
-    )
-    assert loss in capsys.readouterr().out
-    asked(tmp_path / "s", "new", *[0.9] * 12, questions=questions)
-    asked(tmp_path / "s", "old", *[0.8] * 5, *[0.9] * 7, questions=questions)
-    assert compared(f"{tmp_path}/s:new1", f"{tmp_path}/s:old1") == BETTER_OR_EQUAL, "a gain that is not shown is no loss"
+    same, low = [0.9] * 12, [0.8] * 12
+    asked(tmp_path, "new", *same, questions=questions)
+    asked(tmp_path / "same", "old", *same, questions=questions)
+    asked(tmp_path / "low", "old", *low, questions=questions)
+    assert compared(f"{tmp_path}:new1", f"{tmp_path}/same:old1") == NOT_SHOWN
+    assert "95% bound over 12 questions; an equal cell would need about 20 different questions" in capsys.readouterr().out
+    assert compared(f"{tmp_path}:new1", f"{tmp_path}/low:old1") == BETTER_OR_EQUAL
 
 
-def test_a_speed_that_is_lower_by_little_and_not_shown_to_be_is_open(
+def on_starts(study: Path, key: str, *starts: float) -> Trial:
+    """A trial of three quiet repeats on each of these starts of an engine, each given by its speed."""
+    trial = written(study, key, tuple(speed + place for speed in starts for place in range(3)))
+    assert trial.measurement is not None
+    engines = [f"{study} {key} {number}" for number, _ in enumerate(starts) for _ in range(3)]
+    trial = replace(trial, measurement=replace(trial.measurement, engine_ids=engines, repeats=len(engines)))
+    Journal(study).write(trial, Journal(study).answers(trial.key))
+    return trial
+
+
+def test_a_start_that_is_5_percent_slower_is_open_and_starts_decide_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    written(tmp_path, "new", speeds=(980.0, 985.0, 990.0))
-    written(tmp_path, "old", speeds=(996.0, 1001.0, 1006.0))
-    assert compared(f"{tmp_path}:new", f"{tmp_path}:old") == INCONCLUSIVE
-    assert "does not show; more repeats (workload.repeats) would decide it" in capsys.readouterr().out
+    on_starts(tmp_path, "new", 950.0)
+    on_starts(tmp_path / "s", "old", 1000.0)
+    assert compared(f"{tmp_path}:new", f"{tmp_path}/s:old") == NOT_SHOWN
+    told = capsys.readouterr().out
+    assert "about 2 engine starts of each would show an equal A (a sweep of both with study.finalists=2); that takes" in told
+    on_starts(tmp_path, "new", 985.0, 990.0, 995.0)
+    on_starts(tmp_path / "s", "old", 995.0, 1000.0, 1005.0)
+    assert compared(f"{tmp_path}:new", f"{tmp_path}/s:old") == BETTER_OR_EQUAL
 
 
-def test_as_many_repeats_as_were_advised_decide_it(tmp_path: Path) -> None:
-    noisy = (600.0, 1000.0, 1700.0)
-    written(tmp_path / "s", "new", speeds=(noisy * 10)[:29])
-    written(tmp_path / "s", "old", speeds=(QUIET * 10)[:29])
-    assert compared(f"{tmp_path}/s:new", f"{tmp_path}/s:old") == BETTER_OR_EQUAL
+def test_the_starts_of_other_stages_of_its_study_say_how_much_a_cell_varies(tmp_path: Path) -> None:
+    first, other = written(tmp_path, "new", (960.0, 961.0, 962.0)), written(tmp_path / "s", "old", (1010.0, 1011.0, 1012.0))
+    assert compared(f"{tmp_path}:new", f"{tmp_path}/s:old") == NOT_SHOWN
+    for study, trial, near in ((tmp_path, first, 960.0), (tmp_path / "s", other, 1010.0)):
+        for stage, speed in ((Stage.finals, near - 2), (Stage.confirmation, near + 2)):
+            assert trial.measurement is not None
+            measurement = replace(trial.measurement, chars_per_s_repeats=[speed, speed + 1, speed + 2])
+            again = replace(trial, key=at_stage(trial.key, stage), measurement=measurement)
+            Journal(study).write(again, Journal(study).answers(trial.key))
+    assert compared(f"{tmp_path}:new", f"{tmp_path}/s:old") == BETTER_OR_EQUAL
+
+
+def test_rounds_on_one_engine_are_paired(tmp_path: Path) -> None:
+    rounds = (1000.0, 600.0, 1100.0, 700.0, 900.0)  # slow minutes that both cells met
+    for key, factor in (("new", 0.99), ("old", 1.0)):
+        trial = written(tmp_path, key, tuple(factor * speed for speed in rounds))
+        assert trial.measurement is not None
+        trial = replace(trial, measurement=replace(trial.measurement, engine_ids=["the engine"] * 5))
+        Journal(tmp_path).write(trial, Journal(tmp_path).answers(trial.key))
+    assert compared(f"{tmp_path}:old", f"{tmp_path}:new") == BETTER_OR_EQUAL
 
 
 def test_what_differs_in_configuration_is_named_and_no_secret_of_the_environment(
@@ -263,7 +288,7 @@ def test_json_is_one_object_with_all_that_a_gate_needs(tmp_path: Path, capsys: p
     assert compared(f"{tmp_path}/s:new", f"{tmp_path}/s:old", json=True, shown_flips=1) == WORSE
     told = json.loads(capsys.readouterr().out)
     assert (told["conclusion"], told["exit_code"], told["confidence"]) == ("worse", 1, 0.95)
-    assert told["reasons"] == ["chars_per_s: A is 50.0% lower (p 5.81e-08)"]
+    assert told["reasons"] == ["chars_per_s: A is 50.0% lower (p 5.09e-05)"]
     speed = told["numbers"]["chars_per_s"]
     assert (speed["a"], speed["b"], speed["shown"]) == (501.0, 1001.0, True)
     assert speed["interval"]["low"] < speed["lead"] < speed["interval"]["high"] < 0
@@ -277,7 +302,7 @@ def test_json_is_one_object_with_all_that_a_gate_needs(tmp_path: Path, capsys: p
 def test_a_number_without_a_test_is_null_in_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     written(tmp_path / "s", "new", speeds=(500.0,))
     written(tmp_path / "s", "old")
-    assert compared(f"{tmp_path}/s:new", f"{tmp_path}/s:old", json=True) == INCONCLUSIVE
+    assert compared(f"{tmp_path}/s:new", f"{tmp_path}/s:old", json=True) == NOT_SHOWN
     speed = json.loads(capsys.readouterr().out)["numbers"]["chars_per_s"]
     assert (speed["interval"], speed["p_value"], speed["shown"]) == (None, None, False)
 
@@ -295,7 +320,7 @@ def test_the_command_says_worse_by_its_exit_code_and_a_mistake_in_one_line(tmp_p
     assert len(run.stderr.splitlines()) == 1
 
 
-def test_the_flag_json_does_what_json_true_does_and_inconclusive_has_a_code_of_its_own(tmp_path: Path, command: Any) -> None:
+def test_the_flag_json_does_what_json_true_does_and_not_shown_has_a_code_of_its_own(tmp_path: Path, command: Any) -> None:
     written(tmp_path / "s", "new", speeds=(1000.0,))
     written(tmp_path / "s", "old")
     runs = [command("compare", "a=s:new", "b=s:old", word, cwd=tmp_path) for word in ("--json", "json=true")]

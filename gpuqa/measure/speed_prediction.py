@@ -16,7 +16,7 @@ from gpuqa.measure.speed_tests import StartNoise, Starts, pass_variance, starts_
 from gpuqa.measure.statistics import Estimate, t_quantile
 from gpuqa.records import Interval, Measurement
 
-NEIGHBOURS = 3  # so many passes in a row may tell no more than one: what slows a machine lasts longer than a pass
+NEIGHBOURS = 6  # so many passes in a row tell as much as one, where each has 0.7 of the slowness of the one before it
 WIDEST = 500.0  # of half an interval in log speed: the exponential of more is no number
 
 
@@ -38,7 +38,8 @@ def speed_noise(cells: Sequence[Starts], usual: StartNoise, passes: int | None =
     """The noise of cells by their starts; None where no start has two passes.
 
     Few starts know their variance badly, so it is drawn towards that of `usual` starts and of passes of which `NEIGHBOURS` tell
-    as much as one. This prior weighs as many observations as know it, at most `usual.freedom`.
+    as much as one, since what slows a machine lasts longer than a pass. This prior weighs as many observations as know it, at
+    most `usual.freedom`.
 
     Args:
         passes: only so many, the first, make the mean of a start; all of them where it is None.
@@ -97,11 +98,8 @@ def passes_of_a_start(measurement: Measurement) -> int:
     return max(1, round(measurement.repeats / starts_in(measurement)))
 
 
-def lead_of_starts(first: Starts, other: Starts, usual: StartNoise) -> Estimate | None:
-    """How far the first leads the other in log speed, where they share no start; None where no start has two passes."""
-    noise = speed_noise([first, other], usual)
-    if noise is None:
-        return None
-    means = [[float(np.mean(logs)) for logs in cell.values()] for cell in (first, other)]
-    error = math.sqrt(noise.start_variance * sum(1 / len(cell) for cell in means))
-    return Estimate(float(np.mean(means[0]) - np.mean(means[1])), error, noise.freedom)
+def lead_of_starts(first: Starts, other: Starts, noise: SpeedNoise) -> Estimate:
+    """How far the first leads the other in log speed, where they share no start of an engine."""
+    means = [float(np.mean([np.mean(logs) for logs in cell.values()])) for cell in (first, other)]
+    variances = [noise.variance(len(logs)) / len(cell) ** 2 for cell in (first, other) for logs in cell.values()]
+    return Estimate(means[0] - means[1], math.sqrt(sum(variances)), noise.freedom)

@@ -9,20 +9,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
 
 from gpuqa.config.measurement import Issue
 from gpuqa.measure.metrics import METRICS, shown
 from gpuqa.measure.speed_prediction import SpeedNoise, next_speed
+from gpuqa.measure.statistics import holm
 from gpuqa.records import Interval
 from gpuqa.selection.pairing import AnswerPairs, paired_test, scores_of
 
 SCORES = ("rouge_l_f1_judge", "rouge_l_f1")
 NUMBERS = ("chars_per_s", *SCORES)  # what is frozen with an interval
 CONFIDENCE = 0.95
-FEWEST_TO_PAIR = 6  # different questions: of fewer, no change is more than chance by a sign-flip test
+FEWEST_TO_PAIR = 7  # different questions: of fewer, the sign-flip test shows no change of one of two scores
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,7 @@ class FrozenNumber:
     frozen: float
     interval: Interval | None  # where it lies if nothing changed; None where that is not known, as for a speed of one repeat
     here: float
-    p_value: float | None = None  # of the paired test; then the interval is that of here - frozen
+    p_value: float | None = None  # paired, corrected by Holm for both scores; then the interval is that of here - frozen
 
     @property
     def inside(self) -> bool | None:
@@ -71,7 +72,9 @@ def against_frozen(
     both = [name for name in NUMBERS if is_number(then.get(name)) and is_number(now.get(name))]
     numbers = [FrozenNumber(name, then[name], interval_of(then.get(f"{name}_interval")), now[name]) for name in both]
     speed = [with_speed(number, then, passes) for number in numbers if number.name not in SCORES]
-    return [*speed, *(with_pairs(number, pairs or []) for number in numbers if number.name in SCORES)]
+    scores = [with_pairs(number, pairs or []) for number in numbers if number.name in SCORES]
+    p_values = iter(holm([number.p_value for number in scores if number.p_value is not None]))
+    return [*speed, *(number if number.p_value is None else replace(number, p_value=next(p_values)) for number in scores)]
 
 
 def with_speed(number: FrozenNumber, then: Mapping[str, Any], passes: int) -> FrozenNumber:
@@ -80,8 +83,7 @@ def with_speed(number: FrozenNumber, then: Mapping[str, Any], passes: int) -> Fr
     if noise is None:
         return number
     starts = len(set(map(str, engines))) if isinstance(engines, list) and engines else 1
-    interval = next_speed(number.frozen, starts, noise, passes, CONFIDENCE)
-    return FrozenNumber(number.name, number.frozen, interval, number.here)
+    return replace(number, interval=next_speed(number.frozen, starts, noise, passes, CONFIDENCE))
 
 
 def with_pairs(number: FrozenNumber, pairs: AnswerPairs) -> FrozenNumber:
@@ -92,7 +94,7 @@ def with_pairs(number: FrozenNumber, pairs: AnswerPairs) -> FrozenNumber:
     if not math.isclose(fmean(pair.second for pair in scores), number.frozen, abs_tol=1e-9):
         return number
     interval, p_value = paired_test(scores, 1.0, CONFIDENCE)
-    return FrozenNumber(number.name, number.frozen, interval, number.here, p_value)
+    return replace(number, interval=interval, p_value=p_value)
 
 
 def comparable(

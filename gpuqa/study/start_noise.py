@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -112,6 +112,16 @@ def noise_of(winner: Trial, finalists: Sequence[Trial], journal: Journal) -> Spe
         journal.start_noise(),
         passes_of_a_start(winner.measurement),
     )
+
+
+def starts_of_cell(trial: Trial, known: Mapping[str, Trial]) -> Starts:
+    """The starts of the cell that a trial is of, in all stages of its study.
+
+    Args:
+        known: the trials of the study, each by its key.
+    """
+    cells = [[known[key] for stage in Stage if (key := at_stage(first, stage)) in known] for first in known]
+    return starts_of_all(max((cell for cell in cells if trial.key in [other.key for other in cell]), key=len, default=[trial]))
 
 
 def starts_of_all(trials: Sequence[Trial]) -> Starts:

@@ -9,18 +9,19 @@ A winner that was frozen before is kept. Exit codes: 0 a winner is frozen, 1 no 
 
 from __future__ import annotations
 
-import sys
+import json
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
+from hydra.conf import HydraConf
 from hydra.errors import MissingConfigException
 from rich.console import Console
 
-from gpuqa.config import UserError, plain
-from gpuqa.config.app import Flags, run_command
+from gpuqa.config import UserError, did_you_mean, plain
+from gpuqa.config.app import run_command
 from gpuqa.config.command_line import command_line, study_overrides, terminal
 from gpuqa.config.commands import FreezeConfig, StudyConfig, resolve
 from gpuqa.config.measurement import SelectionConfig
@@ -40,20 +41,35 @@ def main() -> None:
 
 def freeze(composed: Any) -> int:
     """The composed config -> exit code."""
-    config = resolve(composed, FreezeConfig)
+    config, said = resolve(composed, FreezeConfig), Said.of(composed.hydra)
     journal = Journal(config.study.folder)
     refuse_unfinished(config.study, journal)
     with journal.locked():  # two decisions at once would lose the winner of one
-        return decide_again(config, journal, terminal())
+        return decide_again(config, said, journal, terminal())
 
 
-def decide_again(config: FreezeConfig, journal: Journal, console: Console) -> int:
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What the command line says."""
+
+    keys: list[str]  # those of its overrides
+    folders: list[str]  # of further options, as addresses
+
+    @classmethod
+    def of(cls, known: HydraConf) -> Said:
+        """What Hydra notes of it."""
+        keys = [word.lstrip("+").partition("=")[0] for word in known.overrides.task]
+        sources = [source for source in known.runtime.config_sources if source.provider.endswith("command-line")]
+        return cls(keys, [f"{source.schema}://{source.path}" for source in sources])
+
+
+def decide_again(config: FreezeConfig, said: Said, journal: Journal, console: Console) -> int:
     """Say by which rule and on what the study is decided, and decide it -> exit code."""
     trials, problems = journal.read_study(), journal.problems()
     for problem in [*problems, *without_answers(trials, journal)]:
         console.print(problem, style="yellow", markup=False, highlight=False)
     studied = journal.rule()
-    rule = config.selection if studied is None else changed(studied, config.selection)
+    rule = config.selection if studied is None else changed(studied, config.selection, said)
     console.print(f"{decided_by(rule, studied)}.", markup=False, highlight=False)
     return conclude(trials, config.study, rule, journal, console)
 
@@ -66,7 +82,7 @@ def refuse_unfinished(study: StudyConfig, journal: Journal) -> None:
     """
     folder, trials, problems, unread = journal.study_file.parent, journal.read_study(), journal.problems(), journal.unread()
     if not trials and not unread:
-        message = f"study: {folder} holds no trials" + (" that can be read" if problems else "")
+        message = f"study: {folder} holds no trials" + (" that can be read" if problems else "") + studies_beside(study)
         raise UserError("; ".join([message, *problems, f"`{command_line('sweep', *study_overrides(study))}` measures some"]))
     if not unread:
         return
@@ -80,6 +96,12 @@ def refuse_unfinished(study: StudyConfig, journal: Journal) -> None:
     raise UserError(f"{message}; {passes}, and the same sweep command goes on from there")
 
 
+def studies_beside(study: StudyConfig) -> str:
+    """The study that a name with a slip may mean, else all that lie beside it; "" where there is none."""
+    names = sorted(file.parent.name for file in Path(study.root).glob("*/study.yaml") if file.parent != study.folder)
+    return did_you_mean(study.name, names) or (f"; studies in {study.root}: {listed(names)}" if names else "")
+
+
 def without_answers(trials: Sequence[Trial], journal: Journal) -> list[str]:
     """A sentence for each measured trial whose answers cannot be read: its constraints are then tested by means alone."""
     bare = [trial for trial in trials if trial.measurement and not journal.answers(trial.key)]
@@ -87,29 +109,27 @@ def without_answers(trials: Sequence[Trial], journal: Journal) -> list[str]:
     return [f"{trial.name}: {journal.answers_file(trial.key).name} {reason}" for trial in bare]
 
 
-def changed(studied: SelectionConfig, composed: SelectionConfig) -> SelectionConfig:
+def changed(studied: SelectionConfig, composed: SelectionConfig, said: Said) -> SelectionConfig:
     """The study's rule with what this command says over it.
 
     Where the command names an option (`selection=knee`), the limits that the study has set over its own option stay, as they
     would in a sweep.
     """
-    overrides = [word.lstrip("+").partition("=")[0] for word in sys.argv[1:] if "=" in word]
-    said = [key.removeprefix("selection.") for key in overrides if key.startswith("selection.")]
-    if "selection" not in overrides:
-        return replace(studied, **{key: getattr(composed, key) for key in said})
-    own = asdict(option(studied.name))
-    limits = {key: value for key, value in asdict(studied).items() if value != own[key] and key not in (*OPTION, *said)}
+    limits_said = [key.removeprefix("selection.") for key in said.keys if key.startswith("selection.")]
+    if "selection" not in said.keys:
+        return replace(studied, **{key: getattr(composed, key) for key in limits_said})
+    own, kept = asdict(option(studied.name, said.folders)), (*OPTION, *limits_said)
+    limits = {key: value for key, value in asdict(studied).items() if value != own[key] and key not in kept}
     return replace(composed, **limits)
 
 
-def option(name: str) -> SelectionConfig:
+def option(name: str, folders: Sequence[str]) -> SelectionConfig:
     """An option of `selection` as its file has it.
 
     Raises:
         UserError: there is no such file here.
     """
-    folder = Flags().parse_known_args()[0].config_dir
-    search = f"hydra.searchpath=[{f'file://{Path(folder).resolve()}' if folder else ''}]"
+    search = f"hydra.searchpath={json.dumps(folders, ensure_ascii=False)}"
     try:
         with initialize_config_dir(str(conf_folder()), version_base="1.3"):
             return resolve(compose("freeze", [f"selection={name}", search]), FreezeConfig).selection

@@ -12,6 +12,7 @@ Exit codes: 0 the bounds are printed, 2 the input is wrong.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -22,21 +23,21 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from gpuqa.config import UserError, check
+from gpuqa.config import UserError
 from gpuqa.config.app import run_command
+from gpuqa.config.cells import Cells
 from gpuqa.config.command_line import command_line, override, terminal
-from gpuqa.config.commands import PredictConfig, axes_of, resolve
+from gpuqa.config.commands import PredictConfig, resolve
 from gpuqa.config.engine_arguments import argument_names
 from gpuqa.config.measurement import DatasetConfig
 from gpuqa.config.paths import conf_folder, find_model
 from gpuqa.config.pipeline import AssumedConfig, Backend, ModelConfig
-from gpuqa.engines import BACKENDS, refuse_unknown
-from gpuqa.pipeline import dataset
 from gpuqa.pipeline.pipeline import encoder_for
 from gpuqa.pipeline.prompts import load_tokenizer
 from gpuqa.roofline.checkpoint import Shape, read_shape, shape_of
 from gpuqa.roofline.load import L2_BYTES, Setup, load, slots_of
 from gpuqa.roofline.roofline import Bound, Roof, bound_of, roof_of, sequences_that_fit
+from gpuqa.study.cell_checks import CellChecks
 
 TITLE = "Bounds, not promises"
 HEADINGS = (
@@ -60,7 +61,6 @@ LEGEND = (
 class Source:
     """What is known of a model: from its folder, or assumed."""
 
-    tokenizer: Any
     shape: Shape
     assumed: AssumedConfig | None = None  # None: all of it is from the folder
 
@@ -69,6 +69,16 @@ class Source:
         if self.assumed is None or not Path(config.dataset.path).is_relative_to(config.model.path):
             return config.dataset
         return DatasetConfig(config.dataset.name, self.assumed.questions, config.dataset.limit)
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """A cell whose tokens are not counted yet."""
+
+    config: PredictConfig
+    source: Source
+    questions: list[str]
+    roof: Roof
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,25 +94,29 @@ class Prediction:
     fit_full: int | None  # if each is max_model_len long
 
 
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A line of the table: the values of each axis that it stands for, and what comes out for all of them."""
+
+    axes: dict[str, tuple[str, ...]]
+    numbers: list[str]
+
+
 def main() -> None:
     """Enter with conf/predict.yaml."""
     run_command(predict, "predict")
 
 
-def predict(composed: Any) -> int:
-    """All composed cells (the study sweeper hands them over at once) -> exit code."""
-    configs = [resolve(config, PredictConfig) for config in composed]
-    cards = ", ".join(sorted(file.stem for file in (conf_folder() / "gpu").glob("*.yaml") if file.stem != "none"))
-    for config in configs:
-        check(config.gpu.bandwidth_gb_per_s is not None, "gpu", config.gpu.name, f"a card: {cards}")
-    refuse_unknown_arguments(configs)
-    sources: dict[str, Source] = {}
-    for config in configs:
-        if config.model.path not in sources:
-            sources[config.model.path] = source_of(config.model)
-    predictions = [
-        predicted(config, axes, sources[config.model.path]) for config, axes in zip(configs, axes_of(composed), strict=True)
-    ]
+def predict(composed: Cells) -> int:
+    """All cells (the study sweeper hands them over at once) -> exit code."""
+    checks, sources, tokenizers = CellChecks(), dict[str, Source](), dict[str, Any]()
+    cells = composed.each(lambda config: checked(resolve(config, PredictConfig), checks, sources))
+    predictions = []
+    for cell, axes in zip(cells, composed.axes, strict=True):
+        model = cell.config.model
+        if model.path not in tokenizers:
+            tokenizers[model.path] = tokenizer_of(model, cell.source)
+        predictions.append(predicted(cell, axes, tokenizers[model.path]))
     console = terminal()
     print_table(predictions, console)
     for line in assumptions(predictions):
@@ -110,18 +124,28 @@ def predict(composed: Any) -> int:
     return 0
 
 
-def refuse_unknown_arguments(configs: Sequence[PredictConfig]) -> None:
-    """Refuse engine arguments as a sweep does, but by the names in vLLM's source, which is not imported.
+def checked(config: PredictConfig, checks: CellChecks, sources: dict[str, Source]) -> Checked:
+    """A cell after everything was checked that needs no tokenizer, which takes seconds to import.
+
+    Args:
+        sources: by the path of a model, what is known of it; gets another if this cell's is new.
 
     Raises:
-        UserError: names the argument and the nearest known ones.
+        UserError: no card is named, a file is absent that nothing is assumed for, or an engine could not do what is asked.
     """
-    names = argument_names()
-    for config in configs:
-        if config.engine.backend is not Backend.vllm:
-            BACKENDS[config.engine.backend].load().check_args(config.engine_args())
-        elif names:
-            refuse_unknown(config.engine_args(), names, "the installed vLLM")
+    if config.gpu.bandwidth_gb_per_s is None:
+        raise UserError(f"gpu: {no_card(config.gpu.name)}")
+    checks.check_engine(config)
+    source = sources.setdefault(config.model.path, sources.get(config.model.path) or source_of(config.model))
+    questions = checks.questions(source.dataset(config)).questions
+    return Checked(config, source, [question.text for question in questions], roof_of(source.shape, Setup.of_config(config)))
+
+
+def no_card(name: str) -> str:
+    """What to say where there is no card to predict for."""
+    cards = ", ".join(sorted(file.stem for file in (conf_folder() / "gpu").glob("*.yaml") if file.stem != "none"))
+    wanted = "no card is named" if name == "none" else f"the file of {name!r} has no bandwidth_gb_per_s"
+    return f"{wanted}; say for which one: gpu=NAME, with one of {cards}, or a file of your own (docs/predict.md, at its end)"
 
 
 def source_of(model: ModelConfig) -> Source:
@@ -135,22 +159,32 @@ def source_of(model: ModelConfig) -> Source:
     except UserError:
         if model.assumed is None:
             raise
-        instead = replace(model, path=model.assumed.tokenizer, trust_remote_code=False)
-        return Source(load_tokenizer(instead), shape_of(asdict(model.assumed.shape)), model.assumed)
-    return Source(load_tokenizer(model), read_shape(folder))
+        return Source(shape_of(asdict(model.assumed.shape)), model.assumed)
+    return Source(read_shape(folder))
 
 
-def predicted(config: PredictConfig, axes: dict[str, str], source: Source) -> Prediction:
+def tokenizer_of(model: ModelConfig, source: Source) -> Any:
+    """What counts the tokens of a model.
+
+    Raises:
+        UserError: as `load_tokenizer`.
+    """
+    if source.assumed is not None:
+        model = replace(model, path=source.assumed.tokenizer, trust_remote_code=False)
+    return load_tokenizer(model)
+
+
+def predicted(cell: Checked, axes: dict[str, str], tokenizer: Any) -> Prediction:
     """The bounds of one cell; its prompts are tokenised as the pipeline would."""
-    encoder, setup = encoder_for(source.tokenizer, config), Setup.of_config(config)
-    prompts = [encoder.encode(question.text).token_ids for question in dataset.load(source.dataset(config))]
+    config, roof = cell.config, cell.roof
+    encoder, setup = encoder_for(tokenizer, config), Setup.of_config(config)
+    prompts = [encoder.encode(question).token_ids for question in cell.questions]
     asked = load(prompts, setup, config.answer_tokens or config.sampling.max_tokens)
-    roof = roof_of(source.shape, setup)
     longest = max(map(len, prompts)) + config.sampling.max_tokens
     return Prediction(
         config,
         axes,
-        source,
+        cell.source,
         roof,
         bound_of(roof, asked),
         fit_here=sequences_that_fit(roof, setup, longest, int(asked.prefix)),
@@ -159,18 +193,32 @@ def predicted(config: PredictConfig, axes: dict[str, str], source: Source) -> Pr
 
 
 def print_table(predictions: Sequence[Prediction], console: Console) -> None:
-    """One line a cell, in the order of the axes; wider than the terminal rather than with columns cut off."""
+    """One line for each that differs, in the order of the axes; wider than the terminal rather than with columns cut off."""
     table = Table(title=TITLE, title_justify="left", header_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    axes = list(predictions[0].axes)
-    for key in axes:
+    rows = merged([Row({key: (value,) for key, value in one.axes.items()}, cells(one)) for one in predictions])
+    shared = len(rows) < len(predictions)
+    for key in predictions[0].axes:
         table.add_column(key.removeprefix("engine.args."), no_wrap=True)
-    for heading in HEADINGS:
+    for heading in [*HEADINGS, *(["cells"] if shared else [])]:
         table.add_column(heading, justify="right", no_wrap=True)
-    for prediction in predictions:
-        table.add_row(*(Text(prediction.axes[key]) for key in axes), *cells(prediction))
+    for row in rows:
+        count = [str(math.prod(map(len, row.axes.values())))] if shared else []
+        table.add_row(*(Text(",".join(values)) for values in row.axes.values()), *row.numbers, *count)
     wide = console.measure(table, options=console.options.update(width=1000))
     console.width = max(console.width, wide.maximum)
     console.print(table)
+
+
+def merged(rows: Sequence[Row]) -> list[Row]:
+    """Rows with equal numbers as one, wherever their axes make up all combinations of the values that it shows."""
+    for key in rows[0].axes:
+        alike: dict[tuple[Any, ...], Row] = {}
+        for row in rows:
+            rest = (*(values for other, values in row.axes.items() if other != key), *row.numbers)
+            before = alike[rest].axes[key] if rest in alike else ()
+            alike[rest] = replace(row, axes={**row.axes, key: before + row.axes[key]})
+        rows = list(alike.values())
+    return list(rows)
 
 
 def cells(prediction: Prediction) -> list[str]:

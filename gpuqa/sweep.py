@@ -15,7 +15,6 @@ import signal
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -23,8 +22,9 @@ from rich.text import Text
 
 from gpuqa.config import UserError
 from gpuqa.config.app import INTERRUPTED, run_command
+from gpuqa.config.cells import Cells
 from gpuqa.config.command_line import terminal
-from gpuqa.config.commands import CellConfig, StudyConfig, axes_of, resolve
+from gpuqa.config.commands import CellConfig, StudyConfig, resolve
 from gpuqa.machine import hardware
 from gpuqa.measure.cell import Cell
 from gpuqa.pipeline.dataset.summary import Summary
@@ -34,6 +34,7 @@ from gpuqa.selection.comparison import speed
 from gpuqa.selection.verdict import decide
 from gpuqa.selection.wording import counted
 from gpuqa.study import finalists, report, study
+from gpuqa.study.cell_checks import CellChecks
 from gpuqa.study.conclusion import conclude
 from gpuqa.study.journal import Journal
 from gpuqa.study.same_effect import Effects
@@ -54,14 +55,19 @@ def end_like_ctrl_c(*_: object) -> None:
     signal.raise_signal(signal.SIGINT)
 
 
-def sweep(composed: Any) -> int:
-    """All composed cells (the study sweeper hands them over at once) -> exit code."""
+def sweep(composed: Cells) -> int:
+    """All cells (the study sweeper hands them over at once) -> exit code."""
     console = terminal(os.fdopen(os.dup(1), "w"))  # an engine that starts takes file descriptor 1 for its own log
-    cells = study.prepare(list(zip([resolve(config, CellConfig) for config in composed], axes_of(composed), strict=True)))
-    where = one_study(cells)
-    questions = study.questions_of(cells)
+    checks = CellChecks()
+    configs = composed.each(lambda config: checks.checked(resolve(config, CellConfig)))
+    where = one_study(configs)
+    journal = Journal(where.folder)
+    journal.refuse_other_format()
+    console.print(f"checking {counted(len(configs), 'cell')}: weights, tokenizer, prompts, engine arguments", highlight=False)
+    cells = study.prepare(list(zip(configs, composed.axes, strict=True)), checks)
+    questions = checks.summary(configs[0])
     announce(cells, questions, console)
-    journal, began = Journal(where.folder), time.perf_counter()
+    began = time.perf_counter()
     with journal.locked():
         for problem in journal.problems():
             console.print(problem, style="yellow", markup=False, highlight=False)
@@ -121,15 +127,15 @@ def interrupted(cells: Sequence[Cell], journal: Journal, console: Console) -> in
     return INTERRUPTED
 
 
-def one_study(cells: Sequence[Cell]) -> StudyConfig:
+def one_study(configs: Sequence[CellConfig]) -> StudyConfig:
     """The study that all cells belong to; what judges them must be one too.
 
     Raises:
         UserError: an axis varies the study, the rule or the executor.
     """
-    first = cells[0].config
+    first = configs[0]
     for key in ("study", "selection", "executor", "dataset"):
-        if any(getattr(cell.config, key) != getattr(first, key) for cell in cells):
+        if any(getattr(config, key) != getattr(first, key) for config in configs):
             raise UserError(f"{key}: must be the same in all cells of a study; run one study for each")
     return first.study
 

@@ -1,9 +1,10 @@
-"""The Hydra sweeper that makes a study: every cell is composed first, then the task runs once with all of them.
+"""The Hydra sweeper that makes a study: the task runs once, with all cells.
 
 Hydra's own sweepers run the task once a cell, often in a process of its own. A study wants the opposite: no engine
 starts while any cell is still wrong, and cells that share an engine share its start. So `StudySweeper` expands the
-axes as Hydra's basic sweeper does (comma lists, `range()`, `choice()`, `glob()`, `hydra.sweeper.params`), composes
-all cells, and hands the list to the task function.
+axes as Hydra's basic sweeper does (comma lists, `range()`, `choice()`, `glob()`, `hydra.sweeper.params`) and hands the
+task function what composes each cell. The task calls it: a cell takes a tenth of a second, and a study that is wrong can be
+refused after a few.
 
 Hydra finds this module by its folder, `hydra_plugins`, and executes it before it is in `sys.modules`: annotations of
 the dataclass below must not be strings, hence no `from __future__ import annotations` here.
@@ -11,6 +12,7 @@ the dataclass below must not be strings, hence no `from __future__ import annota
 
 import itertools
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -34,7 +36,7 @@ ConfigStore.instance().store(group="hydra/sweeper", name="study", node=StudySwee
 
 
 class StudySweeper(Sweeper):
-    """Composes every cell, then calls the task function once with the list of them."""
+    """Calls the task function once, with a mapping: the overrides of each cell -> the function that composes its config."""
 
     def __init__(self, params: dict[str, Any] | None) -> None:
         self.params = params or {}
@@ -46,7 +48,7 @@ class StudySweeper(Sweeper):
         self._main_config = config
 
     def sweep(self, arguments: list[str]) -> Any:
-        """Compose one config for each combination of the axes and give them all to the task."""
+        """Give the task one cell for each combination of the axes; the last axis changes fastest."""
         loader = self._composed_by
         axes = [f"{key}={'null' if value is None else value}" for key, value in self.params.items()] + arguments
         choices: dict[str, list[str]] = {}
@@ -54,12 +56,12 @@ class StudySweeper(Sweeper):
             key = override.get_key_element()
             choices.pop(key.lstrip("+"), None)  # a later override also takes the later place, as on a plain command line
             choices[key.lstrip("+")] = values_of(override, key)
-        return self._task([self._compose(list(cell)) for cell in itertools.product(*choices.values())])
+        return self._task({cell: partial(self._compose, cell) for cell in itertools.product(*choices.values())})
 
-    def _compose(self, cell: list[str]) -> DictConfig:
+    def _compose(self, cell: tuple[str, ...]) -> DictConfig:
         """The config of one cell."""
         try:
-            return self._composed_by.load_sweep_config(self._main_config, cell)
+            return self._composed_by.load_sweep_config(self._main_config, list(cell))
         except ValueError as error:  # Hydra's plain one about an option that is a number names neither group nor value
             raise HydraException(f"{' '.join(cell)}: {error}") from error
 

@@ -151,7 +151,8 @@ def test_every_command_of_the_docs_composes_and_resolves(command):
 @pytest.mark.slow
 def test_the_example_study_composes_all_its_cells_as_the_command_does(monkeypatch):
     monkeypatch.setattr("sys.argv", ["gpuqa.sweep"])
-    cells = [resolve(config, CellConfig) for config in app.compose("sweep", ["experiment=my_study"], str(EXAMPLES))]
+    composed = app.compose("sweep", ["experiment=my_study"], str(EXAMPLES))
+    cells = composed.each(lambda config: resolve(config, CellConfig))
     assert [(cell.prompt.name, cell.sampling.max_tokens) for cell in cells] == [
         ("name_the_api", 48),
         ("name_the_api", 96),

@@ -204,6 +204,7 @@ def test_an_option_of_the_users_own_folder_is_found_there_and_named_where_it_is_
     )
     (tmp_path / "conf" / "selection").mkdir(parents=True)
     (tmp_path / "conf" / "selection" / "mine.yaml").write_text("name: mine\nmin_rouge_l_f1_judge: 0.2\n")
+    assert freeze("selection=knee", f"hydra.searchpath=[file://{tmp_path}/conf]").returncode == 0
     assert freeze("selection=knee", "--config-dir", "conf").returncode == 0
     selection = frozen.read(mine / "frozen.yaml")["selection"]
     assert (selection["min_rouge_l_f1_judge"], selection["max_truncated_fraction"]) == (0.35, 0.9), "0.2 is the option's"

@@ -174,9 +174,10 @@ def test_sweep_and_serve_refuse_a_model_that_is_not_as_it_was_downloaded(
     model: Path, frozen_file: Path, command: Any, tmp_path: Path
 ) -> None:
     turn_a_digit(model / "model.safetensors")
-    for words in (("sweep", f"model.path={model}"), ("serve", f"frozen={frozen_file}")):
+    checking = "checking 16 cells: weights, tokenizer, prompts, engine arguments\n"
+    for words, said in (("sweep", f"model.path={model}"), checking), (("serve", f"frozen={frozen_file}"), ""):
         run = command(*words, cwd=tmp_path)
-        assert (run.returncode, run.stdout) == (2, "")
+        assert (run.returncode, run.stdout) == (2, said)
         [line] = [line for line in run.stderr.splitlines() if line.startswith("error: ")]
         assert line.startswith(f"error: model.path: {model / 'model.safetensors'} has sha256 ")
     assert not (tmp_path / "experiments").exists()

@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 from conftest import ROOT
 
+from gpuqa.predict import Row, merged
+
 pytestmark = pytest.mark.slow
 
 
@@ -85,6 +87,26 @@ def test_without_vllm_its_arguments_cannot_be_checked_and_that_is_said(
     assert "note: the names of engine arguments are not checked, because vLLM is not installed here" in run.stdout
 
 
+def test_cells_that_come_out_the_same_are_one_row_that_says_how_many_they_are(command: Any, here: Path) -> None:
+    axes = ("engine.attention=default,shared_prefix", "quantization=none,fp8", "engine.args.max_num_seqs=64,80,256")
+    run = command("predict", "gpu=rtx5090", *axes, cwd=here)
+    assert (run.returncode, run.stderr) == (0, "")
+    both = "default,shared_prefix"
+    assert [(row[:3], row[-1]) for row in rows(run.stdout)] == [
+        ([both, "none", "64"], "2"),
+        ([both, "none", "80,256"], "4"),
+        ([both, "fp8", "64"], "2"),
+        ([both, "fp8", "80,256"], "4"),
+    ], "of 80 questions no more than 80 are answered at once"
+
+
+def test_rows_are_merged_only_where_they_stand_for_all_combinations_of_what_they_show() -> None:
+    numbers = {("a", "x"): "1", ("a", "y"): "1", ("b", "x"): "1", ("b", "y"): "2", ("c", "x"): "2", ("c", "y"): "1"}
+    table = merged([Row({"p": (first,), "q": (second,)}, [number]) for (first, second), number in numbers.items()])
+    shown = [(",".join(row.axes["p"]), ",".join(row.axes["q"]), *row.numbers) for row in table]
+    assert shown == [("a,b", "x", "1"), ("a,c", "y", "1"), ("b", "y", "2"), ("c", "x", "2")]
+
+
 def test_a_model_without_weights_is_estimated_and_a_lone_first_token_costs_one_read_of_them(command: Any, here: Path) -> None:
     model = here / "model"
     shutil.copytree(ROOT / "gpuqa/embedded/model", model, ignore=shutil.ignore_patterns("*.safetensors"))
@@ -154,7 +176,14 @@ def test_a_setting_that_memory_cannot_hold_is_said_to_not_fit(command: Any, here
 @pytest.mark.parametrize(
     ("overrides", "told"),
     [
-        ([], "gpu: got 'none', allowed is a card: a100, h100, h200, l4, rtx4090, rtx5090"),
+        (
+            [],
+            "gpu: no card is named; say for which one: gpu=NAME, with one of a100, h100, h200, l4, rtx4090, rtx5090, or a file",
+        ),
+        (
+            ["gpu.name=mine"],
+            "gpu: the file of 'mine' has no bandwidth_gb_per_s; say for which one: gpu=NAME, with one of a100,",
+        ),
         (
             ["gpu=rtx5090", "answer_tokens=257"],
             "answer_tokens: got 257, allowed is an integer from 1 to sampling.max_tokens",

@@ -23,7 +23,7 @@ from omegaconf import OmegaConf
 
 def task(composed):
     cells = []
-    for one in composed:
+    for one in composed.each(lambda config: config):
         groups = OmegaConf.masked_copy(one, [key for key in one if key != "hydra"])
         values = OmegaConf.to_container(groups, resolve=True, enum_to_str=True)
         cells.append({"overrides": list(one.hydra.overrides.task), **values})

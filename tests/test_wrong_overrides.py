@@ -11,6 +11,7 @@ import pytest
 from conftest import run_command as run_in_a_process
 
 from gpuqa.config.app import run_command
+from gpuqa.config.cells import Cells
 from gpuqa.config.commands import COMMANDS, resolve
 
 Enter = Callable[..., tuple[int, str, str]]
@@ -25,9 +26,12 @@ def enter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
 
     def enter_command(command: str, *words: str) -> tuple[int, str, str]:
         def only_resolve(composed: Any) -> int:
-            for config in composed if isinstance(composed, list) else [composed]:
-                resolve(config, COMMANDS[command])
+            cells = composed if isinstance(composed, Cells) else None
+            cells.each(check) if cells else check(composed)
             return 0
+
+        def check(config: Any) -> None:
+            resolve(config, COMMANDS[command])
 
         monkeypatch.setattr(sys, "argv", [f"gpuqa.{command}", *words])
         with pytest.raises(SystemExit) as ended:

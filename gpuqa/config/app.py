@@ -10,17 +10,20 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, NoReturn
 
 import hydra
 import yaml
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from gpuqa import __version__
 from gpuqa.config import UserError, check, one_line
-from gpuqa.config.commands import CellConfig, axes_of, register_schemas, resolve
+from gpuqa.config.cells import Cells
+from gpuqa.config.commands import CellConfig, register_schemas, resolve
 from gpuqa.config.paths import conf_folder
 from gpuqa.config.usage import usage
 from gpuqa.config.wrong_overrides import explained
@@ -33,8 +36,16 @@ REFUSED_PATH = (errno.ENAMETOOLONG, errno.EACCES, errno.ELOOP, errno.ENOTDIR)  #
 
 def vllm_on_this_machine() -> str:
     """The engine option that fits the installed vLLM: `vllm` for the CUDA build, `vllm_cpu` otherwise."""
-    installed = {(dist.metadata["Name"] or "").lower() for dist in importlib.metadata.distributions()}
-    return "vllm" if "vllm" in installed and "vllm-cpu" not in installed else "vllm_cpu"
+    return "vllm" if is_installed("vllm") and not is_installed("vllm-cpu") else "vllm_cpu"
+
+
+def is_installed(package: str) -> bool:
+    """Whether a distribution of this name is there; looks for it alone, since a cell asks and reading all takes long."""
+    try:
+        importlib.metadata.distribution(package)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
 
 
 def fp8_on_this_machine() -> str:
@@ -139,12 +150,23 @@ def flags_and_overrides(name: str) -> tuple[argparse.Namespace, list[str]]:
 
 
 def compose(name: str, words: Sequence[str], options_folder: str | None = None) -> Any:
-    """What Hydra makes of conf/{name}.yaml and the overrides: a config, or a list of them for a command with axes."""
+    """What Hydra makes of conf/{name}.yaml and the overrides: a config, or the `Cells` of a command with axes.
+
+    A config has what Hydra knows under `hydra`, such as the overrides and the folders of options.
+    """
     sys.argv[1:] = [*(["--config-dir", options_folder] if options_folder else []), *words]  # Hydra reads them there
     composed: list[Any] = []
-    with told_in_one_line(name, words, options_folder):
-        hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name=name)(composed.append)()
-    return composed[0]
+
+    def keep(made: Any) -> None:
+        if isinstance(made, DictConfig):
+            with open_dict(made):
+                made.hydra = HydraConfig.get()
+        composed.append(made)
+
+    told = partial(told_in_one_line, name, words, options_folder)
+    with told():
+        hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name=name)(keep)()
+    return composed[0] if isinstance(composed[0], DictConfig) else Cells(composed[0], told)
 
 
 @contextlib.contextmanager
@@ -158,10 +180,10 @@ def told_in_one_line(name: str, words: Sequence[str], options_folder: str | None
 
 def show(composed: Any, resolve_references: bool) -> int:
     """Print a config as YAML, of several cells the first -> exit code 0."""
-    cells = composed if isinstance(composed, list) else [composed]
-    if axes := axes_of(cells)[0] if isinstance(composed, list) else {}:
-        print(f"# cell 1 of {len(cells)}: {' '.join(f'{key}={value}' for key, value in axes.items())}")
-    config = OmegaConf.masked_copy(cells[0], [key for key in cells[0] if key != "hydra"])
+    first = composed.compose(0) if isinstance(composed, Cells) else composed
+    if axes := composed.axes[0] if isinstance(composed, Cells) else {}:
+        print(f"# cell 1 of {len(composed.axes)}: {' '.join(f'{key}={value}' for key, value in axes.items())}")
+    config = OmegaConf.masked_copy(first, [str(key) for key in first if key != "hydra"])
     if resolve_references:
         OmegaConf.resolve(config)
     print(OmegaConf.to_yaml(config), end="")

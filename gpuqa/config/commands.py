@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -196,13 +195,6 @@ def resolve(config: DictConfig, schema: type[Config]) -> Config:
         return schema(**{key: OmegaConf.to_object(node) if OmegaConf.is_config(node) else node for key, node in nodes.items()})
     except OmegaConfBaseException as error:
         raise UserError(explained_value(error, schema)) from error
-
-
-def axes_of(composed: Sequence[Any]) -> list[dict[str, str]]:
-    """What tells each cell from the others: its overrides that are not the same in all cells."""
-    rows = [dict(str(override).lstrip("+").split("=", 1) for override in config.hydra.overrides.task) for config in composed]
-    varying = [key for key in rows[0] if len({row[key] for row in rows}) > 1]
-    return [{key: row[key] for key in varying} for row in rows]
 
 
 def refuse_unknown_keys(node: Any, schema: type, place: str = "") -> None:

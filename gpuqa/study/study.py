@@ -16,18 +16,16 @@ from gpuqa.config import UserError
 from gpuqa.config.commands import CellConfig
 from gpuqa.config.paths import find_model
 from gpuqa.config.pipeline import PromptConfig
-from gpuqa.engines import BACKENDS, width_of_engine
+from gpuqa.engines import BACKENDS
 from gpuqa.measure import fingerprint
 from gpuqa.measure.cell import Cell
 from gpuqa.measure.trial import FinishedTrial
 from gpuqa.pipeline import dataset
-from gpuqa.pipeline.chat_template import with_template_text
-from gpuqa.pipeline.dataset.summary import Summary, summary_of
-from gpuqa.pipeline.model_folder import check_weights
 from gpuqa.pipeline.pipeline import checked_encoder, checked_tokenizer, warmup_questions
 from gpuqa.pipeline.sampling import stop_token_ids
 from gpuqa.records import Answer, Pass, Trial
 from gpuqa.study import rate_sweep
+from gpuqa.study.cell_checks import CellChecks
 from gpuqa.study.engine_session import EngineStarts, Event, PassDone
 from gpuqa.study.executors import EXECUTORS
 from gpuqa.study.grid import GridPlan
@@ -60,26 +58,27 @@ class Outcome:
     kept: int
 
 
-def prepare(configs: Sequence[tuple[CellConfig, dict[str, str]]]) -> list[Cell]:
+def prepare(configs: Sequence[tuple[CellConfig, dict[str, str]]], checks: CellChecks | None = None) -> list[Cell]:
     """Check everything that can be wrong before an engine starts, and read what all cells need.
+
+    Args:
+        checks: that have read what the cells name; None: it is read now.
 
     Raises:
         UserError: in any cell; none has run.
     """
-    configs = [(replace(config, prompt=with_template_text(config.prompt)), axes) for config, axes in configs]
-    folders = [find_model(config.model) for config, _ in configs]  # early: what is wrong with files is told at once
-    asked = [dataset.load(config.dataset) for config, _ in configs]
+    checks = checks or CellChecks()
+    configs = [(checks.checked(config), axes) for config, axes in configs]  # early: what is wrong with files is told at once
     environment = fingerprint.environment()
     models: dict[str, Any] = {}
     cells = []
-    for (config, axes), folder, questions in zip(configs, folders, asked, strict=True):
+    for config, axes in configs:
+        folder, questions = find_model(config.model), checks.questions(config.dataset).questions
         if config.model.path not in models:
-            check_weights(folder)
             digests = fingerprint.sha256_of_model(folder)  # before transformers is imported
             models[config.model.path] = (checked_tokenizer(config), digests)
         tokenizer, digests = models[config.model.path]
         BACKENDS[config.engine.backend].load().check_args(config.engine_args())
-        width_of_engine(config.engine.backend, config.engine_args())
         warmup = warmup_questions(config.model, never={question.text for question in questions})
         prompt_tokens = checked_encoder(tokenizer, config).digest
         known = {
@@ -93,12 +92,6 @@ def prepare(configs: Sequence[tuple[CellConfig, dict[str, str]]]) -> list[Cell]:
     if len({cell.key for cell in cells}) < len(cells):
         raise UserError("two cells of the study are the same configuration; check the axes for a value that is listed twice")
     return cells
-
-
-def questions_of(cells: Sequence[Cell]) -> Summary:
-    """What the question file of a study holds, beside the warm-up file of its first cell's model."""
-    config = cells[0].config
-    return summary_of(config.dataset, warmup_questions(config.model) if config.model.warmup else None)
 
 
 def refuse_equal_prompts(cells: Sequence[Cell]) -> None:

@@ -39,6 +39,7 @@ from gpuqa.serving.auth import ClientKey, read_client_key
 
 BROKEN = 1
 POLL_EVERY_S = 0.5
+SAY_EVERY_S = 15.0  # what it waits for
 INFO_TIMEOUT_S = 10.0
 KEY_REFUSED = (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN)
 ISSUES = {Status.batch: Issue.batch, Status.ok: Issue.serial}  # how a study issues questions as this command does
@@ -59,7 +60,8 @@ def evaluate(composed: Any) -> int:
     """Wait, ask, score, write -> exit code."""
     config = resolve(composed, EvaluateConfig)
     key = read_client_key(config.keys_file, config.keys_variable)
-    questions, summary = dataset.load(config.dataset), summary_of(config.dataset, None)
+    file = dataset.load_file(config.dataset)
+    questions, summary = file.questions, summary_of(config.dataset, None, file)
     check_output(Path(config.output))
     for line in summary.lines():
         say(line)
@@ -118,11 +120,13 @@ def refuse_key(reply: httpx.Response, key: ClientKey | None, config: EvaluateCon
     raise UserError(f"keys_file: {answer} without a key; name a file with keys_file=FILE, or set {config.keys_variable}")
 
 
-def wait_until_ready(client: httpx.Client, config: EvaluateConfig) -> tuple[Status, float]:
-    """Poll `GET /` until it says how it wants its questions; the time that took, in seconds."""
-    began, last = time.perf_counter(), ""
+def wait_until_ready(client: httpx.Client, config: EvaluateConfig, say_every_s: float = SAY_EVERY_S) -> tuple[Status, float]:
+    """Poll `GET /` until it says how it wants its questions; the time that took, in seconds.
+
+    Where nobody listens it waits too, since a container may be starting, and says so at once and then again and again.
+    """
+    began, last, next_word_s = time.perf_counter(), "", 0.0
     while (waited := time.perf_counter() - began) < config.ready_timeout_s:
-        first = not last
         try:
             reply = client.get("/", timeout=5)
             last = excerpt(reply)
@@ -131,12 +135,13 @@ def wait_until_ready(client: httpx.Client, config: EvaluateConfig) -> tuple[Stat
             if reply.is_redirect:
                 raise ContractBroken(f"GET / leads to {reply.headers['Location']!r:.200}; name that address with url=")
         except httpx.TransportError as error:
-            last = f"{type(error).__name__}: {error}"
+            last = f"no connection: {type(error).__name__}: {error}"
         except (KeyError, ValueError, TypeError) as error:
             raise ContractBroken(f'GET / must answer {{"status": "batch"}} or {{"status": "ok"}}, got {last}') from error
-        if first:
-            say(f"{config.url} is not ready ({last if last.startswith('HTTP') else 'no connection'});"
-                f" waiting for it, at most {config.ready_timeout_s:g} s")  # fmt: skip
+        if waited >= next_word_s:
+            limit = f"at most {config.ready_timeout_s:g} s ({waited:.0f} s so far; Ctrl-C ends the wait)"
+            say(f"{config.url} is not ready ({last}); waiting for it, {limit}")
+            next_word_s = waited + say_every_s
         time.sleep(POLL_EVERY_S)
     raise ContractBroken(f"not ready within ready_timeout_s={config.ready_timeout_s:g}; last: {last or 'no answer yet'}")
 

@@ -13,10 +13,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import yaml
 from question_files import course_file
 
+from gpuqa.config.commands import EvaluateConfig
+from gpuqa.config.measurement import DatasetConfig
+from gpuqa.evaluate import ContractBroken, wait_until_ready
 from gpuqa.measure.metrics import METRICS
 from gpuqa.measure.statistics import bootstrap_interval
 from gpuqa.pipeline import dataset as dataset_file
@@ -168,7 +172,7 @@ def test_batch_mode_asks_everything_in_one_post_and_a_missing_answer_counts_as_e
     assert found["ready_after_s"] >= 1.5, "four polls said 503, half a second apart"
     assert 0.6 <= found["seconds"] < 0.6 + found["ready_after_s"], "the wait is not on the clock"
     assert f"{url} is not ready (HTTP 503 {{" in run.stdout
-    assert run.stdout.count("waiting for it, at most 420 s") == 1, "it is said once, not at every poll"
+    assert run.stdout.count("waiting for it, at most 420 s") == 1, "it is said every now and then, not at every poll"
     assert "4 questions in one POST; waiting for the answers, at most 360 s for each POST\n" in run.stdout
     assert "judge_accuracy               0.3810\n" in run.stdout
     assert "rouge_l_f1_interval          0." in run.stdout
@@ -401,13 +405,35 @@ def test_a_service_that_breaks_the_contract_is_told_so_in_one_line(
     assert not (tmp_path / "evaluation.json").exists()
 
 
-def test_an_address_where_nobody_listens_is_told_after_the_wait(dataset: list[str], command: Any, tmp_path: Path) -> None:
+@pytest.fixture
+def nobody() -> str:
+    """An address where nobody listens."""
     with socket.create_server(("127.0.0.1", 0)) as free:
-        url = f"http://127.0.0.1:{free.getsockname()[1]}"
-    run = command("evaluate", f"url={url}", "ready_timeout_s=1", *dataset, cwd=tmp_path)
+        return f"http://127.0.0.1:{free.getsockname()[1]}"
+
+
+def test_an_address_where_nobody_listens_is_told_at_once_and_after_the_wait(
+    nobody: str, dataset: list[str], command: Any, tmp_path: Path
+) -> None:
+    run = command("evaluate", f"url={nobody}", "ready_timeout_s=1", *dataset, cwd=tmp_path)
     assert run.returncode == 1, run.stdout + run.stderr
-    assert "not ready within ready_timeout_s=1; last: ConnectError" in run.stderr
+    refused = "no connection: ConnectError: [Errno 111] Connection refused"
+    wait = "waiting for it, at most 1 s (0 s so far; Ctrl-C ends the wait)"
+    assert f"{nobody} is not ready ({refused}); {wait}\n" in run.stdout
+    assert f"not ready within ready_timeout_s=1; last: {refused}" in run.stderr
     assert "Traceback" not in run.stderr
+
+
+def test_while_nobody_listens_it_is_said_again_and_again_what_is_waited_for(
+    nobody: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = EvaluateConfig(nobody, DatasetConfig("mine", "mine.json"), ready_timeout_s=2.2)
+    with httpx.Client(base_url=nobody, trust_env=False) as client, pytest.raises(ContractBroken, match="not ready within"):
+        wait_until_ready(client, config, say_every_s=1)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition("at most 2.2 s (")[2] for line in lines] == [
+        f"{seconds} s so far; Ctrl-C ends the wait)" for seconds in (0, 1, 2)
+    ]
 
 
 @pytest.mark.parametrize(

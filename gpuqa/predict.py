@@ -207,6 +207,10 @@ def print_table(predictions: Sequence[Prediction], console: Console) -> None:
     wide = console.measure(table, options=console.options.update(width=1000))
     console.width = max(console.width, wide.maximum)
     console.print(table)
+    if shared:
+        console.print(
+            f"{len(rows)} rows for {len(predictions)} cells: a row stands for all combinations of the values it shows"
+        )
 
 
 def merged(rows: Sequence[Row]) -> list[Row]:

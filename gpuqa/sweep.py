@@ -59,15 +59,11 @@ def sweep(composed: Cells) -> int:
     """All cells (the study sweeper hands them over at once) -> exit code."""
     console = terminal(os.fdopen(os.dup(1), "w"))  # an engine that starts takes file descriptor 1 for its own log
     checks = CellChecks()
-    configs = composed.each(lambda config: checks.checked(resolve(config, CellConfig)))
-    where = one_study(configs)
-    journal = Journal(where.folder)
-    journal.refuse_other_format()
-    console.print(f"checking {counted(len(configs), 'cell')}: weights, tokenizer, prompts, engine arguments", highlight=False)
+    configs = checked(composed, checks, console)
+    where, questions = one_study(configs), checks.summary(configs[0])
     cells = study.prepare(list(zip(configs, composed.axes, strict=True)), checks)
-    questions = checks.summary(configs[0])
     announce(cells, questions, console)
-    began = time.perf_counter()
+    journal, began = Journal(where.folder), time.perf_counter()
     with journal.locked():
         for problem in journal.problems():
             console.print(problem, style="yellow", markup=False, highlight=False)
@@ -82,6 +78,20 @@ def sweep(composed: Cells) -> int:
         except KeyboardInterrupt:
             return interrupted(cells, journal, console)
         return conclude(outcome.trials, where, rule, journal, console)
+
+
+def checked(composed: Cells, checks: CellChecks, console: Console) -> list[CellConfig]:
+    """All cells, after what can be checked in milliseconds; what follows takes seconds, and that is said.
+
+    Raises:
+        UserError: in any cell, or the folder of the study is of another format.
+    """
+
+    def begin(configs: Sequence[CellConfig]) -> None:
+        Journal(one_study(configs).folder).refuse_other_format()
+        console.print(f"checking {counted(len(composed.overrides), 'cell')} before an engine starts", highlight=False)
+
+    return composed.each(lambda config: checks.checked(resolve(config, CellConfig)), begin)
 
 
 def announce(cells: Sequence[Cell], questions: Summary, console: Console) -> None:

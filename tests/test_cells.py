@@ -30,14 +30,20 @@ PROMPTS, SIZES, FIXED = ["prompt=a", "prompt=b", "prompt=c"], ["size=1", "size=2
 
 
 def test_every_value_of_every_axis_is_met_in_as_few_cells_as_the_longest_axis_has_values():
-    met: list[tuple[str, ...]] = []
-    cells_of(PROMPTS, SIZES, FIXED).each(lambda composed: met.append(words_of(composed)))
+    met, at_first = list[tuple[str, ...]](), list[list[tuple[str, ...]]]()
+
+    def meet(composed: DictConfig) -> tuple[str, ...]:
+        met.append(words_of(composed))
+        return met[-1]
+
+    cells_of(PROMPTS, SIZES, FIXED).each(meet, at_first.append)
     assert met[:3] == [
         ("prompt=a", "size=1", "+seed=7"),
         ("prompt=b", "size=2", "+seed=7"),
         ("prompt=c", "size=1", "+seed=7"),
     ]
-    assert len(met) == len(set(met)) == 6, "and none is composed twice"
+    assert at_first == [met[:3]], "it is called once, with what was made of these"
+    assert len(met) == len(set(met)) == 6, "and no cell is composed twice"
 
 
 @pytest.mark.parametrize("axes", [(), (FIXED,), (PROMPTS, SIZES, FIXED), (SIZES, PROMPTS)], ids=len)

@@ -174,7 +174,7 @@ def test_sweep_and_serve_refuse_a_model_that_is_not_as_it_was_downloaded(
     model: Path, frozen_file: Path, command: Any, tmp_path: Path
 ) -> None:
     turn_a_digit(model / "model.safetensors")
-    checking = "checking 16 cells: weights, tokenizer, prompts, engine arguments\n"
+    checking = "checking 16 cells before an engine starts\n"
     for words, said in (("sweep", f"model.path={model}"), checking), (("serve", f"frozen={frozen_file}"), ""):
         run = command(*words, cwd=tmp_path)
         assert (run.returncode, run.stdout) == (2, said)

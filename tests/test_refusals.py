@@ -47,6 +47,7 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
     written(folder / "rows.json", as_list({"question": "q"}))
     (folder / "empty.yaml").write_text("{}\n")
     write_study(folder / "experiments" / "mine")
+    shutil.copytree(ROOT / "tests" / "format_1", folder / "experiments" / "format_1")
     return folder
 
 
@@ -87,6 +88,8 @@ REFUSED = [  # the command line; the most cells that may be composed; how the me
     ("sweep sampling.temperature=0,1,3", 4, "sampling.temperature: got 3"),
     ("sweep dataset.limit=3,absent", 4, "dataset.limit: got 'absent', allowed is an integer, or null"),
     ("sweep prompt=bare engine.args.max_num_seqs=8 quantization=none selection=knee,fastest", 2, "selection: must be the same"),
+    ("sweep selection=knee,fastest", 4, "selection: must be the same in all cells of a study; run one study for each"),
+    ("sweep study.name=format_1", 4, "experiments/format_1: format 1"),
     ("predict", 1, "gpu: no card is named; say for which one: gpu=NAME, with one of a100, "),
     ("predict experiment=rtx5090 prompt=nope", 1, "prompt: got 'nope', allowed is bare, "),
     ("predict experiment=rtx5090 answer_tokens=0", 1, "answer_tokens: got 0, allowed is an integer from 1 to"),
@@ -99,7 +102,11 @@ REFUSED = [  # the command line; the most cells that may be composed; how the me
     ("predict experiment=rtx5090 +engine.args.max_num_sequences=3", 1, "engine.args.max_num_sequences: the installed vLLM has"),
     ("predict experiment=rtx5090 +engine.args.tensor_parallel_size=2", 1, "engine.args: got {'tensor_parallel_size': 2}"),
     ("freeze study.name=mime", 0, "study: experiments/mime holds no trials; did you mean 'mine'?; `python -m gpuqa.sweep "),
-    ("freeze study.name=other", 0, "study: experiments/other holds no trials; studies in experiments: mine; `python -m "),
+    (
+        "freeze study.name=other",
+        0,
+        "study: experiments/other holds no trials; studies in experiments: format_1, mine; `python -m ",
+    ),
     ("freeze selection.min_rouge_l_f1_judge=2", 0, "selection.min_rouge_l_f1_judge: got 2.0, allowed is "),
     ("compare a=absent b=experiments/mine", 0, "a: got 'absent', and 'absent' does not exist; allowed is a frozen.yaml"),
     (

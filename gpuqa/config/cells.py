@@ -37,15 +37,18 @@ class Cells:
         with self._told():
             return self._composers[place]()
 
-    def each(self, make: Callable[[DictConfig], Made]) -> list[Made]:
+    def each(self, make: Callable[[DictConfig], Made], then: Callable[[list[Made]], None] = lambda _: None) -> list[Made]:
         """What `make` makes of every cell, in their order.
 
         It is called for some cells first that have every value of every axis, as few as the longest axis has values: a wrong
         one is refused after these at the latest, unless it is wrong together with another value only.
+
+        Args:
+            then: is called once, after those cells, with what was made of them.
         """
-        first = self._with_all_values()
-        places = [*first, *(place for place in range(len(self.overrides)) if place not in first)]
-        made = {place: make(self.compose(place)) for place in places}
+        made = {place: make(self.compose(place)) for place in self._with_all_values()}
+        then(list(made.values()))
+        made |= {place: make(self.compose(place)) for place in range(len(self.overrides)) if place not in made}
         return [made[place] for place in range(len(self.overrides))]
 
     def _with_all_values(self) -> list[int]:

@@ -32,6 +32,7 @@ from gpuqa.config.engine_arguments import argument_names
 from gpuqa.config.measurement import DatasetConfig
 from gpuqa.config.paths import conf_folder, find_model
 from gpuqa.config.pipeline import AssumedConfig, Backend, ModelConfig
+from gpuqa.pipeline.model_folder import check_tokenizer
 from gpuqa.pipeline.pipeline import encoder_for
 from gpuqa.pipeline.prompts import load_tokenizer
 from gpuqa.roofline.checkpoint import Shape, read_shape, shape_of
@@ -160,6 +161,7 @@ def source_of(model: ModelConfig) -> Source:
         if model.assumed is None:
             raise
         return Source(shape_of(asdict(model.assumed.shape)), model.assumed)
+    check_tokenizer(folder)
     return Source(read_shape(folder))
 
 

@@ -42,6 +42,7 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("here")
     shutil.copytree(ROOT / "gpuqa" / "embedded" / "model", folder / "page")
     (folder / "page" / "model.safetensors").write_text("<!DOCTYPE html><title>404</title>")
+    shutil.copytree(ROOT / "gpuqa" / "embedded" / "model", folder / "mute", ignore=shutil.ignore_patterns("tokenizer*"))
     with zipfile.ZipFile(folder / "rows.xlsx", "w") as workbook:
         workbook.writestr("[Content_Types].xml", "")
     written(folder / "rows.json", as_list({"question": "q"}))
@@ -67,6 +68,8 @@ REFUSED = [  # the command line; the most cells that may be composed; how the me
     ("sweep dataset.path=rows.json", 1, "rows.json: row 1 has 'question' and no answer: looked for 'answer'; its other fields"),
     ("sweep model.path=absent", 1, "model.path: 'absent' does not exist; looked for "),
     ("sweep model.path=page", 1, "model.path: page/model.safetensors is an HTML page, not the file itself; download it again"),
+    ("sweep model.path=mute", 1, "model.path: mute holds no usable tokenizer (there is: chat_template.jinja, config.json, "),
+    ("predict gpu=h100 model.path=mute", 1, "model.path: mute holds no usable tokenizer (there is: chat_template.jinja, con"),
     ("sweep model.warmup=absent", 1, "model.warmup: 'absent' does not exist"),
     ("sweep prompt.template=absent", 1, "prompt.template: "),
     ("sweep engine.args.max_model_len=4096", 1, "engine.args.max_model_len: got 4096, allowed is at most 2048"),

@@ -14,7 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from gpuqa.config import UserError
-from gpuqa.config.model_files import ADAPTER_CONFIG, SHARD_LIST, TENSOR_FILES, WEIGHT_FILES
+from gpuqa.config.model_files import (
+    ADAPTER_CONFIG,
+    SHARD_LIST,
+    TENSOR_FILES,
+    TOKENIZER_FILES,
+    VOCABULARY_FILES,
+    WEIGHT_FILES,
+)
 from gpuqa.config.pipeline import EngineConfig
 from gpuqa.pipeline.file_kinds import BEGINNING, POINTER, ZIP, kind_of
 
@@ -54,6 +61,19 @@ def check_weights(folder: Path) -> None:
             raise UserError(f"model.path: {file} {reason}; {AGAIN}")
     for listing in matching(folder, [SHARD_LIST]):
         refuse_missing_shards(listing)
+
+
+def check_tokenizer(folder: Path) -> None:
+    """Refuse a folder without the files of a tokenizer, of which transformers would make an empty one.
+
+    Raises:
+        UserError: one line that names the folder and what it holds, or a file that is something else.
+    """
+    refuse_adapter(folder)
+    refuse_other_kinds(folder, TOKENIZER_FILES)
+    if not matching(folder, VOCABULARY_FILES):
+        needed = f"none of {', '.join(VOCABULARY_FILES)}"
+        raise UserError(f"model.path: {folder} holds no usable tokenizer ({present(folder)}): {needed}; {AGAIN}")
 
 
 def refuse_other_kinds(folder: Path, patterns: Iterable[str]) -> None:

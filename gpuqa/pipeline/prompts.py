@@ -13,11 +13,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from gpuqa.config import UserError
-from gpuqa.config.model_files import TOKENIZER_FILES, VOCABULARY_FILES
 from gpuqa.config.paths import find_model
 from gpuqa.config.pipeline import PLACEHOLDER, ModelConfig, PromptConfig
 from gpuqa.pipeline.chat_template import ChatTemplate
-from gpuqa.pipeline.model_folder import matching, present, refuse_adapter, refuse_other_kinds
+from gpuqa.pipeline.model_folder import check_tokenizer, present
 from gpuqa.records import EncodedPrompt
 
 GAP = "…"  # stands where the middle of an over-long question was
@@ -33,13 +32,10 @@ def load_tokenizer(model: ModelConfig) -> Any:
         UserError: the folder is absent or holds no usable tokenizer; the message names it.
     """
     folder = find_model(model)
-    refuse_adapter(folder)
-    refuse_other_kinds(folder, TOKENIZER_FILES)
+    check_tokenizer(folder)
     from transformers import AutoTokenizer  # seconds to import
 
     try:
-        if not matching(folder, VOCABULARY_FILES):  # transformers would make an empty one up
-            raise ValueError(f"none of {', '.join(VOCABULARY_FILES)}")
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=model.trust_remote_code, local_files_only=True)
     except Exception as error:  # the Rust library raises bare ones, and what transformers raises depends on the damage
         reason = " ".join(str(error).split())

@@ -16,7 +16,7 @@ from gpuqa.pipeline import dataset
 from gpuqa.pipeline.chat_template import with_template_text
 from gpuqa.pipeline.dataset import QuestionFile
 from gpuqa.pipeline.dataset.summary import Summary, summary_of
-from gpuqa.pipeline.model_folder import check_length, check_weights
+from gpuqa.pipeline.model_folder import check_length, check_tokenizer, check_weights
 from gpuqa.pipeline.pipeline import warmup_questions
 
 
@@ -37,6 +37,7 @@ class CellChecks:
         self.questions(config.dataset)
         if repr(config.model) not in self._checked:
             check_weights(folder)
+            check_tokenizer(folder)
             fingerprint.model_revision(config.model, folder)
             warmup_questions(config.model)
             self._checked.add(repr(config.model))

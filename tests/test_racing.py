@@ -464,7 +464,7 @@ def test_on_a_recorded_study_a_race_has_the_winner_of_the_full_grid_for_less_eng
 @pytest.mark.no_cover
 def test_on_generated_studies_of_a_gpu_a_race_saves_nearly_two_fifths() -> None:
     shape, replays = Shape(noise=0.01), []
-    for seed in range(20):  # 100 and more: `experiments/LOG.md`
+    for seed in range(REPLAYS // 2):
         trace = generated(shape, seed)
         starts_s = [shape.start_s] * len(trace["engines"])
         replays.append(replayed(draw(trace, 3, 16, seed), starts_s, RULE, study().racing_confidence))

@@ -7,9 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -302,11 +299,9 @@ def test_a_bad_cell_is_refused_while_nothing_runs(case, engines):
     assert engines == []
 
 
-def test_the_command_refuses_a_bad_last_cell_before_it_measures_the_first(tmp_path):
-    command = [sys.executable, "-m", "gpuqa.sweep", "experiment=none", "engine=transformers", "study.name=mine"]
+def test_the_command_refuses_a_bad_last_cell_before_it_measures_the_first(command, tmp_path):
     axes = ["prompt=bare,structured", "engine.args.max_model_len=300", "sampling.max_tokens=256", "workload.repeats=1"]
-    environment = {**os.environ, "PYTHONPATH": str(PACKAGE.parent)}  # the working folder is elsewhere
-    done = subprocess.run([*command, *axes], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    done = command("sweep", "experiment=none", "engine=transformers", "study.name=mine", *axes, cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr.startswith("error: prompt=structured takes ")
     assert "Traceback" not in done.stderr

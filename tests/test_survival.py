@@ -17,7 +17,7 @@ from typing import Any
 
 import psutil
 import pytest
-from conftest import ROOT
+from conftest import ROOT, end_session, start_python
 from small_study import Recorder, prepared, run
 
 from gpuqa.config import UserError
@@ -31,7 +31,7 @@ from gpuqa.study.journal import Journal
 KILLS = int(os.environ.get("GPUQA_KILLS", "4"))  # `make simulations` takes 20
 RACE_KILLS = KILLS // 2
 BETWEEN_PASSES = "two of three kills come after a pass more than the one before"
-SWEEP = [sys.executable, "-m", "gpuqa.sweep", "prompt=bare,structured", "quantization=none", "engine.args.max_num_seqs=16,64",
+SWEEP = ["prompt=bare,structured", "quantization=none", "engine.args.max_num_seqs=16,64",
          "dataset.limit=4", "sampling.max_tokens=24", "workload.repeats=2", "selection.min_rouge_l_f1_judge=0",
          "selection.max_truncated_fraction=1", "study.finalists=0"]  # fmt: skip
 
@@ -125,19 +125,20 @@ def test_a_cell_whose_engine_is_killed_is_tried_once_more_in_the_same_run(
 
 
 @pytest.mark.engine
-def test_ctrl_c_keeps_what_is_finished_shows_it_and_ends_with_130(tmp_path: Path) -> None:
-    with subprocess.Popen(
-        SWEEP, cwd=tmp_path, env=environment(tmp_path), stdout=subprocess.PIPE, text=True, start_new_session=True
-    ) as study:
-        assert study.stdout is not None
-        said = ""
-        while "chars/s" not in said:  # the first trial's line
-            said += study.stdout.readline()
+def test_ctrl_c_keeps_what_is_finished_shows_it_and_ends_with_130(tmp_path: Path, command: Any) -> None:
+    log = tmp_path / "sweep.log"
+    with log.open("wb") as stream:
+        study = start_python("-m", "gpuqa.sweep", *SWEEP, cwd=tmp_path, env=None, stdout=stream, stderr=stream)
+    try:
+        while "chars/s" not in log.read_text(encoding="utf-8"):  # the first trial's line
+            assert study.poll() is None, log.read_text(encoding="utf-8")
+            time.sleep(0.01)
         below = psutil.Process(study.pid).children(recursive=True)
         os.killpg(study.pid, signal.SIGINT)  # as a terminal does: to the engine and the scorer too
-        said += study.stdout.read()
-        code = study.wait(60)
-    assert code == 130
+        assert study.wait(60) == 130
+    finally:
+        end_session(study.pid)
+    said = log.read_text(encoding="utf-8")
     trials = Journal(tmp_path / "experiments" / "embedded").read()
     told = rf"\nInterrupted: {len(trials)} of 4 trials and \d+ pass(es)? of others are kept; nothing was frozen\. "
     assert re.search(told + r"The same command goes on from here\.\n", said), "a sentence, not the title of a table"
@@ -148,17 +149,17 @@ def test_ctrl_c_keeps_what_is_finished_shows_it_and_ends_with_130(tmp_path: Path
     while any(one.is_running() and one.status() != psutil.STATUS_ZOMBIE for one in below) and time.monotonic() < gone_by:
         time.sleep(0.1)
     assert not [one for one in below if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
-    again = subprocess.run(SWEEP, cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True, timeout=200)
-    assert again.returncode == 0
+    again = command("sweep", *SWEEP, cwd=tmp_path)
+    assert again.returncode == 0, again.stdout + again.stderr
     rest = 4 - len(trials)
     told = f"{rest} trial{'s' * (rest > 1)} measured, {len(trials)} kept from an earlier run"
     assert told in " ".join(again.stdout.split()), again.stdout
 
 
 @pytest.mark.slow
-def test_a_second_process_on_the_same_study_is_refused(tmp_path: Path) -> None:
+def test_a_second_process_on_the_same_study_is_refused(tmp_path: Path, command: Any) -> None:
     with Journal(tmp_path / "experiments" / "embedded").locked():
-        second = subprocess.run(SWEEP, cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True, timeout=120)
+        second = command("sweep", *SWEEP, cwd=tmp_path)
     assert second.returncode == 2
     assert f"is being measured or decided by process {os.getpid()}; wait for it or end it" in second.stderr
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,7 @@ from typing import Any
 import pandas
 import pytest
 import yaml
-from conftest import ROOT, child_environment, end_session
+from conftest import ROOT, end_session, start_python
 
 from gpuqa.study.journal import Journal
 
@@ -166,29 +164,22 @@ def test_one_wrong_cell_stops_the_study_before_anything_starts(command: Any, tmp
 def test_a_study_that_is_asked_to_end_goes_on_where_it_was(command: Any, tmp_path: Path) -> None:
     overrides = ["experiment=none", "engine=transformers", "prompt=bare,structured,keywords", "dataset.limit=2"]
     overrides += ["workload.repeats=3", "study.finalists=0", "selection.min_rouge_l_f1_judge=0"]
-    overrides += ["sampling.max_tokens=24"]
+    overrides += ["sampling.max_tokens=24", "selection.max_truncated_fraction=1"]
     journal = Journal(tmp_path / "experiments" / "adhoc")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "gpuqa.sweep", *overrides],
-        cwd=tmp_path,
-        env=child_environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    log = tmp_path / "sweep.log"
+    with log.open("wb") as stream:
+        process = start_python("-m", "gpuqa.sweep", *overrides, cwd=tmp_path, env=None, stdout=stream, stderr=stream)
     try:
         deadline = time.monotonic() + 120
         while not any(file.read_bytes().endswith(b"\n") for file in journal.folder.glob("*.passes.jsonl")):
             assert process.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.01)
-        os.kill(process.pid, signal.SIGTERM)
-        _, err = process.communicate(timeout=60)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 130
     finally:
         end_session(process.pid, grace_s=0)
-    assert process.returncode == 130
-    assert "Traceback" not in err
+    assert "Traceback" not in log.read_text(encoding="utf-8")
     assert not (tmp_path / "experiments" / "adhoc" / "frozen.yaml").exists()
     files = journal.folder.glob("*.passes.jsonl")
     kept = {json.loads(line)["began_at"] for file in files for line in file.read_text(encoding="utf-8").splitlines(True)[:-1]}

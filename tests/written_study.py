@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from any_measurement import any_measurement
 
 from gpuqa.config import plain
 from gpuqa.config.app import compose_cell
+from gpuqa.config.commands import CellConfig
 from gpuqa.config.measurement import SelectionConfig
 from gpuqa.records import Answer, Trial
 from gpuqa.study.journal import Journal
@@ -26,12 +28,18 @@ FAST, SLOW = "f" * 64, "5" * 64
 RULE = SelectionConfig(name="fastest_above_floor", min_rouge_l_f1_judge=0.15)
 
 
+@functools.cache
+def composed(prompt: str) -> CellConfig:
+    """One cell; composing it takes half a second."""
+    return compose_cell(f"prompt={prompt}")
+
+
 def measured(key: str, prompt: str, speed: float, **numbers: Any) -> Trial:
     """A trial of the embedded model that may win."""
     repeats = [speed - 1, speed, speed + 1]
     same = {"rouge_l_f1_judge": 0.4, "rouge_l_f1": 0.5, "answers_empty": 0, "truncated_fraction": 0.0, "questions": 4}
     same |= {"answers_failed": 0, "chars_per_s": speed, "chars_per_s_repeats": repeats, **numbers}
-    config = compose_cell(f"prompt={prompt}")
+    config = composed(prompt)
     setting = plain({group: asdict(getattr(config, group)) for group in ("dataset", "workload", "gpu")})
     return Trial(key, {"prompt": prompt}, config.as_dict(), KNOWN, any_measurement(**same), setting=setting)
 

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
+from generated_trials import cell
 
 from gpuqa.measure.speed_prediction import SpeedNoise, next_speed
 from gpuqa.records import Answer, Interval
+from gpuqa.reproduce import frozen_answers, tell
 from gpuqa.selection.against_frozen import FrozenNumber, against_frozen, lines_of, paired_or_not
+from gpuqa.selection.pairing import paired
+from gpuqa.study.journal import Journal
 
 NOISE = SpeedNoise(0.0004, 0.0009, 6.0, 3.0)
 SPEED = {"chars_per_s": 1000.0, "chars_per_s_noise": asdict(NOISE), "chars_per_s_interval": {"low": 1.0, "high": 2.0}}
@@ -73,6 +79,23 @@ def test_the_table_says_how_scores_were_compared_and_what_that_can_tell() -> Non
         {"chars_per_s": 990.0, "rouge_l_f1": 0.45},
         3,
     )
-    assert paired_or_not([speed, score]) == "scores: not paired, so only a large fall is told from chance: rouge_l_f1 by 40%"
+    unpaired = (
+        "scores: not paired (that takes the frozen answers to 7 different questions), so only a large fall would be OUTSIDE"
+    )
+    assert paired_or_not([speed, score]) == f"{unpaired}: rouge_l_f1 by 40%"
     assert score.inside, "which is what a fall by 10 % does to the interval of other questions"
     assert paired_or_not([speed]) == paired_or_not([replace(score, interval=None)]) == ""
+
+
+def test_reproduce_pairs_with_the_answers_beside_the_file_and_says_where_there_are_none(tmp_path: Path) -> None:
+    before, trial = answers([0.5] * 10), cell(64, [1000.0, 1010.0, 1020.0], rouge_l_f1=0.5, rouge_l_f1_judge=0.5)
+    Journal(tmp_path).write(trial, before)
+    content, file, out = {"trial": trial.key}, tmp_path / "frozen.yaml", io.StringIO()
+    pairs = paired(answers([0.45] * 10), frozen_answers(content, file, out))
+    then, now = asdict(trial.measurement), {"rouge_l_f1": 0.45, "rouge_l_f1_judge": 0.45}
+    assert tell(then, against_frozen(then, now, 3, pairs), out) == 1
+    assert "; not measured here: chars_per_s\nNOT reproduced\n" in out.getvalue()
+    assert "outside: rouge_l_f1_judge, rouge_l_f1" in out.getvalue()
+    assert "cannot be read" not in out.getvalue()
+    assert frozen_answers(content, tmp_path / "elsewhere" / "frozen.yaml", out) == []
+    assert "the frozen answers cannot be read beside the file (trials/64none.answers.jsonl)\n" in out.getvalue()

@@ -157,4 +157,5 @@ def paired_or_not(numbers: Sequence[FrozenNumber]) -> str:
     if not seen:
         return ""
     falls = ", ".join(f"{number.name} by {1 - number.interval.low / number.frozen:.0%}" for number in seen if number.interval)
-    return f"scores: not paired, so only a large fall is told from chance: {falls}"
+    why = f"that takes the frozen answers to {FEWEST_TO_PAIR} different questions"
+    return f"scores: not paired ({why}), so only a large fall would be OUTSIDE: {falls}"

@@ -31,7 +31,8 @@ from gpuqa.config.http import Status
 from gpuqa.config.measurement import Issue
 from gpuqa.machine.files import write_atomically
 from gpuqa.measure.latency import PERCENTILES
-from gpuqa.measure.metrics import METRICS, Overhead, intervals_of, measure, score_answers, shown, with_timings
+from gpuqa.measure.metric_table import METRICS, shown
+from gpuqa.measure.metrics import Overhead, intervals_of, measure, score_answers, with_timings
 from gpuqa.pipeline import dataset
 from gpuqa.pipeline.dataset.summary import summary_of
 from gpuqa.records import Answer, Answered, Completion, Interval, Question

@@ -181,11 +181,11 @@ class RampThird:
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """The numbers of one trial, as they were measured. Units are in the names; speeds are geometric means over
-    the repeats, since that is what they are ranked and tested by.
+    """The numbers of one trial, as they were measured. Units are in the names; speeds are geometric means over the repeats,
+    since that is what they are ranked and tested by.
 
-    `gpuqa.measure.metrics` has the formulas, and in `METRICS` how each number is shown. What follows from these numbers and the
-    answers is computed when it is read: intervals by `gpuqa.measure.metrics.intervals_of`, `roofline_fraction` by
+    `gpuqa.measure.metrics` has the formulas, `gpuqa.measure.metric_table` how each number is shown. What follows from these
+    numbers and the answers is computed when it is read: intervals by `gpuqa.measure.metrics.intervals_of`, `roofline_fraction` by
     `gpuqa.roofline.roofline.fraction`.
 
     Every repeat begins with an empty prefix cache. Only the `prefix_cached_*` numbers are of passes that found the cache as a

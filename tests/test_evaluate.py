@@ -21,7 +21,7 @@ from question_files import course_file
 from gpuqa.config.commands import EvaluateConfig
 from gpuqa.config.measurement import DatasetConfig
 from gpuqa.evaluate import ContractBroken, wait_until_ready
-from gpuqa.measure.metrics import METRICS
+from gpuqa.measure.metric_table import METRICS
 from gpuqa.measure.statistics import bootstrap_interval
 from gpuqa.pipeline import dataset as dataset_file
 

@@ -173,7 +173,10 @@ def test_the_number_of_the_winner_comes_from_passes_that_did_not_choose_it(journ
 
 @pytest.mark.engine
 @pytest.mark.usefixtures("one_thread")
-def test_finalists_are_measured_again_in_a_fresh_engine_once_and_frozen_so(tmp_path: Path, engines: list[str]) -> None:
+def test_finalists_are_measured_again_in_a_fresh_engine_once_and_frozen_so(
+    tmp_path: Path, engines: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # what starts showed is noted in study.root
     cells, journal = prepared(*ROWS), Journal(tmp_path / "mine")
     console = Console(file=StringIO(), width=200)
     anything = dict.fromkeys(("max_truncated_fraction", "max_empty_fraction"), 1.0)
@@ -185,6 +188,7 @@ def test_finalists_are_measured_again_in_a_fresh_engine_once_and_frozen_so(tmp_p
     assert engines == ["start", "close"] * 3, "the first round, the finals, the winner once more"
     sweep.measure_finalists(cells, outcome.trials, journal, console)
     assert engines == ["start", "close"] * 3, "and not again"
+    assert len((tmp_path / "experiments" / "start_noise.jsonl").read_text(encoding="utf-8").splitlines()) == 1
     again = [known for one in cells if (known := journal.read().get(at_stage(one.key, Stage.finals)))]
     assert len(again) == 2
     assert all(known.measurement.repeats in LOOKS[Unit.rounds] for known in again)

@@ -13,7 +13,7 @@ from gpuqa import compose_cell
 from gpuqa.config import UserError
 from gpuqa.config.measurement import SloConfig
 from gpuqa.measure.goodput import with_goodput
-from gpuqa.measure.metrics import shown
+from gpuqa.measure.metric_table import shown
 from gpuqa.records import Answer, Measurement, Timing
 from gpuqa.study.journal import Journal
 

@@ -6,16 +6,8 @@ from dataclasses import fields, replace
 
 import pytest
 
-from gpuqa.measure.metrics import (
-    METRICS,
-    Overhead,
-    intervals_of,
-    measure,
-    measure_prefix_cached,
-    score_answers,
-    shown,
-    with_timings,
-)
+from gpuqa.measure.metric_table import METRICS, shown
+from gpuqa.measure.metrics import Overhead, intervals_of, measure, measure_prefix_cached, score_answers, with_timings
 from gpuqa.measure.speed_prediction import next_of
 from gpuqa.records import Answer, Answered, Completion, Conditions, Interval, Measurement, Question
 

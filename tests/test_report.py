@@ -19,7 +19,7 @@ from gpuqa.config.commands import StudyConfig
 from gpuqa.config.measurement import Rule, SelectionConfig
 from gpuqa.config.paths import conf_folder
 from gpuqa.measure.latency import PERCENTILES
-from gpuqa.measure.metrics import METRICS
+from gpuqa.measure.metric_table import METRICS
 from gpuqa.measure.statistics import bootstrap_interval
 from gpuqa.records import Answer, Dropped, Measurement, Override, Timing, Trial
 from gpuqa.selection.pairing import Answers

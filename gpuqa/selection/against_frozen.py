@@ -14,7 +14,7 @@ from statistics import fmean
 from typing import Any
 
 from gpuqa.config.measurement import Issue
-from gpuqa.measure.metrics import METRICS, shown
+from gpuqa.measure.metric_table import METRICS, shown
 from gpuqa.measure.speed_prediction import SpeedNoise, next_speed
 from gpuqa.measure.statistics import holm
 from gpuqa.records import Interval

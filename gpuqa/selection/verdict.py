@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from gpuqa.config.measurement import SelectionConfig
-from gpuqa.measure.metrics import shown
+from gpuqa.measure.metric_table import shown
 from gpuqa.measure.speed_tests import LOOKS, StartNoise, Unit
 from gpuqa.measure.statistics import Trend, trend
 from gpuqa.records import SETTINGS, Trial

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from gpuqa.machine.files import make_folder, write_atomically
 from gpuqa.measure.latency import PERCENTILES, interval_of
-from gpuqa.measure.metrics import METRICS, Column, intervals_of, shown
+from gpuqa.measure.metric_table import METRICS, Column, shown
+from gpuqa.measure.metrics import intervals_of
 from gpuqa.pipeline.dataset.summary import Summary
 from gpuqa.records import Answer, Measurement, Trial
 from gpuqa.roofline.roofline import fraction

@@ -185,8 +185,8 @@ class Measurement:
     since that is what they are ranked and tested by.
 
     `gpuqa.measure.metrics` has the formulas, `gpuqa.measure.metric_table` how each number is shown. What follows from these
-    numbers and the answers is computed when it is read: intervals by `gpuqa.measure.metrics.intervals_of`, `roofline_fraction` by
-    `gpuqa.roofline.roofline.fraction`.
+    numbers and the answers is computed when it is read: intervals by `gpuqa.measure.metrics.intervals_of`,
+    `roofline_fraction` by `gpuqa.roofline.roofline.fraction`.
 
     Every repeat begins with an empty prefix cache. Only the `prefix_cached_*` numbers are of passes that found the cache as a
     pass over the same questions had left it; they are in no other number. Percentiles are over all answers of all repeats; one

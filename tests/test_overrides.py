@@ -147,20 +147,19 @@ def short_temporary(monkeypatch):
     shutil.rmtree(folder)
 
 
-def started(*overrides: str, streamed: bool = False) -> tuple[list[Override], list[Override]]:
-    """The overrides of vLLM right after its start, and after an answer: a whole one, or a streamed one."""
+def started(*overrides: str) -> list[list[Override]]:
+    """The overrides of vLLM right after its start, after whole answers, and after a streamed one."""
 
-    async def live() -> tuple[list[Override], list[Override]]:
+    async def live() -> list[list[Override]]:
         vllm = (f"engine={vllm_on_this_machine()}", "sampling.max_tokens=8")
         pipeline = await Pipeline.start(compose_cell("experiment=none", "prompt=bare", *vllm, *overrides))
         try:
-            before = pipeline.engine.overrides()
-            if streamed:
-                deltas = [delta async for delta in pipeline.stream("什么是 warp？")]
-                assert deltas[-1].completion is not None
-            else:
-                assert (await pipeline.answer(["什么是 warp？"] * 8))[0].error is None
-            return before, pipeline.engine.overrides()
+            moments = [pipeline.engine.overrides()]
+            assert (await pipeline.answer(["什么是 warp？"] * 8))[0].error is None
+            moments.append(pipeline.engine.overrides())
+            deltas = [delta async for delta in pipeline.stream("什么是 warp？")]
+            assert deltas[-1].completion is not None
+            return [*moments, pipeline.engine.overrides()]
         finally:
             await pipeline.close()
 
@@ -169,32 +168,32 @@ def started(*overrides: str, streamed: bool = False) -> tuple[list[Override], li
 
 @pytest.mark.engine
 @pytest.mark.parametrize("start", ["fork", "spawn"])
-def test_the_engines_process_says_that_bursts_run_however_it_is_started(start: str, short_temporary: Path) -> None:
-    before, after = started("engine.scheduler=burst", f"engine.env.VLLM_WORKER_MULTIPROC_METHOD={start}")
+def test_the_engines_process_says_that_bursts_run_however_it_is_started_and_names_streaming(
+    start: str, short_temporary: Path
+) -> None:
+    before, after, streamed = started("engine.scheduler=burst", f"engine.env.VLLM_WORKER_MULTIPROC_METHOD={start}")
     assert before == after
     scheduler, attention = after
     assert (scheduler.asked, scheduler.ran, len(scheduler.version)) == ("burst", "burst", 16)
     assert attention == Override("attention", "default", "default")
+    assert "streaming" not in (scheduler.reason or "")
+    assert streamed[0].ran == "burst"
+    assert "requests took vLLM's own scheduling: streaming" in (streamed[0].reason or "")
 
 
 @pytest.mark.engine
-def test_what_only_the_engines_process_knows_turns_bursts_off_with_its_reason(short_temporary: Path) -> None:
-    _, [scheduler, _] = started("engine.scheduler=burst", "+engine.args.prefill_schedule_interval=4")
+def test_what_only_the_engines_process_knows_turns_an_override_off_with_its_reason(short_temporary: Path) -> None:
+    asked = ("engine.scheduler=burst", "engine.attention=shared_prefix")
+    _, [scheduler, attention], _ = started(*asked, "+engine.args.prefill_schedule_interval=4")
     assert scheduler == Override("scheduler", "burst", "default", "prefills held back for some steps")
-
-
-@pytest.mark.engine
-def test_a_streamed_answer_leaves_bursts_on_and_is_named(short_temporary: Path) -> None:
-    [before, _], [after, _] = started("engine.scheduler=burst", streamed=True)
-    assert (before.ran, after.ran) == ("burst", "burst")
-    assert "streaming" not in (before.reason or "")
-    assert "requests took vLLM's own scheduling: streaming" in (after.reason or "")
+    if vllm_on_this_machine() == "vllm_cpu":  # a GPU has the attention
+        assert attention == Override("attention", "shared_prefix", "default", "there is no CUDA device")
 
 
 @pytest.mark.engine
 def test_an_unknown_version_runs_vllms_own_scheduler_and_attention(short_temporary: Path, monkeypatch) -> None:
     monkeypatch.setattr(compat, "version", lambda: "0.99.0")
-    _, after = started("engine.scheduler=burst", "engine.attention=shared_prefix")
+    _, after, _ = started("engine.scheduler=burst", "engine.attention=shared_prefix")
     reason = "this is vLLM 0.99.0, it knows 0.32.*, 0.33.*"
     assert after == [
         Override("scheduler", "burst", "default", reason),
@@ -204,13 +203,7 @@ def test_an_unknown_version_runs_vllms_own_scheduler_and_attention(short_tempora
 
 @pytest.mark.engine
 @pytest.mark.skipif(vllm_on_this_machine() != "vllm_cpu", reason="a GPU has the attention")
-@pytest.mark.parametrize(
-    ("cache", "reason"),
-    [
-        ("auto", "there is no CUDA device"),
-        pytest.param("fp8", "it does not read a KV cache of fp8", marks=needs_fp8),
-    ],
-)
-def test_attention_that_is_off_says_why(cache: str, reason: str, short_temporary: Path) -> None:
-    _, [_, attention] = started("engine.attention=shared_prefix", f"+engine.args.kv_cache_dtype={cache}")
-    assert attention == Override("attention", "shared_prefix", "default", reason)
+@needs_fp8
+def test_attention_that_does_not_read_the_cache_says_so(short_temporary: Path) -> None:
+    _, [_, attention], _ = started("engine.attention=shared_prefix", "+engine.args.kv_cache_dtype=fp8")
+    assert attention == Override("attention", "shared_prefix", "default", "it does not read a KV cache of fp8")

@@ -6,6 +6,7 @@ The transformers backend runs the embedded model here, because it starts in a mo
 from __future__ import annotations
 
 import asyncio
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -94,9 +95,9 @@ def test_an_interrupted_race_goes_on_without_a_pass_measured_twice(after: int, t
     assert [one.key for one in Journal(tmp_path).read().values() if one.measurement] == [cells[0].key]
 
 
-def test_a_dropped_cell_is_measured_in_full_where_nobody_races(tmp_path: Path) -> None:
-    raced(tmp_path)
-    outcome, recorder = run(prepared({**ENDS, "study__racing": False}, {**CUT, "study__racing": False}), tmp_path)
+def test_a_dropped_cell_is_measured_in_full_where_nobody_races(ended: Any, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(ended[0], tmp_path / "race"))
+    outcome, recorder = run(prepared({**ENDS, "study__racing": False}, {**CUT, "study__racing": False}), folder)
     assert [one.measurement.repeats for one in outcome.trials] == [2, 2]
     assert {key for key, _ in recorder.passes} == {outcome.trials[1].key}
 
@@ -119,9 +120,9 @@ def test_an_engine_whose_cells_cannot_win_even_at_the_bound_of_their_card_is_not
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(bounds, "L2_BYTES", 0.0)  # the embedded model would fit a card's cache, and then there is no bound
-    rows = [{**ENDS, "gpu__bandwidth_gb_per_s": bandwidth_gb_per_s, "engine__args__batch_size": size} for size in (4, 8)]
-    for row in rows:
-        row["selection__max_interval_ratio"] = 1.1
+    short = {"sampling__max_tokens": 16, "selection__max_truncated_fraction": 1.0, "selection__max_interval_ratio": 1.1}
+    card = {"gpu__bandwidth_gb_per_s": bandwidth_gb_per_s}
+    rows = [{**RACING, **short, **card, "engine__args__batch_size": size} for size in (4, 8)]
     narrow, wide = prepared(*rows)
     outcome, _ = run([narrow, wide], tmp_path)
     assert engines == ["start", "close"] * (1 if skipped else 2)

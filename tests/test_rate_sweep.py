@@ -55,7 +55,7 @@ def test_a_rate_is_skipped_as_long_as_a_lower_one_is_saturated(saturated: float 
 @pytest.mark.engine
 @pytest.mark.usefixtures("one_thread")
 def test_a_saturated_rate_ends_its_sweep_for_this_run_and_the_next(tmp_path: Path, engines: list[str]) -> None:
-    rows = [{**OPEN, "workload__rate_per_s": rate, "workload__repeats": 2} for rate in (4000, 2, 2000)]
+    rows = [{**OPEN, "workload__rate_per_s": rate} for rate in (4000, 2, 2000)]
     outcome, recorder = run(prepared(*rows), tmp_path)
     high, low, middle = outcome.trials
     assert not low.measurement.saturated, "eight questions in four seconds; two tokens each"

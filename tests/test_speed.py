@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
 import subprocess
 import sys
 from argparse import Namespace
@@ -14,8 +13,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import ROOT, run_python
 
-ROOT = Path(__file__).resolve().parent.parent
 SPEED = ROOT / "experiments" / "speed"
 
 
@@ -148,9 +147,7 @@ def test_questions_are_as_long_as_said_and_never_asked_twice(model):
 def test_a_run_writes_every_value_and_a_table_and_one_failure_stops_nobody_else(model, tmp_path):
     words = [f"out={tmp_path}", f"model={model}", "--tiny", "--questions", "6", "--tokens", "4", "--clients", "3"]
     subset = ["--only", "a.text,c,d,f.batch", "--repeats", "2", "--prefixes", "50", "--seed-args", "max_num_seq=3"]
-    command = [sys.executable, str(SPEED / "yardstick.py"), *words, *subset]
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    run = subprocess.run(command, env=env, capture_output=True, text=True, timeout=240)
+    run = run_python(str(SPEED / "yardstick.py"), *words, *subset, cwd=tmp_path)
     assert run.returncode == 1, run.stdout + run.stderr  # the seed did not start
     content = json.loads((tmp_path / "yardstick.json").read_text())
     assert content["errors"].keys() == {"seed"}

@@ -30,7 +30,8 @@ LIBRARIES = (
 OF_ENGINES = (
     *("torch", "torch._dynamo", "torch._inductor.standalone_compile", "torch._inductor.lowering", "torch.export"),
     *("transformers", "transformers.models.gemma", "transformers.modeling_gguf_pytorch_utils"),
-    *("openai.types.responses", "cv2", "xgrammar", "sympy"),  # vLLM's
+    *("transformers.generation.utils", "transformers.models.auto.processing_auto", "torch._inductor.compile_fx"),
+    *("openai.types.responses", "cv2", "xgrammar", "sympy", "opentelemetry.sdk.metrics"),  # vLLM's
 )
 
 

@@ -26,10 +26,15 @@ def test_a_study_begins_with_what_those_before_it_showed_on_its_device(tmp_path:
     note(tmp_path, Shown("two", "a card", 0.0003, 10))
     note(tmp_path, Shown("else", "another card", 1.0, 10))
     found = usual(tmp_path, "a card", "new")
-    assert found == StartNoise(pytest.approx(((4 * 0.0004 + 6 * 0.0001 + 10 * 0.0003) / 20) ** 0.5, abs=1e-5), 20.0)
-    assert usual(tmp_path, "a card", "two").freedom == 10.0, "a study's own starts are no prior for itself"
-    note(tmp_path, Shown("one", "a card", -1.0, 90))
-    assert usual(tmp_path, "a card", "new") == StartNoise(0.005, 20.0), "chance makes no machine perfect"
+    assert found == StartNoise(pytest.approx(0.0003**0.5, abs=1e-5), 20.0), "the median of 1, 1.73 and the usual 2 %"
+    assert usual(tmp_path, "a card", "two") == StartNoise(0.015, 10.0), "a study's own starts are no prior for itself"
+    note(tmp_path, Shown("busy", "a card", 0.3, 1))
+    assert usual(tmp_path, "a card", "new").sd < 0.02, "one busy hour takes nothing over"
+    for name in ("one", "busy"):
+        note(tmp_path, Shown(name, "a card", -1.0, 90))
+    assert usual(tmp_path, "a card", "new").sd == pytest.approx(0.00866, abs=1e-5)
+    note(tmp_path, Shown("two", "a card", -1.0, 90))
+    assert usual(tmp_path, "a card", "new").sd == 0.005, "chance makes no machine perfect"
     (tmp_path / FILE).write_text('{"study": "torn', encoding="utf-8")
     assert usual(tmp_path, "a card", "new") == StartNoise()
 

@@ -35,7 +35,7 @@ from gpuqa.pipeline.dataset.summary import Summary
 from gpuqa.pipeline.sampling import sampling_notes
 from gpuqa.records import Override, Pass, Trial
 from gpuqa.selection.comparison import speed
-from gpuqa.selection.verdict import decide
+from gpuqa.selection.decision import decide
 from gpuqa.selection.wording import counted
 from gpuqa.study import finalists, report, start_noise, study
 from gpuqa.study.cell_checks import CellChecks

@@ -23,7 +23,7 @@ import numpy as np
 from gpuqa.config.measurement import SelectionConfig
 from gpuqa.measure.statistics import geometric_mean, median_and_mad
 from gpuqa.records import Answer, Measurement, Trial
-from gpuqa.selection.verdict import decide
+from gpuqa.selection.decision import decide
 from gpuqa.study.racing.evidence import Candidate, SlicePass
 from gpuqa.study.racing.race import Race, WantedPass
 

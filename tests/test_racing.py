@@ -19,7 +19,7 @@ from gpuqa.config.commands import StudyConfig
 from gpuqa.config.measurement import Issue, Rule, SelectionConfig
 from gpuqa.measure.statistics import t_quantile
 from gpuqa.records import Answer, Question, Trial
-from gpuqa.selection.verdict import decide
+from gpuqa.selection.decision import decide
 from gpuqa.study.racing.elimination import Snapshot
 from gpuqa.study.racing.evidence import Candidate, SlicePass, chance_of, mean_of, speed_of, spread
 from gpuqa.study.racing.race import Race, WantedPass, slices_of

@@ -19,8 +19,9 @@ from gpuqa.config.measurement import ConstraintTest, SelectionConfig
 from gpuqa.measure.paired import PRIOR_FREEDOM, clusters_needed, moderated_mean
 from gpuqa.records import Answer, Trial
 from gpuqa.selection.constraints import floor_note
+from gpuqa.selection.decision import decide
 from gpuqa.selection.ratios import FEWEST_QUESTIONS, Kept
-from gpuqa.selection.verdict import Outcome, Standing, Verdict, decide
+from gpuqa.selection.verdict import Outcome, Standing, Verdict
 from gpuqa.study import report
 from gpuqa.study.conclusion import conclude
 from gpuqa.study.journal import Journal

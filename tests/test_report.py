@@ -22,8 +22,9 @@ from gpuqa.measure.latency import PERCENTILES
 from gpuqa.measure.metric_table import METRICS
 from gpuqa.measure.statistics import bootstrap_interval
 from gpuqa.records import Answer, Dropped, Measurement, Override, Timing, Trial
+from gpuqa.selection.decision import decide
 from gpuqa.selection.pairing import Answers
-from gpuqa.selection.verdict import Verdict, decide
+from gpuqa.selection.verdict import Verdict
 from gpuqa.study import report
 from gpuqa.study.conclusion import conclude
 from gpuqa.study.journal import Journal

@@ -13,9 +13,10 @@ from gpuqa.config.measurement import ConstraintTest, Rule, SelectionConfig
 from gpuqa.measure.statistics import bootstrap_interval, geometric_mean
 from gpuqa.records import Answer, Dropped, Interval, Measurement, Trial
 from gpuqa.selection.comparison import lead_texts
+from gpuqa.selection.decision import decide
 from gpuqa.selection.pairing import paired, scores_of
 from gpuqa.selection.ranking import RANKINGS
-from gpuqa.selection.verdict import Outcome, decide
+from gpuqa.selection.verdict import Outcome
 
 RULE = SelectionConfig(
     name="rule",

@@ -25,7 +25,8 @@ from gpuqa.config.paths import PACKAGE
 from gpuqa.measure.rouge import cut, score
 from gpuqa.measure.statistics import trend
 from gpuqa.records import Answer
-from gpuqa.selection.verdict import Outcome, decide
+from gpuqa.selection.decision import decide
+from gpuqa.selection.verdict import Outcome
 
 sys.path.insert(0, str(ROOT / "experiments" / "verdict"))
 import simulate

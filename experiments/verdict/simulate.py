@@ -21,7 +21,8 @@ from generated_trials import RULE, cell
 
 from gpuqa.measure.speed_tests import LOOKS, Unit
 from gpuqa.records import Trial
-from gpuqa.selection.verdict import Outcome, Verdict, decide, undecided
+from gpuqa.selection.decision import decide, undecided
+from gpuqa.selection.verdict import Outcome, Verdict
 from gpuqa.study import finalists
 
 SLOW = math.log(0.7)  # what a slow pass loses

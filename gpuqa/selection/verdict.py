@@ -1,32 +1,23 @@
-"""The verdict on a study. It reads numbers and answers only, so that trials on disk can be judged again by another rule.
+"""What comes out of a study: standings, comparisons of the first with the others, and how sure that is.
 
-The first by the rule is compared with every other eligible trial; docs/verdict.md has the error rates.
-
-    WIN            it is shown to lead all of them
-    TIE            some are not shown to be behind, and all of these are shown to be level; the simplest of them wins
-    INCONCLUSIVE   a trial is shown neither to be behind nor to be level, or few questions were asked; the first wins
-    ONLY ELIGIBLE  there is no other eligible trial, so nothing was compared
+WIN            the first is shown to lead all others
+TIE            some are not shown to be behind, and all of these are shown to be level; the simplest of them wins
+INCONCLUSIVE   a trial is shown neither to be behind nor to be level, or few questions were asked; the first wins
+ONLY ELIGIBLE  there is no other eligible trial, so nothing was compared
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import Enum
 
 from gpuqa.config.measurement import SelectionConfig
-from gpuqa.measure.metric_table import shown
-from gpuqa.measure.speed_tests import LOOKS, StartNoise, Unit
-from gpuqa.measure.statistics import Trend, trend
-from gpuqa.records import SETTINGS, Trial
-from gpuqa.selection.comparison import WIDEST_RATIO, Comparison, Known, is_finalist, lead_texts, looks_at, narrow, speed
-from gpuqa.selection.constraints import beside_baseline, floor_note, quantization_of, score_text, violations, without_baseline
-from gpuqa.selection.pairing import Answers
-from gpuqa.selection.ranking import RANKINGS, compare_all, pareto_front, rank, simplicity
-from gpuqa.selection.ratios import FEWEST_QUESTIONS, BesideBaseline, Kept
-from gpuqa.selection.reach import reach_of
-from gpuqa.selection.wording import counted, listed
+from gpuqa.measure.speed_tests import LOOKS, Unit
+from gpuqa.measure.statistics import Trend
+from gpuqa.records import Trial
+from gpuqa.selection.comparison import Comparison
+from gpuqa.selection.ratios import BesideBaseline, Kept
 
 
 class Outcome(Enum):
@@ -71,276 +62,12 @@ class Verdict:
     drift: Trend | None = None  # of speeds over the study; None where no cell has two repeats
 
 
-def decide(
-    trials: Sequence[Trial],
-    rule: SelectionConfig,
-    answers: Answers | None = None,
-    usual: StartNoise | None = None,
-    left_out: int = 0,
-) -> Verdict:
-    """The winner first, then the eligible by the rule, those with violations by speed, the dropped, failures last.
-
-    Args:
-        answers: of each trial by its key; ratios and quality are tested where they are at hand, otherwise means decide.
-        usual: how much starts of an engine differ on this machine.
-        left_out: how many trials may be as good as the finalists and were not measured again.
-    """
-    known = Known(answers or {}, usual or StartNoise())
-    standings = standings_of(trials, rule, known.answers)
-    ranked = [standing.trial for standing in standings if not standing.violations]
-    verdict = Verdict(standings, None, "", left_out=left_out, drift=drift_of(trials))
-    if ranked:
-        repeated = [trial for trial in ranked if is_finalist(trial)] or ranked
-        first, comparisons = first_of(repeated, rule, known)
-        verdict = replace(verdict, first=first, comparisons=comparisons, questions=asked_of(first, known.answers))
-        outcome = Outcome.ONLY_ELIGIBLE if len(ranked) == 1 else outcome_of(verdict, rule)
-        winner = min([first, *tied_of(comparisons, rule)], key=simplicity(rule)) if outcome is Outcome.TIE else first
-        standings.sort(key=lambda standing: standing.trial is not winner)
-        verdict = replace(verdict, winner=winner, outcome=outcome)
-    note = floor_note(verdict.winner, rule, known.answers) if verdict.winner else ""
-    return replace(verdict, reason=" ".join(filter(None, [reason_of(verdict, rule), note])))
-
-
-def first_of(ranked: Sequence[Trial], rule: SelectionConfig, known: Known) -> tuple[Trial, list[Comparison]]:
-    """The first of the ranked trials, compared with each of the others.
-
-    Trials are ranked by means. Where the ranks of many rounds give another trial the lead over the first, that one is the
-    first: the number that is told has the sign of the test.
-    """
-    first = ranked[0]
-    for _ in ranked:
-        comparisons = compare_all(first, [trial for trial in ranked if trial is not first], rule, known)
-        behind = [comparison for comparison in comparisons if comparison.speed is not None and comparison.difference < 0]
-        if not behind:
-            break
-        first = min(behind, key=lambda comparison: comparison.difference).other
-    return first, comparisons
-
-
-def asked_of(trial: Trial, answers: Answers) -> int:
-    """How many different questions a trial was asked; all of its questions where its answers are not at hand."""
-    different = {answer.question for answer in answers.get(trial.key, ())}
-    return len(different) or (trial.measurement.questions if trial.measurement else 0)
-
-
-def standings_of(trials: Sequence[Trial], rule: SelectionConfig, answers: Answers) -> list[Standing]:
-    """Every trial with its violations: the eligible by the rule, finalists first, then the others by speed, failures last."""
-    front = {id(trial) for trial in pareto_front(trials)}
-    standings = [
-        Standing(
-            trial,
-            violations(trial, trials, rule, answers),
-            id(trial) in front,
-            beside_baseline(trial, trials, rule, answers),
-        )
-        for trial in trials
-    ]
-    eligible = rank([standing.trial for standing in standings if not standing.violations], rule)
-    place = {id(trial): number for number, trial in enumerate(sorted(eligible, key=lambda trial: not is_finalist(trial)))}
-    return sorted(
-        standings,
-        key=lambda standing: (
-            place.get(id(standing.trial), len(place)),
-            standing.trial.error is not None,
-            -speed(standing.trial),
-        ),
-    )
-
-
 def tied_of(comparisons: Sequence[Comparison], rule: SelectionConfig) -> list[Trial]:
     """The trials that the first is not shown to lead."""
     return [comparison.other for comparison in comparisons if not comparison.shown(rule)]
-
-
-def outcome_of(verdict: Verdict, rule: SelectionConfig) -> Outcome:
-    """How sure the first place is among several eligible trials."""
-    unsure = verdict.questions < FEWEST_QUESTIONS or verdict.left_out or not verdict.comparisons
-    if unsure or started_once(verdict.comparisons):
-        return Outcome.INCONCLUSIVE
-    tied = [comparison for comparison in verdict.comparisons if not comparison.shown(rule)]
-    if not tied:
-        return Outcome.WIN
-    return Outcome.TIE if all(comparison.is_level(rule.max_interval_ratio) for comparison in tied) else Outcome.INCONCLUSIVE
-
-
-def undecided(verdict: Verdict, rule: SelectionConfig) -> list[Trial]:
-    """The trials that more passes could tell apart: the first, and those that it is not shown to lead.
-
-    None where all of these are level with it within half of what a tie allows: a tie gives the first place away, so that it is
-    not taken before a lead of that size had its chance to show.
-    """
-    tied = [comparison for comparison in verdict.comparisons if not comparison.shown(rule)]
-    level = all(comparison.is_level(math.sqrt(rule.max_interval_ratio)) for comparison in tied)
-    if verdict.first is None or level or not RANKINGS[rule.rule].repeats_decide:
-        return []
-    return [verdict.first, *(comparison.other for comparison in tied)]
 
 
 def started_once(comparisons: Sequence[Comparison]) -> bool:
     """Whether trials of different engines were compared by too few starts: one slow start would make a winner."""
     leads = [comparison.speed for comparison in comparisons if comparison.speed is not None]
     return any(lead.unit is Unit.starts and lead.count < LOOKS[Unit.starts][0] for lead in leads)
-
-
-def drift_of(trials: Sequence[Trial]) -> Trend | None:
-    """The trend of all repeats of a study over its time.
-
-    It shows only while an engine is up, where all repeats of a cell lie: what happens between engines cannot be told from what
-    they differ in, since every cell, whose level is unknown, runs on one. So the test is the weaker the more engines there are.
-    Finalists are measured again in the end, but were chosen for being fast: their second number is lower without any drift.
-    Only a first engine that is started again in between would tell, and that costs a start each time.
-    """
-    measurements = [trial.measurement for trial in trials if trial.measurement]
-    return trend(
-        [measurement.repeats_began_at for measurement in measurements],
-        [measurement.chars_per_s_repeats for measurement in measurements],
-    )
-
-
-def reason_of(verdict: Verdict, rule: SelectionConfig) -> str:
-    """A verdict in sentences: who won among how many and who failed, by how much, and what is uncertain about it."""
-    winner, comparisons = verdict.winner, verdict.comparisons
-    if winner is None or verdict.outcome is None:
-        return reason_without_winner(verdict.standings)
-    sentences = [f"{verdict.outcome.value}: {winner.name} is {place_of(verdict, rule)}: {numbers_of(winner, rule)}"]
-    if verdict.first is not None and verdict.first is not winner:
-        against = next(comparison for comparison in comparisons if comparison.other is winner)
-        lead = lead_of(verdict.first, against, rule)
-        sentences.append(f"The first, {verdict.first.name}, {lead}: too little to prefer it.")
-    elif comparisons:
-        sentences.append(f"It {lead_of(verdict.first or winner, nearest_of(comparisons), rule)}.")
-    if winner.measurement and (first_round := winner.measurement.first_round_chars_per_s) is not None:
-        again = "The finalists were measured again, and that decides"
-        sentences.append(f"{again}; in the first round it had {first_round:,.0f} chars/s.")
-    if verdict.outcome is Outcome.INCONCLUSIVE:
-        sentences.append(f"Not conclusive: {why_inconclusive(verdict, rule)}.")
-        sentences += filter(None, [reach_of(verdict.first or winner, nearest_of(comparisons))] if comparisons else [])
-    elif verdict.questions < FEWEST_QUESTIONS:
-        sentences.append(f"This is no verdict on quality: {few_questions(verdict)}.")
-    return " ".join([*sentences, *warnings(verdict, rule)])
-
-
-def place_of(verdict: Verdict, rule: SelectionConfig) -> str:
-    """What the winner is among the trials of a study, with the names of those that failed and the number of the dropped."""
-    trials, best = [standing.trial for standing in verdict.standings], RANKINGS[rule.rule].title
-    failed = [trial.name for trial in trials if trial.error is not None]
-    lost = f"; {len(failed)} failed: {listed(failed)}" if failed else ""
-    dropped = sum(trial.dropped is not None for trial in trials)
-    lost += f"; {dropped} dropped by the race" if dropped else ""
-    if verdict.outcome is Outcome.ONLY_ELIGIBLE:
-        return f"the only eligible trial (of {len(trials)}{lost})"
-    eligible = sum(not standing.violations for standing in verdict.standings)
-    among = f"{counted(eligible, 'eligible trial')} (of {len(trials)}{lost})"
-    if is_finalist(trials[0]):
-        among = f"{counted(1 + len(verdict.comparisons), 'finalist')} of {among}"
-    if verdict.outcome is Outcome.TIE:
-        return f"the simplest of {len(tied_of(verdict.comparisons, rule)) + 1} that share the first place ({best}) of {among}"
-    return f"the {best} of {among}"
-
-
-def why_inconclusive(verdict: Verdict, rule: SelectionConfig) -> str:
-    """Why a verdict is neither a win nor a tie, and how many trials that leaves open."""
-    if not verdict.comparisons and not verdict.left_out:
-        return "no other trial was measured again, so there is nothing to compare it with"
-    tied = [comparison for comparison in verdict.comparisons if not comparison.shown(rule)]
-    reasons = [few_questions(verdict)] if verdict.questions < FEWEST_QUESTIONS else []
-    if (untested := RANKINGS[rule.rule].untested) is not None:
-        reasons.append(untested)
-    elif any(comparison.interval is None for comparison in tied):
-        reasons.append("without two repeats of every trial (workload.repeats) and the same questions there is no test")
-    elif started_once(verdict.comparisons):
-        starts = f"{LOOKS[Unit.starts][0]} starts of each engine are needed between engines"
-        reasons.append(f"{starts}, since no two starts are alike; study.finalists=2 or more measures them")
-    if verdict.left_out:
-        others = f"{counted(verdict.left_out, 'other trial')} may be as good by the first round"
-        reasons.append(f"{others} and {'was' if verdict.left_out == 1 else 'were'} not measured again (study.finalists)")
-    return "; ".join([*reasons, *([f"{counted(len(tied), 'other trial')} may be as good or better"] if tied else [])])
-
-
-def nearest_of(comparisons: Sequence[Comparison]) -> Comparison:
-    """The comparison with the trial that is nearest to the first."""
-    return min(comparisons, key=lambda comparison: comparison.difference)
-
-
-def few_questions(verdict: Verdict) -> str:
-    """That too few questions were asked, in words."""
-    only, share = counted(verdict.questions, "question"), 1 / max(verdict.questions, 1)
-    return f"only {only} {'was' if verdict.questions == 1 else 'were'} asked, and one answer is {share:.0%} of a score; " + (
-        f"a verdict needs {FEWEST_QUESTIONS}"
-    )
-
-
-def numbers_of(winner: Trial, rule: SelectionConfig) -> str:
-    """What the winner reached."""
-    measurement = winner.measurement
-    assert measurement is not None, "a trial without numbers is not eligible"
-    number = RANKINGS[rule.rule].number
-    ranked_by = f"{number} {shown(number, getattr(measurement, number))}, " if number else ""
-    return (
-        f"{ranked_by}{measurement.chars_per_s:,.0f} chars/s (MAD {measurement.chars_per_s_mad:,.0f} over "
-        f"{counted(measurement.repeats, 'repeat')}) at rouge_l_f1_judge {score_text(measurement.rouge_l_f1_judge)} "
-        f"(floor {rule.min_rouge_l_f1_judge:g}), rouge_l_f1 {score_text(measurement.rouge_l_f1)}."
-    )
-
-
-def lead_of(first: Trial, comparison: Comparison, rule: SelectionConfig) -> str:
-    """How the first stands to another trial, as a predicate: with the interval, the p-value and what they count."""
-    name, interval = comparison.other.name, comparison.interval
-    if interval is None:
-        return f"leads {name} by {comparison.difference:.1%} (no test)"
-    if not narrow(interval, WIDEST_RATIO):
-        return f"is not told from {name}: too noisy, the highest ratio that fits is more than twice the lowest"
-    share, ends, p_value = lead_texts(comparison.difference, interval, comparison.p_value)
-    lead, looks = comparison.speed, 1
-    if lead is not None:
-        looks = looks_at(first, comparison.other, lead)
-    corrected = f", corrected for {looks} looks" if looks > 1 else ""
-    over = f" over {counted_unit(lead.unit, lead.count)}" if lead is not None else ""
-    tested = f"{rule.confidence:.0%} interval {ends}{over}; by chance alone p {p_value}{corrected}"
-    if comparison.difference <= 0:
-        return f"is level with {name} ({tested})"
-    return f"leads {name} by {share.removeprefix('+')} ({tested})"
-
-
-def counted_unit(unit: Unit, count: int) -> str:
-    """What a test of speeds counts, in words."""
-    if unit is Unit.starts:
-        return f"{counted(count, 'start')} of each engine"
-    return f"{counted(count, unit.value)} on one engine"
-
-
-def warnings(verdict: Verdict, rule: SelectionConfig) -> list[str]:
-    """What the verdict could not check, and what disturbed the measurements, a sentence each."""
-    trials, sentences = [standing.trial for standing in verdict.standings], []
-    for standing in verdict.standings:
-        if standing.trial is verdict.winner and standing.beside_baseline and standing.not_shown:
-            sentences.append(f"The winner's {standing.beside_baseline.text}.")
-    unchecked = without_baseline(trials, rule)
-    if unchecked and not rule.min_rouge_l_f1_ratio == rule.min_answer_chars_ratio == 0:
-        names, were = ", ".join(dict.fromkeys(map(quantization_of, unchecked))), "was" if len(unchecked) == 1 else "were"
-        sentences.append(
-            f"{counted(len(unchecked), 'quantized trial')} ({names}) {were} not checked for lost quality and length, because "
-            f"no trial with quantization={rule.baseline_quantization} that is otherwise the same was measured."
-        )
-    if (drift := verdict.drift) and drift.p_value <= 1 - rule.confidence:
-        sentences.append(
-            f"Speeds drifted by {drift.change:+.1%} over the study (p {drift.p_value:.3g}): cells of one engine took turns and "
-            "are fair to each other, cells of different engines are not."
-        )
-    measurements = [trial.measurement for trial in trials if trial.measurement]
-    throttled = [reasons for measurement in measurements if (reasons := set(measurement.throttle_reasons or ()) - SETTINGS)]
-    if throttled:
-        slowest = min(measurement.sm_clock_mhz_min or 0 for measurement in measurements)
-        names = ", ".join(sorted(set.union(*throttled)))
-        held = f"The GPU was held back in {counted(len(throttled), 'trial')}"
-        sentences.append(f"{held} ({names}; SM clock down to {slowest} MHz).")
-    return sentences
-
-
-def reason_without_winner(standings: Sequence[Standing]) -> str:
-    """Names the trial that came nearest: the one with the fewest violations, among equals with the best judge's score."""
-    measured = [(standing, standing.trial.measurement) for standing in standings if standing.trial.measurement]
-    if not measured:
-        return "no trial was measured, so there is no winner"
-    nearest, _ = min(measured, key=lambda row: (len(row[0].violations), -(row[1].rouge_l_f1_judge or 0.0)))
-    return f"no trial is eligible; the nearest is {nearest.trial.name}: {'; '.join(nearest.violations)}"

@@ -17,8 +17,9 @@ from gpuqa.measure.goodput import slo_of, with_goodput
 from gpuqa.measure.metrics import Overhead, measure, with_timings
 from gpuqa.measure.speed_tests import StartNoise
 from gpuqa.records import Answer, Pass, Trial
+from gpuqa.selection.decision import decide, undecided
 from gpuqa.selection.pairing import Answers
-from gpuqa.selection.verdict import Verdict, decide, undecided
+from gpuqa.selection.verdict import Verdict
 from gpuqa.selection.wording import counted
 from gpuqa.study.journal import Journal
 

@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("one_thread")]
 RACING = {"study__racing": True, "study__racing_first_slice": 2, "dataset__limit": 8, "workload__repeats": 2}
 RACING |= {"selection__min_rouge_l_f1_judge": 0.0, "selection__min_rouge_l_f1_of_best": 0.0}
 RACING |= {"selection__max_interval_ratio": 1e9}  # no speed, which differs from run to run, is far enough behind
-ENDS, CUT = {**RACING, "sampling__max_tokens": 256}, {**RACING, "sampling__max_tokens": 4}  # the second never ends an answer
+ENDS, CUT = {**RACING, "sampling__max_tokens": 128}, {**RACING, "sampling__max_tokens": 4}  # the second never ends an answer
 
 
 class Stops:

@@ -22,16 +22,15 @@ def reach_of(first: Trial, comparison: Comparison) -> str:
         return ""
     half = (math.log1p(interval.high) - math.log1p(interval.low)) / 2
     unit = Unit.rounds if lead.unit is Unit.passes else lead.unit
-    seen = f"At this noise {counted(lead.count, lead.unit.value)} can show leads above {math.expm1(min(half, 50.0)):.1%}"
+    least = f"leads above {math.expm1(half):.1%}" if half <= math.log(2) else "no lead below a factor of two"
+    seen = f"At this noise {counted(lead.count, lead.unit.value)} can show {least}"
     if half <= math.log1p(LEAD):
         return f"{seen}."
     needed = max(FEWEST[unit], math.ceil(lead.count * (half / math.log1p(LEAD)) ** 2))
     if needed > MOST:
         return f"{seen}; for {LEAD:.0%} find out first what disturbs the machine."
-    more, seconds = (
-        needed - (lead.count if unit is lead.unit else 0),
-        seconds_of(first, unit) + seconds_of(comparison.other, unit),
-    )
+    more = needed - (lead.count if unit is lead.unit else 0)
+    seconds = sum(seconds_of(trial, unit) for trial in (first, comparison.other))
     beyond = " (study.max_repeats)" if unit is Unit.rounds and needed > LOOKS[unit][-1] else ""
     return f"{seen}; {counted(more, f'more {unit.value}')}{beyond}, about {duration(more * seconds)}, would show {LEAD:.0%}."
 

@@ -13,7 +13,7 @@ import gzip
 import json
 import math
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from gpuqa.selection.decision import decide
 from gpuqa.study.racing.evidence import Candidate, SlicePass
 from gpuqa.study.racing.race import Race, WantedPass
 
+Noise = Callable[[np.random.Generator, int], Any]  # -> on the log speed of so many passes, in turn
 TRACES = Path(__file__).parent / "traces"
 
 
@@ -90,6 +91,28 @@ def draw(trace: dict[str, Any], repeats: int, size: int, seed: int) -> list[Draw
     return cells
 
 
+def disturbed(cells: Sequence[Drawn], noise: Noise, seed: int) -> list[Drawn]:
+    """The draw with noise on the log speed of every pass besides, one series of it in the order in which passes are measured.
+
+    That is engine by engine, the slices of its cells before repeat by repeat, so that a slow stretch slows neighbours.
+    """
+    engines, parts = [cell.engine for cell in cells], len(cells[0].slices) + len(cells[0].repeats)
+    series = iter(np.exp(-noise(np.random.default_rng([11, seed]), len(cells) * parts)).tolist())
+    slower = np.empty((len(cells), parts))
+    for engine in dict.fromkeys(engines):
+        for part in range(parts):
+            for place in np.flatnonzero(np.array(engines) == engine):
+                slower[place, part] = next(series)
+    return [
+        replace(
+            cell,
+            slices=[(places, seconds * by, chars) for (places, seconds, chars), by in zip(cell.slices, row, strict=False)],
+            repeats=[(seconds * by, chars) for (seconds, chars), by in zip(cell.repeats, row[len(cell.slices) :], strict=True)],
+        )
+        for cell, row in zip(cells, slower.tolist(), strict=True)
+    ]
+
+
 def answer_of(row: dict[str, Any], question: int, name: str) -> Answer:
     """A cell's answer to a question: as long and as good as it was, but without its text."""
     ends = "length" if row["truncated"][question] else "stop"
@@ -123,7 +146,8 @@ def replayed(cells: Sequence[Drawn], starts_s: Sequence[float], rule: SelectionC
 def engines_of(race: Race) -> Iterator[str]:
     """The engines of a race in turn, then those whose cells are called back."""
     yield from race.engines(nothing_known)
-    yield from race.recall()
+    while recall := race.recall():
+        yield from recall
 
 
 def answer(race: Race, wanted: WantedPass, cell: Drawn) -> float:

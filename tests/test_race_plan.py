@@ -6,6 +6,7 @@ The transformers backend runs the embedded model here, because it starts in a mo
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import shutil
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from gpuqa.records import Pass, Trial
 from gpuqa.study import study
 from gpuqa.study.journal import Journal
 from gpuqa.study.racing import bounds
+from gpuqa.study.racing.elimination import Snapshot
+from gpuqa.study.racing.evidence import Candidate
 
 pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("one_thread")]
 
@@ -134,6 +137,31 @@ def test_an_engine_whose_cells_cannot_win_even_at_the_bound_of_their_card_is_not
         assert dropped.seen is None
         assert run([narrow, wide], tmp_path)[0].trials == outcome.trials, "the next run knows it"
         assert engines == ["start", "close"]
+
+
+@pytest.mark.parametrize("after", [-1, 3, 5])
+def test_a_cell_that_later_passes_bring_back_is_measured_on_another_start_of_its_engine(
+    after: int, tmp_path: Path, engines: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wide, narrow = prepared({**ENDS, "engine__args__batch_size": 8}, {**ENDS, "engine__args__batch_size": 4})
+
+    def why_out(now: Snapshot, candidate: Candidate, _: list[Candidate]) -> str | None:
+        behind = candidate.key == wide.key and candidate.slice_passes and not now.candidates[narrow.key].repeats
+        return "slow" if behind else None
+
+    monkeypatch.setattr(Snapshot, "why_out", why_out)  # stands for one slow pass: no real engine has it at a given place
+    first = Stops(after)
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(study.run([wide, narrow], Journal(tmp_path), first))
+    second = Stops(-1)
+    outcome = asyncio.run(study.run([wide, narrow], Journal(tmp_path), second))
+    assert [trial.measurement.repeats for trial in outcome.trials if trial.measurement] == [2, 2]
+    passes = [*first.passes, *second.passes]
+    order = [(wide.key, 0, 0), (narrow.key, 0, 0), *((narrow.key, None, repeat) for repeat in range(2))]
+    assert passes == [*order, *((wide.key, None, repeat) for repeat in range(2))]
+    if after == -1:
+        assert engines == ["start", "close"] * 3
+        assert second.passes == []
 
 
 def test_a_race_of_cells_with_different_repeats_is_refused(tmp_path: Path) -> None:

@@ -2,8 +2,8 @@
 
 A cell is out when its score misses a floor or a ratio even at the upper bound, or when a leader dominates it. A leader was
 asked everything, has no violation, and its baseline was measured, so a fast but broken cell puts no other out. In what a
-dominated cell is behind follows from the rule (`gpuqa.selection.ranking.RANKINGS`), each time by more than a tie allows: a
-tie's interval is at most `selection.max_interval_ratio` wide and holds zero, so its middle is at most the root of that away.
+dominated cell is behind follows from the rule (`gpuqa.selection.ranking.RANKINGS`), each time by more than a tie allows
+(`tie_ratio`).
 Latency limits put no cell out before the verdict: a slice's are not the whole's.
 """
 
@@ -43,6 +43,15 @@ def bound_of(rule: SelectionConfig) -> RaceBound:
     bound = RANKINGS[rule.rule].race
     assert bound is not None, "race_of refuses a rule that no race can be run by"
     return bound
+
+
+def tie_ratio(rule: SelectionConfig) -> float:
+    """How many times as much the first may have of what a rule ranks by as a cell that shares the first place in a tie.
+
+    The whole interval of such a lead lies within `selection.max_interval_ratio`. Either it holds zero, so that its middle is
+    at most the root of that, or the lead is below `selection.min_lead`.
+    """
+    return max(math.sqrt(rule.max_interval_ratio), min(rule.max_interval_ratio, 1 + rule.min_lead))
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,13 +156,13 @@ class Snapshot:
         if min(least) <= 0:
             return None
         by = "a pass over all questions" if candidate.repeats else f"{len(candidate.known)} questions"
-        share = 1 - math.exp(-least[0]) / math.sqrt(self.rule.max_interval_ratio)
+        share = 1 - math.exp(-least[0]) / tie_ratio(self.rule)
         far = f"at least {share:.1%} " if bound.is_speed_alone else ""
         return f"{far}{bound.name} than {leader.trial.name}, shown by {by}"
 
     def lag(self, name: Lag, candidate: Candidate, leader: Candidate) -> Estimate | None:
         """By how much a cell is behind a leader in a quantity, beyond what a tie allows; None where that is not known."""
-        tie = math.sqrt(self.rule.max_interval_ratio)
+        tie = tie_ratio(self.rule)
         match name:
             case Lag.speed:
                 return shifted(speed_lag(candidate, leader, self.candidates.values()), -math.log(tie))

@@ -14,7 +14,7 @@ have (`gpuqa.measure.paired`).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean
 
@@ -108,10 +108,10 @@ def chance_of(count: int, asked: int, limit: int, population: int) -> float:
     return sum(ways) / math.comb(population, asked)
 
 
-def speed_of(candidate: Candidate, candidates: Iterable[Candidate]) -> Estimate | None:
+def speed_of(candidate: Candidate, candidates: Collection[Candidate]) -> Estimate | None:
     """Log of the speed over all questions, measured or forecast; None where nothing allows either."""
+    noise = spread([other.logs for other in candidates if other.logs], USUAL_REPEAT_SD)
     if candidate.logs:
-        noise = spread([other.logs for other in candidates if other.logs], USUAL_REPEAT_SD)
         return Estimate(fmean(candidate.logs), noise.sd / math.sqrt(len(candidate.logs)), noise.freedom)
     place = len(candidate.slice_passes) - 1
     if place < 0 or (seen := candidate.slice_passes[place].log) is None:
@@ -122,11 +122,12 @@ def speed_of(candidate: Candidate, candidates: Iterable[Candidate]) -> Estimate 
             gains.setdefault(other.engine, []).append(fmean(other.logs) - log)
     if candidate.engine not in gains:
         return None
-    ours, differ = gains[candidate.engine], spread(list(gains.values()), USUAL_GAIN_SD)
+    two_passes = Spread(noise.sd * math.sqrt(2), noise.freedom)  # that of a slice is no surer than one over all questions
+    ours, differ = gains[candidate.engine], max(spread(list(gains.values()), USUAL_GAIN_SD), two_passes, key=lambda one: one.sd)
     return Estimate(seen + fmean(ours), differ.sd * math.sqrt(1 + 1 / len(ours)), differ.freedom)
 
 
-def speed_lag(candidate: Candidate, leader: Candidate, candidates: Iterable[Candidate]) -> Estimate | None:
+def speed_lag(candidate: Candidate, leader: Candidate, candidates: Collection[Candidate]) -> Estimate | None:
     """By how much a cell is behind in log speed."""
     ours, leading = speed_of(candidate, candidates), speed_of(leader, candidates)
     return None if ours is None or leading is None else added(leading, ours, -1.0)
@@ -140,7 +141,9 @@ def quality_lag(candidate: Candidate, leader: Candidate, factor: float = 1.0) ->
     return mean_of(lags, questions) if len(set(questions)) > 1 else None
 
 
-def merit_lag(candidate: Candidate, leader: Candidate, candidates: Iterable[Candidate], speed_weight: float) -> Estimate | None:
+def merit_lag(
+    candidate: Candidate, leader: Candidate, candidates: Collection[Candidate], speed_weight: float
+) -> Estimate | None:
     """By how much a cell is behind in the weighted rule's logs; a ratio of means by its first-order error."""
     fast, pairs = speed_lag(candidate, leader, candidates), scores_of(paired(candidate.known, leader.known, partly=True))
     questions = [pair.question for pair in pairs]

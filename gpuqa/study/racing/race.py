@@ -6,10 +6,14 @@ After each round the cells that cannot win any more are dropped; `elimination` s
 would err more often than once, so the risk of an error, 1 - `study.racing_confidence`, is spent in equal parts over the
 looks at a cell (Bonferroni).
 
+The first rounds know the noise badly: a cell with one slow pass looks far behind while nobody has shown that passes can be
+slow. So every round judges the dropped cells again by all passes that there are by then, and those that may win after all run
+on, those of engines that were closed on another start of these in the end.
+
 Engines whose cells are the unquantized baselines of others come first, because no quantized cell leads without them; among
 equals the one whose cells have the highest bound on the named GPU, and then the one that takes the most sequences at once:
 the sooner a fast cell leads, the fewer passes the slow ones need. A dropped baseline of a cell that stays is measured in the
-end, which costs an engine start. Nothing here measures: the same passes in the same order lead to the same decisions.
+end, too. Nothing here measures: the same passes in the same order lead to the same decisions.
 """
 
 from __future__ import annotations
@@ -26,7 +30,7 @@ from gpuqa.config.pipeline import Backend
 from gpuqa.engines import BACKENDS
 from gpuqa.records import Answer, Dropped, Question, Trial
 from gpuqa.selection.ranking import RANKINGS
-from gpuqa.study.racing.elimination import Snapshot, bound_of
+from gpuqa.study.racing.elimination import Snapshot, bound_of, tie_ratio
 from gpuqa.study.racing.evidence import Candidate, SlicePass
 
 Bound = Callable[[str, float], float | None]  # key, tokens of an answer -> most output tokens a second, where it is known
@@ -65,7 +69,8 @@ class Race:
     slices: Sequence[list[Question]]
     repeats: int
     dropped: dict[str, str] = field(default_factory=dict)
-    recalled: set[str] = field(default_factory=set)  # dropped baselines that are measured on all questions once
+    by_passes: set[str] = field(default_factory=set)  # those of the dropped that more passes may bring back
+    recalled: list[str] = field(default_factory=list)  # dropped baselines that are measured on all questions once
 
     def engines(self, bound: Bound) -> list[str]:
         """The engines in the order in which they are raced."""
@@ -83,7 +88,8 @@ class Race:
     def next_round(self, engine: str) -> list[WantedPass]:
         """The passes that an engine is to measure now, after dropping the cells that cannot win; none when it may be closed."""
         self.drop()
-        if owed := [key for key in self.recalled if self.candidates[key].engine == engine and not self.candidates[key].repeats]:
+        recalled = [self.candidates[key] for key in self.recalled if self.candidates[key].engine == engine]
+        if owed := [candidate.key for candidate in recalled if not candidate.repeats and candidate.trial.error is None]:
             return [WantedPass(key, repeat=0) for key in owed]
         running = [candidate for candidate in self.running() if candidate.engine == engine]
         for place in range(len(self.slices)):
@@ -106,14 +112,24 @@ class Race:
         """All questions were answered, for the first time or once more, or the cell failed."""
         self.candidates[trial.key] = replace(self.candidates[trial.key], trial=trial, answers=answers)
 
-    def recall(self) -> list[str]:
-        """Want the dropped baselines of cells that stay measured once, for the constraints; the engines that it takes."""
-        now = self.now()
-        baselines = [baseline for candidate in self.running() if (baseline := now.baseline(candidate))]
+    def recall(self) -> dict[str, list[str]]:
+        """The engines that start once more after all have been raced, and for which cells; none when the race has ended.
+
+        That is for cells that may win by all that is known now, and for dropped baselines of such cells, of which the
+        constraints need one pass.
+        """
+        self.drop()
+        now, running = self.now(), self.running()
+        leaders, lacking = now.leaders(), [candidate for candidate in running if candidate.repeats < self.repeats]
+        may_win = [candidate for candidate in running if not now.why_out(candidate, leaders)]
+        baselines = [baseline for candidate in may_win if (baseline := now.baseline(candidate))]
         dropped = [baseline for baseline in baselines if baseline.key in self.dropped]
-        wanted = [baseline for baseline in dropped if not baseline.repeats and baseline.trial.error is None]
-        self.recalled = {baseline.key for baseline in wanted}
-        return list(dict.fromkeys(baseline.engine for baseline in wanted))
+        needed = [baseline for baseline in dropped if not baseline.repeats and baseline.trial.error is None]
+        self.recalled = list(dict.fromkeys(baseline.key for baseline in needed))
+        engines: dict[str, list[str]] = {}
+        for key in [*(candidate.key for candidate in lacking), *self.recalled]:
+            engines.setdefault(self.candidates[key].engine, []).append(key)
+        return engines
 
     def skip_hopeless(self, engine: str, bound: Bound) -> None:
         """Drop the cells of an engine that is not up that would be slower than the leader even at the bound of the card.
@@ -128,7 +144,7 @@ class Race:
             unknown = [candidate for candidate in self.running() if candidate.engine == engine and not candidate.known]
             for candidate in unknown:
                 limit = bound(candidate.key, tokens)
-                if limit is not None and limit * chars * math.sqrt(self.rule.max_interval_ratio) < reached:
+                if limit is not None and limit * chars * tie_ratio(self.rule) < reached:
                     figure = f"{limit * chars:,.0f} chars/s ({limit:,.0f} tokens of at most {chars:.2f} characters)"
                     reason = f"not even the bound of its card, {figure}, reaches the {reached:,.0f} of {leader.trial.name}"
                     self.dropped[candidate.key] = reason
@@ -141,13 +157,15 @@ class Race:
         return min(tokens), max(measurement.answer_chars_mean / mean for measurement, mean in zip(seen, tokens, strict=True))
 
     def drop(self) -> None:
-        """Drop every running cell that cannot win; if that were all that there are, the best of them stays."""
+        """Drop every cell that lacks repeats and cannot win by what is known now; if no cell were left, the best stays."""
+        self.dropped = {key: reason for key, reason in self.dropped.items() if key not in self.by_passes}
         now, running = self.now(), self.running()
-        leaders = now.leaders()
-        reasons = {candidate.key: reason for candidate in running if (reason := now.why_out(candidate, leaders))}
+        leaders, lacking = now.leaders(), [candidate for candidate in running if candidate.repeats < self.repeats]
+        reasons = {candidate.key: reason for candidate in lacking if (reason := now.why_out(candidate, leaders))}
         if running and len(reasons) == len(running):
             del reasons[max(running, key=self.promise).key]
         self.dropped |= reasons
+        self.by_passes = set(reasons)
 
     def trials(self) -> list[Trial]:
         """Every cell with what became of it."""

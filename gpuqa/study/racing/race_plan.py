@@ -77,11 +77,10 @@ def race_stages(
         race.skip_hopeless(engine, bound)
         if unmeasured := [cell for cell in by_engine[engine] if cell.key not in done]:
             yield [RacePlan(unmeasured, race, {cell.key: passes(cell.key) for cell in unmeasured}, score)]
-    recalled = []
-    for engine in race.recall():
-        missing = [cell for cell in by_engine[engine] if cell.key in race.recalled]
-        recalled.append(RacePlan(missing, race, {cell.key: passes(cell.key) for cell in missing}, score))
-    yield recalled
+    while recall := race.recall():
+        for engine, keys in recall.items():
+            recalled = [cell for cell in by_engine[engine] if cell.key in keys]
+            yield [RacePlan(recalled, race, {cell.key: passes(cell.key) for cell in recalled}, score)]
 
 
 def dropped_trials(race: Race, digest: str) -> list[FinishedTrial]:

@@ -294,7 +294,7 @@ def test_an_engine_that_is_killed_under_load_is_told_at_once_and_comes_back(othe
 
 
 def test_sigterm_lets_a_running_request_finish_and_health_checks_are_answered_meanwhile(other_weights: Any) -> None:
-    questions = QUESTIONS[:48]  # three times as many as the engine takes at once: seconds of work
+    questions = QUESTIONS[:48] * 4  # twelve times as many as the engine takes at once: seconds of work
     answers: list[Any] = []
     asking = threading.Thread(target=lambda: answers.append(other_weights.predict(questions)), daemon=True)
     asking.start()

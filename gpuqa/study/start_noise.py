@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from gpuqa.config.commands import StudyConfig
-from gpuqa.machine.files import append_line
+from gpuqa.machine.files import append_line, make_folder
 from gpuqa.measure.fingerprint import Stage, at_stage
 from gpuqa.measure.speed_prediction import SpeedNoise, passes_of_a_start, speed_noise
 from gpuqa.measure.speed_tests import StartNoise, Starts, pass_variance, starts_of
@@ -82,6 +82,7 @@ def note(root: Path, shown: Shown) -> None:
         FileNotWritten: the disk is full, for example.
     """
     if shown not in read(root / FILE):
+        make_folder(root)
         append_line(root / FILE, json.dumps(asdict(shown), ensure_ascii=False))
 
 

@@ -13,6 +13,7 @@ import asyncio
 import os
 import signal
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +28,9 @@ from gpuqa.config.cells import Cells
 from gpuqa.config.command_line import terminal
 from gpuqa.config.commands import CellConfig, StudyConfig, resolve
 from gpuqa.config.measurement import Rule, WorkloadConfig
+from gpuqa.config.pipeline import Backend
 from gpuqa.engines import gpus_of_engine
+from gpuqa.engines.vllm import compat
 from gpuqa.machine import hardware
 from gpuqa.measure.cell import Cell
 from gpuqa.measure.fingerprint import Stage
@@ -42,7 +45,7 @@ from gpuqa.study.cell_checks import CellChecks
 from gpuqa.study.conclusion import conclude
 from gpuqa.study.grid import group_by_engine
 from gpuqa.study.journal import Journal
-from gpuqa.study.same_effect import Effects
+from gpuqa.study.same_effect import Effects, asked_for
 from gpuqa.study.study_file import refuse_another_study
 
 
@@ -107,7 +110,7 @@ def announce(cells: Sequence[Cell], questions: Summary, console: Console) -> Non
     measured = [cell for cell in cells if cell.key not in copies]
     sizes = counted(len(cells), "trial") + (f", {len(measured)} of them measured," if copies else "")
     sizes += f" on {counted(len(group_by_engine(measured)), 'engine')}"
-    console.print(Text.assemble((config.study.name, "bold"), f": {sizes}; {setting(cells)}"))
+    console.print(Text.assemble((config.study.name, "bold"), f": {sizes}; {setting(cells, effects)}"))
     for line in questions.lines():
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     notes = [*([config.model.note] if config.model.note else []), *sampling_notes(cell.config for cell in cells)]
@@ -181,10 +184,19 @@ def refuse_unmeasurable_rule(configs: Sequence[CellConfig]) -> None:
         raise UserError("selection.rule: cheapest needs GPUs whose energy NVML counts, and an engine runs on none here")
 
 
-def setting(cells: Sequence[Cell]) -> str:
-    """The engine options that were taken, and the machine."""
+def setting(cells: Sequence[Cell], effects: Effects) -> str:
+    """The engine options that were taken, the machine, and of a study with vLLM which one it is and which overrides run."""
     engines = ", ".join(sorted({cell.config.engine.name for cell in cells}))
-    return f"engine={engines} on {hardware.describe()['device']}"
+    facts = [f"engine={engines} on {hardware.describe()['device']}"]
+    with_vllm = [cell.config for cell in cells if cell.config.engine.backend is Backend.vllm]
+    if with_vllm:
+        facts.append(compat.described())
+    asked = Counter(override for config in with_vllm for override in asked_for(config))
+    off = Counter(override for reasons in effects.off.values() for override in reasons)
+    for override, count in asked.items():
+        state = "runs" if not off[override] else "is off" if off[override] == count else "runs in some cells"
+        facts.append(f"{override.removeprefix('engine.')} {state}")
+    return ", ".join(facts)
 
 
 def summary(outcome: study.Outcome, seconds: float) -> str:

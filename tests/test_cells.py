@@ -46,6 +46,14 @@ def test_every_value_of_every_axis_is_met_in_as_few_cells_as_the_longest_axis_ha
     assert len(met) == len(set(met)) == 6, "and no cell is composed twice"
 
 
+def test_a_command_that_needs_every_value_and_not_every_combination_composes_just_these_cells():
+    cells = cells_of(PROMPTS, SIZES, FIXED)
+    made = cells.with_all_values(words_of)
+    assert len(made) == 3
+    assert {word for words in made.values() for word in words} == {*PROMPTS, *SIZES, *FIXED}
+    assert [cells.overrides[place] for place in made] == list(made.values())
+
+
 @pytest.mark.parametrize("axes", [(), (FIXED,), (PROMPTS, SIZES, FIXED), (SIZES, PROMPTS)], ids=len)
 def test_what_is_made_comes_back_in_the_order_of_the_cells(axes: tuple[list[str], ...]):
     cells = cells_of(*axes)

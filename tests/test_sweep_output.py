@@ -13,12 +13,14 @@ from rich.console import Console
 from small_study import config
 
 from gpuqa.config.command_line import terminal
+from gpuqa.engines.vllm import compat
 from gpuqa.measure.cell import Cell
 from gpuqa.pipeline.dataset.summary import summary_of
 from gpuqa.records import Answered, Pass, Question
 from gpuqa.study.journal import Journal
+from gpuqa.study.same_effect import Effects
 from gpuqa.study.study import Outcome
-from gpuqa.sweep import Watch, announce, interrupted, summary
+from gpuqa.sweep import Watch, announce, interrupted, setting, summary
 
 PASS = Pass(Answered([], 1.0, []), 0, [], 1.0, 1.0, 1.0, 1.0)
 
@@ -43,9 +45,23 @@ def test_a_study_says_how_many_of_its_trials_are_measured_where_some_are_the_sam
     questions = summary_of(twins[0].config.dataset, None)
     announce(twins, questions, console)
     assert said(console).startswith("mine: 2 trials, 1 of them measured, on 1 engine; engine=vllm_cpu on ")
+    vllm = f", {compat.described()}, scheduler=burst runs, "
+    assert f"{vllm}attention=shared_prefix is off\n" in said(console)
     assert "\nembedded: 2 questions (gpuqa/embedded/questions/test.json, UTF-8, sha256 " in said(console)
     announce([cell(prompt="bare")], questions, console)
     assert "mine: 1 trial on 1 engine; " in said(console)
+
+
+def test_the_first_line_of_a_study_says_which_vllm_it_is_and_of_an_override_that_only_some_cells_get_just_that() -> None:
+    cells = [cell(engine__attention="shared_prefix", engine__args__max_num_seqs=count) for count in (8, 16)]
+    effects = Effects(cells)
+    effects.off[cells[0].key] = {}  # a fake, because one machine gives no override to only some of these cells
+    assert setting(cells, effects).endswith(
+        f", {compat.described()}, scheduler=burst runs, attention=shared_prefix runs in some cells"
+    )
+    plain = [cell(engine="vllm_defaults"), cell(engine="transformers")]
+    assert setting(plain, Effects(plain)).endswith(f" cores, {compat.described()}"), "where none asks for an override"
+    assert "vLLM" not in setting(plain[1:], Effects(plain[1:]))
 
 
 def test_a_study_is_called_by_its_name_whatever_that_means_elsewhere() -> None:

@@ -66,7 +66,10 @@ MISTAKES = [  # command, its words, the whole message or its beginning (with ...
         "sweep experiment=none +sampling.max_token=1",
         "sampling.max_token: there is no such key; did you mean 'sampling.max_tokens'?; ...",
     ),
-    ("freeze prompt=bare", "prompt: gpuqa.freeze has no such key, it belongs to gpuqa.sweep, gpuqa.predict; allowed is ..."),
+    (
+        "freeze prompt=bare",
+        "prompt: gpuqa.freeze has no such key, it belongs to gpuqa.sweep, gpuqa.predict, gpuqa.check; allowed is ...",
+    ),
     ("evaluate http.port=1", "http.port: gpuqa.evaluate has no such key, it belongs to gpuqa.serve; allowed is url, ..."),
     ("serve http.port=hello", "http.port: got 'hello', allowed is an integer"),
     ("serve http.port=1.5", "http.port: got 1.5, allowed is an integer"),

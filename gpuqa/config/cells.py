@@ -46,13 +46,17 @@ class Cells:
         Args:
             then: is called once, after those cells, with what was made of them.
         """
-        made = {place: make(self.compose(place)) for place in self._with_all_values()}
+        made = self.with_all_values(make)
         then(list(made.values()))
         made |= {place: make(self.compose(place)) for place in range(len(self.overrides)) if place not in made}
         return [made[place] for place in range(len(self.overrides))]
 
-    def _with_all_values(self) -> list[int]:
-        """Places of cells that together have all overrides; each has as many new ones as any that is left."""
+    def with_all_values(self, make: Callable[[DictConfig], Made]) -> dict[int, Made]:
+        """What `make` makes of a few cells, by their places, that together have every value of every axis."""
+        return {place: make(self.compose(place)) for place in self._places_of_all_values()}
+
+    def _places_of_all_values(self) -> list[int]:
+        """Of cells that together have all overrides; each has as many new ones as any that is left."""
         chosen, unseen = list[int](), set().union(*self.overrides)
         while unseen:
             chosen.append(max(range(len(self.overrides)), key=lambda place: len(unseen.intersection(self.overrides[place]))))

@@ -81,6 +81,13 @@ class PredictConfig(CellConfig):
 
 
 @dataclass
+class CheckConfig(CellConfig):
+    """Config of `check`: a cell of the study that the machine should be ready for."""
+
+    json: bool = False  # print one JSON object instead of lines
+
+
+@dataclass
 class ServeConfig:
     """Config of `serve`: which frozen winner, and how it is reached."""
 
@@ -166,6 +173,7 @@ class ModelDownloadConfig:
 COMMANDS: dict[str, type] = {
     "sweep": CellConfig,
     "predict": PredictConfig,
+    "check": CheckConfig,
     "serve": ServeConfig,
     "freeze": FreezeConfig,
     "compare": CompareConfig,

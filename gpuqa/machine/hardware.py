@@ -9,6 +9,7 @@ import platform
 import re
 import subprocess
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,22 @@ THROTTLE_REASONS = {  # NVML's bits (nvml.h, nvmlClocksEventReason*)
     0x080: "hw_power_brake_slowdown",
     0x100: "display_clock_setting",
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """A card as nvidia-smi describes it."""
+
+    name: str
+    memory_gib: float | None  # None where it has none of its own
+    driver: str
+    compute_capability: str  # "9.0" is Hopper
+
+
+def gpus() -> list[Gpu]:
+    """All cards of this machine, those too that CUDA_VISIBLE_DEVICES hides; empty without a GPU."""
+    rows = [line.rsplit(", ", 3) for line in nvidia_smi("name,memory.total,driver_version,compute_cap")]
+    return [Gpu(name, int(mib) / 1024 if mib.isdigit() else None, driver, capability) for name, mib, driver, capability in rows]
 
 
 def describe() -> dict[str, str]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cached_property
+from pathlib import Path
 
 from gpuqa.config.commands import CellConfig
 from gpuqa.config.engine_arguments import argument_names
 from gpuqa.config.measurement import DatasetConfig
 from gpuqa.config.paths import find_model
-from gpuqa.config.pipeline import Backend, PipelineConfig
+from gpuqa.config.pipeline import Backend, ModelConfig, PipelineConfig
 from gpuqa.engines import BACKENDS, refuse_unknown, width_of_engine
 from gpuqa.measure import fingerprint
 from gpuqa.pipeline import dataset
@@ -33,17 +34,27 @@ class CellChecks:
         Raises:
             UserError: a file is absent or damaged, or an engine could not do what is asked.
         """
-        config, folder = replace(config, prompt=with_template_text(config.prompt)), find_model(config.model)
+        config = replace(config, prompt=with_template_text(config.prompt))
+        folder = self.model(config.model)
         self.questions(config.dataset)
-        if repr(config.model) not in self._checked:
-            check_weights(folder)
-            check_tokenizer(folder)
-            fingerprint.model_revision(config.model, folder)
-            warmup_questions(config.model)
-            self._checked.add(repr(config.model))
         check_length(folder, config.engine)
         self.check_engine(config)
         return config
+
+    def model(self, config: ModelConfig) -> Path:
+        """The folder of a model whose files are all there.
+
+        Raises:
+            UserError: a file is absent, damaged or not the one that was downloaded.
+        """
+        folder = find_model(config)
+        if repr(config) not in self._checked:
+            check_weights(folder)
+            check_tokenizer(folder)
+            fingerprint.model_revision(config, folder)
+            warmup_questions(config)
+            self._checked.add(repr(config))
+        return folder
 
     @cached_property
     def argument_names(self) -> tuple[str, ...]:

@@ -17,6 +17,12 @@ from gpuqa.records import Trial
 from gpuqa.selection.wording import counted
 
 
+def asked_for(config: PipelineConfig) -> list[str]:
+    """The overrides that a pipeline asks for, such as "engine.scheduler=burst"."""
+    asked = {"scheduler": config.engine.scheduler.value, "attention": config.engine.attention.value}
+    return [f"engine.{part}={value}" for part, value in asked.items() if value != "default"]
+
+
 def switched_off(config: PipelineConfig) -> dict[str, str]:
     """The overrides that a pipeline asks for and would not get on this machine: "engine.attention=shared_prefix" -> why."""
     if config.engine.backend is not Backend.vllm:

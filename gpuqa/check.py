@@ -62,7 +62,7 @@ class State(Enum):
     """What a finding means for the study."""
 
     ok = "ok"
-    note = "note"  # the study runs, but not as somebody may expect
+    note = "note"  # what a user may not expect
     missing = "missing"  # it does not run
 
 

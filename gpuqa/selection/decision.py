@@ -19,7 +19,7 @@ from gpuqa.selection.pairing import Answers
 from gpuqa.selection.ranking import RANKINGS, compare_all, pareto_front, rank, simplicity
 from gpuqa.selection.ratios import FEWEST_QUESTIONS
 from gpuqa.selection.reasons import reason_of
-from gpuqa.selection.verdict import Outcome, Standing, Verdict, started_once, tied_of
+from gpuqa.selection.verdict import Outcome, Standing, Verdict, not_shown, started_once, tied_of
 
 
 def decide(
@@ -103,7 +103,7 @@ def outcome_of(verdict: Verdict, rule: SelectionConfig) -> Outcome:
     unsure = verdict.questions < FEWEST_QUESTIONS or verdict.left_out or not verdict.comparisons
     if unsure or started_once(verdict.comparisons):
         return Outcome.INCONCLUSIVE
-    tied = [comparison for comparison in verdict.comparisons if not comparison.shown(rule)]
+    tied = not_shown(verdict.comparisons, rule)
     if not tied:
         return Outcome.WIN
     return Outcome.TIE if all(comparison.is_level(rule.max_interval_ratio) for comparison in tied) else Outcome.INCONCLUSIVE
@@ -115,7 +115,7 @@ def undecided(verdict: Verdict, rule: SelectionConfig) -> list[Trial]:
     None where all of these are level with it within half of what a tie allows: a tie gives the first place away, so that it is
     not taken before a lead of that size had its chance to show.
     """
-    tied = [comparison for comparison in verdict.comparisons if not comparison.shown(rule)]
+    tied = not_shown(verdict.comparisons, rule)
     level = all(comparison.is_level(math.sqrt(rule.max_interval_ratio)) for comparison in tied)
     if verdict.first is None or level or not RANKINGS[rule.rule].repeats_decide:
         return []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from gpuqa.measure.speed_prediction import starts_in
 from gpuqa.measure.speed_tests import LOOKS, Unit
 from gpuqa.records import Trial
 from gpuqa.selection.comparison import Comparison
@@ -41,7 +42,7 @@ def seconds_of(trial: Trial, unit: Unit) -> float:
     assert measurement is not None, "a trial without numbers is not compared"
     if unit is not Unit.starts:
         return measurement.seconds
-    passes = measurement.repeats / max(1, len(set(measurement.engine_ids)))
+    passes = measurement.repeats / starts_in(measurement)
     return measurement.engine_start_s + measurement.warmup_s + passes * measurement.seconds
 
 

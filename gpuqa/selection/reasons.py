@@ -13,7 +13,7 @@ from gpuqa.selection.constraints import quantization_of, score_text, without_bas
 from gpuqa.selection.ranking import RANKINGS
 from gpuqa.selection.ratios import FEWEST_QUESTIONS
 from gpuqa.selection.reach import reach_of
-from gpuqa.selection.verdict import Outcome, Standing, Verdict, started_once, tied_of
+from gpuqa.selection.verdict import Outcome, Standing, Verdict, not_shown, started_once, tied_of
 from gpuqa.selection.wording import counted, listed
 
 
@@ -62,7 +62,7 @@ def why_inconclusive(verdict: Verdict, rule: SelectionConfig) -> str:
     """Why a verdict is neither a win nor a tie, and how many trials that leaves open."""
     if not verdict.comparisons and not verdict.left_out:
         return "no other trial was measured again, so there is nothing to compare it with"
-    tied = [comparison for comparison in verdict.comparisons if not comparison.shown(rule)]
+    tied = not_shown(verdict.comparisons, rule)
     reasons = [few_questions(verdict)] if verdict.questions < FEWEST_QUESTIONS else []
     if (untested := RANKINGS[rule.rule].untested) is not None:
         reasons.append(untested)

@@ -62,9 +62,14 @@ class Verdict:
     drift: Trend | None = None  # of speeds over the study; None where no cell has two repeats
 
 
+def not_shown(comparisons: Sequence[Comparison], rule: SelectionConfig) -> list[Comparison]:
+    """The comparisons in which the first is not shown to lead."""
+    return [comparison for comparison in comparisons if not comparison.shown(rule)]
+
+
 def tied_of(comparisons: Sequence[Comparison], rule: SelectionConfig) -> list[Trial]:
     """The trials that the first is not shown to lead."""
-    return [comparison.other for comparison in comparisons if not comparison.shown(rule)]
+    return [comparison.other for comparison in not_shown(comparisons, rule)]
 
 
 def started_once(comparisons: Sequence[Comparison]) -> bool:

@@ -19,7 +19,7 @@ from gpuqa.measure.speed_tests import StartNoise
 from gpuqa.records import Answer, Pass, Trial
 from gpuqa.selection.decision import decide, undecided
 from gpuqa.selection.pairing import Answers
-from gpuqa.selection.verdict import Verdict
+from gpuqa.selection.verdict import Verdict, tied_of
 from gpuqa.selection.wording import counted
 from gpuqa.study.journal import Journal
 
@@ -53,7 +53,7 @@ def finalists(
     verdict = decide(trials, rule, answers, usual)
     if verdict.first is None or not verdict.comparisons or limit == 0:
         return Choice([], 0, verdict)
-    tied = [comparison.other for comparison in verdict.comparisons if not comparison.shown(rule)]
+    tied = tied_of(verdict.comparisons, rule)
     near = [verdict.first, *(tied or [verdict.comparisons[0].other])]
     return Choice(near[:limit], len(near[limit:]), verdict)
 
@@ -114,7 +114,7 @@ def judge(trials: Sequence[Trial], rule: SelectionConfig, journal: Journal) -> J
     answers = {**first, **answers_of(list(fresh.values()), journal)}
     measured = [replaced(trial, fresh.get(trial.key)) for trial in trials]
     verdict = decide(measured, rule, answers, first_round.usual, choice.left_out)
-    chosen, winner = chosen_of(verdict, choice), verdict.winner
+    chosen, winner = chosen_of(verdict, choice.finalists), verdict.winner
     confirmed = known.get(at_stage(chosen.key, Stage.confirmation)) if chosen else None
     if winner is None or confirmed is None or confirmed.measurement is None:
         return Judged(verdict, answers, finalists=choice.finalists)
@@ -125,15 +125,16 @@ def judge(trials: Sequence[Trial], rule: SelectionConfig, journal: Journal) -> J
     return Judged(verdict, answers, replaced(winner, confirmed), choice.finalists)
 
 
-def chosen_of(verdict: Verdict, choice: Choice) -> Trial | None:
+def chosen_of(verdict: Verdict, finalists: Sequence[Trial]) -> Trial | None:
     """The winner of the finals, as the first round knows it; None where no finalist won."""
-    of_finals = {at_stage(finalist.key, Stage.finals): finalist for finalist in choice.finalists}
+    of_finals = {at_stage(finalist.key, Stage.finals): finalist for finalist in finalists}
     return of_finals.get(verdict.winner.key) if verdict.winner else None
 
 
 def winner_of(trials: Sequence[Trial], rule: SelectionConfig, journal: Journal) -> Trial | None:
     """The winner of a study's finals, as the first round knows it."""
-    return chosen_of(judge(trials, rule, journal).verdict, contest(trials, rule, journal).choice)
+    judged = judge(trials, rule, journal)
+    return chosen_of(judged.verdict, judged.finalists)
 
 
 def with_more(verdict: Verdict, sentence: str) -> Verdict:

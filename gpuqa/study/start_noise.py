@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -70,7 +70,7 @@ def note_finals(study: StudyConfig, device: str, finalists: Sequence[Trial], jou
         FileNotWritten: as `note`.
     """
     known, later = journal.read(), (Stage.finals, Stage.confirmation)
-    cells = [[known[key] for stage in later if (key := at_stage(trial.key, stage)) in known] for trial in finalists]
+    cells = [in_stages(trial.key, known, later) for trial in finalists]
     if (shown := shown_by([starts_of_all(cell) for cell in cells if cell])) is not None:
         note(Path(study.root), Shown(study.name, device, *shown))
 
@@ -107,7 +107,7 @@ def noise_of(winner: Trial, finalists: Sequence[Trial], journal: Journal) -> Spe
         finalists: of the first round.
     """
     known = journal.read()
-    cells = [[known[key] for stage in Stage if (key := at_stage(trial.key, stage)) in known] for trial in finalists]
+    cells = [in_stages(trial.key, known) for trial in finalists]
     assert winner.measurement is not None, "a trial without numbers does not win"
     return speed_noise(
         [starts for cell in cells or [[winner]] if (starts := starts_of_all(cell))],
@@ -116,13 +116,18 @@ def noise_of(winner: Trial, finalists: Sequence[Trial], journal: Journal) -> Spe
     )
 
 
+def in_stages(first: str, known: Mapping[str, Trial], stages: Iterable[Stage] = Stage) -> list[Trial]:
+    """The trials of the cell whose first round has the key `first`, in those stages that measured it."""
+    return [known[key] for stage in stages if (key := at_stage(first, stage)) in known]
+
+
 def starts_of_cell(trial: Trial, known: Mapping[str, Trial]) -> Starts:
     """The starts of the cell that a trial is of, in all stages of its study.
 
     Args:
         known: the trials of the study, each by its key.
     """
-    cells = [[known[key] for stage in Stage if (key := at_stage(first, stage)) in known] for first in known]
+    cells = [in_stages(first, known) for first in known]
     return starts_of_all(max((cell for cell in cells if trial.key in [other.key for other in cell]), key=len, default=[trial]))
 
 

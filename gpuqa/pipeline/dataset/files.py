@@ -19,7 +19,7 @@ from gpuqa.pipeline.file_kinds import kind_of
 SEPARATORS = ",;\t"
 ONE_LIST = "a question file holds one list of rows: write the one that is to be asked into a file of its own, as a plain [...]"
 
-TODO = {  # a word for a kind of file -> what to do with one where questions should be
+ADVICE = {  # a word for a kind of file -> what to do with one where questions should be
     "git-LFS": "run `git lfs pull` in its folder",
     "HTML": "a web page came in place of the file: download the file itself",
     "Office": "save the sheet with the questions as CSV, in UTF-8",
@@ -70,7 +70,7 @@ def read_rows(path: Path) -> tuple[list[Row], Encoding]:
 def refuse_other_kinds(data: bytes) -> None:
     """Raise a UserError for a file that is no text, or not the file that its name promises."""
     if (kind := kind_of(data)) is not None:
-        raise UserError(f"is {kind}, not text; {next(todo for word, todo in TODO.items() if word in kind)}")
+        raise UserError(f"is {kind}, not text; {next(advice for word, advice in ADVICE.items() if word in kind)}")
 
 
 def decoded(data: bytes) -> tuple[str, Encoding]:

@@ -35,8 +35,9 @@ class CellChecks:
             UserError: a file is absent or damaged, or an engine could not do what is asked.
         """
         config = replace(config, prompt=with_template_text(config.prompt))
-        folder = self.model(config.model)
+        find_model(config.model)  # is it there at all? Questions are read before its files, which take longer
         self.questions(config.dataset)
+        folder = self.model(config.model)
         check_length(folder, config.engine)
         self.check_engine(config)
         return config

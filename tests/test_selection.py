@@ -245,6 +245,22 @@ def test_the_baseline_has_the_same_prompt_and_engine(other: dict[str, int | str]
     assert len(violations_of(long_fp8, [short, long, short_fp8, long_fp8])) == 2
 
 
+def with_cache(one: Trial, kv_cache_dtype: str) -> Trial:
+    """The trial with a number format of its KV cache among the engine's arguments, where no quantization option says it."""
+    args = {**one.pipeline["engine"]["args"], "kv_cache_dtype": kv_cache_dtype}
+    return replace(one, key=f"{one.key} {kv_cache_dtype}", pipeline={**one.pipeline, "engine": {"name": "vllm", "args": args}})
+
+
+def test_a_number_format_among_the_engines_arguments_is_a_quantization_too() -> None:
+    plain, spelt_out = trial(), with_cache(trial(), "auto")
+    lossy = with_cache(trial(chars_per_s=20_000, rouge_l_f1=0.4), "fp8")
+    for baseline in (plain, spelt_out):
+        assert violations_of(lossy, [baseline, lossy]) == (f"rouge_l_f1 0.4 is below 99% of the unquantized 0.5 {BY_RATIO}",)
+    unchecked = "1 quantized trial (none with kv_cache_dtype=fp8) was not checked"
+    assert unchecked in decide([lossy], RULE).reason
+    assert "was not checked" not in decide([with_cache(trial(), "bfloat16")], RULE).reason
+
+
 def test_a_failed_baseline_does_not_hide_a_measured_one() -> None:
     broken, fast, baseline = failed("none"), trial("fp8", chars_per_s=99_000, answer_chars_mean=10.0), trial()
     assert decide([broken, fast, baseline], RULE).winner is baseline

@@ -11,12 +11,14 @@ from dataclasses import replace
 from typing import Any
 
 from gpuqa.config.measurement import ConstraintTest, Rule, SelectionConfig
+from gpuqa.engines import PLAIN_CACHES
 from gpuqa.measure.metrics import intervals_of
 from gpuqa.measure.statistics import bootstrap_interval
 from gpuqa.records import Answer, Measurement, Trial
 from gpuqa.selection.pairing import AnswerPairs, Answers, ScorePair, ScorePairs, paired, scores_of
 from gpuqa.selection.ratios import BesideBaseline, Ratio, beside, length_ratio, score_ratio
 
+NUMBER_FORMATS = ("quantization", "kv_cache_dtype")  # engine arguments: the number formats of weights and KV cache
 RANKED_BY = {  # rule -> the number without which a trial cannot be ranked by it, and why a trial may lack it
     Rule.goodput: ("goodput_questions_per_s", "workload.slo sets no limit, or the answers are not on the disk"),
     Rule.cheapest: ("joules_per_output_token", "NVML did not count the energy of its GPUs"),
@@ -193,13 +195,17 @@ def seen_of(trial: Trial) -> Measurement | None:
 
 
 def quantization_of(trial: Trial) -> str:
-    """The name of a trial's quantization option."""
-    return str(trial.pipeline["quantization"]["name"])
+    """The name of a trial's quantization option, with the number formats that its engine's arguments name beside it."""
+    args = trial.pipeline["engine"]["args"]
+    beside = [f"{key}={args[key]}" for key in NUMBER_FORMATS if args.get(key) not in (None, *PLAIN_CACHES)]
+    return " with ".join([str(trial.pipeline["quantization"]["name"]), *beside])
 
 
 def without_quantization(trial: Trial) -> dict[str, Any]:
     """All of a trial's pipeline but its number formats."""
-    return {key: value for key, value in trial.pipeline.items() if key != "quantization"}
+    rest = {key: value for key, value in trial.pipeline.items() if key != "quantization"}
+    args = {key: value for key, value in trial.pipeline["engine"]["args"].items() if key not in NUMBER_FORMATS}
+    return {**rest, "engine": {**trial.pipeline["engine"], "args": args}}
 
 
 def score_text(score: float | None) -> str:

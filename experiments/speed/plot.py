@@ -1,6 +1,6 @@
 """Draw the batch rows of a yardstick.json as an SVG for the README.
 
-python experiments/speed/plot.py experiments/h200/yardstick.json docs/speed.svg
+python experiments/speed/plot.py experiments/h200/yardstick_0.33.0_start2.json docs/speed.svg
 """
 
 from __future__ import annotations

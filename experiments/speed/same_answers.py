@@ -5,7 +5,8 @@
 
 The first engine answers all questions of the files twice, in another order and so in other batches; then the second one answers
 them as often. Greedy answers of a GPU depend on what else is in a batch, by ties that rounding decides: that share is the
-measure for the second engine's. Exit code 0; the judge's score of both stands beside it.
+measure for the second engine's. Exit code 0; the judge's score of both stands beside it,
+and the interval of their difference over the questions.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from dataclasses import replace
 
 from gpuqa.config.app import compose_cell
 from gpuqa.measure import rouge
+from gpuqa.measure.statistics import paired_interval
 from gpuqa.pipeline import dataset
 from gpuqa.pipeline.pipeline import Pipeline
 from gpuqa.records import Question
@@ -36,10 +38,22 @@ def main() -> None:
     pairs = [(one, other) for place, one in enumerate(first) for other in first[:place]]
     report(f"{arguments.first} with itself", pairs)
     report(f"{arguments.first} with {arguments.second}", [(one, other) for one in first for other in second])
-    for name, found in ((arguments.first, first), (arguments.second, second)):
-        pairs = [(question.reference, answers[question.id]) for answers in found for question in questions]
-        scores = [rouge.score(rouge.cut(reference), rouge.cut(answer)).judge for reference, answer in pairs]
-        print(f"{name}: judge {statistics.mean(scores):.5f}")
+    scores = [judged(each, questions) for each in (first, second)]
+    for name, values in zip((arguments.first, arguments.second), scores, strict=True):
+        print(f"{name}: judge {statistics.mean(values):.5f}")
+    change = statistics.mean(scores[1]) - statistics.mean(scores[0])
+    interval = paired_interval(scores[1], scores[0], 0.95, [question.text for question in questions])
+    print(f"judge, the second less the first: {change:+.5f} (95 % interval {interval.low:+.5f} to {interval.high:+.5f})")
+
+
+def judged(found: list[dict[str, str]], questions: list[Question]) -> list[float]:
+    """The judge's score of each question, the mean over the passes."""
+    references = [rouge.cut(question.reference) for question in questions]
+    each = [
+        [rouge.score(reference, rouge.cut(answers[question.id])).judge for answers in found]
+        for question, reference in zip(questions, references, strict=True)
+    ]
+    return [statistics.mean(values) for values in each]
 
 
 def questions_of(name: str) -> list[Question]:

@@ -247,7 +247,7 @@ def test_drift_throttling_and_the_first_round_are_told(tmp_path):
     verdict = decide(trials, rule)
     assert verdict.drift.p_value < 0.01
     assert verdict.drift.change < -0.3
-    assert f"Speeds drifted by {verdict.drift.change:+.1%} over the study (p " in verdict.reason
+    assert f"Speeds drifted by {verdict.drift.change:+.1%} from a cell's first repeat to its last (p " in verdict.reason
     assert "The GPU was held back in 8 trials (sw_power_cap; SM clock down to " in verdict.reason
     assert f"{100 * verdict.drift.change:+.1f} %" in page_of(verdict, tmp_path)
     quiet = [replace(one, measurement=replace(one.measurement, throttle_reasons=["sync_boost"])) for one in trials]

@@ -233,7 +233,7 @@ def test_holms_correction_is_as_worked_by_hand(raw: list[float], corrected: list
 
 def test_a_trend_is_the_change_within_cells_however_different_the_cells_are() -> None:
     moments = [[0.0, 4.0, 8.0], [1.0, 5.0, 9.0], [2.0, 6.0, 10.0], [3.0, 7.0, 11.0]]
-    falling = [[level * 0.9 ** (moment / 11) for moment in row] for level, row in zip((10, 1e4, 3, 500), moments, strict=True)]
+    falling = [[level * 0.9 ** (moment / 8) for moment in row] for level, row in zip((10, 1e4, 3, 500), moments, strict=True)]
     found = trend(moments, falling)
     assert found is not None
     assert found.change == pytest.approx(-0.1)
@@ -241,6 +241,13 @@ def test_a_trend_is_the_change_within_cells_however_different_the_cells_are() ->
     again = trend([[1.7e9 + moment for moment in row] for row in moments], falling)
     assert again is not None
     assert again.change == pytest.approx(-0.1), "also in seconds since the epoch"
+
+
+def test_a_trend_of_seconds_is_not_drawn_out_over_the_minutes_that_nobody_measured() -> None:
+    moments = [[60.0 * cell, 60.0 * cell + 1, 60.0 * cell + 2] for cell in range(8)]
+    found = trend(moments, [[100.0, 101.0, 102.0]] * 8)
+    assert found is not None
+    assert found.change == pytest.approx(0.02, rel=0.01)
 
 
 def test_cells_that_are_faster_the_later_they_come_are_no_trend() -> None:

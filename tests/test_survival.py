@@ -196,6 +196,12 @@ CAUSES = {
         "(EngineCore pid=7) AssertionError\n",
         "AssertionError at: assert heads % size == 0",
     ),
+    "an exception that is not called an error": (
+        "(EngineCore pid=7) ERROR 11-30 08:41:16 [core.py:1510]     raise Refused(text)\n"
+        "(EngineCore pid=7) ERROR 11-30 08:41:16 [core.py:1510] compiler.exc.Refused: an assertion failed\n"
+        "(EngineCore pid=7) ERROR 11-30 08:41:16 [core.py:1510]   Hint: remove the assertion\n",
+        "compiler.exc.Refused: an assertion failed",
+    ),
     "no error": (
         "loading weights\nterminate called after throwing an instance of 'c10::Error'\n\n",
         "instance of 'c10::Error'",

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Every number format on a machine with two GPUs: the speed of Qwen3-0.6B's shape, and what the embedded model's answers lose.
 #
-#     bash experiments/h200/formats.sh OUT first|second|scores     # each takes less than ten minutes
+#     bash experiments/h200/formats.sh OUT first|second|scores|file_scores     # four minutes each at most
 #
 # first: formats that vLLM makes of the weights itself (GPU 0), formats of the KV cache (GPU 1). second: checkpoints that were
 # quantized beforehand and three pairs (GPU 0), the other formats of the KV cache and a pair (GPU 1). OUT gets a folder for each.
@@ -33,9 +33,11 @@ second)
   speeds 1 more_caches "${plain[@]:0:2}" "${caches[@]}" --each "fp8_per_block+kv_int8=quantization=fp8_per_block +engine.args.kv_cache_dtype=int8_per_token_head" ;;
 scores)
   scores 0 scores_weights +engine.args.kv_cache_dtype=auto &
-  { scores 1 scores_caches quantization=none; scores 1 scores_files quantization=none +engine.args.kv_cache_dtype=auto \
-    "model.path=gpuqa/embedded/model,$small/w8a8_int8,$small/w8a8_fp8,$small/gptq_int4,$small/awq_int4"; } ;;
-*) echo "first, second or scores, not $part" >&2; exit 2 ;;
+  scores 1 scores_caches quantization=none ;;
+file_scores)
+  scores 0 scores_files quantization=none +engine.args.kv_cache_dtype=auto \
+    "model.path=gpuqa/embedded/model,$small/w8a8_int8,$small/w8a8_fp8,$small/gptq_int4,$small/awq_int4" ;;
+*) echo "first, second, scores or file_scores, not $part" >&2; exit 2 ;;
 esac
 wait
 cat "$out"/*.md "$out"/*.log 2>/dev/null | grep -v "^$" | tail -n "${LINES_SHOWN:-80}"

@@ -14,7 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 PREFIX = r"^(?:\(.*?\)\s*)?(?:ERROR.*?\]\s*)?"  # vLLM's process name, log level and source line
-CAUSE = re.compile(PREFIX + r"((?:[\w.]+\.)?\w*(?:Error|Exception))(?:: *(.*))?$")
+ERROR = r"(?:[\w.]+\.)?\w*(?:Error|Exception)"
+CAUSE = re.compile(PREFIX + rf"({ERROR}|(?:\w+\.)+[A-Z]\w*(?=: ))(?:: *(.*))?$")  # not every exception's name says that it is one
 CONSEQUENCE = "See root cause above"  # what vLLM raises in our process; the cause was printed by the other
 KILLED = re.compile(r"proc\(s\): \{(?:\}|[^}]*: -(\d+))")  # a process that a signal ended says nothing; {}: nobody knows which
 

@@ -512,6 +512,15 @@ def test_a_failing_start_names_the_root_cause_and_leaves_no_process_and_no_file(
     assert not [name for name in left if name.startswith("gpuqa-")], "ours; vLLM and PyTorch leave some of their own"
 
 
+@needs_cpu
+def test_a_cpu_is_not_given_a_kv_cache_that_it_would_misread() -> None:
+    reads = (
+        "kv_cache_dtype=int8_per_token_head is not supported by vLLM's attention on a CPU, which reads auto, bfloat16, float16"
+    )
+    with pytest.raises(EngineFailed, match=reads):
+        asyncio.run(Pipeline.start(composed(VLLM, "+engine.args.kv_cache_dtype=int8_per_token_head")))
+
+
 def test_closing_vllm_ends_its_processes_removes_its_sockets_and_gives_its_objects_to_the_collector(temporary: Path) -> None:
     before, files = processes(), {path.name for path in temporary.iterdir()}
     frozen = gc.get_freeze_count()

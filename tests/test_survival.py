@@ -251,6 +251,17 @@ def test_an_engine_that_is_killed_while_it_starts_is_started_once_more(tmp_path:
     assert outcome.engine_starts == 2
 
 
+UNSUPPORTED = [  # what vLLM 0.32 on a CPU and 0.33 on an H200 say of number formats
+    "RuntimeError: _C::static_scaled_fp8_quant() expected at most 0 argument(s) but received 4 argument(s).",
+    "ValueError: Failed to find a kernel that can implement the ScaledMM linear layer. Reasons:",
+    "ValueError: No valid attention backend found for cuda with AttentionSelectorConfig(kv_cache_dtype=nvfp4)",
+    "AssertionError: FlashAttention version not detected.",
+    'AssertionError at: assert self.kv_cache_dtype in {"fp8", "fp8_e4m3"} or (',
+    "torch._dynamo.exc.Unsupported: Data-dependent assertion failed (cannot compile partial graph)",
+    "kv_cache_dtype=nvfp4 is not supported by vLLM's attention on a CPU, which reads auto, bfloat16, float16, fp8",
+]
+
+
 @pytest.mark.parametrize(
     ("error", "kind", "hint"),
     [
@@ -266,6 +277,7 @@ def test_an_engine_that_is_killed_while_it_starts_is_started_once_more(tmp_path:
         (root_cause("", CONSEQUENCE.replace(": 1}", ": -9}")), "engine_died", "engine.log"),
         (root_cause("", CONSEQUENCE.replace("'EngineCore': 1", "")), "engine_died", "engine.log"),
         ("no answer within workload.answer_timeout_s=1 s", "no_answer", "workload.answer_timeout_s"),
+        *[(error, "unsupported", "docs/formats.md") for error in UNSUPPORTED],
         ("ValueError: unknown quantization", "bad_config", "engine.log"),
     ],
 )

@@ -15,7 +15,8 @@ from pathlib import Path
 
 PREFIX = r"^(?:\(.*?\)\s*)?(?:ERROR.*?\]\s*)?"  # vLLM's process name, log level and source line
 ERROR = r"(?:[\w.]+\.)?\w*(?:Error|Exception)"
-CAUSE = re.compile(PREFIX + rf"({ERROR}|(?:\w+\.)+[A-Z]\w*(?=: ))(?:: *(.*))?$")  # not every exception's name says that it is one
+OTHER_ERROR = r"(?:\w+\.)+[A-Z]\w*(?=: )"  # the name of an exception need not say that it is one
+CAUSE = re.compile(PREFIX + rf"({ERROR}|{OTHER_ERROR})(?:: *(.*))?$")
 CONSEQUENCE = "See root cause above"  # what vLLM raises in our process; the cause was printed by the other
 KILLED = re.compile(r"proc\(s\): \{(?:\}|[^}]*: -(\d+))")  # a process that a signal ended says nothing; {}: nobody knows which
 

@@ -17,6 +17,7 @@ class Failure(Enum):
     start_timeout = "start_timeout"
     engine_died = "engine_died"
     no_answer = "no_answer"
+    unsupported = "unsupported"
     bad_config = "bad_config"
 
 
@@ -26,6 +27,9 @@ MARKS = {  # the first whose pattern is found
     Failure.out_of_memory: r"out of memory|OutOfMemoryError|MemoryError|No available memory|Cannot allocate memory"
     r"|less than desired GPU memory utilization|KV cache is needed",
     Failure.engine_died: r"engine process died|EngineDeadError|exited unexpectedly",
+    Failure.unsupported: r"[Nn]ot supported|[Uu]nsupported|does not support|NotImplementedError|ModuleNotFoundError"
+    r"|No valid attention backend|FlashAttention version not detected|Failed to find a kernel|expected at most 0 argument"
+    r"|'_OpNamespace'|assert self\.kv_cache_dtype in",
 }
 FITS = re.compile(r"estimated maximum model length is (\d+)")
 HINTS = {
@@ -34,6 +38,7 @@ HINTS = {
     Failure.start_timeout: "raise engine.start_timeout_s; a first start compiles",
     Failure.engine_died: "engine.log in the study's folder ends with its last messages",
     Failure.no_answer: "raise workload.answer_timeout_s, or ask for shorter answers (sampling.max_tokens)",
+    Failure.unsupported: "this build of vLLM cannot do that on this device: docs/formats.md says which formats ran where",
     Failure.bad_config: "engine.log in the study's folder has the whole message",
 }
 

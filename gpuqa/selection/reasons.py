@@ -144,8 +144,8 @@ def warnings(verdict: Verdict, rule: SelectionConfig) -> list[str]:
         )
     if (drift := verdict.drift) and drift.p_value <= 1 - rule.confidence:
         sentences.append(
-            f"Speeds drifted by {drift.change:+.1%} from a cell's first repeat to its last (p {drift.p_value:.3g}): cells of one "
-            "engine took turns and are fair to each other, cells of different engines are not."
+            f"Speeds drifted by {drift.change:+.1%} from a cell's first repeat to its last (p {drift.p_value:.3g}): "
+            "cells of one engine took turns and are fair to each other, cells of different engines are not."
         )
     measurements = [trial.measurement for trial in trials if trial.measurement]
     throttled = [reasons for measurement in measurements if (reasons := set(measurement.throttle_reasons or ()) - SETTINGS)]

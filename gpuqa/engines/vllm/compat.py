@@ -223,6 +223,7 @@ ENGINE: Names = {
     ),
     "vllm.v1.engine.output_processor": ("OutputProcessor.tokenizer",),
     "vllm.tokenizers.registry": ("get_tokenizer(tokenizer_name, ..., trust_remote_code)",),
+    "vllm.v1.attention.backends.cpu_attn": ("CPUAttentionBackend.supported_kv_cache_dtypes",),
     "vllm.v1.engine.exceptions": ("EngineDeadError",),
     "vllm.v1.metrics.stats": (
         "BaseCacheStats.hits",

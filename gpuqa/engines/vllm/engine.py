@@ -18,7 +18,7 @@ from typing import Any, Self
 
 from gpuqa.config import UserError
 from gpuqa.config.pipeline import EngineConfig, SamplingConfig
-from gpuqa.engines import FOLLOWED, EngineFailed, refuse_unknown
+from gpuqa.engines import FOLLOWED, PLAIN_CACHES, EngineFailed, refuse_unknown
 from gpuqa.engines.vllm.build import build, end_of_building, forget_environment, in_new_thread, quiet
 from gpuqa.engines.vllm.compat import unsupported_names, version
 from gpuqa.engines.vllm.override_reports import REPORTS_FILE, read_reports
@@ -60,7 +60,7 @@ class VllmEngine:
     @classmethod
     async def start(cls, folder: Path, trust_remote_code: bool, config: EngineConfig, args: dict[str, Any]) -> Self:
         await asyncio.to_thread(cls.check_args, args)  # imports vLLM, which changes the environment for good: see ProcessState
-        if reason := await asyncio.to_thread(unsupported_names):
+        if reason := await asyncio.to_thread(unsupported_names) or unread_cache(args):
             raise EngineFailed(reason)
         tie_forked_children()
         begin = time.perf_counter()
@@ -244,6 +244,25 @@ def sampling_params(sampling: SamplingConfig, stop: Sequence[int], output_kind: 
         output_kind=RequestOutputKind[output_kind],
         skip_clone=True,  # every request gets the same values, so a shallow copy each is enough
     )
+
+
+def unread_cache(args: dict[str, Any]) -> str | None:
+    """Why a CPU cannot read the KV cache that the arguments ask for; None if it can, and on other devices, where vLLM says so.
+
+    On a CPU vLLM 0.32 starts with every format that it has a name for and answers nonsense from those that its attention does
+    not know (`CpuPlatform.get_attn_backend_cls` does not ask the attention; since 0.33 it does).
+    """
+    from vllm.platforms import current_platform
+
+    if not current_platform.is_cpu():
+        return None
+    from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
+
+    asked = args.get("kv_cache_dtype") or "auto"
+    known = dict.fromkeys([*PLAIN_CACHES, *CPUAttentionBackend.supported_kv_cache_dtypes])
+    if asked in known:
+        return None
+    return f"kv_cache_dtype={asked} is not supported by vLLM's attention on a CPU, which reads {', '.join(known)}"
 
 
 def followed_by(params: Any, more: int) -> Any:

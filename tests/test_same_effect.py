@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -47,6 +48,23 @@ def test_of_cells_that_are_the_same_in_effect_the_one_that_asks_for_what_it_gets
     assert copies[0].skipped == f"the same as {plain}, whose numbers count for both: {SHARED} is off (there is no CUDA device)"
     assert Effects([cells[0], cells[2]]).copies() == [], "without the plain ones all are measured"
     assert Effects([cell(sampling__max_tokens=tokens) for tokens in (4, 5)]).copies() == []
+
+
+@pytest.mark.parametrize("name", ["nvfp4_per_token", "int8_per_channel_weight_only"])
+def test_a_number_format_for_experts_is_off_for_a_model_without_experts(name: str) -> None:
+    plain, other = cell(quantization="none"), cell(quantization=name)
+    [copy] = Effects([plain, other]).copies()
+    assert copy.key == other.key
+    assert f"quantization={name} is off (vLLM changes the weights of experts only, and this model has none)" in str(
+        copy.skipped
+    )
+    assert Effects([plain, cell(quantization="fp8_per_channel")]).copies() == []
+
+
+def test_a_model_with_experts_gets_a_number_format_for_experts(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"num_experts": 8}')
+    experts = cell(quantization="nvfp4_per_token", model__path=str(tmp_path)).config
+    assert switched_off(experts) == {}
 
 
 def test_an_axis_without_effect_and_an_override_that_is_off_are_told_once_each() -> None:

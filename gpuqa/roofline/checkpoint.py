@@ -44,6 +44,15 @@ class Shape:
     estimated: bool = False  # no weight files: `weights` follows from config.json
 
 
+def is_dense(folder: Path) -> bool:
+    """Whether every token takes all layers, by config.json; where it cannot be read, other checks say so."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(config, dict) and not any(config.get(key) for key in SPARSE)
+
+
 def read_shape(folder: Path) -> Shape:
     """The shape of a Hugging Face checkpoint of a dense decoder.
 

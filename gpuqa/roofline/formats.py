@@ -66,7 +66,7 @@ MX_BITS = 8 / 32  # one 8-bit scale for 32 values: Open Compute Project, Microsc
 FP8_WEIGHT = WeightFormat(8, Arithmetic.fp8)  # a scale a tensor or a channel is too little to count
 INT4_CHECKPOINT = WeightFormat(None, Arithmetic.bf16, in_files=True, estimated_bits=4)  # unpacked to 16 bits
 OTHER_CHECKPOINT = WeightFormat(None, Arithmetic.bf16, in_files=True)
-DENSE_UNTOUCHED = WeightFormat(None, Arithmetic.bf16)  # experts only: no `linear` in vllm/config/quantization.py
+EXPERTS_ONLY = WeightFormat(None, Arithmetic.bf16)  # a dense model stays as it is: no `linear` in vllm/config/quantization.py
 
 WEIGHT_FORMATS: Mapping[str | None, WeightFormat] = {  # engine argument `quantization`
     None: WeightFormat(None, Arithmetic.bf16),
@@ -76,8 +76,8 @@ WEIGHT_FORMATS: Mapping[str | None, WeightFormat] = {  # engine argument `quanti
     "fp8_per_block": WeightFormat(8 + 32 / 128**2, Arithmetic.fp8),  # a float32 for 128 x 128 values
     "mxfp8": WeightFormat(8 + MX_BITS, Arithmetic.fp8),
     "mxfp4": WeightFormat(4 + MX_BITS, Arithmetic.unknown),
-    "int8_per_channel_weight_only": DENSE_UNTOUCHED,
-    "nvfp4_per_token": DENSE_UNTOUCHED,
+    "int8_per_channel_weight_only": EXPERTS_ONLY,
+    "nvfp4_per_token": EXPERTS_ONLY,
     "awq": INT4_CHECKPOINT,
     "auto_awq": INT4_CHECKPOINT,
     "awq_marlin": INT4_CHECKPOINT,

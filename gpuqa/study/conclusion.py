@@ -15,6 +15,8 @@ from gpuqa.config.command_line import command_line, override
 from gpuqa.config.commands import StudyConfig
 from gpuqa.config.measurement import SelectionConfig
 from gpuqa.records import Trial
+from gpuqa.selection.verdict import Standing
+from gpuqa.selection.wording import counted
 from gpuqa.study import finalists, report
 from gpuqa.study.journal import Journal
 from gpuqa.study.kept import remarks
@@ -40,10 +42,7 @@ def conclude(trials: Sequence[Trial], study: StudyConfig, rule: SelectionConfig,
     if not stays:
         report.write(verdict, title, answers, folder, journal.questions())
     console.print(report.to_table(verdict, title))
-    for standing in verdict.standings:
-        if standing.violations or standing.not_shown:
-            line = f"{standing.trial.name}: {'; '.join(remarks(standing))}"
-            console.print(line, style="yellow" if standing.not_shown else "dim", markup=False, highlight=False)
+    tell_remarks(verdict.standings, console)
     console.print(f"\n{verdict.reason}", style="bold", markup=False, highlight=False)
     if not stays:
         files = f"Leaderboard: {folder / 'leaderboard.csv'}\nReport: {folder / 'report.html'}"
@@ -57,6 +56,19 @@ def conclude(trials: Sequence[Trial], study: StudyConfig, rule: SelectionConfig,
     result = frozen.freeze(known, rule, verdict.reason, target)
     tell_frozen(result, target, console)
     return 0
+
+
+def tell_remarks(standings: Sequence[Standing], console: Console) -> None:
+    """A line for each trial that may not win or is not shown to keep its quality; one for all with the same reason."""
+    lines: dict[str, list[Standing]] = {}
+    for standing in standings:
+        if standing.violations or standing.not_shown:
+            lines.setdefault("; ".join(remarks(standing)), []).append(standing)
+    for text, alike in lines.items():
+        names = [standing.trial.name for standing in alike]
+        named = names[0] if len(names) == 1 else f"{counted(len(names), 'trial')} ({', '.join(names)})"
+        style = "yellow" if alike[0].not_shown else "dim"
+        console.print(f"{named}: {text}", style=style, markup=False, highlight=False)
 
 
 def tell_frozen(result: frozen.Frozen, target: Path, console: Console) -> None:

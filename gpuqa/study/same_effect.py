@@ -1,7 +1,8 @@
 """Cells that are the same in effect: they differ in what has no influence here, so one of them is measured for all.
 
 An override of the engine that was asked for may be off: another version of vLLM, a number format of the KV cache, no GPU. A
-cell that asks for it then measures what a cell that does not ask for it measures.
+cell that asks for it then measures what a cell that does not ask for it measures. So does one whose number format vLLM makes of
+experts only, where the model has none.
 """
 
 from __future__ import annotations
@@ -10,10 +11,13 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from gpuqa.config.pipeline import Attention, Backend, PipelineConfig, Scheduler
+from gpuqa.config.paths import find_model
+from gpuqa.config.pipeline import Attention, Backend, PipelineConfig, QuantizationConfig, Scheduler
 from gpuqa.engines.vllm.overrides import choose_attention, choose_scheduler
 from gpuqa.measure.cell import Cell
 from gpuqa.records import Trial
+from gpuqa.roofline.checkpoint import is_dense
+from gpuqa.roofline.formats import EXPERTS_ONLY, WEIGHT_FORMATS
 from gpuqa.selection.wording import counted
 
 
@@ -28,22 +32,27 @@ def switched_off(config: PipelineConfig) -> dict[str, str]:
     if config.engine.backend is not Backend.vllm:
         return {}
     choices = [choose_scheduler(config.engine), choose_attention(config.engine, config.engine_args())]
-    return {f"engine.{choice.part}={choice.asked}": choice.reason for choice in choices if choice.reason is not None}
+    off = {f"engine.{choice.part}={choice.asked}": choice.reason for choice in choices if choice.reason is not None}
+    if WEIGHT_FORMATS.get(config.quantization.args.get("quantization")) is EXPERTS_ONLY and is_dense(find_model(config.model)):
+        off[f"quantization={config.quantization.name}"] = "vLLM changes the weights of experts only, and this model has none"
+    return off
 
 
 def effective(config: PipelineConfig, off: Iterable[str]) -> PipelineConfig:
-    """The pipeline that would run: overrides that are off as if nobody had asked for them, the engine option's name left out,
-    because two options may hold the same settings, and at temperature 0 nothing of what draws among likely tokens."""
+    """The pipeline that would run: overrides that are off as if nobody had asked for them, and at temperature 0 nothing of what
+    draws among likely tokens. The names of the options of engine and quantization are left out, because two options may hold
+    the same settings."""
     parts = {override.partition("=")[0] for override in off}
     engine = replace(config.engine, name="")
     if "engine.scheduler" in parts:
         engine = replace(engine, scheduler=Scheduler.default)
     if "engine.attention" in parts:
         engine = replace(engine, attention=Attention.default)
+    args = {key: value for key, value in config.quantization.args.items() if key not in parts}
     sampling = config.sampling
     if sampling.temperature == 0:
         sampling = replace(sampling, top_p=1.0, top_k=0, min_p=0.0, seed=0)
-    return replace(config, engine=engine, sampling=sampling)
+    return replace(config, engine=engine, quantization=QuantizationConfig("", args), sampling=sampling)
 
 
 class Effects:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from gpuqa.study.journal import Journal as Journal
     from gpuqa.study.report import read_leaderboard as read_leaderboard
 
-__version__ = "0.4.0"
+__version__ = "0.5.0"
 __all__ = ["Journal", "Pipeline", "Trial", "compose_cell", "read_leaderboard"]
 HOMES = {  # name -> the module that has it; imported when somebody asks for it, since some take seconds
     "compose_cell": "gpuqa.config.app",

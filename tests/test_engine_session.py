@@ -33,6 +33,7 @@ from gpuqa.study.engine_session import (
     Steps,
 )
 from gpuqa.study.executors import EXECUTORS
+from gpuqa.study.executors.places import Place
 from gpuqa.study.journal import Journal
 
 pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("one_thread")]
@@ -55,7 +56,7 @@ class Elsewhere:
                 yield copied(event)
 
 
-async def run_elsewhere(plans: Sequence[Steps], log: Path) -> AsyncGenerator[Event]:
+async def run_elsewhere(plans: Sequence[Steps], log: Path, _: Sequence[Place]) -> AsyncGenerator[Event]:
     """An executor: the plans stay here, the engines are elsewhere."""
     for plan in plans:
         place = Elsewhere(log)

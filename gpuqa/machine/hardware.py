@@ -68,11 +68,11 @@ def peak_memory_gib() -> float:
 
 
 def gpu_memory_bytes() -> int:
-    """Memory in use on all GPUs together: NVML says so within milliseconds, nvidia-smi where NVML cannot be asked."""
+    """Memory in use on all visible GPUs together: NVML says so within milliseconds, nvidia-smi where NVML cannot be asked."""
     with nvml() as asked:
         if asked is not None:
             with contextlib.suppress(asked.NVMLError):  # one that does not tell: nvidia-smi has the others
-                gpus = [asked.nvmlDeviceGetHandleByIndex(index) for index in range(asked.nvmlDeviceGetCount())]
+                gpus = visible_gpus(asked, at_most=asked.nvmlDeviceGetCount())
                 return sum(int(asked.nvmlDeviceGetMemoryInfo(gpu, version=asked.nvmlMemory_v2).used) for gpu in gpus)
     return sum(int(line) for line in nvidia_smi("memory.used") if line.isdigit()) * 2**20
 
@@ -145,6 +145,14 @@ def visible_gpus(pynvml: Any, at_most: int) -> list[Any]:
     names = names or [str(index) for index in range(pynvml.nvmlDeviceGetCount())]
     by_index, by_uuid = pynvml.nvmlDeviceGetHandleByIndex, pynvml.nvmlDeviceGetHandleByUUID
     return [by_index(int(name)) if name.isdigit() else by_uuid(name) for name in names[:at_most]]
+
+
+def visible_gpu_ids() -> list[str]:
+    """The GPUs that CUDA may use, as CUDA_VISIBLE_DEVICES names them; empty without a GPU."""
+    listed = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")]
+    names = list(itertools.takewhile(GPU_NAME.fullmatch, listed))
+    here = [str(index) for index in range(len(gpus()))]
+    return [name for name in names if name in here or not name.isdigit()] if names and here else here
 
 
 def high_water_bytes(pid: int) -> int:

@@ -74,6 +74,16 @@ class CellFailed:
 Event = EngineStarts | StartFailed | CellWarm | PassDone | CellFailed
 
 
+class Session(Protocol):
+    """An `EngineSession`, here or in another process."""
+
+    def measure(self, step: Step) -> AsyncGenerator[Event]:
+        """Events up to the end of the step's pass."""
+
+    async def close(self) -> None:
+        """Release the engine, if one is up."""
+
+
 class Steps(Protocol):
     """What a session is driven by: see `gpuqa.study.grid` and `gpuqa.study.racing.race_plan`."""
 
@@ -96,9 +106,13 @@ class Running:
 class EngineSession:
     """Engines of one engine key, one after the other."""
 
-    def __init__(self, log: Path) -> None:
-        """`log`: the file for what engines print."""
-        self.log = log
+    def __init__(self, log: Path, place: str = "") -> None:
+        """
+        Args:
+            log: the file for what engines print.
+            place: which part of the machine this process has, where it is one of several; passes name it.
+        """
+        self.log, self.place = log, place
         self.tokenizer: Any = None
         self.running: Running | None = None
 
@@ -126,7 +140,8 @@ class EngineSession:
         """An engine that no cell has used yet."""
         self.tokenizer = self.tokenizer or load_tokenizer(cell.config.model)
         engine = await start_quietly(cell, self.log)
-        return Running(engine, uuid4().hex, hardware.describe()["device"], {})
+        device = hardware.describe()["device"]
+        return Running(engine, uuid4().hex, f"{device}, {self.place}" if self.place else device, {})
 
     async def measured(self, request: PassRequest, running: Running) -> Pass:
         """One pass, with the start of the engine that answered."""
@@ -144,7 +159,7 @@ class EngineSession:
                 await running.engine.close()
 
 
-async def drive(steps: Steps, session: EngineSession) -> AsyncGenerator[Event]:
+async def drive(steps: Steps, session: Session) -> AsyncGenerator[Event]:
     """The events of all steps; the session is closed in the end, whatever ends it."""
     try:
         while (step := await steps.next()) is not None:

@@ -29,6 +29,12 @@ class GridPlan:
         self.rounds = [[cell.key for cell in lowest_first(in_order(fixed, repeat))] for repeat in repeats]
         self.finish_complete()
 
+    @property
+    def work(self) -> int:
+        """How many tokens are left to be made at most: a guess at which of several plans takes longest."""
+        waiting = self.progress.waiting.values()
+        return sum(len(cell.questions) * cell.config.sampling.max_tokens * len(self.progress.missing(cell)) for cell in waiting)
+
     async def next(self) -> Step | None:
         """The next pass that is missing."""
         request = next(self.requests(), None)

@@ -16,7 +16,7 @@ from gpuqa.config import UserError
 from gpuqa.config.commands import CellConfig
 from gpuqa.config.paths import find_model
 from gpuqa.config.pipeline import PromptConfig
-from gpuqa.engines import BACKENDS
+from gpuqa.engines import BACKENDS, gpus_of_engine
 from gpuqa.measure import fingerprint
 from gpuqa.measure.cell import Cell
 from gpuqa.measure.fingerprint import Stage
@@ -30,6 +30,7 @@ from gpuqa.study import rate_sweep
 from gpuqa.study.cell_checks import CellChecks
 from gpuqa.study.engine_session import EngineStarts, Event, PassDone
 from gpuqa.study.executors import EXECUTORS
+from gpuqa.study.executors.places import Place, places_of
 from gpuqa.study.finals import Finals, Undecided
 from gpuqa.study.grid import GridPlan, group_by_engine
 from gpuqa.study.journal import Journal
@@ -115,6 +116,11 @@ def refuse_equal_prompts(cells: Sequence[Cell]) -> None:
             )
 
 
+def places_for(configs: Sequence[CellConfig]) -> list[Place]:
+    """Where the engines of a study may run side by side; see `gpuqa.study.executors.places.places_of`."""
+    return places_of(configs[0].executor, max(gpus_of_engine(config.engine_args()) for config in configs))
+
+
 async def run(cells: Sequence[Cell], journal: Journal, observer: Observer) -> Outcome:
     """Run every cell that the journal does not hold yet; failed ones are tried again."""
     racing = cells[0].config.study.racing and cells[0].stage is Stage.first_round
@@ -144,6 +150,9 @@ class Run:
     ) -> None:
         """`keep_passes`: of trials that have ended."""
         self.cells = {cell.key: cell for cell in cells}
+        self.places = places_for([cell.config for cell in cells])
+        if cells[0].stage is not Stage.first_round:
+            self.places = self.places[:1]  # what decides is measured on one device
         self.journal, self.observer, self.scoring, self.keep_passes = journal, observer, scoring, keep_passes
         self.done: dict[str, Trial] = {}
         self.scores: list[asyncio.Task[FinishedTrial]] = []  # of complete cells, in the order in which they will be there
@@ -175,6 +184,8 @@ class Run:
         """Every cell in full."""
         groups = group_by_engine([cell for key, cell in self.cells.items() if key not in self.done])
         plans = [GridPlan(group, {cell.key: self.journal.read_passes(cell.key) for cell in group}) for group in groups]
+        if self.places:  # the longest first, so that it does not run alone in the end
+            plans.sort(key=lambda plan: plan.work, reverse=True)
         await self.execute(iter([plans]))
 
     async def race(self) -> None:
@@ -208,7 +219,7 @@ class Run:
             for plans in stages:
                 plan_of = {key: plan for plan in plans for key in plan.progress.passes}
                 self.collect(plans)
-                async with aclosing(executor(plans, self.journal.engine_log)) as events:
+                async with aclosing(executor(plans, self.journal.engine_log, self.places)) as events:
                     async for event in events:
                         self.record(event, plan_of[event.key])
                         self.write_scored()

@@ -8,6 +8,7 @@ and a file under conf/executor. Its function gets
             of earlier runs and wait for scores. The plans of one call do not depend on each other, so they may run at the
             same time.
     log     the file for what engines print
+    places  where they may run at the same time, see `places`; none: all in the study's own process
 
 and yields the events of all plans. It has to
 
@@ -33,5 +34,8 @@ from pathlib import Path
 from gpuqa.config.measurement import Executor
 from gpuqa.study.engine_session import Event, Steps
 from gpuqa.study.executors.local import run_local
+from gpuqa.study.executors.places import Place
 
-EXECUTORS: dict[Executor, Callable[[Sequence[Steps], Path], AsyncGenerator[Event]]] = {Executor.local: run_local}
+Run = Callable[[Sequence[Steps], Path, Sequence[Place]], AsyncGenerator[Event]]
+
+EXECUTORS: dict[Executor, Run] = {Executor.local: run_local}

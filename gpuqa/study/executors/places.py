@@ -1,0 +1,65 @@
+"""The places of one machine where engines can run side by side: sets of GPUs, or of processor cores."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from gpuqa.config import UserError, check
+from gpuqa.config.measurement import ExecutorConfig
+from gpuqa.machine import hardware
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What an engine's process gets of the machine."""
+
+    name: str  # such as "GPU 0" or "cores 0-3"; passes carry it beside the device
+    env: dict[str, str] = field(default_factory=dict)  # set before anything is imported
+    cores: tuple[int, ...] = ()  # that it may run on; all where it is empty
+
+
+def places_of(config: ExecutorConfig, engine_gpus: int) -> list[Place]:
+    """The places of a study; none where its engines run in its own process.
+
+    Args:
+        engine_gpus: how many GPUs the largest engine of the study computes on.
+
+    Raises:
+        UserError: the machine does not have them.
+    """
+    if config.workers is not None:
+        return sets_of_cores(config.workers)
+    if config.gpus is None:
+        return []
+    ids = chosen_gpus(config, hardware.visible_gpu_ids())
+    sets = [ids[first : first + engine_gpus] for first in range(0, len(ids) - engine_gpus + 1, max(engine_gpus, 1))]
+    if not sets or not engine_gpus:
+        raise UserError(f"executor.gpus: got {config.gpus!r}, {len(ids)} in all; an engine of this study takes {engine_gpus}")
+    return [Place(f"GPU {', '.join(each)}", {"CUDA_VISIBLE_DEVICES": ",".join(each)}) for each in sets]
+
+
+def chosen_gpus(config: ExecutorConfig, here: Sequence[str]) -> list[str]:
+    """The ids that the config names, of those that are here."""
+    there = f"this machine shows {', '.join(here)}" if here else "this machine shows no GPU"
+    if config.gpus == "all":
+        check(bool(here), "executor.gpus", "all", f"null here: {there}; executor.workers=2 runs engines side by side on cores")
+        return list(here)
+    if isinstance(config.gpus, int):
+        check(config.gpus <= len(here), "executor.gpus", config.gpus, f"at most {len(here)}: {there}")
+        return list(here[: config.gpus])
+    ids = [str(id_) for id_ in config.gpus]
+    absent = [id_ for id_ in ids if id_ not in here]
+    check(not absent, "executor.gpus", config.gpus, f"ids of GPUs: {there}, not {', '.join(absent)}")
+    return ids
+
+
+def sets_of_cores(workers: int) -> list[Place]:
+    """The cores of this process cut into as many sets of one size, neighbours together."""
+    cores = sorted(os.sched_getaffinity(0))
+    check(workers <= len(cores), "executor.workers", workers, f"at most {len(cores)}: this process may use so many cores")
+    size = len(cores) // workers
+    sets = [tuple(cores[first : first + size]) for first in range(0, size * workers, size)]
+    names = [str(each[0]) if len(each) == 1 else f"{each[0]}-{each[-1]}" for each in sets]
+    return [Place(f"cores {name}", {}, each) for name, each in zip(names, sets, strict=True)]

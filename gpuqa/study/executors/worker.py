@@ -1,0 +1,171 @@
+"""A process for the engines of one place: `python -m gpuqa.study.executors.worker` is started by `WorkerSession`.
+
+Steps come in at its standard input, events go out at its standard output, both pickled behind their length in bytes (8, big
+endian). After an event it waits until that was taken (None comes in). None in the place of a step closes the engine, and
+None goes out when that is done. What engines print goes to a log. The process ends with the one that started it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import pickle
+import struct
+import sys
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import psutil
+
+from gpuqa.study.engine_session import CellFailed, EngineSession, Event, PassDone, StartFailed, Step
+from gpuqa.study.executors.places import Place
+
+LENGTH = struct.Struct(">Q")
+PATIENCE_S = 60.0  # until an engine that is being closed has ended
+
+
+class WorkerSession:
+    """The study's end: an `EngineSession` in another process, which is started with the first step and serves many plans."""
+
+    def __init__(self, place: Place, log: Path) -> None:
+        """`log`: the file for what the engines of this place print."""
+        self.place, self.log = place, log
+        self.process: asyncio.subprocess.Process | None = None
+        self.busy = False
+
+    async def measure(self, step: Step) -> AsyncGenerator[Event]:
+        """As `EngineSession.measure`; a process that is lost is an engine that died."""
+        self.busy = True
+        try:
+            if self.process is None:
+                self.process = await self.start()
+            await self.send(step)
+            while True:
+                event: Event = await self.receive()
+                yield event
+                if isinstance(event, PassDone | StartFailed | CellFailed):
+                    break
+                await self.send(None)
+        except (EOFError, ConnectionError):
+            code = await self.end()
+            yield CellFailed(
+                step.request.cell.key, f"the engine process died: its worker exited unexpectedly (exit code {code})"
+            )
+        self.busy = False
+
+    async def start(self) -> asyncio.subprocess.Process:
+        """The process, in a session of its own: Ctrl-C at the terminal is the study's to answer."""
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        pipe = asyncio.subprocess.PIPE
+        with self.log.open("ab") as log:
+            words = [sys.executable, "-m", "gpuqa.study.executors.worker", str(os.getpid()), self.place.name, str(self.log)]
+            return await asyncio.create_subprocess_exec(
+                *words,
+                ",".join(map(str, self.place.cores)),
+                stdin=pipe,
+                stdout=pipe,
+                stderr=log,
+                env={**os.environ, **self.place.env},
+                start_new_session=True,
+            )
+
+    async def send(self, message: Any) -> None:
+        """Hand a message to the process."""
+        data, pipe = pickle.dumps(message), self.process.stdin if self.process else None
+        assert pipe is not None, "it was started with one"
+        pipe.write(LENGTH.pack(len(data)) + data)
+        await pipe.drain()
+
+    async def receive(self) -> Any:
+        """The next message of the process.
+
+        Raises:
+            EOFError: it has ended (`asyncio.IncompleteReadError` is one).
+        """
+        pipe = self.process.stdout if self.process else None
+        assert pipe is not None, "it was started with one"
+        [length] = LENGTH.unpack(await pipe.readexactly(LENGTH.size))
+        return pickle.loads(await pipe.readexactly(length))
+
+    async def close(self) -> None:
+        """Release the engine; the process stays for the next one, unless it was interrupted."""
+        if self.process is None:
+            return
+        if self.busy:
+            await self.end()
+            return
+        try:
+            await self.send(None)
+            await asyncio.wait_for(self.receive(), PATIENCE_S)
+        except (EOFError, ConnectionError, TimeoutError):
+            await self.end()
+
+    async def end(self) -> int | None:
+        """End the process and all below it; its exit code."""
+        process, self.process, self.busy = self.process, None, False
+        if process is None:
+            return None
+        with contextlib.suppress(psutil.NoSuchProcess):
+            leader = psutil.Process(process.pid)
+            for one in [*leader.children(recursive=True), leader]:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    one.kill()
+        return await process.wait()
+
+
+def main() -> None:
+    """The other end."""
+    parent, place, log, cores = sys.argv[1:]
+    out = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    if cores:
+        os.sched_setaffinity(0, [int(core) for core in cores.split(",")])
+    from gpuqa.machine.child_processes import end_with_parent
+
+    end_with_parent(int(parent))
+    asyncio.run(serve(EngineSession(Path(log), place), sys.stdin.buffer, out))
+
+
+async def serve(session: EngineSession, steps: BinaryIO, out: BinaryIO) -> None:
+    """Measure steps until no more come in."""
+    while True:
+        try:
+            step = await asyncio.to_thread(read, steps)
+        except EOFError:
+            break
+        if step is None:
+            await session.close()
+            write(out, None)
+            continue
+        async with aclosing(session.measure(step)) as events:
+            async for event in events:
+                write(out, event)
+                if not isinstance(event, PassDone | StartFailed | CellFailed):
+                    await asyncio.to_thread(read, steps)
+    await session.close()
+
+
+def read(source: BinaryIO) -> Any:
+    """The next message.
+
+    Raises:
+        EOFError: there is none.
+    """
+    head = source.read(LENGTH.size)
+    if len(head) < LENGTH.size:
+        raise EOFError
+    return pickle.loads(source.read(LENGTH.unpack(head)[0]))
+
+
+def write(target: BinaryIO, message: Any) -> None:
+    """Hand a message to the study."""
+    data = pickle.dumps(message)
+    target.write(LENGTH.pack(len(data)) + data)
+    target.flush()
+
+
+if __name__ == "__main__":
+    main()

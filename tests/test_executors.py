@@ -1,0 +1,155 @@
+"""Engines side by side: worker processes on this machine's cores, one of which is killed; the places that a machine has.
+
+The transformers backend runs the embedded model in the workers, because it starts in a moment.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from small_study import BARE, KEYWORDS, NARROW, Recorder, prepared, run
+
+from gpuqa.config import UserError
+from gpuqa.config.measurement import Executor, ExecutorConfig
+from gpuqa.machine import hardware
+from gpuqa.measure.cell import Cell
+from gpuqa.records import Pass
+from gpuqa.study import study
+from gpuqa.study.executors.places import Place, places_of
+from gpuqa.study.journal import Journal
+
+TWO = {"executor__workers": 2, "workload__repeats": 2}
+needs_two_cores = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="there is one core")
+
+
+def executor(**settings: Any) -> ExecutorConfig:
+    return ExecutorConfig("local", Executor.local, **settings)
+
+
+def workers() -> list[psutil.Process]:
+    """The worker processes below this one."""
+    return [child for child in psutil.Process().children() if "gpuqa.study.executors.worker" in " ".join(child.cmdline())]
+
+
+class Kills(Recorder):
+    """Kills the process that measured the first pass, and keeps all passes."""
+
+    def __init__(self, journal: Journal) -> None:
+        super().__init__(journal)
+        self.all: list[Pass] = []
+        self.killed = 0
+
+    def pass_done(self, cell: Cell, measured: Pass) -> None:
+        super().pass_done(cell, measured)
+        self.all.append(measured)
+        if not self.killed:
+            [worker] = [one for one in workers() if str(measured.device).rpartition(", ")[2] in one.cmdline()]
+            self.killed = worker.pid
+            worker.kill()
+
+
+@needs_two_cores
+@pytest.mark.engine
+@pytest.mark.usefixtures("one_thread")
+def test_two_workers_make_the_same_trials_as_one_process_although_one_of_them_is_killed(tmp_path: Path) -> None:
+    rows = ({**BARE, **TWO}, {**KEYWORDS, **TWO}, {**NARROW, **TWO})
+    cells, journal = prepared(*rows), Journal(tmp_path / "two")
+    recorder = Kills(journal)
+    outcome = asyncio.run(study.run(cells, journal, recorder))
+    assert [trial.error for trial in outcome.trials] == [None] * 3
+    assert outcome.engine_starts == 3, "two engines, and one again after its process was killed"
+    assert not workers()
+    assert len(recorder.passes) == len(set(recorder.passes)) == 6, "no pass was lost or measured twice"
+    assert len({measured.device for measured in recorder.all}) == 2
+    alone = prepared(*({key: value for key, value in row.items() if key != "executor__workers"} for row in rows))
+    assert [cell.key for cell in alone] == [cell.key for cell in cells], "where an engine runs is no part of a trial's key"
+    run(alone, tmp_path / "one")
+    for cell in cells:
+        texts = [[answer.answer for answer in Journal(tmp_path / name).answers(cell.key)] for name in ("one", "two")]
+        assert texts[0] == texts[1]
+
+
+@needs_two_cores
+@pytest.mark.engine
+@pytest.mark.slow
+def test_workers_end_with_a_study_that_is_killed(tmp_path: Path) -> None:
+    words = ["executor.workers=2", "experiment=none", "engine=transformers", "prompt=bare", "quantization=none"]
+    words += ["engine.args.batch_size=1,2", "dataset.limit=40", f"study.root={tmp_path}"]
+    with subprocess.Popen([sys.executable, "-m", "gpuqa.sweep", *words], stdout=subprocess.DEVNULL) as running:
+        below = started_workers(psutil.Process(running.pid))
+        running.kill()
+    gone, alive = psutil.wait_procs(below, timeout=10)
+    assert (len(gone), alive) == (2, [])
+
+
+def started_workers(parent: psutil.Process) -> list[psutil.Process]:
+    """Both workers, as soon as they are there."""
+    deadline = time.monotonic() + 90
+    while time.monotonic() < deadline:
+        found = [child for child in parent.children() if "gpuqa.study.executors.worker" in " ".join(child.cmdline())]
+        if len(found) == 2:
+            return found
+        time.sleep(0.05)
+    raise AssertionError("no workers came up")
+
+
+def test_cores_are_cut_into_sets_of_one_size_and_gpus_into_sets_for_one_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3, 4})
+    monkeypatch.setattr(hardware, "visible_gpu_ids", lambda: ["0", "1", "2", "3"])
+    assert places_of(executor(), 1) == [], "in the study's own process"
+    assert [place.cores for place in places_of(executor(workers=2), 0)] == [(0, 1), (2, 3)]
+    assert [place.name for place in places_of(executor(workers=5), 0)] == [f"cores {core}" for core in range(5)]
+    visible = [place.env["CUDA_VISIBLE_DEVICES"] for place in places_of(executor(gpus="all"), 1)]
+    assert visible == ["0", "1", "2", "3"]
+    assert places_of(executor(gpus=[3, 1]), 2) == [Place("GPU 3, 1", {"CUDA_VISIBLE_DEVICES": "3,1"})]
+    assert [place.name for place in places_of(executor(gpus=3), 2)] == ["GPU 0, 1"], "the third is half an engine's"
+
+
+@pytest.mark.parametrize(
+    ("settings", "engine_gpus", "told"),
+    [
+        ({"gpus": 7}, 1, "executor.gpus: got 7, allowed is at most 2: this machine shows 0, 1"),
+        ({"gpus": [0, 5]}, 1, "ids of GPUs: this machine shows 0, 1, not 5"),
+        ({"gpus": "all"}, 4, "executor.gpus: got 'all', 2 in all; an engine of this study takes 4"),
+        ({"gpus": 2}, 0, "executor.gpus: got 2, 2 in all; an engine of this study takes 0"),
+        ({"workers": 3}, 0, "executor.workers: got 3, allowed is at most 2"),
+    ],
+)
+def test_places_that_a_machine_does_not_have_are_refused(
+    settings: dict[str, Any], engine_gpus: int, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
+    monkeypatch.setattr(hardware, "visible_gpu_ids", lambda: ["0", "1"])
+    with pytest.raises(UserError) as refused:
+        places_of(executor(**settings), engine_gpus)
+    assert told in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"gpus": [1, 1]}, "executor.gpus: got [1, 1], allowed is a list that has each id once"),
+        ({"gpus": 0}, "executor.gpus: got 0, allowed is null, all, how many (at least 1), or a list of ids such as [0,1]"),
+        ({"gpus": "both"}, "executor.gpus: got 'both'"),
+        ({"workers": 0}, "executor.workers: got 0, allowed is an integer of at least 1, or null"),
+        ({"workers": 2, "gpus": 1}, "executor.workers: got 2, allowed is null beside executor.gpus"),
+    ],
+)
+def test_settings_that_name_no_places_are_refused(settings: dict[str, Any], told: str) -> None:
+    with pytest.raises(UserError) as refused:
+        executor(**settings)
+    assert told in str(refused.value)
+
+
+def test_without_a_gpu_the_message_says_what_to_do_instead(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hardware, "visible_gpu_ids", list)
+    with pytest.raises(UserError, match=r"this machine shows no GPU; executor\.workers=2 runs engines side by side on cores"):
+        places_of(executor(gpus="all"), 1)

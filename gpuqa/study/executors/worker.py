@@ -1,4 +1,4 @@
-"""A process for the engines of one place: `python -m gpuqa.study.executors.worker` is started by `WorkerSession`.
+"""A process for the engines of one place, which `WorkerSession` starts and `work` is all of.
 
 Steps come in at its standard input, events go out at its standard output, both pickled behind their length in bytes (8, big
 endian). After an event it waits until that was taken (None comes in). None in the place of a step closes the engine, and
@@ -61,10 +61,12 @@ class WorkerSession:
         self.log.parent.mkdir(parents=True, exist_ok=True)
         pipe = asyncio.subprocess.PIPE
         with self.log.open("ab") as log:
-            words = [sys.executable, "-m", "gpuqa.study.executors.worker", str(os.getpid()), self.place.name, str(self.log)]
+            arguments = [str(os.getpid()), self.place.name, str(self.log), ",".join(map(str, self.place.cores))]
             return await asyncio.create_subprocess_exec(
-                *words,
-                ",".join(map(str, self.place.cores)),
+                sys.executable,
+                "-c",
+                f"from {__name__} import work; work()",
+                *arguments,
                 stdin=pipe,
                 stdout=pipe,
                 stderr=log,
@@ -116,8 +118,8 @@ class WorkerSession:
         return await process.wait()
 
 
-def main() -> None:
-    """The other end."""
+def work() -> None:
+    """The other end, told by the command line: the study's process, the place, the log, the cores."""
     parent, place, log, cores = sys.argv[1:]
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
@@ -165,7 +167,3 @@ def write(target: BinaryIO, message: Any) -> None:
     data = pickle.dumps(message)
     target.write(LENGTH.pack(len(data)) + data)
     target.flush()
-
-
-if __name__ == "__main__":
-    main()

@@ -28,6 +28,7 @@ folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 read -ra packages <<<"$(header Packages | tr '\n' ' ')"
 { python3 -m venv "$folder/venv" && "$folder/venv/bin/pip" install -q "${packages[@]}"; } || exit 2
+"$folder/venv/bin/pip" uninstall -q -y torchvision torchaudio torchcodec  # a text model needs none; some builds want another torch
 export OMP_NUM_THREADS=1 VLLM_ENABLE_V1_MULTIPROCESSING=0 VLLM_LOGGING_LEVEL=ERROR HF_HUB_OFFLINE=1 VLLM_NO_USAGE_STATS=1 HOME="$folder"
 
 cat > "$folder/run.py" <<'PYTHON'

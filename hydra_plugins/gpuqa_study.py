@@ -12,12 +12,13 @@ the dataclass below must not be strings, hence no `from __future__ import annota
 
 import itertools
 from dataclasses import dataclass, field
+from decimal import Decimal
 from functools import partial
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, QuotedString
+from hydra.core.override_parser.types import Override, QuotedString, RangeSweep
 from hydra.errors import HydraException
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
@@ -74,6 +75,11 @@ def values_of(override: Override, key: str) -> list[str]:
         raise HydraException(
             f"{override.input_line}: a study needs a finite list of values, e.g. {key}=1,2 or {key}=range(1,9,2)"
         )
+    axis = override.value()
+    if isinstance(axis, RangeSweep):
+        if not axis.step:
+            raise HydraException(f"{override.input_line}: the step of a range must not be 0, e.g. {key}=range(1,9,2)")
+        add_up_as_written(axis)
     values = [f"{key}={value}" for value in override.sweep_string_iterator()]
     if not values:
         raise HydraException(f"{override.input_line}: this axis has no value")
@@ -81,3 +87,14 @@ def values_of(override: Override, key: str) -> list[str]:
     if repeated := [value for place, value in enumerate(plain) if value in plain[:place]]:
         raise HydraException(f"{key}: the axis has {repeated[0]!r} twice; list every value once")
     return values
+
+
+def add_up_as_written(axis: RangeSweep) -> None:
+    """Let a range with a fraction add decimals, so that range(0.1,0.4,0.1) is 0.1, 0.2 and 0.3.
+
+    Hydra adds the binary numbers: it would give 0.30000000000000004, and 0.4 as well, although the stop is not part of a range
+    (findings/hydra_float_range_includes_its_stop.sh).
+    """
+    numbers = axis.start, axis.stop, axis.step
+    if any(isinstance(number, float) for number in numbers):
+        axis.start, axis.stop, axis.step = (Decimal(str(number)) for number in numbers)  # type: ignore[assignment]

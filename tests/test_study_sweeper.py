@@ -10,8 +10,11 @@ from typing import Any
 import pytest
 import yaml
 from conftest import run_python
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 
 from gpuqa.config.paths import conf_folder
+from hydra_plugins.gpuqa_study import values_of
 
 pytestmark = pytest.mark.slow
 
@@ -100,6 +103,7 @@ WORKLOADS = sorted(file.stem for file in (conf_folder() / "workload").glob("*.ya
     [
         pytest.param("sampling.seed=1,2,3", [1, 2, 3], id="commas"),
         pytest.param("sampling.seed=range(1,8,3)", [1, 4, 7], id="range"),
+        pytest.param("sampling.temperature=range(0.1,0.4,0.1)", [0.1, 0.2, 0.3], id="range of fractions"),
         pytest.param("sampling.seed=choice(5,3)", [5, 3], id="choice"),
         pytest.param("workload=glob(*)", WORKLOADS, id="glob"),
         pytest.param("workload=glob([b*,z*])", [name for name in WORKLOADS if name[0] in "bz"], id="glob with a list"),
@@ -117,6 +121,33 @@ def test_an_axis_may_be_written_in_each_of_hydras_ways(tmp_path, axis, values):
         return cell
 
     assert [chosen(cell) for cell in cells_of(tmp_path, "experiment=none", axis)] == values
+
+
+@pytest.mark.parametrize(
+    ("written", "values"),
+    [
+        ("range(0.1,0.4,0.1)", ["0.1", "0.2", "0.3"]),
+        ("range(0.7,1.0,0.1)", ["0.7", "0.8", "0.9"]),
+        ("range(0,0.7,0.1)", ["0.0", "0.1", "0.2", "0.3", "0.4", "0.5", "0.6"]),
+        ("range(0.9,0.5,-0.1)", ["0.9", "0.8", "0.7", "0.6"]),
+        ("range(0.8,0.96,0.05)", ["0.8", "0.85", "0.9", "0.95"]),
+        ("range(1e-5,4e-5,1e-5)", ["1e-05", "2e-05", "3e-05"]),
+        ("range(1,2,0.25)", ["1.0", "1.25", "1.5", "1.75"]),
+        ("float(range(1,4))", ["1.0", "2.0", "3.0"]),
+    ],
+)
+def test_a_range_of_fractions_is_added_up_as_it_is_written_and_ends_before_its_stop(written, values):
+    override = OverridesParser.create().parse_override(f"sampling.temperature={written}")
+    assert values_of(override, "sampling.temperature") == [f"sampling.temperature={value}" for value in values]
+
+
+@pytest.mark.parametrize("written", ["range(1,3,0)", "range(0.1,0.3,0)", "range(1,3,0.0)"])
+def test_a_range_that_would_never_end_is_refused_by_its_key(written):
+    override = OverridesParser.create().parse_override(f"sampling.seed={written}")
+    with pytest.raises(
+        HydraException, match=r"^sampling.seed=range\(.*: the step of a range .* e.g. sampling.seed=range\(1,9,2\)$"
+    ):
+        values_of(override, "sampling.seed")
 
 
 def test_the_params_of_an_experiment_are_axes_whatever_type_yaml_gives_them(tmp_path):

@@ -1,12 +1,13 @@
 """Question -> chat messages -> token ids.
 
 The chat template is rendered once for a prompt variant (`gpuqa.pipeline.chat_template`); a request only tokenises the
-user's text. That text is encoded with special tokens split into plain characters, so `<|im_start|>` inside a question is
-text and never a control token.
+user's text. In that text `<|im_start|>` is made of plain characters and never a token that means something to the model, and so
+is every other token that is special or that the chat template writes, such as Qwen3's `<think>`.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
@@ -40,19 +41,20 @@ def load_tokenizer(model: ModelConfig) -> Any:
     except Exception as error:  # the Rust library raises bare ones, and what transformers raises depends on the damage
         reason = " ".join(str(error).split())
         raise UserError(f"model.path: {folder} holds no usable tokenizer ({present(folder)}): {reason}") from error
-    bound_cache(tokenizer)
+    if tokenizer.is_fast:
+        bound_cache(tokenizer.backend_tokenizer)
     return tokenizer
 
 
-def bound_cache(tokenizer: Any) -> None:
+def bound_cache(rust: Any) -> None:
     """Let the Rust tokenizer remember fewer words: it keeps the first 10,000 that it meets, for each thread that encodes, so
     that a server's memory grows for hours (experiments/LOG.md).
 
     To it, Chinese without a space or a comma is one word, some 3 KiB in the cache, and new in every question: what is kept is
     hardly ever asked for again. Models without a cache have no such method.
     """
-    if tokenizer.is_fast and hasattr(tokenizer.backend_tokenizer.model, "_resize_cache"):
-        tokenizer.backend_tokenizer.model._resize_cache(CACHED_WORDS)
+    if hasattr(rust.model, "_resize_cache"):
+        rust.model._resize_cache(CACHED_WORDS)
 
 
 def decode_all(tokenizer: Any, token_ids: Sequence[list[int]]) -> list[str]:
@@ -98,9 +100,11 @@ class PromptEncoder:
             UserError: the prompt variant alone takes all the room, or there is no chat template that can express it.
         """
         self.tokenizer, self.prompt, self.room = tokenizer, prompt, room
-        before, after = ChatTemplate(tokenizer, prompt, model, enable_thinking).around_user_text()
+        template = ChatTemplate(tokenizer, prompt, model, enable_thinking)
+        before, after = template.around_user_text()
         self.before: list[int] = tokenizer.encode(before, add_special_tokens=False)
         self.after: list[int] = tokenizer.encode(after, add_special_tokens=False)
+        self.rust = for_questions(tokenizer, marks_of(tokenizer, template.template)) if tokenizer.is_fast else None
         self.in_thought = after.rfind("<think>") > after.rfind("</think>")  # the answer begins within a thought
         needed = len(self.before) + len(self._user(GAP)) + len(self.after)
         if needed > room:
@@ -164,15 +168,39 @@ class PromptEncoder:
     def _all_plain(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of texts in which nothing is a control token."""
         sound = [text.encode(errors="replace").decode() for text in texts]  # JSON can hold half a surrogate pair: no text
-        if self.tokenizer.is_fast:  # transformers takes longer around the Rust tokenizer than that needs for a question
-            rust = self.tokenizer.backend_tokenizer  # cuts and pads nothing since `encode` was called above
-            rust.encode_special_tokens = True
-            return [encoding.ids for encoding in rust.encode_batch_fast(sound, add_special_tokens=False)]
+        if self.rust is not None:  # transformers takes longer around it than it needs for a question
+            return [encoding.ids for encoding in self.rust.encode_batch_fast(sound, add_special_tokens=False)]
         encoded = self.tokenizer(
             sound, add_special_tokens=False, split_special_tokens=True, return_attention_mask=False, verbose=False
         )
         token_ids: list[list[int]] = encoded["input_ids"]
         return token_ids
+
+
+def marks_of(tokenizer: Any, template: str) -> tuple[str, ...]:
+    """The added tokens that the chat template writes although they are not special.
+
+    A publisher need not call the marks of a chat special: Qwen3 does not for `<think>`, others do not even for the mark between
+    two turns. Other added tokens are words, such as runs of blanks, and stay in a question what they are.
+    """
+    added = [token.content for token in tokenizer.added_tokens_decoder.values() if not token.special]
+    return tuple(text for text in added if text.strip() and text in template)
+
+
+@functools.lru_cache(maxsize=8)
+def for_questions(tokenizer: Any, marks: tuple[str, ...]) -> Any:
+    """The Rust tokenizer that finds neither a special token nor one of `marks` in a text.
+
+    Where there are marks it is a copy, since the tokenizer itself says which tokens an answer shows. A copy of Qwen3's size
+    takes 0.7 s, so all cells of a study share it. It cuts and pads nothing: `encode` was called before.
+    """
+    rust = tokenizer.backend_tokenizer
+    if marks:
+        rust = type(rust).from_str(rust.to_str())
+        rust.add_special_tokens(list(marks))
+        bound_cache(rust)
+    rust.encode_special_tokens = True
+    return rust
 
 
 def slices(texts: Sequence[str]) -> Iterator[Sequence[str]]:

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI
+from fastapi.routing import APIRoute
 
 from gpuqa import __version__
 from gpuqa.serving.auth import Keys, RequireKey
@@ -37,6 +38,7 @@ def create_app(service: Service, facts: dict[str, Any] | None = None, keys: Keys
     app.include_router(info.router(service, facts or {}))
     app.include_router(openai.router(service, (facts or {}).get("frozen", {}).get("digest")))
     app.include_router(page.router())
+    service.telemetry.expect(route.path for route in app.routes if isinstance(route, APIRoute))
     for kind in ANSWERED:
         app.add_exception_handler(kind, refuse)
     app.add_middleware(

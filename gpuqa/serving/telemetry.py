@@ -76,6 +76,11 @@ class Telemetry:
     def _histogram(self, name: str, text: str, labels: Sequence[str] = ()) -> Histogram:
         return Histogram(name, text, labels, buckets=SECONDS, registry=self.registry)
 
+    def expect(self, routes: Iterable[str]) -> None:
+        """Show a zero for what fails on these routes: to Prometheus a series that begins with 1 has not grown."""
+        for route in routes:
+            self.requests.labels(route, "failed")
+
     def introduce(self, labels: dict[str, str]) -> None:
         """What is served, as the labels of `gpuqa_build_info`."""
         Gauge("gpuqa_build_info", "What is served.", list(labels), registry=self.registry).labels(**labels).set(1)

@@ -11,10 +11,12 @@ from dataclasses import asdict
 from typing import Any
 
 from fastapi import APIRouter, Response
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import generate_latest
 
 from gpuqa.serving.auth import UNAUTHORIZED
 from gpuqa.serving.service import Service
+
+TEXT_FORMAT = "text/plain; version=0.0.4; charset=utf-8"  # the one that every scraper reads
 
 
 def router(service: Service, facts: dict[str, Any]) -> APIRouter:
@@ -29,7 +31,11 @@ def router(service: Service, facts: dict[str, Any]) -> APIRouter:
 
     @routes.get("/metrics", response_class=Response)
     async def metrics() -> Response:
-        """All metrics in Prometheus' text format."""
-        return Response(generate_latest(service.telemetry.registry), media_type=CONTENT_TYPE_LATEST)
+        """All metrics in Prometheus' text format, whichever one is asked for.
+
+        In OpenMetrics, which Prometheus prefers, prometheus_client turns the colon of vLLM's names into `_`, and the dashboard
+        would lack them (findings/prometheus_client_renames_metrics_with_a_colon.sh).
+        """
+        return Response(generate_latest(service.telemetry.registry), media_type=TEXT_FORMAT)
 
     return routes

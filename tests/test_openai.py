@@ -15,7 +15,8 @@ import openai
 import pytest
 import yaml
 from conftest import PATIENCE_S, ROOT
-from stand_in_service import ScriptedEngine, composed, scripted, serving
+from pydantic import BaseModel
+from stand_in_service import ScriptedEngine, composed, scripted, serving, until
 
 from gpuqa.config.http import HttpConfig
 from gpuqa.engines import EngineFailed
@@ -91,6 +92,41 @@ def test_a_stream_ends_with_its_usage_where_that_is_asked_for(client: openai.Ope
     assert {chunk.usage for chunk in chunks} == {None}
 
 
+def test_the_clients_helpers_for_streams_give_what_predict_gives(client: openai.OpenAI, predicted: list[str]) -> None:
+    asked: Any = {"model": MODEL, "messages": messages(QUESTIONS[7])}
+    with client.chat.completions.stream(**asked, stream_options={"include_usage": True}) as stream:
+        kinds = [event.type for event in stream]
+        final = stream.get_final_completion()
+    assert {*kinds} == {"chunk", "content.delta", "content.done"}
+    assert (kinds.count("content.done"), final.choices[0].finish_reason) == (1, "stop")
+    with client.chat.completions.with_streaming_response.create(**asked) as reply:
+        whole = reply.parse()
+    with client.chat.completions.with_streaming_response.create(**asked, stream=True) as reply:
+        lines = [line for line in reply.iter_lines() if line]
+    parsed = client.chat.completions.parse(**asked)
+    texts = [answer.choices[0].message.content for answer in (final, whole, parsed)]
+    assert texts == predicted * 3
+    assert (final.usage, parsed.usage) == (whole.usage, whole.usage)
+    assert lines[-1] == "data: [DONE]"
+    assert all(line.startswith("data: ") for line in lines)
+
+
+def test_the_async_clients_helpers_for_streams_give_it_too(service: Any, predicted: list[str]) -> None:
+    asked: Any = {"model": MODEL, "messages": messages(QUESTIONS[7])}
+
+    async def answers() -> list[str | None]:
+        async with httpx.AsyncClient(trust_env=False, timeout=PATIENCE_S) as http:
+            calls = openai.AsyncOpenAI(base_url=f"{service.url}/v1", api_key="-", http_client=http).chat.completions
+            async with calls.stream(**asked) as stream:
+                final = await stream.get_final_completion()
+            async with calls.with_streaming_response.create(**asked, stream=True) as reply:
+                pieces = [chunk.choices[0].delta.content or "" async for chunk in await reply.parse()]
+            parsed = await calls.parse(**asked)
+            return [final.choices[0].message.content, "".join(pieces), parsed.choices[0].message.content]
+
+    assert asyncio.run(answers()) == predicted * 3
+
+
 def test_many_clients_stream_at_once_beside_a_batch_and_get_their_own_answers(service: Any) -> None:
     questions = QUESTIONS[:12]
     alone = [service.predict([question])[0] for question in questions]
@@ -126,6 +162,7 @@ ACCEPTED: list[dict[str, Any]] = [
     },
     {"user": "somebody", "metadata": {"a": "b"}, "store": False},
     {"messages": [{"role": "user", "content": [{"type": "text", "text": QUESTIONS[7]}]}]},
+    {"prediction": None, "web_search_options": None, "extra_body": {"top_k": None}},
 ]
 
 
@@ -173,6 +210,19 @@ def test_what_would_change_an_answer_is_refused_and_says_what_is_served(
     assert refused.value.type == "invalid_request_error"
 
 
+def test_an_answer_in_a_form_of_its_own_is_refused_before_it_is_made(client: openai.OpenAI) -> None:
+    class Form(BaseModel):
+        threads: int
+
+    with (
+        pytest.raises(openai.BadRequestError, match=r"response_format: got .* served is"),
+        client.chat.completions.stream(model=MODEL, messages=messages("?"), response_format=Form),
+    ):
+        pass
+    with pytest.raises(openai.BadRequestError, match=r"response_format: got .* served is"):
+        client.chat.completions.parse(model=MODEL, messages=messages("?"), response_format=Form)
+
+
 def test_another_model_is_not_found_and_the_served_one_is_named(client: openai.OpenAI) -> None:
     with pytest.raises(openai.NotFoundError, match="'gpt-4o', served is 'embedded'") as refused:
         client.chat.completions.create(model="gpt-4o", messages=messages("?"))
@@ -194,7 +244,8 @@ def test_a_wrong_body_is_an_error_in_openais_shape(service: Any, body: bytes) ->
 def metric(url: str, name: str) -> float:
     """One number of /metrics, all labels summed."""
     lines = httpx.get(f"{url}/metrics", trust_env=False, timeout=60).text.splitlines()
-    return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith((f"{name}{{", f"{name} ")))
+    begins = (name,) if "{" in name else (f"{name}{{", f"{name} ")
+    return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(begins))
 
 
 def test_a_client_that_goes_away_frees_its_place(client: openai.OpenAI, service: Any) -> None:
@@ -253,6 +304,17 @@ def test_a_late_stream_ends_with_an_error_a_late_answer_is_one_and_so_is_a_body_
         with pytest.raises(openai.APIStatusError, match="max_body_bytes=500") as large:
             client.chat.completions.create(model=MODEL, messages=messages("?" * 500))
         assert (large.value.status_code, large.value.code) == (413, "invalid_body")
+
+
+def test_who_leaves_a_stream_while_the_engine_computes_is_gone_and_no_fault_of_the_server(caplog: Any) -> None:
+    with ready(HttpConfig(warmup_batch=1)) as url:
+        for _ in range(2):
+            with client_of(url).chat.completions.stream(model=MODEL, messages=messages("?")) as stream:
+                next(iter(stream))
+        until(lambda: metric(url, "gpuqa_questions_in_flight") == 0)
+        outcomes = {outcome: metric(url, f'gpuqa_requests_total{{outcome="{outcome}"') for outcome in ("gone", "failed")}
+    assert outcomes == {"gone": 2, "failed": 0}
+    assert "Traceback" not in caplog.text
 
 
 @pytest.mark.parametrize("streaming", [False, True])

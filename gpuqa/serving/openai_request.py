@@ -19,7 +19,7 @@ from gpuqa.config.pipeline import PipelineConfig
 HARMLESS = {  # they are about accounting, or about what is not served here
     "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "parallel_tool_calls", "tool_choice",
 }  # fmt: skip
-DEFAULTS: dict[str, tuple[Any, ...]] = {  # fields that are understood and have one value here; None is always fine
+DEFAULTS: dict[str, tuple[Any, ...]] = {  # fields that are understood and have one value here
     "n": (1,),
     "stop": ([], ""),
     "presence_penalty": (0,),
@@ -120,8 +120,9 @@ def refuse(request: ChatRequest, config: PipelineConfig) -> None:
         limit = getattr(request, name)
         if limit is not None and limit < sampling.max_tokens:
             raise unsupported(name, limit, f"at least {sampling.max_tokens}: answers are not cut below what was measured")
-    for name, value in (request.model_extra or {}).items():
-        if name in DEFAULTS and value is not None and value not in DEFAULTS[name]:
+    asked = {name: value for name, value in (request.model_extra or {}).items() if value is not None}  # null asks for nothing
+    for name, value in asked.items():
+        if name in DEFAULTS and value not in DEFAULTS[name]:
             raise unsupported(name, value, " or ".join(map(repr, (*DEFAULTS[name], None))))
         if name not in DEFAULTS and name not in HARMLESS:
             reason = f"{name!r:.100}: not known here, and what it asks for would not be done"

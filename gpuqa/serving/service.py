@@ -12,7 +12,7 @@ import logging
 import math
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from enum import Enum
 
@@ -126,7 +126,7 @@ class Service:
         text, now = "", asyncio.get_running_loop().time
         end = now() + self.http.deadline_s
         with self.admitted([question]) as pipeline:
-            async with aclosing(pipeline.stream(question)) as deltas:
+            async with closing(pipeline.stream(question)) as deltas:
                 while True:
                     try:  # no timeout around it all: another task may ask for the next delta
                         delta = await asyncio.wait_for(anext(deltas), min(end, self._drained_by) - now())
@@ -270,6 +270,19 @@ class Service:
     def _numbers(self) -> tuple[str, dict[str, float]]:
         """The model's name and what the engine counts about itself; nothing without an engine."""
         return ("", {}) if self.pipeline is None else (self.pipeline.config.model.name, self.pipeline.engine.numbers())
+
+
+@asynccontextmanager
+async def closing(deltas: AsyncGenerator[CompletionDelta]) -> AsyncIterator[AsyncGenerator[CompletionDelta]]:
+    """End an answer with its context. One that still computes its next delta was cancelled and ends by itself.
+
+    That is so where a client has left: its request is cancelled twice, and the second time ends the wait of the first.
+    """
+    try:
+        yield deltas
+    finally:
+        if not deltas.ag_running:  # type: ignore[attr-defined]  # every one that `async def` makes has it
+            await deltas.aclose()
 
 
 def in_words(overrides: Sequence[Override]) -> str:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import time
 
 import psutil
+import pytest
 
 from gpuqa.machine import child_processes
 
@@ -55,3 +57,32 @@ def test_a_child_whose_parent_is_gone_before_it_looks_for_it_ends_too():
     watched = f"from gpuqa.machine.child_processes import end_with_parent; end_with_parent({gone.pid})"
     orphan = f"import time; {watched}; time.sleep(60)"
     assert subprocess.run([sys.executable, "-c", orphan], timeout=50).returncode == -signal.SIGKILL
+
+
+TIES = """
+import os, signal, subprocess, sys
+import psutil
+from gpuqa.machine import child_processes
+sleeper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], stdout=subprocess.DEVNULL)
+with child_processes.tied({psutil.Process(sleeper.pid)}):
+    if sys.argv[1] != "leaves":
+        print(sleeper.pid, flush=True)
+        os._exit(0) if sys.argv[1] == "_exit" else os.kill(os.getpid(), signal.SIGKILL)
+print(sleeper.pid, *(child.pid for child in child_processes.children() - {psutil.Process(sleeper.pid)}))
+"""
+
+
+@pytest.mark.parametrize("end", ["_exit", "SIGKILL"])
+def test_a_spawned_child_that_runs_nothing_of_ours_ends_with_its_parent_however_that_ends(end):
+    done = subprocess.run([sys.executable, "-c", TIES, end], stdout=subprocess.PIPE, text=True)
+    sleeper = int(done.stdout)
+    deadline = time.monotonic() + 20
+    while psutil.pid_exists(sleeper) and psutil.Process(sleeper).status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < deadline, "it lives on"
+        time.sleep(0.05)
+
+
+def test_a_child_lives_on_after_its_tie_and_nothing_else_does():
+    done = subprocess.run([sys.executable, "-c", TIES, "leaves"], stdout=subprocess.PIPE, text=True)
+    [sleeper] = map(int, done.stdout.split())
+    psutil.Process(sleeper).kill()

@@ -7,8 +7,11 @@ import functools
 import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
+from collections.abc import Iterator
 
 import psutil
 
@@ -39,6 +42,37 @@ def end_with_parent(parent: int | None = None) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
     threading.Thread(target=watch, name="end-with-parent", daemon=True).start()
+
+
+WATCH = """
+import os, sys, time
+from contextlib import suppress
+import psutil
+parent, *children = map(int, sys.argv[1:])
+watched = []
+for child in children:
+    with suppress(psutil.NoSuchProcess):
+        watched.append(psutil.Process(child))
+while os.getppid() == parent:
+    time.sleep(0.5)
+for child in watched:
+    with suppress(psutil.NoSuchProcess):  # also where another process has its id by now
+        child.kill()
+"""
+
+
+@contextlib.contextmanager
+def tied(spawned: set[psutil.Process]) -> Iterator[None]:
+    """Within the context, children end soon after this process, even by SIGKILL. A small process watches it.
+
+    For children that run nothing of ours, such as an engine that vLLM spawns: `end_with_parent` cannot reach them.
+    """
+    words = [sys.executable, "-c", WATCH, str(os.getpid()), *(str(child.pid) for child in spawned)]
+    with subprocess.Popen(words, stdin=subprocess.DEVNULL) as watching:
+        try:
+            yield
+        finally:
+            watching.kill()
 
 
 @functools.cache

@@ -23,7 +23,7 @@ from gpuqa.engines.vllm.build import build, end_of_building, forget_environment,
 from gpuqa.engines.vllm.compat import unsupported_names, version
 from gpuqa.engines.vllm.override_reports import REPORTS_FILE, read_reports
 from gpuqa.engines.vllm.overrides import REPEATS_STEPS, Choice, choose, register_attention, what_ran
-from gpuqa.machine.child_processes import children, tie_forked_children
+from gpuqa.machine.child_processes import children, tie_forked_children, tied
 from gpuqa.machine.process_state import ProcessState
 from gpuqa.records import Generation, GenerationDelta, Override
 
@@ -77,7 +77,10 @@ class VllmEngine:
             if any(choice.part == "attention" and choice.args for choice in choices):
                 undo.callback(register_attention())
             args = {**args, **{name: value for choice in choices for name, value in choice.args.items()}}
+            before = children()
             llm = await cls._build(folder, trust_remote_code, config, args)
+            if os.environ.get("VLLM_WORKER_MULTIPROC_METHOD") != "fork":  # vLLM itself sets it where this process has used CUDA
+                undo.enter_context(tied(children() - before))
             undo.enter_context(quiet("vllm.renderers.base"))  # it warns of the missing tokenizer, see `build`
             gc.collect()
             gc.freeze()  # else the collector walks over all of PyTorch and vLLM again and again while questions come in

@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import psutil
 import pytest
 
 from gpuqa.config.app import compose_cell, vllm_on_this_machine
@@ -16,6 +17,7 @@ from gpuqa.engines import BACKENDS
 from gpuqa.engines.vllm import compat
 from gpuqa.engines.vllm.override_reports import REPORTS_FILE, Report, State, read_reports, report
 from gpuqa.engines.vllm.overrides import PREPARED_IN_FULL, SILENCE, Choice, choose, choose_scheduler, what_ran
+from gpuqa.machine.child_processes import WATCH, children
 from gpuqa.machine.hardware import processor_flags
 from gpuqa.pipeline.pipeline import Pipeline
 from gpuqa.records import Override
@@ -147,6 +149,12 @@ def short_temporary(monkeypatch):
     shutil.rmtree(folder)
 
 
+def watched() -> bool:
+    """Whether a process ends children of this one should this one end."""
+    living = [child for child in children() if child.status() != psutil.STATUS_ZOMBIE]
+    return any(WATCH in child.cmdline() for child in living)
+
+
 def started(*overrides: str) -> list[list[Override]]:
     """The overrides of vLLM right after its start, after whole answers, and after a streamed one."""
 
@@ -155,6 +163,8 @@ def started(*overrides: str) -> list[list[Override]]:
         pipeline = await Pipeline.start(compose_cell("experiment=none", "prompt=bare", *vllm, *overrides))
         try:
             moments = [pipeline.engine.overrides()]
+            spawned = "engine.env.VLLM_WORKER_MULTIPROC_METHOD=spawn" in overrides
+            assert watched() is spawned, "a forked engine watches its parent itself"
             assert (await pipeline.answer(["什么是 warp？"] * 8))[0].error is None
             moments.append(pipeline.engine.overrides())
             deltas = [delta async for delta in pipeline.stream("什么是 warp？")]

@@ -24,7 +24,8 @@ from gpuqa.config.pipeline import PipelineConfig
 from gpuqa.machine.files import make_folder, write_atomically, writing
 from gpuqa.measure import fingerprint
 from gpuqa.measure.metrics import intervals_of
-from gpuqa.measure.speed_prediction import SpeedNoise, own_noise
+from gpuqa.measure.speed_prediction import own_noise
+from gpuqa.measure.speed_tests import SpeedNoise
 from gpuqa.records import Answer, Trial
 
 FORMAT = 2  # of frozen files, and of the lines and study.yaml of a journal: they change together

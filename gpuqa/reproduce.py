@@ -28,8 +28,17 @@ from gpuqa.config.app import run_command
 from gpuqa.config.commands import CellConfig, ReproduceConfig, from_plain, resolve
 from gpuqa.config.paths import find, find_model
 from gpuqa.measure.cell import Cell
+from gpuqa.measure.speed_prediction import passes_again
 from gpuqa.records import Answer, Pass, Trial
-from gpuqa.selection.against_frozen import NUMBERS, FrozenNumber, against_frozen, interval_of, lines_of, paired_or_not
+from gpuqa.selection.against_frozen import (
+    NUMBERS,
+    TOO_NOISY,
+    FrozenNumber,
+    against_frozen,
+    interval_of,
+    lines_of,
+    paired_or_not,
+)
 from gpuqa.selection.pairing import paired
 from gpuqa.study import study
 from gpuqa.study.journal import Journal
@@ -61,7 +70,7 @@ def reproduce(composed: Any) -> int:
     if then != now:
         print(f"frozen with {then}, measured here with {now}", file=out)
     pairs = paired(answers, frozen_answers(content, Path(config.frozen), out))
-    numbers = against_frozen(content["measurement"], asdict(trial.measurement), trial.measurement.repeats, pairs)
+    numbers = against_frozen(content["measurement"], asdict(trial.measurement), pairs)
     return tell(content["measurement"], numbers, out)
 
 
@@ -79,6 +88,8 @@ def cell_of(content: dict[str, Any], config: ReproduceConfig) -> Cell:
         raise UserError(f"frozen: {config.frozen}: {reason}; measure its study again with workload.repeats=3 or more")
     plain = {**content["pipeline"], **content["setting"], **ELSEWHERE}
     cell_config = from_plain(plain, CellConfig, config.frozen)
+    workload = replace(cell_config.workload, repeats=passes_again(cell_config.workload.repeats))
+    cell_config = replace(cell_config, workload=workload)
     if config.model_path is not None:
         cell_config = replace(cell_config, model=replace(cell_config.model, path=config.model_path))
     pipeline, folder = frozen.pipeline_config(content, Path(config.frozen)), folder_of(cell_config, config)
@@ -150,12 +161,14 @@ def tell(then: dict[str, Any], numbers: Sequence[FrozenNumber], out: TextIO) -> 
     names = {
         "inside": [number.name for number in numbers if number.inside],
         "outside": [number.name for number in numbers if number.inside is False],
-        "without an interval": [number.name for number in numbers if number.inside is None],
+        TOO_NOISY: [number.name for number in numbers if number.inside is None and number.noisy],
+        "without an interval": [number.name for number in numbers if number.inside is None and not number.noisy],
         "not measured here": [name for name in NUMBERS if then.get(name) is not None and name not in known],
     }
     print("; ".join(f"{where}: {', '.join(there)}" for where, there in names.items() if there), file=out)
     failed = names["outside"] or names["not measured here"]
-    print("NOT reproduced" if failed else "reproduced", file=out)
+    but = f", but for {', '.join(names[TOO_NOISY])}" if names[TOO_NOISY] else ""
+    print("NOT reproduced" if failed else f"reproduced{but}", file=out)
     return OUTSIDE if failed else 0
 
 

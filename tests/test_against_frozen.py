@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,15 @@ from typing import Any
 import pytest
 from generated_trials import cell
 
-from gpuqa.measure.speed_prediction import SpeedNoise, next_speed
+from gpuqa.measure.speed_prediction import next_speed
+from gpuqa.measure.speed_tests import SpeedNoise
 from gpuqa.records import Answer, Interval
 from gpuqa.reproduce import frozen_answers, tell
-from gpuqa.selection.against_frozen import FrozenNumber, against_frozen, lines_of, paired_or_not
+from gpuqa.selection.against_frozen import TOO_NOISY, FrozenNumber, against_frozen, lines_of, next_text, paired_or_not
 from gpuqa.selection.pairing import paired
 from gpuqa.study.journal import Journal
 
-NOISE = SpeedNoise(0.0004, 0.0009, 6.0, 3.0)
+NOISE = SpeedNoise(0.02, 4.0, 0.0016, 4, 0.0009, 8, 3.0)
 SPEED = {"chars_per_s": 1000.0, "chars_per_s_noise": asdict(NOISE), "chars_per_s_interval": {"low": 1.0, "high": 2.0}}
 
 
@@ -30,7 +32,7 @@ def again(before: list[float], now: list[float], questions: list[str] | None = N
     """Both scores measured again, with all answers at hand."""
     values = [dict.fromkeys(("rouge_l_f1_judge", "rouge_l_f1"), sum(scores) / len(scores)) for scores in (before, now)]
     pairs = list(zip(answers(now, questions), answers(before, questions), strict=True))
-    return against_frozen({**values[0], **then}, values[1], 1, pairs)
+    return against_frozen({**values[0], **then}, values[1], pairs)
 
 
 @pytest.mark.parametrize("questions", [24, 80])
@@ -54,19 +56,57 @@ def test_answers_that_the_frozen_score_is_not_of_are_not_paired_with() -> None:
     assert (number.p_value, number.inside) == (None, False)
 
 
-def test_a_speed_is_compared_by_the_interval_for_as_many_passes_as_there_are_here() -> None:
-    for passes in (1, 3):
-        [number] = against_frozen(SPEED, {"chars_per_s": 950.0}, passes)
-        assert number.interval == next_speed(1000.0, 1, NOISE, passes, 0.95)
-    [number] = against_frozen({**SPEED, "engine_ids": ["a", "a", "b", "b"]}, {"chars_per_s": 950.0}, 3)
-    assert number.interval == next_speed(1000.0, 2, NOISE, 3, 0.95)
+def test_a_speed_is_compared_by_the_interval_for_the_passes_here_which_show_how_much_passes_vary_too() -> None:
+    [number] = against_frozen(SPEED, {"chars_per_s": 950.0})
+    assert number.interval == next_speed(1000.0, 1, NOISE, 1, 0.95)
+    for repeats in ([950.0, 950.0, 950.0], [950.0, 600.0, 1500.0]):
+        [number] = against_frozen(SPEED, {"chars_per_s": 950.0, "chars_per_s_repeats": repeats})
+        assert number.interval == next_speed(1000.0, 1, NOISE.with_passes([math.log(speed) for speed in repeats]), 3, 0.95)
+    [number] = against_frozen({**SPEED, "engine_ids": ["a", "a", "b", "b"]}, {"chars_per_s": 950.0})
+    assert number.interval == next_speed(1000.0, 2, NOISE, 1, 0.95)
+    [number] = against_frozen(SPEED, {"chars_per_s": 0.0, "chars_per_s_repeats": [0.0, 950.0]})
+    assert number.inside is False, "a pass without characters"
 
 
-@pytest.mark.parametrize(
-    "noise", [None, 3, {}, {**asdict(NOISE), "freedom": 0.5}, {**asdict(NOISE), "passes": 0}, {**asdict(NOISE), "passes": "3"}]
-)
+def test_an_interval_of_more_than_a_factor_of_two_is_no_result_and_a_speed_outside_of_it_is_one() -> None:
+    wild = {**SPEED, "chars_per_s_noise": asdict(replace(NOISE, pass_variance=0.05))}
+    [number] = against_frozen(wild, {"chars_per_s": 950.0})
+    assert (number.noisy, number.inside, number.word, number.ends) == (True, None, "too noisy", "too noisy")
+    out = io.StringIO()
+    assert tell(wild, [number], out) == 0
+    assert "inside:" not in out.getvalue()
+    assert f"{TOO_NOISY}: chars_per_s\nreproduced, but for chars_per_s\n" in out.getvalue()
+    [number] = against_frozen(wild, {"chars_per_s": 10.0})
+    assert (number.inside, number.word, number.ends) == (False, "OUTSIDE", "too noisy")
+
+
+ONE_START = replace(NOISE, start_squares=0.0, start_freedom=0, pass_variance=0.0001)
+SURE = "Its next measurement lies within {} chars/s (95% interval)."
+ALIKE = "84% where passes are fast or slow by chance, since 3 repeats on one start may all be alike"
+NEXT = {  # speeds, what the study knows of their noise -> what is told
+    ((1000.0, 1010.0, 1020.0), NOISE): SURE.format("909 to 1,123"),
+    ((1000.0,), None): "Where its next measurement lies is not known: that takes two repeats (workload.repeats).",
+    ((1000.0, 2000.0, 3000.0), None): f"Where its next measurement lies is {TOO_NOISY}.",
+    ((1000.0, 1010.0, 1020.0), ONE_START): f"Its next measurement lies within 917 to 1,112 chars/s (95% interval; {ALIKE}).",
+    ((1000.0, 1010.0) * 3, ONE_START): SURE.format("913 to 1,106"),
+}
+
+
+@pytest.mark.parametrize(("speeds", "noise"), NEXT)
+def test_a_winner_says_where_its_next_measurement_lies_and_where_that_is_less_sure(
+    speeds: tuple[float, ...], noise: SpeedNoise | None
+) -> None:
+    measurement = cell(64, list(speeds)).measurement
+    assert measurement is not None
+    assert next_text(measurement, noise) == NEXT[speeds, noise]
+
+
+IMPOSSIBLE = {"pass_freedom": 0, "usual_freedom": 0.5, "passes": "3", "usual_sd": 0}
+
+
+@pytest.mark.parametrize("noise", [None, 3, {}, *({**asdict(NOISE), name: value} for name, value in IMPOSSIBLE.items())])
 def test_without_a_noise_that_can_be_the_interval_of_the_file_counts(noise: Any) -> None:
-    [number] = against_frozen({**SPEED, "chars_per_s_noise": noise}, {"chars_per_s": 1.5}, 3)
+    [number] = against_frozen({**SPEED, "chars_per_s_noise": noise}, {"chars_per_s": 1.5})
     assert (number.interval, number.inside) == (Interval(1.0, 2.0), True)
 
 
@@ -77,7 +117,6 @@ def test_the_table_says_how_scores_were_compared_and_what_that_can_tell() -> Non
     [speed, score] = against_frozen(
         {**SPEED, "rouge_l_f1": 0.5, "rouge_l_f1_interval": {"low": 0.3, "high": 0.7}},
         {"chars_per_s": 990.0, "rouge_l_f1": 0.45},
-        3,
     )
     unpaired = (
         "scores: not paired (that takes the frozen answers to 7 different questions), so only a large fall would be OUTSIDE"
@@ -93,7 +132,7 @@ def test_reproduce_pairs_with_the_answers_beside_the_file_and_says_where_there_a
     content, file, out = {"trial": trial.key}, tmp_path / "frozen.yaml", io.StringIO()
     pairs = paired(answers([0.45] * 10), frozen_answers(content, file, out))
     then, now = asdict(trial.measurement), {"rouge_l_f1": 0.45, "rouge_l_f1_judge": 0.45}
-    assert tell(then, against_frozen(then, now, 3, pairs), out) == 1
+    assert tell(then, against_frozen(then, now, pairs), out) == 1
     assert "; not measured here: chars_per_s\nNOT reproduced\n" in out.getvalue()
     assert "outside: rouge_l_f1_judge, rouge_l_f1" in out.getvalue()
     assert "cannot be read" not in out.getvalue()

@@ -23,7 +23,8 @@ from gpuqa.config.measurement import SelectionConfig
 from gpuqa.config.paths import PACKAGE, conf_folder
 from gpuqa.config.pipeline import PipelineConfig
 from gpuqa.measure import fingerprint
-from gpuqa.measure.speed_prediction import SpeedNoise, next_of, own_noise
+from gpuqa.measure.speed_prediction import next_of, own_noise
+from gpuqa.measure.speed_tests import SpeedNoise
 from gpuqa.measure.statistics import bootstrap_interval
 from gpuqa.records import Answer, Measurement, Override, Trial
 
@@ -116,7 +117,7 @@ def test_the_intervals_of_a_frozen_file_are_computed_when_it_is_written(file):
 
 
 def test_a_study_that_knows_the_noise_of_a_winner_has_it_in_the_interval(file):
-    alone, noise = frozen.read(file)["measurement"], SpeedNoise(0.0001, 0.0003, 12.0, 3.0)
+    alone, noise = frozen.read(file)["measurement"], SpeedNoise(0.01, 9.0, 0.0003, 3, 0.0003, 12, 3.0)
     numbers = frozen.freeze(frozen.Winner(winner(), ANSWERS, noise), RULE, "它最快。", file).content["measurement"]
     assert numbers["chars_per_s_noise"] == asdict(noise)
     assert numbers["chars_per_s_interval"] == asdict(next_of(measurement(), noise))

@@ -10,8 +10,7 @@ import pytest
 from generated_trials import cell
 
 from gpuqa.measure.fingerprint import Stage, at_stage
-from gpuqa.measure.speed_prediction import speed_noise
-from gpuqa.measure.speed_tests import StartNoise
+from gpuqa.measure.speed_tests import StartNoise, speed_noise
 from gpuqa.records import Trial
 from gpuqa.study.journal import Journal
 from gpuqa.study.start_noise import noise_of

@@ -11,17 +11,19 @@ from generated_trials import measured
 
 from gpuqa.measure.speed_tests import (
     SignedRank,
+    SpeedLead,
+    SpeedNoise,
     StartNoise,
     Unit,
-    pass_variance,
+    lead_by_starts,
     rounds_of,
     signed_rank_tail,
     speed_lead,
-    start_variance,
+    speed_noise,
     starts_of,
 )
 
-USUAL = StartNoise()
+USUAL = StartNoise(sd=0.02, freedom=4.0)
 
 
 @pytest.mark.parametrize("count", [1, 4, 10])
@@ -97,12 +99,64 @@ def test_between_engines_a_start_is_one_observation_however_many_passes_it_has()
     assert speed_lead({"a": [1.0]}, {"c": [0.9]}, USUAL) is None, "nothing is known of the noise of a pass"
 
 
-def test_the_variance_of_a_start_is_moderated_by_what_starts_usually_have_and_by_their_passes() -> None:
-    alike = [{"a": [1.0, 1.0], "b": [1.0, 1.0]}, {"c": [2.0, 2.0], "d": [2.0, 2.0]}]
-    assert start_variance(alike, StartNoise(0.02, 4)) == (pytest.approx(4 * 0.02**2 / 6), 6)
-    noisy = [{"a": [1.0, 1.2], "b": [1.0, 1.2]}]
-    variance, freedom = start_variance(noisy, StartNoise(0.02, 4)) or (0.0, 0.0)
-    assert pass_variance([[1.0, 1.2], [1.0, 1.2]]) == pytest.approx(0.02)
-    assert (variance, freedom) == (pytest.approx(4 * (0.02**2 + 0.01) / 5), 5)
-    apart = [{"a": [1.0, 1.0], "b": [1.2, 1.2]}]
-    assert start_variance(apart, StartNoise(0.02, 4)) == (pytest.approx((4 * 0.02**2 + 0.02) / 5), 5)
+def test_one_start_is_known_by_the_usual_one_and_its_passes_alone() -> None:
+    noise = speed_noise([{"a": [7.0, 7.1, 7.2]}], USUAL)
+    assert noise is not None
+    assert (noise.pass_variance, noise.pass_freedom, noise.passes) == (pytest.approx(0.01), 2, pytest.approx(3))
+    assert noise.variance(3) == pytest.approx(0.0004 + 6 / 3 * 0.01), "six passes in a row tell as much as one"
+    assert noise.freedom == pytest.approx(0.0204**2 / (0.0004**2 / 4 + 0.02**2 / 2)), "neither is known better than it is"
+
+
+def test_more_starts_draw_the_variance_to_what_they_had_and_assume_less_of_passes() -> None:
+    cells = [{"a": [7.0, 7.0, 9.0], "b": [7.2, 7.2]}, {"c": [5.0, 5.0], "d": [5.2, 5.2]}]
+    noise = speed_noise(cells, USUAL, passes=2)
+    assert noise is not None
+    assert noise.pass_variance == pytest.approx((8 / 3) / 5), "of all passes, the third of the first start among them"
+    assert noise.start_squares == pytest.approx(0.02 + 0.02), "by the first two passes of each start"
+    assert (noise.start_freedom, noise.passes) == (2, pytest.approx(2))
+    usual = 0.0004 + (1 + 5 / (1 + 2 / 8)) * noise.pass_variance / 2
+    assert noise.weight == 4, "the passes know more than four starts would, so the usual start counts as four"
+    assert noise.variance(2) == pytest.approx((4 * usual + 0.04) / (4 + 2))
+    assert noise.freedom == 6
+    quiet = speed_noise([{"a": [1.0, 1.0], "b": [1.0, 1.0]}, {"c": [2.0, 2.0], "d": [2.0, 2.0]}], USUAL)
+    assert quiet is not None
+    assert quiet.variance(2) == pytest.approx(4 * 0.02**2 / 6), "starts that are alike are no proof that all are"
+
+
+def test_without_two_passes_on_a_start_nothing_is_known_of_noise() -> None:
+    assert speed_noise([{"a": [7.0], "b": [7.1]}], USUAL) is None
+
+
+def test_fewer_passes_on_a_start_are_known_less_well_and_more_no_better() -> None:
+    noise = SpeedNoise(0.02, 4.0, 0.0, 0, 0.0006, 6, 3.0)
+    assert noise.variance(1) == pytest.approx(noise.variance(3) + 0.0006 * (1 - 1 / 3))
+    assert noise.variance(30) == noise.variance(3), "more passes on one start do not make it a second one"
+
+
+def test_passes_of_another_start_tell_how_much_passes_vary() -> None:
+    noise = SpeedNoise(0.02, 4.0, 0.001, 2, 0.0, 2, 3.0)
+    with_more = noise.with_passes([7.0, 7.1, 7.2])
+    assert (with_more.pass_variance, with_more.pass_freedom) == (pytest.approx(0.02 / 4), 4)
+    assert with_more.variance(3) > noise.variance(3)
+    assert (with_more.start_squares, with_more.start_freedom) == (0.001, 2), "its own mean is what will be compared"
+
+
+def test_the_lead_between_starts_is_that_of_their_means() -> None:
+    first, other = {"a": [7.10, 7.12], "b": [7.14, 7.16]}, {"c": [7.00, 7.02]}
+    noise = SpeedNoise(0.02, 4.0, 0.001, 2, 0.0006, 6, 2.0)
+    lead = lead_by_starts(first, other, noise)
+    assert (lead.difference, lead.freedom) == (pytest.approx(7.13 - 7.01), noise.freedom)
+    assert lead.error == pytest.approx(math.sqrt(noise.variance(2) / 2 + noise.variance(2)))
+    once = lead_by_starts(first, {"c": [7.01]}, noise)
+    assert once.error == pytest.approx(math.sqrt(noise.variance(2) / 2 + noise.variance(1))), "a start of one pass"
+
+
+def test_finals_and_compare_judge_starts_by_one_model() -> None:
+    first, other = {"a": [1.0, 1.01], "b": [1.02, 1.03]}, {"c": [0.9, 0.91], "d": [0.89, 0.9]}
+    noise = speed_noise([first, other], USUAL)
+    assert noise is not None
+    assert speed_lead(first, other, USUAL) == SpeedLead(lead_by_starts(first, other, noise), Unit.starts, 2)
+    more = {**first, "e": [1.3, 1.3]}
+    known = speed_noise([more, other], USUAL)
+    assert known is not None
+    assert speed_lead(first, other, USUAL, [more, other]) == SpeedLead(lead_by_starts(first, other, known), Unit.starts, 2)

@@ -10,34 +10,51 @@ import pytest
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "experiments" / "verdict"))
 from compare_rates import passes
-from reproduce_rates import CHANGES, NOISES, inside_rate, outside_rates
+from reproduce_rates import CHANGES, NOISES, Row, covered_rate, outside_rate, outside_rates
+
+from gpuqa.selection.against_frozen import COVERED
 
 pytestmark = [pytest.mark.slow, pytest.mark.no_cover]
 
 STUDIES = 300
+SCORED = 100  # studies of answers, which take longer
 
 
-def chance(rate: float) -> float:
+def chance(rate: float, studies: int = STUDIES) -> float:
     """How far a true rate of a target may show beside it in so many studies: two standard errors."""
-    return 2 * sqrt(rate * (1 - rate) / STUDIES)
+    return 2 * sqrt(rate * (1 - rate) / studies)
 
 
 @pytest.mark.parametrize("noise", NOISES)
 @pytest.mark.parametrize(("repeats", "start_sd"), [(2, 0.0), (3, 0.03), (10, 0.03)])
-def test_where_nothing_changed_the_next_speed_lies_inside(noise: str, repeats: int, start_sd: float) -> None:
-    rate = inside_rate(noise, repeats, start_sd, "two engines", STUDIES)
-    print(f"{noise}, {repeats} repeats, start sd {start_sd:.0%}: inside in {rate:.1%}")
-    assert rate >= 0.93 - chance(0.93)
+@pytest.mark.parametrize("design", ["two engines", "one start"])
+def test_where_nothing_changed_the_next_speed_is_not_outside(noise: str, repeats: int, start_sd: float, design: str) -> None:
+    rate = outside_rate(Row(noise, repeats, start_sd, design), STUDIES)
+    print(f"{noise}, {design}, {repeats} repeats, start sd {start_sd:.0%}: OUTSIDE in {rate:.1%}")
+    assert rate <= 0.07 + chance(0.07)
+
+
+def test_a_single_cell_that_became_a_fifth_slower_is_outside_on_a_quiet_machine() -> None:
+    rate = outside_rate(Row("normal 2 %", 3, 0.01), STUDIES, 0.8)
+    print(f"one start, 3 repeats, sd 2 %, start sd 1 %, 20 % slower: OUTSIDE in {rate:.1%}")
+    assert rate >= 0.9
+
+
+@pytest.mark.parametrize("repeats", COVERED)
+def test_what_a_winner_says_of_slow_passes_is_what_the_interval_of_one_start_covers_there(repeats: int) -> None:
+    rates = [covered_rate(Row(noise, repeats, 0.01), STUDIES) for noise in NOISES if "bimodal" in noise]
+    print(f"one start, {repeats} repeats, frozen interval, passes slow by chance: covers {rates}")
+    assert abs(min(rates) - COVERED[repeats]) <= chance(COVERED[repeats])
 
 
 @pytest.mark.parametrize("questions", [24, 80])
 def test_scores_are_outside_where_every_answer_is_10_percent_worse_and_inside_where_few_are_others(questions: int) -> None:
-    rates = {name: outside_rates(questions, change, STUDIES) for name, change in CHANGES.items()}
+    rates = {name: outside_rates(questions, change, SCORED) for name, change in CHANGES.items()}
     print(f"{questions} questions, rouge_l_f1 and any score OUTSIDE: {rates}")
     assert rates["every answer 10 % worse"] == (1.0, 1.0)
     assert rates["nothing changed"] == (0.0, 0.0)
-    assert rates["one answer in five is another"][1] <= 0.05 + chance(0.05)
-    assert rates["all answers are others"][1] <= 0.05 + chance(0.05)
+    assert rates["one answer in five is another"][1] <= 0.05 + chance(0.05, SCORED)
+    assert rates["all answers are others"][1] <= 0.05 + chance(0.05, SCORED)
 
 
 @pytest.mark.parametrize("noise", NOISES)

@@ -1,4 +1,4 @@
-"""How often `reproduce` says "inside" where nothing changed, and "OUTSIDE" where every answer is 10 % worse.
+"""How often `reproduce` says "OUTSIDE" where nothing changed, where the speed fell, and where every answer is 10 % worse.
 
     python experiments/verdict/reproduce_rates.py [STUDIES]        # of each row, 1,000 unless it is said; minutes
 
@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from itertools import count
 from typing import Any
 
 import numpy as np
 
-from gpuqa.measure.speed_prediction import next_speed, speed_noise
-from gpuqa.measure.speed_tests import StartNoise
+from gpuqa.measure.speed_prediction import next_speed, passes_again
+from gpuqa.measure.speed_tests import SpeedNoise, StartNoise, speed_noise
+from gpuqa.measure.statistics import geometric_mean
 from gpuqa.records import Answer
 from gpuqa.selection.against_frozen import SCORES, against_frozen
 
@@ -34,51 +36,88 @@ DESIGNS = ("two engines", "one engine", "one start")
 START_SDS, REPEATS = (0.0, 0.01, 0.02, 0.03), (2, 3, 5, 10)
 
 
+@dataclass(frozen=True)
+class Row:
+    """What a generated study is like."""
+
+    noise: str
+    repeats: int
+    start_sd: float
+    design: str = "one start"
+
+    @property
+    def seed(self) -> list[int]:
+        """Of the generator of its studies."""
+        return [*self.noise.encode(), self.repeats, round(self.start_sd * 1000)]
+
+
 def main() -> None:
-    """Print both tables."""
+    """Print all tables."""
     studies = int(sys.argv[1]) if len(sys.argv) > 1 else 1000
-    print(f"inside where nothing changed, {studies} studies each; columns: repeats {REPEATS}")
+    print(f"{studies} studies each; columns: repeats {REPEATS}; of every noise the starts differ by {START_SDS}")
     for design in DESIGNS:
-        for noise in NOISES:
-            for start_sd in START_SDS:
-                rates = [inside_rate(noise, repeats, start_sd, design, studies) for repeats in REPEATS]
-                row = "  ".join(f"{rate:6.1%}" for rate in rates)
-                print(f"{design:12} {noise:13} start sd {start_sd:.0%}   {row}", flush=True)
+        table(f"{design}: not OUTSIDE, nothing changed", lambda row: 1 - outside_rate(row, studies), design)
+    table("one start: the next speed lies in the interval that is frozen", lambda row: covered_rate(row, studies), "one start")
+    table("one start: OUTSIDE, 20 % slower now", lambda row: outside_rate(row, studies, 0.8), "one start")
     for questions in (24, 80):
         for name, change in CHANGES.items():
             outside, any_outside = outside_rates(questions, change, studies)
             print(f"{questions} questions, {name}: rouge_l_f1 OUTSIDE in {outside:.1%}, any score in {any_outside:.1%}")
 
 
-def inside_rate(noise: str, repeats: int, start_sd: float, design: str, studies: int) -> float:
-    """The share of studies whose frozen speed is met by one more start of as many repeats."""
-    generator, inside = np.random.default_rng([*noise.encode(), repeats, round(start_sd * 1000)]), 0
+def table(title: str, rate: Callable[[Row], float], design: str) -> None:
+    """A line for each noise and start sd."""
+    print(title)
+    for noise in NOISES:
+        for start_sd in START_SDS:
+            rates = [rate(Row(noise, repeats, start_sd, design)) for repeats in REPEATS]
+            print(f"{noise:13} start sd {start_sd:.0%}   " + "  ".join(f"{rate:6.1%}" for rate in rates), flush=True)
+
+
+def outside_rate(row: Row, studies: int, lead: float = 1.0) -> float:
+    """The share of studies whose frozen speed is OUTSIDE where it is measured again and truly `lead` times that of then."""
+    generator, outside = np.random.default_rng(row.seed), 0
     for _ in range(studies):
-        cells = starts_of_a_study(generator, noise, repeats, start_sd, design)
-        *_, chosen = cells[0].values()
-        known = speed_noise(cells, StartNoise(), repeats)
-        assert known is not None
-        interval = next_speed(math.exp(np.mean(chosen)), 1, known, repeats)
-        [again] = start(generator, NOISES[noise], [repeats], start_sd)
-        inside += interval.low <= math.exp(np.mean(again)) <= interval.high
-    return inside / studies
+        then, logs = measured_again(generator, row)
+        speeds = [lead * math.exp(log) for log in logs]
+        [number] = against_frozen(then, {"chars_per_s": geometric_mean(speeds), "chars_per_s_repeats": speeds})
+        outside += number.inside is False
+    return outside / studies
 
 
-def starts_of_a_study(
-    generator: np.random.Generator, noise: str, repeats: int, start_sd: float, design: str
-) -> list[dict[str, Sequence[float]]]:
+def covered_rate(row: Row, studies: int) -> float:
+    """The share of studies in whose frozen interval, which knows nothing of later passes, the next speed lies."""
+    generator, covered = np.random.default_rng(row.seed), 0
+    for _ in range(studies):
+        then, logs = measured_again(generator, row)
+        interval = next_speed(then["chars_per_s"], 1, SpeedNoise(**then["chars_per_s_noise"]), row.repeats)
+        covered += interval.low <= math.exp(np.mean(logs[: row.repeats])) <= interval.high
+    return covered / studies
+
+
+def measured_again(generator: np.random.Generator, row: Row) -> tuple[dict[str, Any], list[float]]:
+    """What is frozen of a speed, and the log speeds of the passes that `reproduce` takes."""
+    cells = starts_of_a_study(generator, row)
+    *_, chosen = cells[0].values()
+    noise = speed_noise(cells, StartNoise(), row.repeats)
+    assert noise is not None
+    [logs] = start(generator, NOISES[row.noise], [passes_again(row.repeats)], row.start_sd)
+    return {"chars_per_s": math.exp(np.mean(chosen)), "chars_per_s_noise": asdict(noise)}, logs
+
+
+def starts_of_a_study(generator: np.random.Generator, row: Row) -> list[dict[str, Sequence[float]]]:
     """Of each finalist the log speeds by start; the winner first, and its confirmation last."""
-    cells: list[dict[str, Sequence[float]]] = [{}] if design == "one start" else [{}, {}]
-    names = map(str, count())
-    if design == "one engine":  # a first round, and seven rounds of the finals
-        for passes in (repeats, 7):
+    cells: list[dict[str, Sequence[float]]] = [{}] if row.design == "one start" else [{}, {}]
+    names, noise = map(str, count()), NOISES[row.noise]
+    if row.design == "one engine":  # a first round, and seven rounds of the finals
+        for passes in (row.repeats, 7):
             name = next(names)
-            for cell, logs in zip(cells, start(generator, NOISES[noise], [passes, passes], start_sd), strict=True):
+            for cell, logs in zip(cells, start(generator, noise, [passes, passes], row.start_sd), strict=True):
                 cell[name] = logs
-    if design == "two engines":  # a first round, and three starts of each engine in the finals
+    if row.design == "two engines":  # a first round, and three starts of each engine in the finals
         for cell in cells:
-            cell.update({next(names): start(generator, NOISES[noise], [repeats], start_sd)[0] for _ in range(4)})
-    cells[0][next(names)] = start(generator, NOISES[noise], [repeats], start_sd)[0]
+            cell.update({next(names): start(generator, noise, [row.repeats], row.start_sd)[0] for _ in range(4)})
+    cells[0][next(names)] = start(generator, noise, [row.repeats], row.start_sd)[0]
     return cells
 
 
@@ -137,7 +176,7 @@ def outside_rates(questions: int, change: Any, studies: int) -> tuple[float, flo
         before, now = scores, [change(generator, row) for row in scores]
         pairs = list(zip(answers_of(now), answers_of(before), strict=True))
         then, here = (dict(zip(SCORES, [float(row.mean()) for row in rows], strict=True)) for rows in (before, now))
-        outside.append([number.inside is False for number in against_frozen(then, here, 1, pairs)])
+        outside.append([number.inside is False for number in against_frozen(then, here, pairs)])
     found = np.asarray(outside)
     return float(found[:, 1].mean()), float(found.any(axis=1).mean())
 

@@ -13,7 +13,8 @@ from typing import Any
 
 from gpuqa.measure import rouge
 from gpuqa.measure.latency import PERCENTILES, gaps_of, interval_of, percentiles_of, timings_of, tpot_ms_mean
-from gpuqa.measure.speed_prediction import SpeedNoise, next_of
+from gpuqa.measure.speed_prediction import next_of
+from gpuqa.measure.speed_tests import SpeedNoise
 from gpuqa.measure.statistics import bootstrap_interval, geometric_mean, median_and_mad
 from gpuqa.records import IDLE, Answer, Answered, Completion, Conditions, Interval, Measurement, Question
 

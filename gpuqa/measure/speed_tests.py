@@ -14,8 +14,9 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
+from statistics import fmean
 
 import numpy as np
 
@@ -24,6 +25,8 @@ from gpuqa.records import Interval, Measurement
 
 Starts = Mapping[str, Sequence[float]]  # log speeds of the passes of one cell, by the id of the start of their engine
 ROUNDS_TO_PAIR, ROUNDS_TO_RANK = 4, 10
+NEIGHBOURS = 6  # so many passes in a row tell as much as one, where each has 0.7 of the slowness of the one before it
+STARTS_TO_TELL = 8  # so many degrees of freedom between starts halve what is assumed of neighbours, since they show it
 
 
 class Unit(Enum):
@@ -39,15 +42,61 @@ LOOKS = {Unit.rounds: (4, 7, 12, 20, 32), Unit.starts: (3, 6, 10)}  # when final
 
 @dataclass(frozen=True, slots=True)
 class StartNoise:
-    """How much the log speed of one cell usually varies between starts of its engine.
+    """How much the log speed of one cell usually varies between starts of its engine, and how many starts know that.
 
-    Few starts know their variance badly, so it is drawn towards this one, as heavily as `freedom` further observations would
-    (the moderated t of G. K. Smyth, Statistical Applications in Genetics and Molecular Biology 3, 2004). Starts on an H200 had
-    standard deviations of 0.009 to 0.018 (experiments/h200/start_spread.txt).
+    A variance is drawn towards it as in the moderated t of G. K. Smyth (Statistical Applications in Genetics and Molecular
+    Biology 3, 2004). Starts on an H200 had standard deviations of 0.009 to 0.018 (experiments/h200/start_spread.txt).
     """
 
     sd: float = 0.02
     freedom: float = 4.0
+
+
+@dataclass(frozen=True, slots=True)
+class SpeedNoise:
+    """How much the log speed of one cell varies from start to start and from pass to pass.
+
+    Few starts know their variance badly, so it is drawn towards that of usual starts and of passes of which `NEIGHBOURS` tell
+    as much as one, since what slows a machine lasts longer than a pass. Starts that are there show that themselves, so that
+    the more there are, the less of it is assumed.
+    """
+
+    usual_sd: float
+    usual_freedom: float
+    start_squares: float  # of the means of `passes` passes, about the mean of their cell
+    start_freedom: float  # of these: the starts that there are, less one for each cell
+    pass_variance: float  # between the passes of one start
+    pass_freedom: float
+    passes: float  # of one start
+
+    @property
+    def passes_add(self) -> float:
+        """What the passes of a start usually add to the variance of its mean."""
+        neighbours = 1 + (NEIGHBOURS - 1) / (1 + self.start_freedom / STARTS_TO_TELL)
+        return neighbours * self.pass_variance / self.passes
+
+    @property
+    def weight(self) -> float:
+        """Of what is usual, in starts: as many as know it, at most those that know usual starts."""
+        doubt = self.usual_sd**4 / self.usual_freedom + self.passes_add**2 / self.pass_freedom
+        return min(self.usual_freedom, (self.usual_sd**2 + self.passes_add) ** 2 / doubt)
+
+    @property
+    def freedom(self) -> float:
+        """How many observations know the variance of a start."""
+        return self.weight + self.start_freedom
+
+    def variance(self, passes: float) -> float:
+        """Of the mean of so many passes on one start; more passes than were seen make it no smaller."""
+        usual = self.weight * (self.usual_sd**2 + self.passes_add)
+        one_start = (usual + self.start_squares) / self.freedom
+        return one_start + self.pass_variance * max(0.0, 1 / passes - 1 / self.passes)
+
+    def with_passes(self, logs: Sequence[float]) -> SpeedNoise:
+        """The same, known better by more passes of another start, whose own mean is left out."""
+        freedom = self.pass_freedom + len(logs) - 1
+        variance = (self.pass_freedom * self.pass_variance + squares_of(logs)) / freedom
+        return replace(self, pass_variance=variance, pass_freedom=freedom)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,12 +179,18 @@ def starts_of(measurement: Measurement, owner: str, repeats: Sequence[float] | N
     return starts
 
 
-def speed_lead(first: Starts, other: Starts, usual: StartNoise) -> SpeedLead | None:
-    """How far the first leads the other; None where there are too few passes for any test."""
+def speed_lead(first: Starts, other: Starts, usual: StartNoise, known: Sequence[Starts] = ()) -> SpeedLead | None:
+    """How far the first leads the other; None where there are too few passes for any test.
+
+    Args:
+        known: more starts of both cells, which show how much starts vary; none: those that are compared.
+    """
     rounds = rounds_of(first, other)
     if not rounds:
-        estimate = lead_by_starts(first, other, usual)
-        return None if estimate is None else SpeedLead(estimate, Unit.starts, min(len(first), len(other)))
+        noise = speed_noise(known or [first, other], usual)
+        return (
+            None if noise is None else SpeedLead(lead_by_starts(first, other, noise), Unit.starts, min(len(first), len(other)))
+        )
     if len(rounds) >= ROUNDS_TO_RANK:
         return SpeedLead(SignedRank(tuple(rounds)), Unit.rounds, len(rounds))
     if len(rounds) >= ROUNDS_TO_PAIR:
@@ -157,39 +212,36 @@ def lead_by_rounds(differences: Sequence[float]) -> Estimate:
     return Estimate(float(np.mean(differences)), float(np.std(differences, ddof=1)) / math.sqrt(count), count - 1)
 
 
-def lead_by_starts(first: Starts, other: Starts, usual: StartNoise) -> Estimate | None:
-    """The difference of the means over starts; None where no start has two passes, so that nothing is known of their noise.
+def lead_by_starts(first: Starts, other: Starts, noise: SpeedNoise) -> Estimate:
+    """The difference of the means over starts, with an error that holds for cells that share no start of an engine."""
+    means = [fmean(map(fmean, cell.values())) for cell in (first, other)]
+    variances = [noise.variance(len(logs)) / len(cell) ** 2 for cell in (first, other) for logs in cell.values()]
+    return Estimate(means[0] - means[1], math.sqrt(sum(variances)), noise.freedom)
 
-    The variance of the mean of a start is what starts usually have, and what its passes add to it, moderated by what these
-    starts had.
+
+def speed_noise(cells: Sequence[Starts], usual: StartNoise, passes: int | None = None) -> SpeedNoise | None:
+    """What the starts of cells show of their noise; None where no start has two passes.
+
+    Args:
+        passes: only so many, the first, make the mean of a start; all of them where it is None.
     """
-    means = [[float(np.mean(logs)) for logs in starts.values()] for starts in (first, other)]
-    spread = start_variance([first, other], usual)
-    if spread is None:
+    starts = [logs for cell in cells for logs in cell.values()]
+    known = pass_variance(starts)
+    if known is None:
         return None
-    variance, freedom = spread
-    error = math.sqrt(variance * (1 / len(means[0]) + 1 / len(means[1])))
-    return Estimate(float(np.mean(means[0]) - np.mean(means[1])), error, freedom)
-
-
-def start_variance(cells: Sequence[Starts], usual: StartNoise) -> tuple[float, float] | None:
-    """The variance of the mean log speed of one start of a cell, and its degrees of freedom.
-
-    None where no start has two passes.
-    """
-    passes = [logs for starts in cells for logs in starts.values()]
-    within = pass_variance(passes)
-    if within is None:
-        return None
-    prior = usual.sd**2 + within * float(np.mean([1 / len(logs) for logs in passes]))
-    squares, freedom = 0.0, 0
-    for starts in cells:
-        means = [float(np.mean(logs)) for logs in starts.values()]
-        squares, freedom = squares + float(np.var(means)) * len(means), freedom + len(means) - 1
-    return (usual.freedom * prior + squares) / (usual.freedom + freedom), usual.freedom + freedom
+    heads = [[logs[:passes] for logs in cell.values()] for cell in cells if cell]
+    share = fmean(1 / len(logs) for cell in heads for logs in cell)
+    squares, freedom = sum(squares_of([fmean(logs) for logs in cell]) for cell in heads), sum(len(cell) - 1 for cell in heads)
+    return SpeedNoise(usual.sd, usual.freedom, squares, freedom, known, sum(len(logs) - 1 for logs in starts), 1 / share)
 
 
 def pass_variance(starts: Sequence[Sequence[float]]) -> float | None:
     """The variance of log speed between passes of one start, over all starts; None where no start has two passes."""
     freedom = sum(len(logs) - 1 for logs in starts)
-    return sum(float(np.var(logs)) * len(logs) for logs in starts) / freedom if freedom else None
+    return sum(map(squares_of, starts)) / freedom if freedom else None
+
+
+def squares_of(values: Sequence[float]) -> float:
+    """The sum of the squared distances from the mean."""
+    mean = fmean(values)
+    return sum((value - mean) ** 2 for value in values)

@@ -9,20 +9,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from statistics import fmean
 from typing import Any
 
 from gpuqa.config.measurement import Issue
 from gpuqa.measure.metric_table import METRICS, shown
-from gpuqa.measure.speed_prediction import SpeedNoise, next_speed
+from gpuqa.measure.speed_prediction import next_of, next_speed
+from gpuqa.measure.speed_tests import SpeedNoise
 from gpuqa.measure.statistics import holm
-from gpuqa.records import Interval
+from gpuqa.records import Interval, Measurement
+from gpuqa.selection.comparison import WIDEST_RATIO
 from gpuqa.selection.pairing import AnswerPairs, paired_test, scores_of
 
 SCORES = ("rouge_l_f1_judge", "rouge_l_f1")
 NUMBERS = ("chars_per_s", *SCORES)  # what is frozen with an interval
 CONFIDENCE = 0.95
+TOO_NOISY = "too noisy to say: the highest speed that fits is more than twice the lowest"
+COVERED = {2: 0.77, 3: 0.84, 4: 0.89, 5: 0.92}  # of next speeds by repeats, where passes are slow by chance (docs/verdict_rates.md)
 FEWEST_TO_PAIR = 7  # different questions: of fewer, the sign-flip test shows no change of one of two scores
 
 
@@ -37,53 +41,83 @@ class FrozenNumber:
     p_value: float | None = None  # paired, corrected by Holm for both scores; then the interval is that of here - frozen
 
     @property
+    def noisy(self) -> bool:
+        """Whether it is a speed whose interval says nothing."""
+        return self.name not in SCORES and self.interval is not None and too_noisy(self.interval)
+
+    @property
     def inside(self) -> bool | None:
-        """Whether it came out as it was frozen; None without an interval."""
+        """Whether it came out as it was frozen; None without an interval, and within one that says nothing."""
         if self.p_value is not None:
             return self.p_value > 1 - CONFIDENCE
-        return None if self.interval is None else self.interval.low <= self.here <= self.interval.high
+        if self.interval is None:
+            return None
+        lies_within = self.interval.low <= self.here <= self.interval.high
+        return None if lies_within and self.noisy else lies_within
 
     @property
     def word(self) -> str:
         """The same for people."""
-        return {True: "inside", False: "OUTSIDE", None: "no interval"}[self.inside]
+        return {True: "inside", False: "OUTSIDE", None: "too noisy" if self.noisy else "no interval"}[self.inside]
 
     @property
     def ends(self) -> str:
         """The interval for people; of a difference with signs."""
-        if self.interval is None:
-            return "n/a"
+        if self.interval is None or self.noisy:
+            return "too noisy" if self.noisy else "n/a"
         sign = "" if self.p_value is None else "+"
         return f"{self.interval:{sign}{METRICS[self.name].form}}"
 
 
-def against_frozen(
-    then: Mapping[str, Any], now: Mapping[str, Any], passes: int, pairs: AnswerPairs | None = None
-) -> list[FrozenNumber]:
+def too_noisy(speed: Interval) -> bool:
+    """Whether the interval of a speed is too wide to be told as a result."""
+    return speed.low <= 0 or speed.high / speed.low > WIDEST_RATIO
+
+
+def next_text(measurement: Measurement, noise: SpeedNoise | None) -> str:
+    """Where the next measurement of a winner's speed lies, and where that is less sure than it looks, a sentence.
+
+    Args:
+        noise: as the study knows it; None where it has no two passes of one start.
+    """
+    interval = next_of(measurement, noise)
+    if interval is None:
+        return "Where its next measurement lies is not known: that takes two repeats (workload.repeats)."
+    if too_noisy(interval):
+        return f"Where its next measurement lies is {TOO_NOISY}."
+    covered = COVERED.get(measurement.repeats) if noise is not None and noise.start_freedom == 0 else None
+    alike = f"{measurement.repeats} repeats on one start may all be alike"
+    but = f"; {covered:.0%} where passes are fast or slow by chance, since {alike}" if covered else ""
+    return f"Its next measurement lies within {interval:,.0f} chars/s (95% interval{but})."
+
+
+def against_frozen(then: Mapping[str, Any], now: Mapping[str, Any], pairs: AnswerPairs | None = None) -> list[FrozenNumber]:
     """Every number of `NUMBERS` that both sides have.
 
     Args:
         then: the `measurement` of a frozen file, with `{name}_interval` beside its numbers. It may come from elsewhere: what is
             no number is left out.
-        now: values by the same names.
-        passes: that the speed of now is of, all on one start of an engine.
+        now: values by the same names. `chars_per_s_repeats`, all on one start of an engine, show how much passes vary, too:
+            if nothing changed, as much as those of then. Without them the speed of now is of one pass.
         pairs: the answers of now with the frozen ones; of few or none the scores are compared by their means.
     """
     both = [name for name in NUMBERS if is_number(then.get(name)) and is_number(now.get(name))]
     numbers = [FrozenNumber(name, then[name], interval_of(then.get(f"{name}_interval")), now[name]) for name in both]
-    speed = [with_speed(number, then, passes) for number in numbers if number.name not in SCORES]
+    speed = [with_speed(number, then, now) for number in numbers if number.name not in SCORES]
     scores = [with_pairs(number, pairs or []) for number in numbers if number.name in SCORES]
     p_values = iter(holm([number.p_value for number in scores if number.p_value is not None]))
     return [*speed, *(number if number.p_value is None else replace(number, p_value=next(p_values)) for number in scores)]
 
 
-def with_speed(number: FrozenNumber, then: Mapping[str, Any], passes: int) -> FrozenNumber:
-    """The speed with the interval for so many passes, where the file tells the noise that it follows from."""
+def with_speed(number: FrozenNumber, then: Mapping[str, Any], now: Mapping[str, Any]) -> FrozenNumber:
+    """The speed with the interval for the passes of now, where the file tells the noise that it follows from."""
     noise, engines = noise_of(then.get("chars_per_s_noise")), then.get("engine_ids")
     if noise is None:
         return number
     starts = len(set(map(str, engines))) if isinstance(engines, list) and engines else 1
-    return replace(number, interval=next_speed(number.frozen, starts, noise, passes, CONFIDENCE))
+    repeats = now.get("chars_per_s_repeats") or [number.here]
+    logs = list(map(math.log, repeats)) if min(repeats) > 0 else [0.0] * len(repeats)
+    return replace(number, interval=next_speed(number.frozen, starts, noise.with_passes(logs), len(logs), CONFIDENCE))
 
 
 def with_pairs(number: FrozenNumber, pairs: AnswerPairs) -> FrozenNumber:
@@ -108,7 +142,7 @@ def comparable(
         questions: digest of those that were asked.
         issue: how they were asked.
     """
-    numbers, setting = against_frozen(frozen["measurement"], now, passes=1), frozen["setting"]
+    numbers, setting = against_frozen(frozen["measurement"], now), frozen["setting"]
     studied, workload = (setting[key] if isinstance(setting.get(key), dict) else {} for key in ("dataset", "workload"))
     if frozen["digests"].get("dataset") != questions:
         name = f"dataset={studied.get('name')}, dataset.limit={studied.get('limit')}"
@@ -128,11 +162,12 @@ def interval_of(ends: Any) -> Interval | None:
 
 def noise_of(values: Any) -> SpeedNoise | None:
     """The noise in a frozen file; None where there is none, or no possible one."""
-    names = ("start_variance", "pass_variance", "freedom", "passes")
+    names = [field.name for field in fields(SpeedNoise)]
     if not isinstance(values, dict) or not all(is_number(values.get(name)) and values[name] >= 0 for name in names):
         return None
     noise = SpeedNoise(**{name: values[name] for name in names})
-    return noise if noise.freedom >= 1 and noise.passes >= 1 else None
+    least = min(noise.usual_freedom, noise.pass_freedom, noise.passes)
+    return noise if least >= 1 and noise.usual_sd > 0 else None
 
 
 def is_number(value: Any) -> bool:

@@ -14,7 +14,6 @@ from enum import Enum
 from statistics import NormalDist, fmean
 
 from gpuqa.config.measurement import SelectionConfig
-from gpuqa.measure.speed_prediction import lead_of_starts, speed_noise
 from gpuqa.measure.speed_tests import (
     SignedRank,
     SpeedLead,
@@ -114,12 +113,9 @@ def speed_row(a: Trial, b: Trial, confidence: float, known: Sequence[Starts]) ->
 
 def lead_of(a: Starts, b: Starts, known: Sequence[Starts]) -> SpeedLead | None:
     """How far A leads in log speed; None where nothing is known of the noise of one of them."""
-    if rounds_of(a, b):
-        return speed_lead(a, b, StartNoise())
-    noise = speed_noise(known, StartNoise())
-    if noise is None or min(map(freedom_of, known)) == 0:
+    if not rounds_of(a, b) and min(map(freedom_of, known)) == 0:
         return None
-    return SpeedLead(lead_of_starts(a, b, noise), Unit.starts, min(len(a), len(b)))
+    return speed_lead(a, b, StartNoise(), known)
 
 
 def freedom_of(cell: Starts) -> int:

@@ -15,6 +15,7 @@ from gpuqa.config.command_line import command_line, override
 from gpuqa.config.commands import StudyConfig
 from gpuqa.config.measurement import SelectionConfig
 from gpuqa.records import Trial
+from gpuqa.selection.against_frozen import next_text
 from gpuqa.selection.verdict import Standing
 from gpuqa.selection.wording import counted
 from gpuqa.study import finalists, report
@@ -37,6 +38,10 @@ def conclude(trials: Sequence[Trial], study: StudyConfig, rule: SelectionConfig,
     """
     final = finalists.judge(trials, rule, journal)
     folder, verdict, answers = study.folder, final.verdict, final.answers
+    winner = final.confirmed or verdict.winner
+    noise = noise_of(winner, final.finalists, journal) if winner else None
+    if winner and winner.measurement:
+        verdict = finalists.with_more(verdict, next_text(winner.measurement, noise))
     title, target = f"Study {study.name}", folder / "frozen.yaml"
     stays = verdict.winner is None and target.is_file()
     if not stays:
@@ -47,12 +52,11 @@ def conclude(trials: Sequence[Trial], study: StudyConfig, rule: SelectionConfig,
     if not stays:
         files = f"Leaderboard: {folder / 'leaderboard.csv'}\nReport: {folder / 'report.html'}"
         console.print(files, markup=False, highlight=False)
-    if verdict.winner is None:
+    if winner is None:
         before = f" {target} stays and holds the decision of before, {frozen.described(target)}. {ITS_FILES}" if stays else ""
         console.print(f"Nothing was frozen.{before}", markup=False, highlight=False)
         return NO_WINNER
-    winner = final.confirmed or verdict.winner
-    known = frozen.Winner(winner, answers.get(winner.key, []), noise_of(winner, final.finalists, journal))
+    known = frozen.Winner(winner, answers.get(winner.key, []), noise)
     result = frozen.freeze(known, rule, verdict.reason, target)
     tell_frozen(result, target, console)
     return 0

@@ -13,13 +13,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
-
 from gpuqa.config.commands import StudyConfig
 from gpuqa.machine.files import append_line, make_folder
 from gpuqa.measure.fingerprint import Stage, at_stage
-from gpuqa.measure.speed_prediction import SpeedNoise, passes_of_a_start, speed_noise
-from gpuqa.measure.speed_tests import StartNoise, Starts, pass_variance, starts_of
+from gpuqa.measure.speed_prediction import passes_of_a_start
+from gpuqa.measure.speed_tests import SpeedNoise, StartNoise, Starts, pass_variance, speed_noise, squares_of, starts_of
 from gpuqa.records import Trial
 from gpuqa.study.journal import Journal
 
@@ -45,12 +43,12 @@ def shown_by(cells: Sequence[Starts]) -> tuple[float, int] | None:
         cells: of each finalist all starts of its engine that did not choose it.
     """
     passes = [logs for starts in cells for logs in starts.values()]
-    means = [[float(np.mean(logs)) for logs in starts.values()] for starts in cells if starts]
+    means = [list(map(statistics.fmean, starts.values())) for starts in cells if starts]
     freedom, within = sum(len(row) - 1 for row in means), pass_variance(passes)
     if not freedom or within is None:
         return None
-    between = sum(float(np.var(row)) * len(row) for row in means) / freedom
-    return between - within * float(np.mean([1 / len(logs) for logs in passes])), freedom
+    between = sum(map(squares_of, means)) / freedom
+    return between - within * statistics.fmean(1 / len(logs) for logs in passes), freedom
 
 
 def usual(root: Path, device: str, study: str) -> StartNoise:

@@ -116,6 +116,21 @@ def test_a_floor_that_no_trial_reaches_leaves_the_old_winner_and_shows_the_new_d
     assert "is below the floor 0.9" not in (mine / "report.html").read_text(encoding="utf-8")
 
 
+def test_a_speed_whose_next_measurement_cannot_be_told_says_so_in_the_terminal_the_report_and_the_file(
+    mine: Path, freeze: Any
+) -> None:
+    write_study(mine, measured(FAST, "bare", 2000.0, repeats=3), rule=RULE)
+    run = freeze()
+    sure = "Its next measurement lies within 1,849 to 2,163 chars/s (95% interval; 84% where passes are fast or slow by chance"
+    assert sure in run.stdout, run.stdout + run.stderr
+    write_study(mine, measured(FAST, "bare", 2000.0, repeats=3, chars_per_s_repeats=[500.0, 2000.0, 8000.0]), rule=RULE)
+    run = freeze()
+    noisy = "Where its next measurement lies is too noisy to say: the highest speed that fits is more than twice the lowest."
+    assert noisy in run.stdout, run.stdout + run.stderr
+    assert noisy in (mine / "report.html").read_text(encoding="utf-8")
+    assert noisy in frozen.read(mine / "frozen.yaml")["reason"]
+
+
 def test_a_study_that_another_command_decides_or_measures_is_refused_in_one_line(mine: Path, freeze: Any) -> None:
     with Journal(mine).locked():
         run = freeze()

@@ -37,9 +37,11 @@ def test_a_winner_measured_again_gives_the_same_scores(study_copy: Path) -> None
 def test_numbers_that_do_not_come_out_are_named(study_copy: Path) -> None:
     content = yaml.safe_load((study_copy / "frozen.yaml").read_text(encoding="utf-8"))
     content["measurement"] |= {"rouge_l_f1": 0.9, "rouge_l_f1_interval": {"low": 0.89, "high": 0.91}}
-    changed(study_copy, measurement=content["measurement"])
+    content["setting"]["workload"]["repeats"] = 2
+    changed(study_copy, measurement=content["measurement"], setting=content["setting"])
     done = run_command("reproduce", cwd=study_copy.parent.parent)
     assert done.returncode == 1, done.stdout + done.stderr
+    assert "measuring 6 questions 4 times" in done.stdout, "two passes and two more may all be alike by chance"
     assert "\ninside: rouge_l_f1_judge; outside: rouge_l_f1; without an interval: chars_per_s\n" in done.stdout
     assert done.stdout.endswith("NOT reproduced\n")
 

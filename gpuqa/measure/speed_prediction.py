@@ -46,8 +46,8 @@ def own_noise(measurement: Measurement) -> SpeedNoise | None:
 
 
 def passes_again(repeats: int) -> int:
-    """How many passes a measurement needs that is compared with one of so many: both show how much passes vary."""
-    return max(repeats, ENOUGH_PASSES - repeats)
+    """How many passes to compare with so many: both sides show how much passes vary, but a single one shows nothing."""
+    return max(repeats, ENOUGH_PASSES - repeats) if repeats > 1 else repeats
 
 
 def starts_in(measurement: Measurement) -> int:

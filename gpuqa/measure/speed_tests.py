@@ -64,7 +64,7 @@ class SpeedNoise:
     usual_sd: float
     usual_freedom: float
     start_squares: float  # of the means of `passes` passes, about the mean of their cell
-    start_freedom: float  # of these: the starts that there are, less one for each cell
+    start_freedom: int  # of these: the starts that there are, less one for each cell
     pass_variance: float  # between the passes of one start
     pass_freedom: float
     passes: float  # of one start
@@ -226,19 +226,14 @@ def speed_noise(cells: Sequence[Starts], usual: StartNoise, passes: int | None =
         passes: only so many, the first, make the mean of a start; all of them where it is None.
     """
     starts = [logs for cell in cells for logs in cell.values()]
-    known = pass_variance(starts)
-    if known is None:
+    pass_freedom = sum(len(logs) - 1 for logs in starts)
+    if pass_freedom == 0:
         return None
+    pass_variance = sum(map(squares_of, starts)) / pass_freedom
     heads = [[logs[:passes] for logs in cell.values()] for cell in cells if cell]
     share = fmean(1 / len(logs) for cell in heads for logs in cell)
     squares, freedom = sum(squares_of([fmean(logs) for logs in cell]) for cell in heads), sum(len(cell) - 1 for cell in heads)
-    return SpeedNoise(usual.sd, usual.freedom, squares, freedom, known, sum(len(logs) - 1 for logs in starts), 1 / share)
-
-
-def pass_variance(starts: Sequence[Sequence[float]]) -> float | None:
-    """The variance of log speed between passes of one start, over all starts; None where no start has two passes."""
-    freedom = sum(len(logs) - 1 for logs in starts)
-    return sum(map(squares_of, starts)) / freedom if freedom else None
+    return SpeedNoise(usual.sd, usual.freedom, squares, freedom, pass_variance, pass_freedom, 1 / share)
 
 
 def squares_of(values: Sequence[float]) -> float:

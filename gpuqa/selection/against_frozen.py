@@ -26,7 +26,7 @@ SCORES = ("rouge_l_f1_judge", "rouge_l_f1")
 NUMBERS = ("chars_per_s", *SCORES)  # what is frozen with an interval
 CONFIDENCE = 0.95
 TOO_NOISY = "too noisy to say: the highest speed that fits is more than twice the lowest"
-COVERED = {2: 0.77, 3: 0.84, 4: 0.89, 5: 0.92}  # of next speeds by repeats, where passes are slow by chance (docs/verdict_rates.md)
+COVERED = {2: 0.77, 3: 0.84, 4: 0.89, 5: 0.92}  # of next speeds, by repeats, where some are slow (docs/verdict_rates.md)
 FEWEST_TO_PAIR = 7  # different questions: of fewer, the sign-flip test shows no change of one of two scores
 
 

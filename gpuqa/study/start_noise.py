@@ -17,7 +17,7 @@ from gpuqa.config.commands import StudyConfig
 from gpuqa.machine.files import append_line, make_folder
 from gpuqa.measure.fingerprint import Stage, at_stage
 from gpuqa.measure.speed_prediction import passes_of_a_start
-from gpuqa.measure.speed_tests import SpeedNoise, StartNoise, Starts, pass_variance, speed_noise, squares_of, starts_of
+from gpuqa.measure.speed_tests import SpeedNoise, StartNoise, Starts, speed_noise, starts_of
 from gpuqa.records import Trial
 from gpuqa.study.journal import Journal
 
@@ -42,13 +42,10 @@ def shown_by(cells: Sequence[Starts]) -> tuple[float, int] | None:
     Args:
         cells: of each finalist all starts of its engine that did not choose it.
     """
-    passes = [logs for starts in cells for logs in starts.values()]
-    means = [list(map(statistics.fmean, starts.values())) for starts in cells if starts]
-    freedom, within = sum(len(row) - 1 for row in means), pass_variance(passes)
-    if not freedom or within is None:
+    noise = speed_noise(cells, StartNoise())
+    if noise is None or noise.start_freedom == 0:
         return None
-    between = sum(map(squares_of, means)) / freedom
-    return between - within * statistics.fmean(1 / len(logs) for logs in passes), freedom
+    return noise.start_squares / noise.start_freedom - noise.pass_variance / noise.passes, noise.start_freedom
 
 
 def usual(root: Path, device: str, study: str) -> StartNoise:

@@ -21,7 +21,7 @@ from gpuqa.measure.speed_prediction import next_speed, passes_again
 from gpuqa.measure.speed_tests import SpeedNoise, StartNoise, speed_noise
 from gpuqa.measure.statistics import geometric_mean
 from gpuqa.records import Answer
-from gpuqa.selection.against_frozen import SCORES, against_frozen
+from gpuqa.selection.against_frozen import COVERED, SCORES, against_frozen
 
 Noise = tuple[float, float, float]  # sd of log speed; share of passes that are 30 % slower; correlation with the pass before
 NOISES: dict[str, Noise] = {  # between the passes of one start
@@ -59,6 +59,10 @@ def main() -> None:
         worst = table(f"{design}: not OUTSIDE, nothing changed", lambda row: 1 - outside_rate(row, studies), design)
         print(f"the worst row, {worst}: {1 - outside_rate(worst, 10 * studies):.1%} of {10 * studies}")
     table("one start: the next speed lies in the interval that is frozen", lambda row: covered_rate(row, studies), "one start")
+    slow_by_chance = [noise for noise in NOISES if "bimodal" in noise]
+    for repeats in COVERED:
+        rate = min(covered_rate(Row(noise, repeats, 0.01), 10 * studies) for noise in slow_by_chance)
+        print(f"{repeats} repeats, passes slow by chance: {rate:.1%} at least of {10 * studies}", flush=True)
     table("one start: OUTSIDE, 20 % slower now", lambda row: outside_rate(row, studies, 0.8), "one start")
     for questions in (24, 80):
         for name, change in CHANGES.items():

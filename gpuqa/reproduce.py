@@ -1,14 +1,15 @@
 """Measure a frozen winner again on this machine: do its numbers come out as they would if nothing changed?
 
-A speed does inside the interval of the next measurement, a score where its answers are not shown to differ from the frozen
-ones, question by question. Where the study's answers do not lie beside the file, scores are compared by their means, and the
-output says how large a change that can tell.
+A speed does inside the interval of the next measurement. The passes of both sides, six or more, show how wide that is, and it
+may be too noisy to say. A score does where its answers are not shown to differ from the frozen ones, question by question.
+Where the study's answers do not lie beside the file, scores are compared by their means, and the output says how large a change
+that can tell.
 
     python -m gpuqa.reproduce frozen=experiments/embedded/frozen.yaml
     python -m gpuqa.reproduce frozen=experiments/mine/frozen.yaml
     python -m gpuqa.reproduce frozen=experiments/mine/frozen.yaml model_path=/mnt/weights    # they lie elsewhere here
 
-Exit codes: 0 every number that has an interval is inside, 1 one is outside or could not be measured, 2 the input is wrong.
+Exit codes: 0 no number is outside of its interval, 1 one is outside or could not be measured, 2 the input is wrong.
 """
 
 from __future__ import annotations

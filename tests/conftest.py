@@ -30,6 +30,7 @@ from warm_python import WarmProcess, WarmPython
 # A command imports vLLM: seconds where its bytecode is kept, twice as long where an image has this set and nothing is.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # NumPy's: on busy cores two threads wait for each other by spinning
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a script's background job ignores it, and so would every command
 if not shutil.which("nvidia-smi"):
     os.environ["TRITON_INTERPRET"] = "1"  # kernels run on the CPU; Triton reads it when it is imported, by whomever

@@ -1,6 +1,6 @@
-"""What one engine answers by vLLM's second model runner, as JSON on stdout; a program of `test_burst_runner.py`.
+"""What engines answer by vLLM's second model runner, as JSON on stdout; a program of `test_burst_runner.py`.
 
-    VLLM_USE_V2_MODEL_RUNNER=1 TRITON_INTERPRET=1 python tests/second_runner.py [OVERRIDE ...]
+    VLLM_USE_V2_MODEL_RUNNER=1 TRITON_INTERPRET=1 python tests/second_runner.py SCHEDULER[,SCHEDULER] [OVERRIDE ...]
 
 vLLM 0.32 drives its CPU through that runner where Triton has a backend for CPUs. No package has one, but Triton's
 interpreter runs vLLM's kernels, slowly; only vLLM's question whether there is a backend needs an answer.
@@ -27,12 +27,14 @@ own_move_on = RepeatedSteps._move_on
 
 
 def main() -> None:
-    """Print the tokens of every answer, and how many steps were repeated."""
+    """Print the tokens of every answer, and how many steps were repeated, of one engine after the other."""
     if vllm_on_this_machine() == "vllm_cpu":
         backends["cpu"] = SimpleNamespace(driver=SimpleNamespace(is_active=lambda: True), compiler=None)  # type: ignore[assignment]
     RepeatedSteps._move_on = counted  # type: ignore[method-assign]
-    answers = asyncio.run(answer(*sys.argv[1:]))
-    print(json.dumps({"answers": answers, "repeated": repeated.value}))
+    for scheduler in sys.argv[1].split(","):
+        repeated.value = 0
+        answers = asyncio.run(answer(f"engine.scheduler={scheduler}", *sys.argv[2:]))
+        print(json.dumps({"answers": answers, "repeated": repeated.value}))
 
 
 def counted(self: RepeatedSteps, batch: object) -> None:
@@ -42,17 +44,17 @@ def counted(self: RepeatedSteps, batch: object) -> None:
 
 
 async def answer(*overrides: str) -> list[list[int]]:
-    """Three questions that nobody waits for, then two waves of six, the second one in the middle of the first."""
+    """One question that nobody waits for, then two waves of three, the second one in the middle of the first."""
     config = compose_cell("experiment=none", "prompt=bare", "dataset=embedded_train", *overrides)
-    questions = [question.text for question in dataset.load(config.dataset)[:15]]
+    questions = [question.text for question in dataset.load(config.dataset)[:7]]
     pipeline = await Pipeline.start(config)
     prompts = [prompt.token_ids for prompt in pipeline.encoder.encode_all(questions)]
     try:
-        left = asyncio.create_task(pipeline.engine.generate(prompts[12:], config.sampling, pipeline.stop))
-        first = asyncio.create_task(pipeline.engine.generate(prompts[:6], config.sampling, pipeline.stop))
+        left = asyncio.create_task(pipeline.engine.generate(prompts[6:], config.sampling, pipeline.stop))
+        first = asyncio.create_task(pipeline.engine.generate(prompts[:3], config.sampling, pipeline.stop))
         await asyncio.sleep(1)
         left.cancel()
-        second = await pipeline.engine.generate(prompts[6:12], config.sampling, pipeline.stop)
+        second = await pipeline.engine.generate(prompts[3:6], config.sampling, pipeline.stop)
         with contextlib.suppress(asyncio.CancelledError):
             await left
         return [one.token_ids for one in [*await first, *second]]

@@ -198,13 +198,19 @@ def sign_flip_p_value(first: Sequence[float], second: Sequence[float], seed: int
     differences = differences[differences != 0]
     if len(differences) == 0:
         return 1.0
-    if len(differences) <= EXACT:
-        patterns = (np.arange(2 ** len(differences))[:, None] >> np.arange(len(differences))) & 1
-    else:
-        patterns = np.random.default_rng(seed).integers(0, 2, size=(RESAMPLES, len(differences)))
-    flipped = np.abs((1 - 2 * patterns) @ differences)
+    flipped = np.abs(signs(len(differences), seed) @ differences)
     as_far = int((flipped >= abs(differences.sum()) * (1 - 1e-9)).sum())
     return as_far / len(flipped) if len(differences) <= EXACT else (as_far + 1) / (len(flipped) + 1)
+
+
+@functools.lru_cache(maxsize=2)
+def signs(count: int, seed: int) -> Any:
+    """1 or -1 of each of `count` differences in each pattern, (patterns, count): drawn once for all comparisons of a study."""
+    if count <= EXACT:
+        patterns = (np.arange(2**count)[:, None] >> np.arange(count)) & 1
+    else:
+        patterns = np.random.default_rng(seed).integers(0, 2, size=(RESAMPLES, count))
+    return (1 - 2 * patterns).astype(np.int8)
 
 
 def trend(moments: Sequence[Sequence[float]], speeds: Sequence[Sequence[float]], seed: int = 0) -> Trend | None:

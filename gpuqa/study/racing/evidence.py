@@ -86,7 +86,7 @@ def spread(samples: Sequence[Sequence[float]], usual: float) -> Spread:
 
     A few values know their spread badly, so it is drawn towards the `usual` one (in the unit of the values).
     """
-    squares = sum((value - fmean(sample)) ** 2 for sample in samples for value in sample)
+    squares = sum((value - mean) ** 2 for sample in samples for mean in [fmean(sample)] for value in sample)
     freedom = PRIOR_FREEDOM + sum(len(sample) - 1 for sample in samples)
     return Spread(math.sqrt((PRIOR_FREEDOM * usual**2 + squares) / freedom), freedom)
 
@@ -110,7 +110,7 @@ def chance_of(count: int, asked: int, limit: int, population: int) -> float:
 
 def speed_of(candidate: Candidate, candidates: Collection[Candidate]) -> Estimate | None:
     """Log of the speed over all questions, measured or forecast; None where nothing allows either."""
-    noise = spread([other.logs for other in candidates if other.logs], USUAL_REPEAT_SD)
+    noise = spread([logs for other in candidates if (logs := other.logs)], USUAL_REPEAT_SD)
     if candidate.logs:
         return Estimate(fmean(candidate.logs), noise.sd / math.sqrt(len(candidate.logs)), noise.freedom)
     place = len(candidate.slice_passes) - 1
@@ -118,8 +118,8 @@ def speed_of(candidate: Candidate, candidates: Collection[Candidate]) -> Estimat
         return None
     gains: dict[str, list[float]] = {}
     for other in candidates:
-        if other.logs and len(other.slice_passes) > place and (log := other.slice_passes[place].log) is not None:
-            gains.setdefault(other.engine, []).append(fmean(other.logs) - log)
+        if len(other.slice_passes) > place and (logs := other.logs) and (log := other.slice_passes[place].log) is not None:
+            gains.setdefault(other.engine, []).append(fmean(logs) - log)
     if candidate.engine not in gains:
         return None
     two_passes = Spread(noise.sd * math.sqrt(2), noise.freedom)  # that of a slice is no surer than one over all questions

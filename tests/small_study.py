@@ -1,12 +1,17 @@
 """Small studies on real engines for the tests of `gpuqa.study`: the cells, the run, and what an observer is told.
 
-The transformers backend runs the embedded model, because it starts in a moment.
+The transformers backend runs the embedded model, because it starts in a moment. All studies of a test process share one real
+scoring process, which would take two seconds of each.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +22,7 @@ from gpuqa.config.paths import conf_folder
 from gpuqa.engines import EngineFailed
 from gpuqa.measure.cell import Cell
 from gpuqa.records import Generation, Pass, Trial
-from gpuqa.study import study
+from gpuqa.study import scoring, study
 from gpuqa.study.journal import Journal
 
 CHOSEN = {
@@ -40,6 +45,27 @@ QUICK = {
     "study": {"name": "mine"},
 }
 BARE, KEYWORDS, NARROW = {"prompt": "bare"}, {"prompt": "keywords"}, {"prompt": "bare", "engine__args__batch_size": 1}
+
+
+class SharedPool(ProcessPoolExecutor):
+    """A scoring process that outlives the studies that it scores for, and ends with this process."""
+
+    living: SharedPool | None = None
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None: ...
+
+
+def shared_pool() -> ProcessPoolExecutor:
+    """The one that lives; a fresh one where none was started or the last was killed."""
+    try:
+        assert SharedPool.living is not None
+        SharedPool.living.submit(int)
+    except (AssertionError, BrokenProcessPool):
+        SharedPool.living = SharedPool(1, get_context("spawn"), initializer=scoring.give_way, initargs=(os.getpid(),))
+    return SharedPool.living
+
+
+scoring.start_pool = shared_pool
 
 
 def option(group: str, name: str) -> Any:

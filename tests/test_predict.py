@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import itertools
-import os
 import re
 import shutil
+import subprocess
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, run_python
 
 from gpuqa.predict import Row, merged
 
@@ -23,13 +25,16 @@ def rows(out: str) -> list[list[str]]:
     return [line.split() for line in itertools.takewhile(str.strip, table)]
 
 
+WITHOUT_VLLM = "import runpy, sys; sys.path.insert(0, sys.argv.pop(1)); runpy.run_module('gpuqa.predict', run_name='__main__', alter_sys=True)"  # noqa: E501
+
+
 @pytest.fixture
-def no_vllm(tmp_path: Path) -> dict[str, str]:
-    """An environment in which importing vLLM ends the process. A fake, because the real one would not complain."""
+def predict_without_vllm(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """The command where importing vLLM ends the process. A fake, because the real one would not complain."""
     folder = tmp_path / "no_vllm"
     folder.mkdir()
     (folder / "vllm.py").write_text("raise SystemExit('imported vllm')\n")
-    return {"PYTHONPATH": f"{folder}{os.pathsep}{ROOT}"}
+    return partial(run_python, "-c", WITHOUT_VLLM, str(folder))
 
 
 @pytest.fixture
@@ -40,9 +45,9 @@ def here(tmp_path: Path) -> Path:
     return folder
 
 
-def test_every_cell_of_a_study_has_its_bounds_without_an_engine(command: Any, here: Path, no_vllm: dict[str, str]) -> None:
+def test_every_cell_of_a_study_has_its_bounds_without_an_engine(predict_without_vllm: Any, here: Path) -> None:
     axes = ("quantization=none,fp8", "engine.args.enable_prefix_caching=true,false", "engine.args.max_num_seqs=256")
-    run = command("predict", "gpu=rtx5090", *axes, cwd=here, env=no_vllm)
+    run = predict_without_vllm("gpu=rtx5090", *axes, cwd=here)
     assert (run.returncode, run.stderr) == (0, "")
     found = rows(run.stdout)
     assert [row[:2] for row in found] == [["none", "True"], ["none", "False"], ["fp8", "True"], ["fp8", "False"]]
@@ -79,10 +84,8 @@ def test_an_engine_argument_that_no_engine_takes_is_refused(command: Any, here: 
     assert run.stderr.count("\n") == 1
 
 
-def test_without_vllm_its_arguments_cannot_be_checked_and_that_is_said(
-    command: Any, here: Path, no_vllm: dict[str, str]
-) -> None:
-    run = command("predict", "gpu=rtx5090", "+engine.args.max_num_sequences=3", cwd=here, env=no_vllm)
+def test_without_vllm_its_arguments_cannot_be_checked_and_that_is_said(predict_without_vllm: Any, here: Path) -> None:
+    run = predict_without_vllm("gpu=rtx5090", "+engine.args.max_num_sequences=3", cwd=here)
     assert (run.returncode, run.stderr) == (0, "")
     assert "note: the names of engine arguments are not checked, because vLLM is not installed here" in run.stdout
 

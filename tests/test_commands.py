@@ -63,6 +63,7 @@ def test_every_root_composes_and_resolves_as_it_is(root):
     assert type(resolved(root, *nothing_to_assume)) is COMMANDS[root]
 
 
+@pytest.mark.no_cover
 @pytest.mark.slow
 @pytest.mark.parametrize("option", OPTIONS, ids=str)
 def test_every_option_file_composes_resolves_and_is_called_as_its_file(option):
@@ -75,6 +76,7 @@ def test_every_option_file_composes_resolves_and_is_called_as_its_file(option):
         assert getattr(config, group).name == option.name
 
 
+@pytest.mark.no_cover
 @pytest.mark.slow
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_every_value_of_every_axis_of_an_experiment_composes_and_resolves(experiment):

@@ -283,6 +283,7 @@ pipelines = st.builds(
 )
 
 
+@pytest.mark.no_cover
 @pytest.mark.slow
 @given(pipelines)
 @settings(database=None, deadline=None, max_examples=40, phases=[Phase.generate])  # shrinking so large an example takes minutes

@@ -140,6 +140,7 @@ def test_the_readme_lists_every_command():
     assert {command.name for command in commands_of(ROOT / "README.md")} == set(COMMANDS)
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("command", WRITTEN, ids=str)
 def test_every_command_of_the_docs_composes_and_resolves(command):
     schema = COMMANDS[command.name]

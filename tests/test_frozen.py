@@ -199,6 +199,7 @@ AWKWARD = st.text(
 )
 
 
+@pytest.mark.no_cover
 @pytest.mark.slow
 @settings(max_examples=25, deadline=None, database=None)
 @given(system=AWKWARD, reason=AWKWARD, stop=AWKWARD, number=st.floats(allow_nan=False, allow_infinity=False))

@@ -33,6 +33,7 @@ def test_percentiles_of_one_to_a_hundred_lie_between_neighbours(percent: int, ex
     assert percentile(values, percent) == pytest.approx(expected)
 
 
+@pytest.mark.no_cover
 @settings(deadline=None)
 @given(st.lists(numbers, min_size=100, max_size=150), st.sampled_from([50, 95, 99]))
 def test_percentiles_agree_with_the_standard_library(values: list[float], percent: int) -> None:

@@ -61,13 +61,20 @@ ask = lambda command: subprocess.run([*who, *command], env=told["env"], cwd=told
 again = "import subprocess, sys; subprocess.run([sys.executable, '-c', ''], check=True)"
 if (tried := ask([told["command"][0], "-c", again])).returncode:
     sys.exit(f"user {told['user']} cannot run {told['command'][0]}: {tried.stderr}")
+def answers(path):
+    try:
+        return urllib.request.urlopen(told["url"] + path, timeout=10).status == 200
+    except OSError:
+        return False
+
 found = {"write": ask(["touch", "here"]).stderr, "uid": ask(["id", "-u"]).stdout.strip()}
 server = subprocess.Popen([*who, *told["command"]], env=told["env"], cwd=told["workdir"], stdout=sys.stderr, stderr=sys.stderr)
 deadline = time.monotonic() + 400
 found["health"] = []
 while server.poll() is None and time.monotonic() < deadline and 0 not in found["health"]:
     found["health"].append(ask(told["healthcheck"]).returncode)
-    time.sleep(0.5)
+    while server.poll() is None and time.monotonic() < deadline and not answers("/readyz"):
+        time.sleep(0.2)
 if server.poll() is None and 0 in found["health"]:
     body = json.dumps({"prompt": ["什么是 warp？"]}).encode()
     request = urllib.request.Request(told["url"] + "/predict", body, {"Content-Type": "application/json"})

@@ -1,7 +1,8 @@
 """The container has no network when it is judged: a study and a server in a network namespace with a loopback only.
 
-A watch that is loaded into every Python process of the namespace writes down whatever tries to get out. Opening an UDP
-socket towards an address sends nothing and is how programs ask the kernel for a route, so it does not count.
+A watch that is loaded into every Python process of the namespace writes down whatever tries to get out. That is also so while
+libraries are imported: commands are forks of a warm Python that starts in there. Opening an UDP socket towards an address sends
+nothing and is how programs ask the kernel for a route, so it does not count.
 """
 
 from __future__ import annotations
@@ -40,22 +41,24 @@ sys.addaudithook(watch)
 """
 
 INSIDE = """
-import fcntl, json, os, socket, struct, subprocess, sys
+import fcntl, json, os, pathlib, signal, socket, struct, subprocess, sys
+from warm_python import WarmPython
 
 with socket.socket() as any_socket:  # SIOCSIFFLAGS: bring the loopback up
     fcntl.ioctl(any_socket, 0x8914, struct.pack("16sH14s", b"lo", 1, b""))
 
 def command(name, *overrides):
     with open(f"{name}.log", "wb") as log:
-        command = [sys.executable, "-m", f"gpuqa.{name}", *overrides]
-        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
+        words = ["-m", f"gpuqa.{name}", *overrides]
+        return warm.start(words, pathlib.Path.cwd(), dict(os.environ), log.fileno(), log.fileno())
 
+warm = WarmPython(dict(os.environ), engines=True)
 codes = {}
 codes["sweep"] = command("sweep", *sys.argv[1:]).wait(240)
 if codes["sweep"] == 0:
     server = command("serve", "frozen=experiments/dark/frozen.yaml")
     codes["evaluate"] = command("evaluate", "ready_timeout_s=120", "dataset.limit=2").wait(240)
-    server.terminate()
+    server.send_signal(signal.SIGTERM)
     codes["serve"] = server.wait(60)
 attempt = "import socket; socket.create_connection(('192.0.2.1', 9), 5)"
 codes["attempt"] = subprocess.run(
@@ -94,7 +97,10 @@ def dark(tmp_path_factory: pytest.TempPathFactory) -> Dark:
     overrides = ["experiment=none", "study.name=dark", "prompt=structured_short", "dataset.limit=2", "workload.repeats=1"]
     overrides += ["selection.min_rouge_l_f1_judge=0"]
     env = child_environment(
-        {"PYTHONPATH": os.pathsep.join([str(folder / "watch"), str(ROOT)]), "WATCH_LOG": str(folder / "watch.log")}
+        {
+            "PYTHONPATH": os.pathsep.join([str(folder / "watch"), str(ROOT), str(ROOT / "tests")]),
+            "WATCH_LOG": str(folder / "watch.log"),
+        }
     )
     command = [*prefix, sys.executable, "inside.py", *overrides]
     process = subprocess.Popen(

@@ -143,7 +143,8 @@ def test_an_engine_whose_cells_cannot_win_even_at_the_bound_of_their_card_is_not
 def test_a_cell_that_later_passes_bring_back_is_measured_on_another_start_of_its_engine(
     after: int, tmp_path: Path, engines: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wide, narrow = prepared({**ENDS, "engine__args__batch_size": 8}, {**ENDS, "engine__args__batch_size": 4})
+    short = {**RACING, "sampling__max_tokens": 16, "selection__max_truncated_fraction": 1.0}
+    wide, narrow = prepared({**short, "engine__args__batch_size": 8}, {**short, "engine__args__batch_size": 4})
 
     def why_out(now: Snapshot, candidate: Candidate, _: list[Candidate]) -> str | None:
         behind = candidate.key == wide.key and candidate.slice_passes and not now.candidates[narrow.key].repeats

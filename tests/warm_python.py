@@ -26,12 +26,15 @@ import setproctitle  # vLLM's
 
 LIBRARIES = (
     *("numpy", "hydra", "omegaconf", "httpx", "rich.console", "rich.table", "rich.progress", "jinja2", "fastapi", "uvicorn"),
+    *("numpy.polynomial", "psutil", "rapidfuzz.distance", "prometheus_client", "concurrent.futures.process"),
 )
 OF_ENGINES = (
     *("torch", "torch._dynamo", "torch._inductor.standalone_compile", "torch._inductor.lowering", "torch.export"),
     *("transformers", "transformers.models.gemma", "transformers.modeling_gguf_pytorch_utils"),
     *("transformers.generation.utils", "transformers.models.auto.processing_auto", "torch._inductor.compile_fx"),
     *("openai.types.responses", "cv2", "xgrammar", "sympy", "opentelemetry.sdk.metrics"),  # vLLM's
+    *("opentelemetry.sdk._logs", "opentelemetry.exporter.otlp.proto.http.trace_exporter", "zmq.asyncio"),
+    "torch.utils.cpp_extension",
 )
 
 

@@ -1,14 +1,15 @@
-"""Run a study in a forked process and kill it, again and again; then let it end. Prints a JSON summary.
+"""Run studies in forked processes and kill them, again and again; then let each end. Prints a JSON summary a study.
 
-    python tests/kill_study.py FOLDER SEED KILLS [race]
+    python tests/kill_study.py FOLDER SEED KILLS
 
-With `race` half of its cells are dropped, and the same race is first run undisturbed in FOLDER/undisturbed. One process
-imports vLLM once and forks for every run, so that twenty runs of the real engine take two minutes.
+The first study is a grid. The second, with two kills, is a race in which half of the cells are dropped; the same race is first
+run undisturbed. One process imports vLLM once and forks for every run, so that twenty runs of the real engine take two minutes.
 """
 
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 import random
@@ -57,16 +58,51 @@ class Teller:
 
 
 def main() -> None:
-    """Kill at seeded moments, then finish."""
+    """Disturb both studies."""
     import vllm.engine.arg_utils
     import vllm.v1.engine.async_llm  # noqa: F401  # once, before the first fork; not where the scoring process would import it too
 
-    folder, seed, kills, racing = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), "race" in sys.argv[4:]
+    gc.freeze()
+    folder, seed, kills = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+    print(json.dumps(disturbed(folder / "g", seed, kills, racing=False)), flush=True)
+    print(json.dumps(disturbed(folder / "r", seed, 2, racing=True)))
+
+
+def disturbed(folder: Path, seed: int, kills: int, racing: bool) -> dict[str, Any]:
+    """Kill one study at seeded moments, then let it finish; what was seen."""
     cells = all_cells(racing)
     journal, rng = Journal(folder), random.Random(seed)
     journal.write_study([(cell.key, cell.axes) for cell in cells])
     undisturbed = Journal(folder / "undisturbed")
     alone = run_to_the_end(cells, undisturbed) if racing else None
+    told, seen, kept = killed_again_and_again(cells, journal, rng, kills)
+    status, last = run_to_the_end(cells, journal)
+    final = passes_in(journal, cells)
+    lines = [json.loads(line) for line in journal.file.read_bytes().split(b"\n") if complete(line)]
+    measured = [line["key"] for line in lines if line["error"] is None]
+    return {
+        "kept_after_each_kill": kept,
+        "exit": status,
+        "cells": len(cells),
+        "measured": len(measured),
+        "distinct": len(set(measured)),
+        "passes": len(final),
+        "expected_passes": sum(cell.config.workload.repeats for cell in cells),
+        "kept_to_the_end": sum(final.get(name) == began for name, began in seen.items()),
+        "passes_told": told + last,
+        "undisturbed_passes": alone and alone[1],
+        "end": end_of(journal, cells),
+        "undisturbed_end": end_of(undisturbed, cells),
+        "left_over": [file.name for file in journal.folder.glob("*.passes.jsonl")],
+        "names": [trial.name for trial in journal.read_study()],
+        "expected_names": [cell.failed("").name for cell in cells],
+    }
+
+
+def killed_again_and_again(
+    cells: list[Cell], journal: Journal, rng: random.Random, kills: int
+) -> tuple[int, dict[str, float], list[int]]:
+    """Of these runs: how many passes were told of, when each that is kept began, and how many were kept after each kill."""
     kept: list[int] = []
     seen: dict[str, float] = {}
     told = 0
@@ -83,31 +119,7 @@ def main() -> None:
         assert all(now.get(name) == began for name, began in seen.items()), "a pass was lost or measured again"
         seen = now
         kept.append(len(now))
-    status, last = run_to_the_end(cells, journal)
-    final = passes_in(journal, cells)
-    lines = [json.loads(line) for line in journal.file.read_bytes().split(b"\n") if complete(line)]
-    measured = [line["key"] for line in lines if line["error"] is None]
-    print(
-        json.dumps(
-            {
-                "kept_after_each_kill": kept,
-                "exit": status,
-                "cells": len(cells),
-                "measured": len(measured),
-                "distinct": len(set(measured)),
-                "passes": len(final),
-                "expected_passes": sum(cell.config.workload.repeats for cell in cells),
-                "kept_to_the_end": sum(final.get(name) == began for name, began in seen.items()),
-                "passes_told": told + last,
-                "undisturbed_passes": alone and alone[1],
-                "end": end_of(journal, cells),
-                "undisturbed_end": end_of(undisturbed, cells),
-                "left_over": [file.name for file in journal.folder.glob("*.passes.jsonl")],
-                "names": [trial.name for trial in journal.read_study()],
-                "expected_names": [cell.failed("").name for cell in cells],
-            }
-        )
-    )
+    return told, seen, kept
 
 
 def passes_in(journal: Journal, cells: list[Cell]) -> dict[str, float]:
@@ -137,8 +149,8 @@ def end_of(journal: Journal, cells: list[Cell]) -> list[list[Any]]:
 
 
 def all_cells(racing: bool) -> list[Cell]:
-    """Cells of one engine: sixteen; in a race eight, of which half cut every answer."""
-    lengths, fixed = ([4, 8, 200, 256], RACE) if racing else (range(4, 12), GRID)
+    """Cells of one engine: sixteen; in a race four, of which half cut every answer."""
+    lengths, fixed = ([4, 200], RACE) if racing else (range(4, 12), GRID)
     rows = [{"prompt": prompt, "sampling.max_tokens": str(most)} for prompt in ("bare", "keywords") for most in lengths]
     configs = [compose_cell(*FIXED, *fixed, *(f"{key}={value}" for key, value in row.items())) for row in rows]
     return study.prepare(list(zip(configs, rows, strict=True)))

@@ -28,8 +28,8 @@ from gpuqa.records import Pass
 from gpuqa.study import study
 from gpuqa.study.journal import Journal
 
-KILLS = int(os.environ.get("GPUQA_KILLS", "4"))  # `make simulations` takes 20
-RACE_KILLS = KILLS // 2
+KILLS = int(os.environ.get("GPUQA_KILLS", "3"))  # `make simulations` takes 20
+RACE_KILLS = 2
 BETWEEN_PASSES = "two of three kills come after a pass more than the one before"
 SWEEP = ["prompt=bare,structured", "quantization=none", "engine.args.max_num_seqs=16,64",
          "dataset.limit=4", "sampling.max_tokens=24", "workload.repeats=2", "selection.min_rouge_l_f1_judge=0",
@@ -47,18 +47,20 @@ def environment(folder: Path) -> dict[str, str]:
     }
 
 
-def killed(folder: Path, kills: int, *mode: str) -> dict[str, Any]:
-    """What `kill_study.py` found."""
-    script = [sys.executable, str(ROOT / "tests" / "kill_study.py"), str(folder / "s"), "1", str(kills), *mode]
-    done = subprocess.run(script, cwd=folder, env=environment(folder), capture_output=True, text=True, timeout=600)
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What `kill_study.py` found, of its grid and of its race."""
+    folder = tmp_path_factory.mktemp("k")
+    script = [sys.executable, str(ROOT / "tests" / "kill_study.py"), str(folder), "1", str(KILLS)]
+    done = subprocess.run(script, cwd=folder, env=environment(folder), capture_output=True, text=True, timeout=1200)
     assert done.returncode == 0, done.stderr[-2000:]
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    grid, race = map(json.loads, done.stdout.splitlines()[-2:])
+    return grid, race
 
 
 @pytest.mark.engine
-def test_kills_lose_no_finished_pass_and_measure_none_twice(tmp_path: Path) -> None:
-    found = killed(tmp_path, KILLS)
+def test_kills_lose_no_finished_pass_and_measure_none_twice(killed: Any) -> None:
+    found, _ = killed
     assert found["exit"] == 0
     assert found["measured"] == found["distinct"] == found["cells"], "every cell once"
     assert found["passes"] == found["expected_passes"] == 2 * found["cells"], "every pass once"
@@ -70,13 +72,13 @@ def test_kills_lose_no_finished_pass_and_measure_none_twice(tmp_path: Path) -> N
 
 
 @pytest.mark.engine
-def test_a_race_that_is_killed_again_and_again_ends_as_one_that_nobody_disturbed(tmp_path: Path) -> None:
-    found = killed(tmp_path, RACE_KILLS, "race")
+def test_a_race_that_is_killed_again_and_again_ends_as_one_that_nobody_disturbed(killed: Any) -> None:
+    _, found = killed
     assert found["exit"] == 0
     assert found["end"] == found["undisturbed_end"], "the same cells dropped for the same reasons, the same scores"
-    assert len(found["end"]) == found["cells"] == 8
-    assert sum("answers are truncated" in (reason or "") for reason, *_ in found["end"]) == 4
-    assert found["undisturbed_passes"] == 8 + 2 * 4, "a slice of every cell, two repeats of those that stay"
+    assert len(found["end"]) == found["cells"] == 4
+    assert sum("answers are truncated" in (reason or "") for reason, *_ in found["end"]) == 2
+    assert found["undisturbed_passes"] == 4 + 2 * 2, "a slice of every cell, two repeats of those that stay"
     lost = found["undisturbed_passes"] - found["passes_told"]
     assert 0 <= lost <= RACE_KILLS, "no pass is measured twice; a kill may come after it is kept and before it is told"
     assert found["kept_after_each_kill"] == sorted(found["kept_after_each_kill"])

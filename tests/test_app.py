@@ -69,6 +69,16 @@ def test_every_command_answers_a_mistake_before_it_loads_an_engine(tmp_path, com
     assert done.stdout == "[]\n"
 
 
+def test_a_command_ends_without_a_walk_of_the_collector_over_all_that_it_loaded(tmp_path):
+    script = (
+        "import atexit, gc, runpy\nbefore = gc.get_freeze_count()\n"
+        "atexit.register(lambda: print(gc.get_freeze_count() > before))\n"
+        "runpy.run_module('gpuqa.freeze', run_name='__main__')"
+    )
+    done = run_python("-c", script, "study.name=nowhere", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "True\n"), done.stderr
+
+
 def test_an_unknown_flag_is_refused_by_its_name(tmp_path):
     done = run_command("freeze", "--no-such-flag", cwd=tmp_path)
     assert done.returncode == 2

@@ -19,6 +19,7 @@ from gpuqa.measure.statistics import (
     median_and_mad,
     paired_interval,
     sign_flip_p_value,
+    signs,
     t_quantile,
     t_tails,
     trend,
@@ -139,6 +140,13 @@ def test_a_sign_flip_test_counts_all_patterns(pairs: list[tuple[int, int]]) -> N
     brute = sum(one >= abs(sum(differences)) for one in sums) / len(sums)
     ours, theirs = zip(*pairs, strict=True)
     assert sign_flip_p_value(ours, theirs) == pytest.approx(brute)
+
+
+@pytest.mark.parametrize(("count", "patterns"), [(3, 8), (80, 10_000)])
+def test_signs_are_drawn_once_for_all_comparisons_and_take_a_byte_each(count: int, patterns: int) -> None:
+    drawn = signs(count, 0)
+    assert (drawn.shape, drawn.nbytes, set(drawn.ravel().tolist())) == ((patterns, count), patterns * count, {-1, 1})
+    assert signs(count, 0) is drawn
 
 
 def test_a_sampled_sign_flip_test_is_near_the_normal_law_and_never_nought() -> None:

@@ -151,7 +151,7 @@ def archive(file: str) -> bytes:
         ("questions.csv", archive("xl/workbook.xml"), "is an Excel workbook or another Office file, not text; save the sheet"),
         ("questions.xls", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "is an Excel workbook or another file of old Office, not text;"),
         ("questions.json", archive("questions.json"), "is a zip archive, not text; unpack it and name the file in it"),
-        ("questions.json.gz", gzip.compress(b"[]"), "is a gzip archive, not text; unpack it and name the file in it"),
+        ("questions.json.gz", gzip.compress(b"[]", mtime=0), "is a gzip archive, not text; unpack it and name the file in it"),
         ("questions.json", b"\n<!-- 404 -->\n<!DOCTYPE html><html>", "is an HTML page, not text; a web page came in place of"),
         ("questions.json", b"\xef\xbb\xbf<HTML lang='zh'>", "is an HTML page, not text; a web page came in place of the file"),
         ("questions.xml", b"<?xml version='1.0'?>", "is an XML file, not text; write its questions as CSV or JSON"),

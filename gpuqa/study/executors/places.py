@@ -42,9 +42,10 @@ def places_of(config: ExecutorConfig, engine_gpus: int) -> list[Place]:
 
 def chosen_gpus(config: ExecutorConfig, here: Sequence[str]) -> list[str]:
     """The ids that the config names, of those that are here."""
-    there = f"this machine shows {', '.join(here)}" if here else "this machine shows no GPU"
+    none = "null here: this machine shows no GPU; executor.workers=2 runs engines side by side on cores"
+    check(bool(here), "executor.gpus", config.gpus, none)
+    there = f"this machine shows {', '.join(here)}"
     if config.gpus == "all":
-        check(bool(here), "executor.gpus", "all", f"null here: {there}; executor.workers=2 runs engines side by side on cores")
         return list(here)
     if isinstance(config.gpus, int):
         check(config.gpus <= len(here), "executor.gpus", config.gpus, f"at most {len(here)}: {there}")

@@ -67,6 +67,7 @@ def test_two_workers_make_the_same_trials_as_one_process_although_one_of_them_is
     assert [trial.error for trial in outcome.trials] == [None] * 3
     assert outcome.engine_starts == 3, "two engines, and one again after its process was killed"
     assert not workers()
+    assert [file.name for file in (tmp_path / "two").glob("*.log")] == ["engine.log"], "those of both places are in it"
     assert len(recorder.passes) == len(set(recorder.passes)) == 6, "no pass was lost or measured twice"
     assert len({measured.device for measured in recorder.all}) == 2
     alone = prepared(*({key: value for key, value in row.items() if key != "executor__workers"} for row in rows))

@@ -42,7 +42,8 @@ async def run_local(plans: Sequence[Steps], log: Path, places: Sequence[Place]) 
 async def work(place: Place, left: list[Steps], log: Path, handed: asyncio.Queue[Handed | None]) -> None:
     """Run plans at one place until none is left, and hand their events on, each when the one before was taken."""
     name = place.name.replace(" ", "_").replace(",", "")
-    session = WorkerSession(place, log.with_name(f"{log.stem}.{name}{log.suffix}"))
+    own = log.with_name(f"{log.stem}.{name}{log.suffix}")
+    session = WorkerSession(place, own)
     try:
         while left:
             async with aclosing(drive(left.pop(0), session)) as events:
@@ -53,4 +54,8 @@ async def work(place: Place, left: list[Steps], log: Path, handed: asyncio.Queue
     finally:
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.shield(session.end())
+        if own.exists():  # the reason of a failure is looked for in one file
+            with log.open("ab") as whole:
+                whole.write(own.read_bytes())
+            own.unlink()
         handed.put_nowait(None)

@@ -40,7 +40,7 @@ from gpuqa.serving.address import check_port, has_route
 from gpuqa.serving.app import create_app
 from gpuqa.serving.auth import read_keys
 from gpuqa.serving.service import Service, StartPipeline, Winner
-from gpuqa.serving.telemetry import JsonLines, Telemetry
+from gpuqa.serving.telemetry import JsonLines, Telemetry, TextLines
 
 log = logging.getLogger("gpuqa.serve")
 FAILED = 1
@@ -118,8 +118,7 @@ class Server(uvicorn.Server):
 def log_to_stderr(logs: Logs) -> None:
     """Log lines of this process and of vLLM; the variable that keeps vLLM from its own form must be set before its import."""
     handler = logging.StreamHandler()
-    text = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
-    handler.setFormatter(JsonLines() if logs is Logs.json else text)
+    handler.setFormatter(JsonLines() if logs is Logs.json else TextLines())
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     if logs is Logs.json:
         os.environ.setdefault("VLLM_CONFIGURE_LOGGING", "0")

@@ -190,7 +190,7 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"logprobs": True}, "logprobs", "got True"),
     ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools", "got"),
     ({"response_format": {"type": "json_object"}}, "response_format", "got"),
-    ({"extra_body": {"top_k": 5}}, "top_k", "not known"),
+    ({"extra_body": {"deepseek_mode": 5}}, "deepseek_mode", "not known"),
     ({"messages": [{"role": "system", "content": "You are a pirate."}, *messages("?")]}, "messages.0", "frozen"),
     ({"messages": TURNS}, "messages.0", "one question a request"),
     ({"messages": [{"role": "assistant", "content": "?"}]}, "messages.0.role", "the last message is the question"),

@@ -291,10 +291,10 @@ def test_a_body_that_is_no_text_is_refused_with_400(batch: Served) -> None:
     assert batch.call("POST", "/predict", b"\xff") == (400, {"detail": "the body cannot be read as JSON"})
 
 
-@pytest.mark.parametrize("content_type", ["text/plain", "application/x-www-form-urlencoded", ""])
+@pytest.mark.parametrize("content_type", ["text/plain", "application/x-www-form-urlencoded"])
 def test_a_body_of_another_content_type_is_refused_by_the_name_of_its_type(batch: Served, content_type: str) -> None:
     status, _, text = batch.ask("POST", "/predict", b'{"prompt": "text"}', **{"Content-Type": content_type})
-    said = f"the Content-Type is {repr(content_type) if content_type else 'absent'}, allowed is application/json; send "
+    said = f"the Content-Type is {content_type!r}, allowed is application/json; send "
     assert (status, said in json.loads(text)["detail"]) == (422, True)
 
 
@@ -502,7 +502,7 @@ def test_with_keys_questions_need_one_and_health_does_not() -> None:
         assert served.ask("POST", "/predict", body, Authorization=f"Bearer {KEY}")[0] == 200
         document = json.loads(served.ask("GET", "/openapi.json", Authorization=f"Bearer {KEY}")[2])
         told = {path for path, ways in document["paths"].items() for way in ways.values() if "401" in way["responses"]}
-        assert told == {"/predict", "/info", "/v1/models", "/v1/chat/completions"} == {*document["paths"]} - {*FREE}
+        assert told == {*document["paths"]} - {*FREE} >= {"/predict", "/info", "/v1/models", "/v1/completions"}
         assert served.metric('gpuqa_requests_total{outcome="unauthorized",route="none"}') >= len(wrong)
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+import re
+from dataclasses import dataclass, field, fields
 from enum import Enum
 
 from gpuqa.config import check
@@ -23,6 +24,13 @@ class Logs(Enum):
     text = "text"
 
 
+class OpenAI(Enum):
+    """What happens to a field of a request to /v1 that would change an answer: it is refused, or ignored and named."""
+
+    strict = "strict"
+    lenient = "lenient"
+
+
 @dataclass
 class HttpConfig:
     """Address, shape of the answers, limits, and what happens when the engine dies."""
@@ -31,7 +39,11 @@ class HttpConfig:
     port: int = 8000
     status: Status = Status.batch
     batch_str_as_list: bool = True  # in batch mode a str prompt is answered by a list of one
+    openai: OpenAI = OpenAI.strict
     logs: Logs = Logs.json
+
+    root_path: str = ""  # where a reverse proxy shows this server, such as "/gpuqa"
+    cors_origins: list[str] = field(default_factory=list)  # pages of other servers whose scripts may ask, or ["*"]
 
     max_waiting_questions: int = 4096  # in flight, over all requests; beyond: 429. At most deadline_s x answers a second
     max_questions_per_request: int = 4096  # beyond: 422
@@ -50,11 +62,16 @@ class HttpConfig:
 
     def __post_init__(self) -> None:
         check(0 <= self.port <= 65535, "http.port", self.port, "an integer from 0 (any free port) to 65535")
-        for name in (field.name for field in fields(self)):
+        for name in (each.name for each in fields(self)):
             value = getattr(self, name)
             if name.startswith("max_") or name == "warmup_batch":
                 check(value is None or value >= 1, f"http.{name}", value, "an integer of at least 1")
             if name.endswith("_s"):
                 check(0 < value < math.inf, f"http.{name}", value, "a number of seconds above 0")
         check(self.restart_attempts >= 1, "http.restart_attempts", self.restart_attempts, "an integer of at least 1")
+        rooted = self.root_path == "" or (self.root_path.startswith("/") and not self.root_path.endswith("/"))
+        check(rooted, "http.root_path", self.root_path, "an empty text, or a path that begins with / and does not end with it")
+        for origin in self.cors_origins:
+            known = origin == "*" or re.fullmatch(r"https?://[^/\s]+", origin)
+            check(bool(known), "http.cors_origins", origin, 'origins such as "https://example.com", or "*"')
         check(bool(self.keys_variable), "http.keys_variable", self.keys_variable, "the name of an environment variable")

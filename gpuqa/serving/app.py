@@ -8,16 +8,18 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
+from starlette.middleware.cors import CORSMiddleware
 
 from gpuqa import __version__
 from gpuqa.serving.auth import Keys, RequireKey
 from gpuqa.serving.disconnect import CancelOnDisconnect
+from gpuqa.serving.ignored import EMPTY_HEADER, HEADER, Ignored
 from gpuqa.serving.refusals import ANSWERED, refuse
 from gpuqa.serving.routes import contract, health, info, openai, page
 from gpuqa.serving.service import Service
 from gpuqa.serving.telemetry import RequestTelemetry
 
-POLLED = ("/", "/livez", "/readyz", "/metrics")
+POLLED = ("/", "/health", "/livez", "/readyz", "/metrics")
 FREE = (*POLLED, "/ui")  # no key is needed for these, nor for what is below /ui
 
 
@@ -32,19 +34,47 @@ def create_app(service: Service, facts: dict[str, Any] | None = None, keys: Keys
         async with service.running():
             yield
 
-    app = FastAPI(title="gpuqa", version=__version__, lifespan=lifespan)
-    app.include_router(contract.router(service, service.http))
+    http, ignored = service.http, Ignored()
+    app = FastAPI(
+        title="gpuqa",
+        version=__version__,
+        lifespan=lifespan,
+        root_path=http.root_path,
+        strict_content_type=False,  # a body without a content type is taken for JSON
+    )
+    app.include_router(contract.router(service, http, ignored))
     app.include_router(health.router(service))
     app.include_router(info.router(service, facts or {}))
-    app.include_router(openai.router(service, (facts or {}).get("frozen", {}).get("digest")))
+    app.include_router(openai.router(service, ignored, (facts or {}).get("frozen", {}).get("digest")))
     app.include_router(page.router())
     service.telemetry.expect(route.path for route in app.routes if isinstance(route, APIRoute))
     for kind in ANSWERED:
         app.add_exception_handler(kind, refuse)
-    app.add_middleware(
-        CancelOnDisconnect, max_body_bytes=service.http.max_body_bytes
-    )  # the innermost; the last is the outermost
+    app.add_middleware(CancelOnDisconnect, max_body_bytes=http.max_body_bytes)  # the innermost; the last is the outermost
+    app.add_middleware(HeadAsGet)
     if keys is not None:
-        app.add_middleware(RequireKey, keys=keys, free=FREE)
+        app.add_middleware(RequireKey, keys=keys, free=FREE, deny=refuse)
+    if http.cors_origins:
+        shown = ["X-Request-ID", "Retry-After", HEADER, EMPTY_HEADER]
+        app.add_middleware(
+            CORSMiddleware, allow_origins=http.cors_origins, allow_methods=["*"], allow_headers=["*"], expose_headers=shown
+        )
     app.add_middleware(RequestTelemetry, telemetry=service.telemetry, polled=POLLED)
     return app
+
+
+class HeadAsGet:
+    """ASGI middleware: a HEAD is handled as the GET of the same path; the server leaves the body out."""
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http" or scope["method"] != "HEAD":
+            await self.app(scope, receive, send)
+            return
+        as_get = {**scope, "method": "GET"}
+        try:
+            await self.app(as_get, receive, send)
+        finally:
+            scope["route"] = as_get.get("route")  # for the telemetry

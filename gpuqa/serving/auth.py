@@ -5,15 +5,17 @@ from __future__ import annotations
 import hashlib
 import hmac
 import os
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
 
 from gpuqa.config import UserError
-from gpuqa.serving.telemetry import note
+from gpuqa.serving.telemetry import note, route_path
 
 SHORTEST = 16  # characters
 
@@ -24,7 +26,7 @@ class Refusal(BaseModel):
     detail: str
 
 
-DENIED = Refusal(detail="this service needs a key: Authorization: Bearer KEY").model_dump_json().encode()
+DENIED = "this service needs a key: Authorization: Bearer KEY"
 UNAUTHORIZED: dict[int | str, dict[str, Any]] = {  # for the OpenAPI document
     401: {"model": Refusal, "description": "keys are set, and the request came with none of them"}
 }
@@ -115,18 +117,17 @@ def keys_in(source: str, text: str, shortest: int) -> list[str]:
 class RequireKey:
     """ASGI middleware: 401 for everything but the paths in `free`, the same for a wrong key and for none."""
 
-    def __init__(self, app: Any, keys: Keys, free: Sequence[str]) -> None:
-        self.app, self.keys, self.free = app, keys, free
+    def __init__(self, app: Any, keys: Keys, free: Sequence[str], deny: Callable[..., Awaitable[Any]]) -> None:
+        """`deny` makes the answer out of the request and the exception."""
+        self.app, self.keys, self.free, self.deny = app, keys, free, deny
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] != "http" or self._is_free(scope["path"]) or self.keys.accepts(bearer(scope["headers"])):
+        if scope["type"] != "http" or self._is_free(route_path(scope)) or self.keys.accepts(bearer(scope["headers"])):
             await self.app(scope, receive, send)
             return
+        answer = await self.deny(Request(scope), HTTPException(401, DENIED, {"WWW-Authenticate": "Bearer"}))
         note(reason=f"the request has {'a wrong key' if bearer(scope['headers']) else 'no key'}")
-        headers = [(b"content-type", b"application/json"), (b"www-authenticate", b"Bearer")]
-        headers.append((b"content-length", str(len(DENIED)).encode()))
-        await send({"type": "http.response.start", "status": 401, "headers": headers})
-        await send({"type": "http.response.body", "body": DENIED})
+        await answer(scope, receive, send)
 
     def _is_free(self, path: str) -> bool:
         return path in self.free or any(path.startswith(f"{free}/") for free in self.free if free != "/")

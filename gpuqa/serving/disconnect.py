@@ -56,19 +56,22 @@ class Body:
         """`limit` is in bytes."""
         self._receive, self.limit, self.size = receive, limit, 0
         self.announced = next((int(value) for name, value in headers if name == b"content-length" and value.isdigit()), 0)
+        self.encoding = next((value.decode("latin-1").lower() for name, value in headers if name == b"content-encoding"), "")
         self._read, self._gone = asyncio.Event(), asyncio.Event()
 
     async def receive(self) -> Any:
         """What the application gets of the body.
 
         Raises:
-            HTTPException: 413, the body is larger than allowed.
+            HTTPException: 413, the body is larger than allowed; 415, it is compressed.
         """
         if self._read.is_set():
             await self._gone.wait()
             return {"type": "http.disconnect"}
         if self.announced > self.limit:
             raise self._too_large()
+        if self.encoding not in ("", "identity"):
+            raise HTTPException(415, f"the body's Content-Encoding is {self.encoding!r:.40}, allowed is none: send it as it is")
         message = await self._receive()
         if message["type"] == "http.disconnect":
             self._read.set()

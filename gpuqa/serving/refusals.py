@@ -1,9 +1,13 @@
-"""Why a request is refused: one sentence, which stands in the answer and in the request's log line, and its HTTP status."""
+"""Why a request is refused: one sentence, which stands in the answer and in the request's log line, and its HTTP status.
+
+The answer is {"detail": sentence}, and under /v1 OpenAI's shape.
+"""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from typing import Any
 
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
@@ -12,8 +16,9 @@ from starlette.exceptions import HTTPException
 
 from gpuqa.engines import EngineFailed
 from gpuqa.serving.admission import Refused
+from gpuqa.serving.openai_errors import CODES, ApiError
 from gpuqa.serving.service import NotReady
-from gpuqa.serving.telemetry import note
+from gpuqa.serving.telemetry import note, route_path
 
 log = logging.getLogger("gpuqa.serve")
 KINDS = {
@@ -38,34 +43,63 @@ ALLOWED = {  # by pydantic's name of an error
 SHAPE = 'send {"prompt": "..."} or {"prompt": ["...", ...]} as application/json'
 
 
-def answer(error: Exception, request: Request) -> tuple[int, str, Mapping[str, str]]:
-    """Status, sentence and headers of each exception that refuses a request."""
+def refusal(error: Exception, request: Request) -> ApiError:
+    """Status, sentence, field and headers of each exception that refuses a request."""
+    if isinstance(error, ApiError):
+        return error
     if isinstance(error, RequestValidationError):
-        return 422, f"{invalid(error, request)[1]}; {SHAPE}", {}
-    if isinstance(error, Refused):
-        return 429, str(error), {"Retry-After": str(error.retry_after_s)}
+        where, sentence = invalid(error, request)
+        return ApiError(422, sentence, where, "invalid_value")
     if isinstance(error, HTTPException):
-        return error.status_code, unserved(error, request), error.headers or {}
-    if isinstance(error, EngineFailed):  # its reason is for the log, not for the client
-        log.error("the engine failed: %s", error)
-        return 503, "the engine failed", {"Retry-After": "5"}
-    return 503, str(error), {"Retry-After": "5"}
+        code = CODES.get(error.status_code, "invalid_body")
+        return with_headers(ApiError(error.status_code, unserved(error, request), code=code), error.headers)
+    return failure(error)
 
 
-ANSWERED = (RequestValidationError, NotReady, Refused, EngineFailed, HTTPException)  # what `answer` knows
+def failure(error: Exception) -> ApiError:
+    """The same for what goes wrong while an answer is made; what an engine died of is for the log, not for the client."""
+    if isinstance(error, ApiError):
+        return error
+    if isinstance(error, Refused):
+        return with_headers(ApiError(429, str(error), code="rate_limit_exceeded"), {"Retry-After": str(error.retry_after_s)})
+    if isinstance(error, NotReady | EngineFailed):
+        reason = str(error) if isinstance(error, NotReady) else "the engine failed"
+        if isinstance(error, EngineFailed):
+            log.error("the engine failed: %s", error)
+        return with_headers(ApiError(503, reason, code="unavailable"), {"Retry-After": "5"})
+    return ApiError(500, "this server failed; its log says why", code="failed")
+
+
+def with_headers(error: ApiError, headers: Mapping[str, str] | None) -> ApiError:
+    """The error with headers of its answer."""
+    error.headers.update(headers or {})
+    return error
+
+
+ANSWERED = (ApiError, RequestValidationError, NotReady, Refused, EngineFailed, HTTPException, Exception)  # by `refuse`
 
 
 async def refuse(request: Request, error: Exception) -> JSONResponse:
     """The answer to a request that is refused."""
-    status, sentence, headers = answer(error, request)
-    note(reason=sentence)
-    return JSONResponse({"detail": sentence}, status, headers=dict(headers))
+    known = refusal(error, request)
+    note(reason=str(known), **({"param": known.param} if known.param else {}))
+    if is_openai(request.scope):
+        status = 400 if isinstance(error, RequestValidationError) else known.status  # OpenAI has no 422
+        return JSONResponse(known.body, status, headers=known.headers)
+    shape = f"; {SHAPE}" if isinstance(error, RequestValidationError) else ""
+    note(reason=f"{known}{shape}")
+    return JSONResponse({"detail": f"{known}{shape}"}, known.status, headers=known.headers)
+
+
+def is_openai(scope: Mapping[str, Any]) -> bool:
+    """Whether a request is for OpenAI's API."""
+    return f"{route_path(scope)}/".startswith("/v1/")
 
 
 def unserved(error: HTTPException, request: Request) -> str:
     """Why nothing serves this request, or why its body cannot be read."""
     place = f"{request.method} {request.scope['path']!r:.100}"
-    if error.status_code == 404:
+    if error.status_code == 404 and error.detail == "Not Found":
         routes = [route for route in request.app.routes if getattr(route, "include_in_schema", False)]
         known = ", ".join(sorted(f"{min(route.methods)} {route.path}" for route in routes))
         return f"there is no {place}; there are {known}, GET /ui"
@@ -97,6 +131,6 @@ def invalid(error: RequestValidationError, request: Request) -> tuple[str | None
     where = ".".join(str(part) for part in location[1:] if "[" not in str(part) and part != "str")
     if kind == "missing":
         return where, f"{where}: is missing"
-    allowed = " or ".join(ALLOWED[detail["type"]] for detail in nearest if detail["type"] in ALLOWED)
+    allowed = " or ".join(dict.fromkeys(ALLOWED[detail["type"]] for detail in nearest if detail["type"] in ALLOWED))
     got = KINDS.get(type(nearest[0]["input"]), "something else")
     return where, f"{where}: got {got}, allowed is {allowed}" if allowed else f"{where}: {nearest[0]['msg']}"

@@ -156,6 +156,9 @@ class Service:
         except Refused:
             self.telemetry.questions.labels("refused").inc(count)
             raise
+        if empty := sum(not question.strip() for question in questions):
+            self.telemetry.empty.inc(empty)
+            note(questions_empty=empty)
         try:
             yield self.pipeline
         except EngineFailed:

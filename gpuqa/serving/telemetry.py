@@ -6,6 +6,7 @@ gpuqa_request_seconds{route}             histogram: a request's head to its last
 gpuqa_questions_total{outcome}           answered, failed (the engine refused it), late (deadline), lost (the engine
                                          died), refused (429), gone (the client disconnected)
 gpuqa_questions_cut_total                questions whose middle was taken out because they were too long
+gpuqa_questions_empty_total              questions without a single character beside spaces
 gpuqa_prompt_tokens_total                tokens of prompts; gpuqa_cached_prompt_tokens_total: out of the prefix cache
 gpuqa_output_tokens_total                tokens of answers; gpuqa_answer_characters_total: characters after postprocessing
 gpuqa_first_token_seconds                histogram: a question's way to its first token (TTFT)
@@ -52,6 +53,7 @@ class Telemetry:
         self.request_s = self._histogram("gpuqa_request_seconds", "Time of an answered request.", ["route"])
         self.questions = Counter("gpuqa_questions", "Questions.", ["outcome"], registry=registry)
         self.cut = self._counter("gpuqa_questions_cut", "Questions that were too long.")
+        self.empty = self._counter("gpuqa_questions_empty", "Questions that were empty.")
         self.prompt_tokens = self._counter("gpuqa_prompt_tokens", "Tokens of prompts.")
         self.cached_tokens = self._counter("gpuqa_cached_prompt_tokens", "Tokens of prompts out of the prefix cache.")
         self.output_tokens = self._counter("gpuqa_output_tokens", "Tokens of answers.")
@@ -167,15 +169,26 @@ class RequestTelemetry:
         route = getattr(scope.get("route"), "path", "none")
         outcome = "gone" if about.get("gone") or not status else outcome_of(status)
         self.telemetry.requests.labels(route, outcome).inc()
-        polled = scope["path"] in self.polled
+        polled = route_path(scope) in self.polled
         if outcome == "ok" and not polled:
             self.telemetry.request_s.labels(route).observe(seconds)
         level = logging.DEBUG if polled else logging.INFO
         if self.log.isEnabledFor(level):
             fields = {"status": status, "outcome": outcome, "seconds": round(seconds, 4)}
             said = f"{outcome}: {about['reason']}" if "reason" in about else outcome
-            path = scope["raw_path"].decode("latin-1")  # a line break in it is "%0A", and begins no other log line
+            path = plain(scope["raw_path"].decode("latin-1"))
             self.log.log(level, "%s %s %d %s", scope["method"], path, status, said, extra={"fields": fields})
+
+
+def route_path(scope: Any) -> str:
+    """The path of a request without the prefix that a proxy in front has (`http.root_path`)."""
+    path, root = str(scope["path"]), str(scope.get("root_path", "")).rstrip("/")
+    return path.removeprefix(root) or "/" if root and f"{path}/".startswith(f"{root}/") else path
+
+
+def plain(text: str) -> str:
+    """Text with its control characters and spaces as "%1B": in a terminal they might do something, or begin a line."""
+    return "".join(sign if sign.isprintable() and sign != " " else f"%{ord(sign):02X}" for sign in text)
 
 
 def outcome_of(status: int) -> str:
@@ -195,6 +208,19 @@ def note(**fields: Any) -> None:
     about = ABOUT.get()
     if about is not None:
         about.update(fields)
+
+
+class TextLines(logging.Formatter):
+    """A log record as a line for people: time, level, logger, message, and the fields of its request that it does not say."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
+
+    def format(self, record: logging.LogRecord) -> str:
+        fields = {**(ABOUT.get() or {}), **getattr(record, "fields", {})}
+        said = " ".join(f"{name}={plain(str(value))}" for name, value in fields.items() if name not in ("outcome", "reason"))
+        line, *rest = super().format(record).split("\n")  # behind the first line there may be a traceback
+        return "\n".join([f"{line} [{said}]" if said else line, *rest])
 
 
 class JsonLines(logging.Formatter):

@@ -2,17 +2,23 @@
 
 GET  /         503 {"status": "starting"} until the engine is warm, then {"status": "batch"} or {"status": "ok"}
 POST /predict  {"prompt": str | [str, ...]} -> {"response": ...}, same count, same order; a failed question is ""
+
+A str is answered by a list of one in batch mode, and by a str in ok mode (`http=serial`) or with http.batch_str_as_list=false.
+Other fields than the prompt have no effect; the header X-Gpuqa-Ignored names them, and X-Gpuqa-Empty the places of questions
+that were empty.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from fastapi import APIRouter, HTTPException, Response
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, PrivateAttr, model_validator
 
 from gpuqa.config.http import HttpConfig, Status
 from gpuqa.serving.auth import UNAUTHORIZED, Refusal
+from gpuqa.serving.ignored import Ignored
 from gpuqa.serving.service import Service, State
 
 
@@ -21,6 +27,15 @@ class PredictRequest(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="ignore")
     prompt: str | list[str]
+    _ignored: list[str] = PrivateAttr(default_factory=list)  # names of the other fields
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def keep_names(cls, sent: Any, read: Callable[[Any], PredictRequest]) -> PredictRequest:
+        """The request, with the names of what has no effect; a value of any kind does no harm there."""
+        request = read(sent)
+        request._ignored = [str(name) for name in sent if name != "prompt"] if isinstance(sent, dict) else []
+        return request
 
 
 class PredictResponse(BaseModel):
@@ -37,6 +52,7 @@ class StatusResponse(BaseModel):
 
 REFUSALS: dict[int | str, dict[str, Any]] = {
     400: {"model": Refusal, "description": "the body cannot be read"},
+    415: {"model": Refusal, "description": "the body is compressed"},
     **UNAUTHORIZED,
     422: {"model": Refusal, "description": "the body is no question and no list of questions, or there are too many"},
     413: {"model": Refusal, "description": "the body is too large"},
@@ -45,11 +61,10 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
 }
 
 
-def router(service: Service, http: HttpConfig) -> APIRouter:
+def router(service: Service, http: HttpConfig, ignored: Ignored) -> APIRouter:
     """GET / and POST /predict."""
     routes = APIRouter()
 
-    @routes.head("/", include_in_schema=False)
     @routes.get("/", response_model=StatusResponse, responses={503: {"model": StatusResponse}})
     async def status(response: Response) -> StatusResponse:
         """Whether the service is ready, and how it wants its questions."""
@@ -60,8 +75,10 @@ def router(service: Service, http: HttpConfig) -> APIRouter:
         return StatusResponse(status=http.status.name)
 
     @routes.post("/predict", response_model=PredictResponse, responses=REFUSALS)
-    async def predict(request: PredictRequest) -> PredictResponse:
-        """Answer one question or many."""
+    async def predict(request: PredictRequest, reply: Response) -> PredictResponse:
+        """Answer one question or many. A text is answered by a text with http=serial, or http.batch_str_as_list=false."""
+        questions = [request.prompt] if isinstance(request.prompt, str) else request.prompt
+        reply.headers.update(ignored.headers("/predict", request._ignored, questions))
         count, limit = len(request.prompt), http.max_questions_per_request
         if count > limit and isinstance(request.prompt, list):
             allowed = f"allowed are {limit} a request (http.max_questions_per_request); send several requests"

@@ -1,10 +1,11 @@
 """OpenAI's API, through the same pipeline, frozen prompt and postprocessing as the course's contract.
 
 POST /v1/chat/completions  one question, answered whole or, with "stream": true, by server-sent events
-GET  /v1/models            the one model that is served, by the name in its config
+POST /v1/completions       the same for a prompt that is the question, or a list of them (each then streamed as one event)
+GET  /v1/models            the one model that is served, by the name in its config; also /v1/models/NAME
 
 What a request may hold is in `gpuqa.serving.openai_request`. Errors have OpenAI's shape, {"error": {"message", "type", "param",
-"code"}}; one that comes after the first event is an event. (A wrong key is refused before, in the shape of all other routes.)
+"code"}}; one that comes after the first event is an event.
 """
 
 from __future__ import annotations
@@ -12,75 +13,123 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
+from dataclasses import dataclass
 from typing import Any
 
-from fastapi import APIRouter, Request, Response
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, StreamingResponse
-from fastapi.routing import APIRoute
-from starlette.exceptions import HTTPException
+from fastapi import APIRouter, Response
+from fastapi.responses import StreamingResponse
 
 from gpuqa.config.pipeline import PipelineConfig
 from gpuqa.engines import EngineFailed
 from gpuqa.records import Completion, CompletionDelta
-from gpuqa.serving.admission import Refused
 from gpuqa.serving.auth import UNAUTHORIZED
-from gpuqa.serving.openai_request import ApiError, ChatRequest, question_of
-from gpuqa.serving.refusals import invalid
+from gpuqa.serving.ignored import Ignored
+from gpuqa.serving.openai_errors import ApiError
+from gpuqa.serving.openai_request import ChatRequest, CompletionRequest, ignored_fields, question_of, questions_of
+from gpuqa.serving.refusals import failure
 from gpuqa.serving.service import REASONS, NotReady, Service, State
-from gpuqa.serving.telemetry import note
+
+STREAMS: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}}
+DONE = "data: [DONE]\n\n"
 
 
-class OpenAIRoute(APIRoute):
-    """A route whose errors have OpenAI's shape."""
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What is the same in all parts of an answer."""
 
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        handler = super().get_route_handler()
+    kind: str  # the object's: "chat.completion" or "text_completion"
+    model: str
+    fingerprint: str | None
 
-        async def handle(request: Request) -> Response:
-            try:
-                return await handler(request)
-            except (ApiError, HTTPException, RequestValidationError, NotReady, Refused, EngineFailed) as error:
-                known = api_error(error, request)
-                note(reason=known.body["error"]["message"])
-                return JSONResponse(known.body, known.status, headers=known.headers)
-
-        return handle
+    def fields(self, chunk: bool = False) -> dict[str, Any]:
+        """OpenAI's fields; `chunk` for a part of a stream."""
+        chat = self.kind == "chat.completion"
+        name = f"{'chatcmpl' if chat else 'cmpl'}-{uuid.uuid4().hex}"
+        kind = f"{self.kind}.chunk" if chat and chunk else self.kind
+        head = {"id": name, "object": kind, "created": int(time.time()), "model": self.model}
+        return {**head, "system_fingerprint": self.fingerprint}
 
 
-def router(service: Service, fingerprint: str | None = None) -> APIRouter:
-    """POST /v1/chat/completions and GET /v1/models; `fingerprint` names the configuration, as OpenAI's does."""
-    routes = APIRouter(prefix="/v1", route_class=OpenAIRoute, responses=UNAUTHORIZED)
+def router(service: Service, ignored: Ignored, fingerprint: str | None = None) -> APIRouter:
+    """The routes under /v1; `fingerprint` names the configuration, as OpenAI's does."""
+    routes = APIRouter(prefix="/v1", responses=UNAUTHORIZED)
+
+    def card() -> dict[str, Any]:
+        config = config_of(service)
+        about = {"id": config.model.name, "object": "model", "created": 0, "owned_by": "gpuqa"}
+        return {**about, "max_model_len": config.engine.max_model_len}
 
     @routes.get("/models")
     async def models() -> dict[str, Any]:
         """The model that is served."""
-        name = config_of(service).model.name
-        return {"object": "list", "data": [{"id": name, "object": "model", "created": 0, "owned_by": "gpuqa"}]}
+        return {"object": "list", "data": [card()]}
 
-    @routes.post("/chat/completions", responses={200: {"content": {"text/event-stream": {}}}}, response_model=None)
-    async def chat_completions(request: ChatRequest) -> Response | dict[str, Any]:
+    @routes.get("/models/{model:path}")
+    async def model(model: str) -> dict[str, Any]:
+        """The same, by its name."""
+        if model != card()["id"]:
+            raise ApiError(404, f"model: got {model!r:.200}, served is {card()['id']!r}", "model", "model_not_found")
+        return card()
+
+    @routes.post("/chat/completions", responses=STREAMS, response_model=None)
+    async def chat_completions(request: ChatRequest, reply: Response) -> Response | dict[str, Any]:
         """Answer the last message."""
-        question = question_of(request, config_of(service))
-        head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": request.model}
-        head |= {"system_fingerprint": fingerprint}
-        if not request.stream:
-            [completion] = await service.answer([question])
-            return whole(head, completion)
-        deltas = service.stream(question)
-        try:
-            first = await anext(deltas)  # until here, what goes wrong has a status of its own
-            refuse_failed(first.completion)
-            wants_usage = request.stream_options is not None and request.stream_options.include_usage
-            events = server_sent_events({**head, "object": "chat.completion.chunk"}, first, deltas, wants_usage)
-        except BaseException:
-            await deltas.aclose()
-            raise
-        return StreamingResponse(events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
+        names = ignored_fields(request, config_of(service), service.http.openai)
+        question = request.messages[question_of(request)].text
+        reply.headers.update(ignored.headers("/v1/chat/completions", names, [question]))
+        head = Head("chat.completion", request.model, fingerprint)
+        if request.stream:
+            return await streamed(service.stream(question), head, request.wants_usage, reply)
+        [completion] = await service.answer([question])
+        refuse_failed(completion)
+        message = {"role": "assistant", "content": completion.text, "refusal": None}
+        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": completion.finish_reason}
+        return {**head.fields(), "choices": [choice], "usage": usage([completion])}
+
+    @routes.post("/completions", responses=STREAMS, response_model=None)
+    async def completions(request: CompletionRequest, reply: Response) -> Response | dict[str, Any]:
+        """Answer each prompt as a question, inside the frozen prompt."""
+        names = ignored_fields(request, config_of(service), service.http.openai)
+        questions = questions_of(request, service.http.max_questions_per_request)
+        reply.headers.update(ignored.headers("/v1/completions", names, questions))
+        head = Head("text_completion", request.model, fingerprint)
+        if request.stream and len(questions) == 1:
+            return await streamed(service.stream(questions[0]), head, request.wants_usage, reply)
+        answers = await service.answer(questions)
+        if all(answer.error for answer in answers):
+            refuse_failed(answers[0])
+        if request.stream:
+            return EventStream(events_of(answers, head, request.wants_usage), headers=dict(reply.headers))
+        choices = [text_choice(answer.text, answer.finish_reason, place) for place, answer in enumerate(answers)]
+        return {**head.fields(), "choices": choices, "usage": usage(answers)}
 
     return routes
+
+
+class EventStream(StreamingResponse):
+    """Server-sent events, which no cache may keep."""
+
+    media_type = "text/event-stream"
+
+    def __init__(self, events: AsyncGenerator[str] | Iterator[str], headers: dict[str, str]) -> None:
+        super().__init__(events, headers={**headers, "Cache-Control": "no-cache"})
+
+
+async def streamed(deltas: AsyncGenerator[CompletionDelta], head: Head, wants_usage: bool, reply: Response) -> EventStream:
+    """The answer to one question as it comes.
+
+    Raises:
+        ApiError, NotReady, Refused, EngineFailed: before the first event; a later one is an event.
+    """
+    try:
+        first = await anext(deltas)
+        refuse_failed(first.completion)
+        return EventStream(server_sent_events(head, first, deltas, wants_usage), headers=dict(reply.headers))
+    except BaseException:
+        await deltas.aclose()
+        raise
 
 
 def config_of(service: Service) -> PipelineConfig:
@@ -94,34 +143,6 @@ def config_of(service: Service) -> PipelineConfig:
     return service.pipeline.config
 
 
-def api_error(error: Exception, request: Request | None = None) -> ApiError:
-    """What went wrong, in OpenAI's words; what an engine died of is for the log. `request` is None within a stream."""
-    if isinstance(error, ApiError):
-        return error
-    if isinstance(error, RequestValidationError) and request is not None:
-        where, sentence = invalid(error, request)
-        return ApiError(400, sentence, where, "invalid_value")
-    if isinstance(error, HTTPException):  # the body is too large, or no text
-        return ApiError(error.status_code, str(error.detail), code="invalid_body")
-    if isinstance(error, Refused):
-        refusal = ApiError(429, str(error), code="rate_limit_exceeded")
-        refusal.headers["Retry-After"] = str(error.retry_after_s)
-        return refusal
-    return ApiError(503, str(error) if isinstance(error, NotReady) else "the engine failed", code="unavailable")
-
-
-def whole(head: dict[str, Any], completion: Completion) -> dict[str, Any]:
-    """The body for an answer that is not streamed.
-
-    Raises:
-        ApiError: the question could not be answered.
-    """
-    refuse_failed(completion)
-    message = {"role": "assistant", "content": completion.text, "refusal": None}
-    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": completion.finish_reason}
-    return {**head, "object": "chat.completion", "choices": [choice], "usage": usage(completion)}
-
-
 def refuse_failed(completion: Completion | None) -> None:
     """Raise an ApiError if the question could not be answered; None is an answer that is still being made."""
     if completion is None or not completion.error:
@@ -133,48 +154,71 @@ def refuse_failed(completion: Completion | None) -> None:
     raise ApiError(500, "this question could not be answered", code="failed")
 
 
-def usage(completion: Completion) -> dict[str, Any]:
-    """Tokens in and out; the prompt's are those of the frozen prompt and the question together.
+def usage(answers: Sequence[Completion]) -> dict[str, Any]:
+    """Tokens in and out; a prompt's are those of the frozen prompt and the question together.
 
-    `question_was_cut` is not OpenAI's: the question was too long, and its middle was left out.
+    `question_was_cut` is not OpenAI's: a question was too long, and its middle was left out.
     """
+    prompt, output = sum(answer.prompt_tokens for answer in answers), sum(answer.output_tokens for answer in answers)
     return {
-        "prompt_tokens": completion.prompt_tokens,
-        "completion_tokens": completion.output_tokens,
-        "total_tokens": completion.prompt_tokens + completion.output_tokens,
+        "prompt_tokens": prompt,
+        "completion_tokens": output,
+        "total_tokens": prompt + output,
         "prompt_tokens_details": {
-            "cached_tokens": completion.cached_tokens,
-            "question_was_cut": completion.question_was_cut,
+            "cached_tokens": sum(answer.cached_tokens for answer in answers),
+            "question_was_cut": any(answer.question_was_cut for answer in answers),
         },
     }
 
 
 async def server_sent_events(
-    head: dict[str, Any], first: CompletionDelta, rest: AsyncGenerator[CompletionDelta], wants_usage: bool
+    head: Head, first: CompletionDelta, rest: AsyncGenerator[CompletionDelta], wants_usage: bool
 ) -> AsyncGenerator[str]:
     """The events of one answer; the first delta is known, and closing this generator ends the answer."""
-    head |= {"usage": None} if wants_usage else {}
+    fields = {**head.fields(chunk=True), **({"usage": None} if wants_usage else {})}
+    chat = head.kind == "chat.completion"
+
+    def piece(text: str, reason: str | None = None) -> str:
+        choice = chat_choice({"content": text} if text else {}, reason) if chat else text_choice(text, reason)
+        return event({**fields, "choices": [choice]})
+
     try:
         async with aclosing(rest):
-            yield sse(head, {"role": "assistant", "content": ""})
+            if chat:
+                yield event({**fields, "choices": [chat_choice({"role": "assistant", "content": ""})]})
             delta = first
             while delta.completion is None:
-                yield sse(head, {"content": delta.text})
+                yield piece(delta.text)
                 delta = await anext(rest)
         refuse_failed(delta.completion)
         if delta.text:
-            yield sse(head, {"content": delta.text})
-        yield sse(head, {}, delta.completion.finish_reason)
+            yield piece(delta.text)
+        yield piece("", delta.completion.finish_reason)
         if wants_usage:
-            yield event({**head, "choices": [], "usage": usage(delta.completion)})
-        yield "data: [DONE]\n\n"
+            yield event({**fields, "choices": [], "usage": usage([delta.completion])})
+        yield DONE
     except (ApiError, NotReady, EngineFailed) as error:
-        yield event(api_error(error).body)
+        yield event(failure(error).body)
 
 
-def sse(head: dict[str, Any], delta: dict[str, str], reason: str | None = None) -> str:
-    """The event of one piece of the answer."""
-    return event({**head, "choices": [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}]})
+def events_of(answers: Sequence[Completion], head: Head, wants_usage: bool) -> Iterator[str]:
+    """The events of several answers that are done: one for each."""
+    fields = head.fields(chunk=True)
+    for place, answer in enumerate(answers):
+        yield event({**fields, "choices": [text_choice(answer.text, answer.finish_reason, place)]})
+    if wants_usage:
+        yield event({**fields, "choices": [], "usage": usage(answers)})
+    yield DONE
+
+
+def chat_choice(delta: dict[str, str], reason: str | None = None) -> dict[str, Any]:
+    """A piece of a chat's answer."""
+    return {"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}
+
+
+def text_choice(text: str, reason: str | None, place: int = 0) -> dict[str, Any]:
+    """The answer to the prompt at that place, or a piece of it."""
+    return {"index": place, "text": text, "logprobs": None, "finish_reason": reason}
 
 
 def event(content: dict[str, Any]) -> str:

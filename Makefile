@@ -6,7 +6,7 @@ TWO = -n 2 --dist loadgroup
 # Files of which no test is fast, and whose import of vLLM alone takes ten seconds.
 IMPORT_VLLM = --ignore-glob='tests/test_burst*' --ignore=tests/test_gpu.py --ignore=tests/test_shared_prefix.py
 
-.PHONY: check test-fast test gpu-smoke simulations
+.PHONY: check test-fast test gpu-smoke clients simulations
 
 check:  # lint, format and types: seconds
 	$(PYTHON) -m ruff check .
@@ -21,6 +21,12 @@ test:  # everything that runs without a GPU: 20 to 25 minutes on two cores
 
 gpu-smoke:  # on a machine with a GPU and vLLM's CUDA build
 	$(PYTHON) -m pytest -m gpu
+
+clients:  # the real load tools against a real server, each in an environment of its own; the first time needs a package index
+	for tool in guidellm aiperf; do test -x .cache/clients/$$tool/bin/$$tool || { \
+	  python3 -m venv .cache/clients/$$tool && \
+	  .cache/clients/$$tool/bin/pip install -q --no-compile --no-deps -r requirements/clients/$$tool.txt; } || exit 1; done
+	GPUQA_CLIENTS=.cache/clients $(PYTHON) -m pytest -s tests/test_clients.py
 
 simulations:  # how often verdicts and races are right (-s shows the rates that the docs state), and 20 kills of a study
 	$(PYTHON) -m pytest -s tests/test_verdict_simulation.py

@@ -4,7 +4,8 @@
     python -m gpuqa.serve frozen=experiments/mine/frozen.yaml http=serial http.port=9000
     python -m gpuqa.serve model_path=/mnt/weights                    # the frozen weights lie elsewhere on this machine
 
-SIGTERM or Ctrl-C drains: not ready at once, running requests finish, exit. A second one ends everything at once.
+SIGTERM or Ctrl-C drains: not ready at once, running requests finish, exit. A second one ends everything at once. SIGHUP reads
+the file of keys again.
 Exit codes: 0 after a signal, 128 + its number after a second one, 1 there is no engine, 2 the input is wrong.
 """
 
@@ -13,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import signal
 import socket
 from collections.abc import Callable
 from dataclasses import replace
@@ -38,13 +40,13 @@ from gpuqa.pipeline.sampling import stop_token_ids
 from gpuqa.records import Override
 from gpuqa.serving.address import check_port, has_route
 from gpuqa.serving.app import create_app
-from gpuqa.serving.auth import read_keys
+from gpuqa.serving.auth import Keys, read_keys
+from gpuqa.serving.connections import Connections
 from gpuqa.serving.service import Service, StartPipeline, Winner
 from gpuqa.serving.telemetry import JsonLines, Telemetry, TextLines
 
 log = logging.getLogger("gpuqa.serve")
 FAILED = 1
-KEEP_ALIVE_S = 75  # longer than load balancers keep an idle connection: a server that closes first may lose a request
 LAST_BYTES_S = 5  # for answers that slow clients are still reading when everything else has ended
 
 
@@ -80,7 +82,7 @@ def serve(composed: Any) -> int:
     telemetry.introduce(labels(content, here))
     winner = Winner(starter(pipeline, tokenizer, lambda: verify(config, content, pipeline)), warmup, measured)
     service = Service(winner, config.http, telemetry, give_up)
-    server = Server(create_app(service, facts(config, content, here), keys), service)
+    server = Server(service, facts(config, content, here), keys)
     server.run()
     return FAILED if failures or not server.started else 0
 
@@ -88,16 +90,18 @@ def serve(composed: Any) -> int:
 class Server(uvicorn.Server):
     """uvicorn, which drains the service on the first signal while health checks are answered, and ends at the second."""
 
-    def __init__(self, app: Any, service: Service) -> None:
-        http = service.http
-        times: dict[str, Any] = {"timeout_graceful_shutdown": LAST_BYTES_S, "timeout_keep_alive": KEEP_ALIVE_S}
-        super().__init__(uvicorn.Config(app, host=http.host, port=http.port, log_config=None, access_log=False, **times))
-        self.service = service
+    def __init__(self, service: Service, facts: dict[str, Any], keys: Keys | None) -> None:
+        http, connections = service.http, Connections(service.http)
+        settings: dict[str, Any] = {"timeout_graceful_shutdown": LAST_BYTES_S, "log_config": None, "access_log": False}
+        app = create_app(service, facts, keys, connections)
+        super().__init__(uvicorn.Config(app, host=http.host, port=http.port, **settings, **connections.uvicorn_settings()))
+        self.service, self.keys = service, keys
         self._signalled = False
         self._draining: asyncio.Task[None] | None = None
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
+        self._loop.add_signal_handler(signal.SIGHUP, self._read_keys)
         await super().serve(sockets)
 
     def handle_exit(self, sig: int, _: FrameType | None) -> None:
@@ -106,6 +110,15 @@ class Server(uvicorn.Server):
             os._exit(128 + sig)
         self._signalled = True
         self._loop.call_soon_threadsafe(self._begin_to_end)
+
+    def _read_keys(self) -> None:
+        """Take the keys that their file holds now; where it holds none, those before stay."""
+        try:
+            count = self.keys.read_again() if self.keys is not None else None
+        except UserError as error:
+            log.error("SIGHUP: the keys stay as they were: %s", error)
+        else:
+            log.info("SIGHUP: %s", "there are no keys to read again" if count is None else f"{count} keys are accepted now")
 
     def _begin_to_end(self) -> None:
         self._draining = asyncio.create_task(self._drain())  # kept: the loop holds tasks weakly

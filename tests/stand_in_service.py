@@ -25,6 +25,7 @@ from gpuqa.pipeline.prompts import load_tokenizer
 from gpuqa.records import Generation, GenerationDelta, Override
 from gpuqa.serving.app import create_app
 from gpuqa.serving.auth import Keys
+from gpuqa.serving.connections import Connections
 from gpuqa.serving.service import Service, Winner
 from gpuqa.serving.telemetry import Telemetry
 
@@ -96,8 +97,9 @@ def serving(
         served = Served(listening.getsockname()[1])
         telemetry = Telemetry(CollectorRegistry())
         served.service = Service(Winner(start, warmup), config or HttpConfig(), telemetry, served.gave_up.append)
-        app = create_app(served.service, {"a": "fact"}, keys)
-        server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="on"))
+        connections = Connections(served.service.http)
+        app = create_app(served.service, {"a": "fact"}, keys, connections)
+        server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="on", **connections.uvicorn_settings()))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
         thread.start()
         try:

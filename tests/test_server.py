@@ -301,7 +301,7 @@ def test_a_body_of_another_content_type_is_refused_by_the_name_of_its_type(batch
 def test_a_route_that_does_not_exist_is_answered_with_those_that_do(batch: Served) -> None:
     status, body = batch.call("GET", "/no/such/path")
     assert status == 404
-    assert body["detail"].startswith("there is no GET '/no/such/path'; there are GET /, GET /info, ")
+    assert body["detail"].startswith("there is no GET '/no/such/path'; there are GET /, GET /health, GET /info, ")
     assert "POST /predict" in body["detail"]
     status, headers, text = batch.ask("GET", "/predict")
     assert (status, headers["allow"], json.loads(text)) == (

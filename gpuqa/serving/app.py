@@ -12,6 +12,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from gpuqa import __version__
 from gpuqa.serving.auth import Keys, RequireKey
+from gpuqa.serving.connections import Connections, RefuseCrowd
 from gpuqa.serving.disconnect import CancelOnDisconnect
 from gpuqa.serving.ignored import EMPTY_HEADER, HEADER, Ignored
 from gpuqa.serving.refusals import ANSWERED, refuse
@@ -23,10 +24,12 @@ POLLED = ("/", "/health", "/livez", "/readyz", "/metrics")
 FREE = (*POLLED, "/ui")  # no key is needed for these, nor for what is below /ui
 
 
-def create_app(service: Service, facts: dict[str, Any] | None = None, keys: Keys | None = None) -> FastAPI:
+def create_app(
+    service: Service, facts: dict[str, Any] | None = None, keys: Keys | None = None, connections: Connections | None = None
+) -> FastAPI:
     """The application; the service runs as long as it does.
 
-    `facts` are shown at /info. Without `keys`, every client may call everything.
+    `facts` are shown at /info. Without `keys`, every client may call everything. `connections` are those of its server.
     """
 
     @asynccontextmanager
@@ -54,6 +57,8 @@ def create_app(service: Service, facts: dict[str, Any] | None = None, keys: Keys
     app.add_middleware(HeadAsGet)
     if keys is not None:
         app.add_middleware(RequireKey, keys=keys, free=FREE, deny=refuse)
+    if connections is not None:
+        app.add_middleware(RefuseCrowd, connections=connections, free=POLLED, deny=refuse)
     if http.cors_origins:
         shown = ["X-Request-ID", "Retry-After", HEADER, EMPTY_HEADER]
         app.add_middleware(

@@ -35,8 +35,24 @@ UNAUTHORIZED: dict[int | str, dict[str, Any]] = {  # for the OpenAPI document
 class Keys:
     """The keys that are accepted. Only their digests are kept, so that no dump or log can show one."""
 
-    def __init__(self, keys: Sequence[str]) -> None:
-        self._digests = [digest(key) for key in keys]
+    def __init__(self, keys: Sequence[str], file: str | None = None) -> None:
+        """`keys` hold as long as the process lives; those of `file` until they are read again.
+
+        Raises:
+            UserError: see `read_keys`.
+        """
+        self._file, self._lasting = file, [digest(key) for key in keys]
+        self._digests = self._lasting
+        self.read_again()
+
+    def read_again(self) -> int:
+        """Accept the keys that the file holds now, in place of those that it held -> how many keys there are.
+
+        Raises:
+            UserError: see `read_keys`; the keys that were accepted stay so.
+        """
+        self._digests = [*self._lasting, *map(digest, keys_of_file(self._file, "http.keys_file", SHORTEST))]
+        return len(self)
 
     def __len__(self) -> int:
         return len(self._digests)
@@ -57,9 +73,8 @@ def read_keys(file: str | None, variable: str) -> Keys | None:
     Raises:
         UserError: the file cannot be read, is empty, or a key is too short; no message quotes a key.
     """
-    sources = key_sources(file, variable, "http.keys_file")
-    keys = [key for source, text in sources.items() for key in keys_in(source, text, SHORTEST)]
-    return Keys(keys) if keys else None
+    keys = Keys(keys_of_variable(variable, SHORTEST), file)
+    return keys if len(keys) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,29 +91,49 @@ def read_client_key(file: str | None, variable: str) -> ClientKey | None:
     Raises:
         UserError: as `read_keys`; but a key may be short, since the server of another project may have such a one.
     """
-    keys = [
-        ClientKey(keys_in(*source, shortest=1)[0], source[0]) for source in key_sources(file, variable, "keys_file").items()
-    ]
-    return keys[-1] if keys else None
+    of_variable, of_file = keys_of_variable(variable, shortest=1), keys_of_file(file, "keys_file", shortest=1)
+    if of_file:
+        return ClientKey(of_file[0], file_source("keys_file", file))
+    return ClientKey(of_variable[0], variable_source(variable)) if of_variable else None
 
 
-def key_sources(file: str | None, variable: str, file_key: str) -> dict[str, str]:
-    """What the environment variable and the file hold, by what messages call them; the file last.
+def keys_of_variable(variable: str, shortest: int) -> list[str]:
+    """The keys of an environment variable; none where it is not set.
 
-    The variable is taken out of the environment, so that no child process and no dump of it holds a key.
+    The variable is taken out of the environment, so that no program that is started later inherits it. The kernel still shows
+    it to this user in /proc/PID/environ, of this process and of those that are forked from it: a file does not do that.
 
     Raises:
-        UserError: the file cannot be read.
+        UserError: see `keys_in`.
     """
     value = os.environ.pop(variable, None)
-    sources = {} if value is None else {f"environment variable {variable}": value}
-    if file is not None:
-        try:
-            sources[f"{file_key}={file!r}"] = Path(file).read_text(encoding="utf-8")
-        except (OSError, ValueError) as error:
-            reason = type(error).__name__  # the message of a UnicodeDecodeError quotes the content
-            raise UserError(f"{file_key}: {file!r} cannot be read: {reason}; it holds one key a line") from None
-    return sources
+    return [] if value is None else keys_in(variable_source(variable), value, shortest)
+
+
+def keys_of_file(file: str | None, key: str, shortest: int) -> list[str]:
+    """The keys of a file; none for None.
+
+    Raises:
+        UserError: it cannot be read, or see `keys_in`.
+    """
+    if file is None:
+        return []
+    try:
+        text = Path(file).read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        reason = type(error).__name__  # the message of a UnicodeDecodeError quotes the content
+        raise UserError(f"{key}: {file!r} cannot be read: {reason}; it holds one key a line") from None
+    return keys_in(file_source(key, file), text, shortest)
+
+
+def variable_source(variable: str) -> str:
+    """How messages call an environment variable."""
+    return f"environment variable {variable}"
+
+
+def file_source(key: str, file: str | None) -> str:
+    """How messages call a file of keys."""
+    return f"{key}={file!r}"
 
 
 def keys_in(source: str, text: str, shortest: int) -> list[str]:

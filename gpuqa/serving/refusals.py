@@ -101,7 +101,7 @@ def unserved(error: HTTPException, request: Request) -> str:
     place = f"{request.method} {request.scope['path']!r:.100}"
     if error.status_code == 404 and error.detail == "Not Found":
         routes = [route for route in request.app.routes if getattr(route, "include_in_schema", False)]
-        known = ", ".join(sorted(f"{min(route.methods)} {route.path}" for route in routes))
+        known = ", ".join(sorted(f"{min(route.methods)} {route.path_format}" for route in routes))
         return f"there is no {place}; there are {known}, GET /ui"
     if error.status_code == 405:
         return f"{place} is not allowed; allowed is {(error.headers or {}).get('Allow', 'another method')}"

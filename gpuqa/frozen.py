@@ -19,6 +19,7 @@ import yaml
 from gpuqa.config import RENAMED, UserError, plain
 from gpuqa.config.command_line import command_line, override, study_overrides
 from gpuqa.config.commands import StudyConfig, from_plain
+from gpuqa.config.foreign import refuse_code, text_of, yaml_of
 from gpuqa.config.measurement import SelectionConfig
 from gpuqa.config.pipeline import PipelineConfig
 from gpuqa.machine.files import make_folder, write_atomically, writing
@@ -125,16 +126,28 @@ def numbers_of(winner: Winner) -> dict[str, Any]:
 
 def to_yaml(content: dict[str, Any]) -> str:
     """A frozen file's text."""
-    text = yaml.safe_dump(content, allow_unicode=True, sort_keys=False, width=120)
+    text = dumped(content, allow_unicode=True)
     if yaml.safe_load(text) != content:  # PyYAML loses a few odd characters, such as U+0085, unless it escapes all
-        text = yaml.safe_dump(content, sort_keys=False, width=120)
+        text = dumped(content, allow_unicode=False)
     return text
+
+
+class WithoutAliases(yaml.SafeDumper):
+    """Writes what occurs twice twice."""
+
+    def ignore_aliases(self, _: Any) -> bool:
+        return True
+
+
+def dumped(content: dict[str, Any], allow_unicode: bool) -> str:
+    """YAML in the order of the content."""
+    return yaml.dump(content, Dumper=WithoutAliases, sort_keys=False, width=120, allow_unicode=allow_unicode)
 
 
 def as_it_was_written(data: bytes) -> dict[str, Any] | None:
     """What a frozen file's bytes hold; None if they were edited or are no frozen file."""
     try:
-        content = yaml.safe_load(data)
+        content = yaml_of(data)
         return content if mapping(content) and content.get("digest") == digest_of(content) else None
     except UNREADABLE:
         return None
@@ -177,7 +190,7 @@ def read(path: Path) -> dict[str, Any]:
     if path.is_dir():
         raise UserError(f"frozen: {str(path)!r} is a folder, allowed is a file, such as {str(path / 'frozen.yaml')!r}")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml_of(text_of(path))
         digest_of(mapping(content))
     except RecursionError as error:
         raise UserError(f"frozen: {path} cannot be read: it is nested too deeply, or in itself; {ANEW}") from error
@@ -196,8 +209,13 @@ def read(path: Path) -> dict[str, Any]:
     return dict(content)
 
 
-def pipeline_config(content: dict[str, Any], path: Path) -> PipelineConfig:
-    """The pipeline that was measured."""
+def pipeline_config(content: dict[str, Any], path: Path, trusted: bool = False) -> PipelineConfig:
+    """The pipeline that was measured.
+
+    Raises:
+        UserError: it does not fit the schema, or would run code that the file chose while the operator has not `trusted` it.
+    """
+    refuse_code(content["pipeline"], trusted, f"frozen: {path}")
     return from_plain(content["pipeline"], PipelineConfig, str(path))
 
 

@@ -82,6 +82,7 @@ def cell_of(content: dict[str, Any], config: ReproduceConfig) -> Cell:
         UserError: the file does not say how it was measured or nothing can be compared with it; or weights, prompt or
             questions are not those of then.
     """
+    pipeline = frozen.pipeline_config(content, Path(config.frozen), config.trust_frozen)
     if not content.get("setting") or not isinstance(content["setting"], dict):
         raise UserError(f"frozen: {config.frozen} does not say how it was measured (setting is empty); measure its study again")
     if not any(interval_of(content["measurement"].get(f"{name}_interval")) for name in NUMBERS):
@@ -93,7 +94,7 @@ def cell_of(content: dict[str, Any], config: ReproduceConfig) -> Cell:
     cell_config = replace(cell_config, workload=workload)
     if config.model_path is not None:
         cell_config = replace(cell_config, model=replace(cell_config.model, path=config.model_path))
-    pipeline, folder = frozen.pipeline_config(content, Path(config.frozen)), folder_of(cell_config, config)
+    folder = folder_of(cell_config, config)
     frozen.refuse(config.frozen, frozen.mismatches(content, pipeline, folder), WAY_OUT)
     try:
         [cell] = study.prepare([(cell_config, content["axes"])])

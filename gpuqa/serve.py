@@ -60,7 +60,7 @@ def serve(composed: Any) -> int:
     config = resolve(composed, ServeConfig)
     log_to_stderr(config.http.logs)
     content = frozen.read(Path(config.frozen))
-    pipeline = frozen.pipeline_config(content, Path(config.frozen))
+    pipeline = frozen.pipeline_config(content, Path(config.frozen), config.trust_frozen)
     if config.model_path is not None:
         pipeline = replace(pipeline, model=replace(pipeline.model, path=config.model_path))
     check_port(config.http)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -333,6 +334,11 @@ def a_folder(file: Path) -> None:
     file.mkdir()
 
 
+def a_pipe(file: Path) -> None:
+    file.unlink()
+    os.mkfifo(file)
+
+
 BAD_FILES: dict[str, tuple[Callable[[Path], object], str]] = {
     "absent": (lambda file: file.unlink(), "does not exist; a sweep writes one"),
     "a folder": (a_folder, "is a folder, allowed is a file, such as "),
@@ -353,8 +359,11 @@ BAD_FILES: dict[str, tuple[Callable[[Path], object], str]] = {
     "half a character": (appended(r'extra: "\ud800"'), "cannot be read: .*surrogates not allowed"),
     "itself": (
         appended("extra: &a [*a]"),
-        "cannot be read: it is nested too deeply, or in itself; take it from the study again",
+        r"cannot be read: it has an alias \(\*name\), which no frozen file has; take it from the study again",
     ),
+    "a pipe": (a_pipe, "cannot be read: it is no regular file"),
+    "a file of 2 MB": (appended(f"extra: {'a' * 2_000_000}"), "bytes, allowed are at most 1,048,576"),
+    "a file of many values": (appended(f"extra: [{'a,' * 30_000}]"), "cannot be read: it holds more than 20,000 values"),
     "numbers that are text": (rewritten(measurement="fast"), "measurement should be a mapping"),
     "an unknown key": (rewritten(pipeline={"modle": {}}), "modle"),
     "a pipeline that is a number": (rewritten(pipeline=3), "pipeline|dict|3"),

@@ -94,6 +94,7 @@ class ServeConfig:
     frozen: str = MISSING
     http: HttpConfig = MISSING
     allow_mismatch: bool = False
+    trust_frozen: bool = False  # let the file name code to run: trust_remote_code, classes of engine arguments, variables
     model_path: str | None = None  # where the frozen weights lie on this machine, if elsewhere
     warmup: str | None = None  # question file instead of the model's
 
@@ -129,6 +130,7 @@ class ReproduceConfig:
 
     frozen: str = MISSING
     model_path: str | None = None  # where the frozen weights lie on this machine, if elsewhere
+    trust_frozen: bool = False  # as for `serve`
 
 
 @dataclass

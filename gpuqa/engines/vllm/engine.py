@@ -8,8 +8,6 @@ import copy
 import gc
 import itertools
 import os
-import shutil
-import tempfile
 import time
 from collections.abc import AsyncGenerator, Coroutine, Iterator, Sequence
 from dataclasses import fields
@@ -24,6 +22,7 @@ from gpuqa.engines.vllm.compat import unsupported_names, version
 from gpuqa.engines.vllm.override_reports import REPORTS_FILE, read_reports
 from gpuqa.engines.vllm.overrides import REPEATS_STEPS, Choice, choose, register_attention, what_ran
 from gpuqa.machine.child_processes import children, tie_forked_children, tied
+from gpuqa.machine.private_folder import private_folder
 from gpuqa.machine.process_state import ProcessState
 from gpuqa.records import Generation, GenerationDelta, Override
 
@@ -68,8 +67,7 @@ class VllmEngine:
             state = ProcessState()
             undo.callback(state.restore)
             undo.callback(forget_environment)
-            private = Path(tempfile.mkdtemp(prefix="gpuqa-"))
-            undo.callback(shutil.rmtree, private, ignore_errors=True)  # vLLM leaves its sockets behind
+            private = undo.enter_context(private_folder())  # vLLM leaves its sockets behind
             undo.callback(gc.unfreeze)  # a server that starts another engine shall not keep this one
             os.environ.update(config.env)
             os.environ.update({"VLLM_RPC_BASE_PATH": str(private), REPORTS_FILE: str(private / "overrides.jsonl")})

@@ -16,7 +16,7 @@ from gpuqa.serving.connections import Connections, RefuseCrowd
 from gpuqa.serving.disconnect import CancelOnDisconnect
 from gpuqa.serving.ignored import EMPTY_HEADER, HEADER, Ignored
 from gpuqa.serving.refusals import ANSWERED, refuse
-from gpuqa.serving.routes import contract, health, info, openai, page
+from gpuqa.serving.routes import contract, docs, health, info, openai, page
 from gpuqa.serving.service import Service
 from gpuqa.serving.telemetry import RequestTelemetry
 
@@ -43,6 +43,8 @@ def create_app(
         version=__version__,
         lifespan=lifespan,
         root_path=http.root_path,
+        docs_url=None,  # FastAPI's own pages load scripts from the network
+        redoc_url=None,
         strict_content_type=False,  # a body without a content type is taken for JSON
     )
     app.include_router(contract.router(service, http, ignored))
@@ -50,6 +52,7 @@ def create_app(
     app.include_router(info.router(service, facts or {}))
     app.include_router(openai.router(service, ignored, (facts or {}).get("frozen", {}).get("digest")))
     app.include_router(page.router())
+    app.include_router(docs.router(app.openapi))
     service.telemetry.expect(route.path for route in app.routes if isinstance(route, APIRoute))
     for kind in ANSWERED:
         app.add_exception_handler(kind, refuse)

@@ -2,6 +2,7 @@
 
 GET /info     which frozen winner, its digests, versions, device, the numbers that it was chosen for, and the overrides: those
               that ran when it was measured (frozen.overrides) and those that run now (here.overrides)
+              Of paths it shows the last part.
 GET /metrics  for Prometheus; gpuqa.serving.telemetry lists the names
 """
 
@@ -16,18 +17,19 @@ from prometheus_client import generate_latest
 from gpuqa.serving.auth import UNAUTHORIZED
 from gpuqa.serving.service import Service
 
+PATHS = ("file", "path", "template", "tokenizer", "warmup")  # keys whose values are paths, relative ones too
 TEXT_FORMAT = "text/plain; version=0.0.4; charset=utf-8"  # the one that every scraper reads
 
 
 def router(service: Service, facts: dict[str, Any]) -> APIRouter:
     """GET /info and GET /metrics; `facts` are plain values that hold as long as the process lives."""
-    routes = APIRouter()
+    routes, shown = APIRouter(), without_paths(facts)
 
     @routes.get("/info", responses=UNAUTHORIZED)
     async def info() -> dict[str, Any]:
         """The frozen winner, the machine, the state of the engine, and which of our parts run in it at this moment."""
-        here = {**facts.get("here", {}), "overrides": [asdict(override) for override in service.overrides()]}
-        return {"state": service.look().name, **facts, "here": here}
+        here = {**shown.get("here", {}), "overrides": [asdict(override) for override in service.overrides()]}
+        return {"state": service.look().name, **shown, "here": here}
 
     @routes.get("/metrics", response_class=Response)
     async def metrics() -> Response:
@@ -39,3 +41,18 @@ def router(service: Service, facts: dict[str, Any]) -> APIRouter:
         return Response(generate_latest(service.telemetry.registry), media_type=TEXT_FORMAT)
 
     return routes
+
+
+def without_paths(value: Any) -> Any:
+    """Plain values with the last part of each path in its place: where files lie on this machine is nobody's business."""
+    if isinstance(value, dict):
+        return {key: last_part(item) if key in PATHS else without_paths(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [without_paths(item) for item in value]
+    return last_part(value) if isinstance(value, str) and value.startswith(("/", "~", "./", "../")) else value
+
+
+def last_part(value: Any) -> Any:
+    """What a path leads to."""
+    is_text = not isinstance(value, str) or "\n" in value or "{" in value  # a template may be its text
+    return value if is_text else value.rstrip("/").rpartition("/")[2]

@@ -95,7 +95,7 @@ class Server(uvicorn.Server):
         settings: dict[str, Any] = {"timeout_graceful_shutdown": LAST_BYTES_S, "log_config": None, "access_log": False}
         app = create_app(service, facts, keys, connections)
         super().__init__(uvicorn.Config(app, host=http.host, port=http.port, **settings, **connections.uvicorn_settings()))
-        self.service, self.keys = service, keys
+        self.service, self.keys, self.connections = service, keys, connections
         self._signalled = False
         self._draining: asyncio.Task[None] | None = None
 
@@ -125,6 +125,7 @@ class Server(uvicorn.Server):
 
     async def _drain(self) -> None:
         await self.service.drain()
+        self.connections.end_waiting()
         self.should_exit = True
 
 

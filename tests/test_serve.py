@@ -164,14 +164,52 @@ def test_the_log_of_the_start_names_the_winner_the_demonstration_and_the_network
     assert "Traceback" not in service.log
 
 
-def test_sigterm_while_the_engine_starts_ends_it_cleanly(study_folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("stage", ["import", "build"])
+def test_sigterm_while_the_engine_starts_ends_it_cleanly(study_folder: Path, tmp_path: Path, stage: str) -> None:
     with starting_service(study_folder / "frozen.yaml", cwd=tmp_path) as starting:
         wait_for_address(starting)
         assert httpx.get(starting.url, timeout=10, trust_env=False).status_code == 503
+        if stage == "build":
+            until(lambda: bool(psutil.Process(starting.process.pid).children()))
         starting.process.send_signal(signal.SIGTERM)
         assert starting.process.wait(60) == 0, starting.log
         assert not left_behind(starting.process.pid)
         assert "Traceback" not in starting.log
+
+
+def test_keys_are_read_again_on_sighup_without_a_dropped_request_and_half_a_request_holds_up_no_end(
+    study_folder: Path, tmp_path: Path
+) -> None:
+    """While the engine starts, which is all that this needs: who has a key is told to wait, who has none that he has none."""
+    file, old, new = tmp_path / "keys", "an-old-key-of-a-test", "a-new-key-of-a-test"
+    file.write_text(old, encoding="utf-8")
+    with starting_service(study_folder / "frozen.yaml", f"http.keys_file={file}", "http.logs=text", cwd=tmp_path) as starting:
+        wait_for_address(starting)
+        host, _, port = starting.url.removeprefix("http://").partition(":")
+
+        def allowed(key: str) -> bool:
+            headers = {"Authorization": f"Bearer {key}"}
+            reply = httpx.get(f"{starting.url}/v1/models", headers=headers, timeout=30, trust_env=False)
+            return reply.status_code != 401
+
+        assert (allowed(old), allowed(new)) == (True, False)
+        with socket.create_connection((host, int(port))) as connection:
+            connection.sendall(b"GET /livez HTTP/1.1\r\nConnection: close\r\n")
+            for content, said in ((new, "1 keys are accepted now"), ("short", "the keys stay as they were: http.keys_file=")):
+                file.write_text(content, encoding="utf-8")
+                starting.process.send_signal(signal.SIGHUP)
+                until(lambda said=said: f"SIGHUP: {said}" in starting.log)  # type: ignore[misc]
+            assert (allowed(old), allowed(new)) == (False, True)
+            connection.sendall(b"Host: x\r\n\r\n")
+            assert connection.recv(100).startswith(b"HTTP/1.1 200 OK")
+        assert not any(key in starting.log for key in (old, new, "short"))
+        with socket.create_connection((host, int(port))) as stalled:
+            stalled.sendall(f"POST /predict HTTP/1.1\r\nAuthorization: Bearer {new}\r\nContent-Length: 9\r\n\r\n{{".encode())
+            time.sleep(0.2)
+            starting.process.send_signal(signal.SIGTERM)
+            assert stalled.recv(1000).endswith(b"this server ends\n")
+            assert starting.process.wait(60) == 0
+        assert "graceful shutdown exceeded" not in starting.log
 
 
 @pytest.mark.parametrize(

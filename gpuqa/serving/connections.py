@@ -74,6 +74,11 @@ class Connections:
         self.open.discard(gone)
         self.waiting.pop(gone, None)
 
+    def end_waiting(self) -> None:
+        """Close what waits for a request, at the end of the server: a half request would keep it for seconds."""
+        for connection in list(self.waiting):
+            connection.end("this server ends", 503)
+
     def _say(self) -> None:
         if time.monotonic() - self._said_at > SAY_EVERY_S:
             self._said_at = time.monotonic()

@@ -95,6 +95,9 @@ class VllmEngine:
             llm = await asyncio.wait_for(asyncio.wrap_future(building), config.start_timeout_s)
             if args.get("worker_extension_cls") == REPEATS_STEPS:
                 await llm.collective_rpc("repeat_steps")
+        except asyncio.CancelledError:  # its process would be waited for at the end of this one, for ever
+            await end_of_building(building, before)
+            raise
         except TimeoutError as error:
             await end_of_building(building, before)
             raise EngineFailed(f"vLLM did not start within engine.start_timeout_s={config.start_timeout_s:g} s") from error

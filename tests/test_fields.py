@@ -137,6 +137,7 @@ def test_what_cannot_be_answered_at_all_is_refused_in_both_modes(strict: Served,
         (COMPLETIONS, {"prompt": "?", "suffix": "!"}, "suffix: got '!', served is none"),
         (COMPLETIONS, {"prompt": ["?"] * 4097}, "prompt: got 4097 prompts, allowed are 4096 a request"),
         (CHAT, {"messages": [{"role": "assistant", "content": "?"}]}, "messages.0.role"),
+        (COMPLETIONS, {"prompt": "?", "max_completion_tokens": "5"}, "max_completion_tokens: got text, allowed is an integer"),
         (CHAT, {"messages": messages("?"), "temperature": "hot"}, "temperature: got text, allowed is a number"),
     ]
     for served in (strict, lenient):

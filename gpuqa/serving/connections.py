@@ -158,9 +158,11 @@ class Connection(AutoHTTPProtocol):  # type: ignore[misc,valid-type]
         """Close it; a client that has sent a part of a request is told why."""
         if self.transport.is_closing():
             return
-        log.info("the connection of %s is closed: %s", self.client[0] if self.client else "a client", reason)
         is_receiving = self.cycle is not None and self.cycle.more_body and not self.cycle.response_started
-        if self.head_bytes is not None or is_receiving:
+        has_begun = self.head_bytes is not None or is_receiving
+        client = self.client[0] if self.client else "a client"
+        log.log(logging.INFO if has_begun else logging.DEBUG, "the connection of %s is closed: %s", client, reason)
+        if has_begun:
             head = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nconnection: close\r\ncontent-length: {len(reason) + 1}"
             self.transport.write(f"{head}\r\ncontent-type: text/plain\r\n\r\n{reason}\n".encode())
         self.transport.close()

@@ -91,6 +91,7 @@ class OpenAIRequest(BaseModel):
     top_p: float | None = None
     seed: int | None = None
     max_tokens: int | None = None
+    max_completion_tokens: int | None = None
 
     @property
     def wants_usage(self) -> bool:
@@ -102,7 +103,6 @@ class ChatRequest(OpenAIRequest):
     """A question as the last message of a chat."""
 
     messages: Annotated[list[Message], Field(min_length=1)]
-    max_completion_tokens: int | None = None
 
 
 class CompletionRequest(OpenAIRequest):

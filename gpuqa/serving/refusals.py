@@ -18,7 +18,7 @@ from gpuqa.engines import EngineFailed
 from gpuqa.serving.admission import Refused
 from gpuqa.serving.openai_errors import CODES, ApiError
 from gpuqa.serving.service import NotReady
-from gpuqa.serving.telemetry import note, route_path
+from gpuqa.serving.telemetry import note, plain, route_path
 
 log = logging.getLogger("gpuqa.serve")
 KINDS = {
@@ -82,7 +82,7 @@ ANSWERED = (ApiError, RequestValidationError, NotReady, Refused, EngineFailed, H
 async def refuse(request: Request, error: Exception) -> JSONResponse:
     """The answer to a request that is refused."""
     known = refusal(error, request)
-    note(reason=str(known), **({"param": known.param} if known.param else {}))
+    note(reason=str(known), **({"param": plain(known.param)} if known.param else {}))
     if is_openai(request.scope):
         status = 400 if isinstance(error, RequestValidationError) else known.status  # OpenAI has no 422
         return JSONResponse(known.body, status, headers=known.headers)

@@ -17,6 +17,7 @@ import os
 import signal
 import socket
 from collections.abc import Callable
+from contextvars import Context
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -77,6 +78,7 @@ def serve(composed: Any) -> int:
         failures.append(reason)
         server.should_exit = True
 
+    os.register_at_fork(after_in_child=os.setpgrp)  # else Ctrl-C would reach the engine, too, and cut its answers short
     disable_created_metrics()  # type: ignore[no-untyped-call]  # it would show the time of its creation beside every counter
     telemetry = Telemetry(CollectorRegistry())
     telemetry.introduce(labels(content, here))
@@ -109,7 +111,7 @@ class Server(uvicorn.Server):
             kill_children(set())
             os._exit(128 + sig)
         self._signalled = True
-        self._loop.call_soon_threadsafe(self._begin_to_end)
+        self._loop.call_soon_threadsafe(self._begin_to_end, context=Context())  # that of no request, whichever it interrupts
 
     def _read_keys(self) -> None:
         """Take the keys that their file holds now; where it holds none, those before stay."""

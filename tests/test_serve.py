@@ -349,7 +349,7 @@ def test_ctrl_c_lets_a_running_request_finish_and_health_checks_are_answered_mea
     asking.join(PATIENCE_S)
     assert waited < time.monotonic() - terminated, "a health check must not wait for the answers"
     until(lambda: "Finished server process" in other_weights.log)
-    assert other_weights.process.wait(2) == 0, "nothing is left to wait for"
+    assert other_weights.process.wait(3) == 0, "nothing is left to wait for"
     assert not left_behind(other_weights.process.pid)
     assert "force killing" not in other_weights.log
     [texts] = answers

@@ -108,6 +108,7 @@ class Connection(AutoHTTPProtocol):  # type: ignore[misc,valid-type]
         self.limits = limits
         self.clock: asyncio.TimerHandle | None = None  # runs while a request is awaited
         self.head_bytes: int | None = None  # of a head that is not complete yet
+        self.has_begun = False  # whether a part of the awaited request has come
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
@@ -120,11 +121,12 @@ class Connection(AutoHTTPProtocol):  # type: ignore[misc,valid-type]
             self.head_bytes += len(data)
             if self.head_bytes > self.limits.http.max_head_bytes:
                 self.end("the head of the request is larger than http.max_head_bytes allows", 431)
-        if self.is_answering():
+        self.has_begun = not self.is_answering()
+        if self.has_begun:
+            self._await_request()
+        else:
             self._stop_clock()
             self.limits.waiting.pop(self, None)
-        else:
-            self._await_request()
 
     def on_message_begin(self) -> None:  # httptools calls these two; h11 bounds a head by itself
         super().on_message_begin()
@@ -158,11 +160,11 @@ class Connection(AutoHTTPProtocol):  # type: ignore[misc,valid-type]
         """Close it; a client that has sent a part of a request is told why."""
         if self.transport.is_closing():
             return
-        is_receiving = self.cycle is not None and self.cycle.more_body and not self.cycle.response_started
-        has_begun = self.head_bytes is not None or is_receiving
+        was_answered_early = self.cycle is not None and self.cycle.more_body and self.cycle.response_started
+        tell = self.has_begun and not was_answered_early
         client = self.client[0] if self.client else "a client"
-        log.log(logging.INFO if has_begun else logging.DEBUG, "the connection of %s is closed: %s", client, reason)
-        if has_begun:
+        log.log(logging.INFO if tell else logging.DEBUG, "the connection of %s is closed: %s", client, reason)
+        if tell:
             head = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nconnection: close\r\ncontent-length: {len(reason) + 1}"
             self.transport.write(f"{head}\r\ncontent-type: text/plain\r\n\r\n{reason}\n".encode())
         self.transport.close()

@@ -83,23 +83,38 @@ def test_what_needs_no_quotes_has_none() -> None:
 def test_the_end_of_a_study_prints_a_command_for_its_folder_in_one_line(tmp_path: Path, monkeypatch, root: str) -> None:
     monkeypatch.chdir(tmp_path)
     study = StudyConfig("[red]:new:", root=root)
+    line, printed = serve_line(study)
+    serve = parsed(line)
+    assert isinstance(serve, ServeConfig)
+    assert Path(serve.frozen) == study.folder / "frozen.yaml"
+    assert Path(serve.frozen).is_file()
+    assert "Study [red]:new:" in printed
+    assert not serve.trust_frozen
+
+
+def test_the_printed_command_trusts_what_its_user_has_chosen(tmp_path: Path) -> None:
+    line, _ = serve_line(StudyConfig("mine", root=str(tmp_path)), "+engine.env.SOME_LIBRARY=fast")
+    serve = parsed(line)
+    assert isinstance(serve, ServeConfig)
+    assert serve.trust_frozen
+
+
+def serve_line(study: StudyConfig, *overrides: str) -> tuple[str, str]:
+    """The command that the end of a study of one trial prints, and all that is printed."""
     journal, numbers = (
         Journal(study.folder),
         {"questions": 4, "answers_failed": 0, "answers_empty": 0, "truncated_fraction": 0.0},
     )
     measurement = any_measurement(rouge_l_f1_judge=0.4, rouge_l_f1=0.4, **numbers)
-    trial = Trial("f" * 64, {}, compose_cell("experiment=none").as_dict(), KNOWN, measurement)
+    trial = Trial("f" * 64, {}, compose_cell("experiment=none", *overrides).as_dict(), KNOWN, measurement)
     journal.write_study([(trial.key, {})])
     journal.write(trial, [Answer("q", "问题", "参考", "答", 0.4, 0.4, "stop", 9, 0.1)])
     console = terminal(io.StringIO())
     console.width = 40
     assert conclude([trial], study, SelectionConfig("mine", min_chars_per_s=0.0), journal, console) == 0
-    [line] = re.findall(r"(?m)^Serve it: (.*)$", console.file.getvalue())  # type: ignore[attr-defined]
-    serve = parsed(line)
-    assert isinstance(serve, ServeConfig)
-    assert Path(serve.frozen) == study.folder / "frozen.yaml"
-    assert Path(serve.frozen).is_file()
-    assert "Study [red]:new:" in console.file.getvalue()  # type: ignore[attr-defined]
+    printed: str = console.file.getvalue()  # type: ignore[attr-defined]
+    [line] = re.findall(r"(?m)^Serve it: (.*)$", printed)
+    return line, printed
 
 
 def test_every_command_prints_on_the_terminal_that_leaves_texts_as_they_are() -> None:

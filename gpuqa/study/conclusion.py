@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from gpuqa import frozen
 from gpuqa.config.command_line import command_line, override
 from gpuqa.config.commands import StudyConfig
+from gpuqa.config.foreign import code_in
 from gpuqa.config.measurement import SelectionConfig
 from gpuqa.records import Trial
 from gpuqa.selection.against_frozen import next_text
@@ -83,5 +84,6 @@ def tell_frozen(result: frozen.Frozen, target: Path, console: Console) -> None:
     if result.kept is not None:
         before = f"the decision of before, {frozen.described(result.kept)}, is kept as {result.kept}"
         console.print(f"Replaced: {before}", markup=False, highlight=False)
-    serve = command_line("serve", override("frozen", target))
+    trust = ["trust_frozen=true"] if any(code_in(result.content["pipeline"])) else []  # its writer may: it is this user's own
+    serve = command_line("serve", override("frozen", target), *trust)
     console.print(f"Serve it: {serve}", markup=False, highlight=False, soft_wrap=True)

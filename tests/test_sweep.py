@@ -69,7 +69,10 @@ def test_a_quantization_that_the_engine_refuses_fails_its_own_trials_and_the_stu
     failed = [row for row in rows(study.folder) if row["quantization"] == "fp8"]
     assert [row["rank"] for row in failed] == [3, 4]
     assert all(not row["eligible"] and "static_scaled_fp8_quant" in row["violations"] for row in failed)
-    assert said(study.run).count("quantization=fp8: failed: bad_config: RuntimeError") >= 2
+    assert said(study.run).count("quantization=fp8: failed: unsupported: RuntimeError") >= 2, "as each of them fails"
+    told = "2 trials (prompt=bare quantization=fp8, prompt=structured quantization=fp8): failed: unsupported: RuntimeError"
+    assert said(study.run).count(told) == 1, "in the end"
+    assert "docs/formats.md says which formats ran where" in said(study.run)
 
 
 def test_cells_that_share_an_engine_share_its_start(study: Any) -> None:

@@ -122,6 +122,7 @@ class Selected:
     engines = True  # some of them start an engine
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Under `-n 2` a file's tests stay in one process, and all that use the one study and its services in the same one.
 
@@ -138,6 +139,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Look whether any test that was selected starts an engine: without one the warm Python needs no PyTorch."""
+    grouped = getattr(session.config.option, "loadgroup", False)  # is there in a process of xdist
+    assert not grouped or all("@" in item.nodeid for item in session.items), "xdist does not keep a file's tests together"
     Selected.engines = any(item.get_closest_marker("engine") for item in session.items)
 
 

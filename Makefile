@@ -13,10 +13,10 @@ check:  # lint, format and types: seconds
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy
 
-test-fast:  # what starts no engine and takes no two seconds: under 90 s in all
+test-fast:  # what starts no engine and takes no two seconds: about 100 s
 	$(PYTHON) -m pytest $(TWO) -m "not engine and not slow" $(IMPORT_VLLM)
 
-test:  # everything that runs without a GPU: 20 to 25 minutes on two cores
+test:  # everything that runs without a GPU: 17 to 20 minutes on two cores
 	$(PYTHON) -m pytest $(TWO)
 
 gpu-smoke:  # on a machine with a GPU and vLLM's CUDA build

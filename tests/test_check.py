@@ -61,6 +61,7 @@ def test_on_a_machine_that_has_all_a_study_can_run_and_every_line_says_what_is_h
     assert "GiB free" in about(lines, "study.root")[0]
 
 
+@pytest.mark.slow
 def test_the_courses_weights_are_missed_where_a_study_needs_them_and_noted_where_it_does_not(asked):
     fetch = "python -m gpuqa.download model=qwen3_0_6b_gpu_pro"
     course = ("model=qwen3_0_6b_gpu_pro", "dataset=qwen_zh_basic")

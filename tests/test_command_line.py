@@ -63,6 +63,7 @@ def test_a_printed_command_names_the_same_folder_when_it_is_pasted(folder: str) 
     assert (freeze.study.root, freeze.study.name) == (folder, folder.replace("\\", ""))
 
 
+@pytest.mark.slow
 @pytest.mark.no_cover
 @given(st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1) | st.text("a ,'\"\\{}[]()$=:~#null", min_size=1))
 @settings(database=None, deadline=None, max_examples=25)

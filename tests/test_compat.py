@@ -42,6 +42,7 @@ def test_the_installed_vllm_has_every_name(table: str) -> None:
     assert compat.unsupported_vllm(table) is None
 
 
+@pytest.mark.slow
 def test_what_was_written_down_of_the_installed_version_is_what_its_sources_say() -> None:
     """If this fails for a version that is the same, the file is stale: a name was added to a table since."""
     vllm = pytest.importorskip("vllm")

@@ -70,6 +70,7 @@ def test_on_one_engine_finalists_take_turns_until_nothing_is_open() -> None:
     assert all({passes[place][0], passes[place + 1][0]} == {cell.key for cell in found} for place in range(0, 8, 2))
 
 
+@pytest.mark.slow
 def test_what_is_open_at_a_look_goes_on_to_the_next_and_ends_at_the_last() -> None:
     found, seen = cells(BARE, KEYWORDS), []
 

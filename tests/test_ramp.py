@@ -79,6 +79,7 @@ def test_without_a_ramp_or_with_hardly_a_question_for_each_third_there_are_none(
     assert with_ramp(before, answers([0.01] * 5), ramp(1.0, 9.0)) == before
 
 
+@pytest.mark.slow
 def test_a_server_of_a_set_pace_saturates_where_the_ramp_passes_it() -> None:
     async def of_60_a_second(texts: Sequence[str]) -> list[Completion]:
         async with lock:

@@ -216,6 +216,7 @@ def test_a_dropped_trial_has_the_fraction_of_what_it_was_asked(tmp_path: Path) -
     assert fraction(replace(whole, measurement=None, dropped=Dropped("slower", MEASURED))) == fraction(whole)
 
 
+@pytest.mark.slow
 def test_the_formats_of_the_installed_vllm_are_in_the_tables_or_are_of_no_dense_decoder() -> None:
     cache, quantization = pytest.importorskip("vllm.config.cache"), pytest.importorskip("vllm.config.quantization")
     assert set(get_args(cache.CacheDType)) - set(KV_FORMATS) == {"fp8_ds_mla", "nvfp4_ds_mla"}

@@ -43,6 +43,7 @@ from gpuqa.selection.wording import counted
 from gpuqa.study import finalists, report, start_noise, study
 from gpuqa.study.cell_checks import CellChecks
 from gpuqa.study.conclusion import conclude
+from gpuqa.study.executors.places import places_for
 from gpuqa.study.grid import group_by_engine
 from gpuqa.study.journal import Journal
 from gpuqa.study.same_effect import Effects, asked_for
@@ -110,7 +111,7 @@ def announce(cells: Sequence[Cell], questions: Summary, console: Console) -> Non
     measured = [cell for cell in cells if cell.key not in copies]
     sizes = counted(len(cells), "trial") + (f", {len(measured)} of them measured," if copies else "")
     sizes += f" on {counted(len(group_by_engine(measured)), 'engine')}"
-    if places := study.places_for([cell.config for cell in cells]):
+    if places := places_for([cell.config for cell in cells]):
         sizes += f", side by side on {'; '.join(place.name for place in places)}"
     console.print(Text.assemble((config.study.name, "bold"), f": {sizes}; {setting(cells, effects)}"))
     for line in questions.lines():
@@ -169,7 +170,7 @@ def one_study(configs: Sequence[CellConfig]) -> StudyConfig:
         if any(getattr(config, key) != getattr(first, key) for config in configs):
             several = "; write several GPUs as executor.gpus=[0,1]" if key == "executor" else ""
             raise UserError(f"{key}: must be the same in all cells of a study; run one study for each{several}")
-    study.places_for(configs)
+    places_for(configs)
     if any(config.workload.searches for config in configs):
         finalists, racing = first.study.finalists, first.study.racing
         check(finalists == 0, "study.finalists", finalists, "0 with workload=load_search, which repeats the passes that decide")

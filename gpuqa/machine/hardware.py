@@ -140,18 +140,20 @@ def nvml() -> Iterator[Any]:
 
 def visible_gpus(pynvml: Any, at_most: int) -> list[Any]:
     """NVML's handles of the first GPUs that CUDA may use, in CUDA's order; NVML itself numbers all that are there."""
-    listed = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")]
-    names = list(itertools.takewhile(GPU_NAME.fullmatch, listed))  # CUDA, too, looks no further than a name that is none
-    names = names or [str(index) for index in range(pynvml.nvmlDeviceGetCount())]
+    names = named_gpus() or [str(index) for index in range(pynvml.nvmlDeviceGetCount())]
     by_index, by_uuid = pynvml.nvmlDeviceGetHandleByIndex, pynvml.nvmlDeviceGetHandleByUUID
     return [by_index(int(name)) if name.isdigit() else by_uuid(name) for name in names[:at_most]]
 
 
+def named_gpus() -> list[str]:
+    """The names in CUDA_VISIBLE_DEVICES, up to one that is none: CUDA looks no further."""
+    listed = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")]
+    return list(itertools.takewhile(GPU_NAME.fullmatch, listed))
+
+
 def visible_gpu_ids() -> list[str]:
     """The GPUs that CUDA may use, as CUDA_VISIBLE_DEVICES names them; empty without a GPU."""
-    listed = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")]
-    names = list(itertools.takewhile(GPU_NAME.fullmatch, listed))
-    here = [str(index) for index in range(len(gpus()))]
+    names, here = named_gpus(), [str(index) for index in range(len(gpus()))]
     return [name for name in names if name in here or not name.isdigit()] if names and here else here
 
 

@@ -16,7 +16,7 @@ from gpuqa.config import UserError
 from gpuqa.config.commands import CellConfig
 from gpuqa.config.paths import find_model
 from gpuqa.config.pipeline import PromptConfig
-from gpuqa.engines import BACKENDS, gpus_of_engine
+from gpuqa.engines import BACKENDS
 from gpuqa.measure import fingerprint
 from gpuqa.measure.cell import Cell
 from gpuqa.measure.fingerprint import Stage
@@ -30,7 +30,7 @@ from gpuqa.study import rate_sweep
 from gpuqa.study.cell_checks import CellChecks
 from gpuqa.study.engine_session import EngineStarts, Event, PassDone
 from gpuqa.study.executors import EXECUTORS
-from gpuqa.study.executors.places import Place, places_of
+from gpuqa.study.executors.places import places_for
 from gpuqa.study.finals import Finals, Undecided
 from gpuqa.study.grid import GridPlan, group_by_engine
 from gpuqa.study.journal import Journal
@@ -114,11 +114,6 @@ def refuse_equal_prompts(cells: Sequence[Cell]) -> None:
                 f"prompt: {other.name!r} and {prompt.name!r} come out of the chat template of model={cell.config.model.name} "
                 f"as the same tokens; leave one of them out, or use a model whose template keeps what tells them apart"
             )
-
-
-def places_for(configs: Sequence[CellConfig]) -> list[Place]:
-    """Where the engines of a study may run side by side; see `gpuqa.study.executors.places.places_of`."""
-    return places_of(configs[0].executor, max(gpus_of_engine(config.engine_args()) for config in configs))
 
 
 async def run(cells: Sequence[Cell], journal: Journal, observer: Observer) -> Outcome:

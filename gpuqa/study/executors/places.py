@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from gpuqa.config import UserError, check
+from gpuqa.config.commands import CellConfig
 from gpuqa.config.measurement import ExecutorConfig
+from gpuqa.engines import gpus_of_engine
 from gpuqa.machine import hardware
 
 
@@ -18,6 +20,11 @@ class Place:
     name: str  # such as "GPU 0" or "cores 0-3"; passes carry it beside the device
     env: dict[str, str] = field(default_factory=dict)  # set before anything is imported
     cores: tuple[int, ...] = ()  # that it may run on; all where it is empty
+
+
+def places_for(configs: Sequence[CellConfig]) -> list[Place]:
+    """The places of a study with these cells; see `places_of`."""
+    return places_of(configs[0].executor, max(gpus_of_engine(config.engine_args()) for config in configs))
 
 
 def places_of(config: ExecutorConfig, engine_gpus: int) -> list[Place]:

@@ -24,6 +24,7 @@ from gpuqa.study.engine_session import CellFailed, EngineSession, Event, PassDon
 from gpuqa.study.executors.places import Place
 
 LENGTH = struct.Struct(">Q")
+LAST = PassDone | StartFailed | CellFailed  # events after which none of that step comes
 PATIENCE_S = 60.0  # until an engine that is being closed has ended
 
 
@@ -46,7 +47,7 @@ class WorkerSession:
             while True:
                 event: Event = await self.receive()
                 yield event
-                if isinstance(event, PassDone | StartFailed | CellFailed):
+                if isinstance(event, LAST):
                     break
                 await self.send(None)
         except (EOFError, ConnectionError):
@@ -76,9 +77,9 @@ class WorkerSession:
 
     async def send(self, message: Any) -> None:
         """Hand a message to the process."""
-        data, pipe = pickle.dumps(message), self.process.stdin if self.process else None
+        pipe = self.process.stdin if self.process else None
         assert pipe is not None, "it was started with one"
-        pipe.write(LENGTH.pack(len(data)) + data)
+        pipe.write(framed(message))
         await pipe.drain()
 
     async def receive(self) -> Any:
@@ -145,7 +146,7 @@ async def serve(session: EngineSession, steps: BinaryIO, out: BinaryIO) -> None:
         async with aclosing(session.measure(step)) as events:
             async for event in events:
                 write(out, event)
-                if not isinstance(event, PassDone | StartFailed | CellFailed):
+                if not isinstance(event, LAST):
                     await asyncio.to_thread(read, steps)
     await session.close()
 
@@ -164,6 +165,11 @@ def read(source: BinaryIO) -> Any:
 
 def write(target: BinaryIO, message: Any) -> None:
     """Hand a message to the study."""
-    data = pickle.dumps(message)
-    target.write(LENGTH.pack(len(data)) + data)
+    target.write(framed(message))
     target.flush()
+
+
+def framed(message: Any) -> bytes:
+    """A message as both ends write it."""
+    data = pickle.dumps(message)
+    return LENGTH.pack(len(data)) + data

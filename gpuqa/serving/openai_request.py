@@ -150,14 +150,19 @@ def ignored_fields(request: OpenAIRequest, config: PipelineConfig, mode: OpenAI)
         ApiError: 404 for another model; where `mode` is strict, 400 names the first field that would change the answer,
             quotes its value and says what is served.
     """
-    if request.model != config.model.name:
-        reason = f"model: got {request.model!r:.200}, served is {config.model.name!r}"
-        raise ApiError(404, reason, "model", "model_not_found")
+    refuse_other_model(request.model, config)
     found = differences(request, config)
     if mode is OpenAI.strict:
         for difference in found:
             raise difference
     return [str(difference.param) for difference in found]
+
+
+def refuse_other_model(name: str, config: PipelineConfig) -> None:
+    """Raise an ApiError, 404, unless the model of that name is served."""
+    if name != config.model.name:
+        reason = f"model: got {name!r:.200}, served is {config.model.name!r}"
+        raise ApiError(404, reason, "model", "model_not_found")
 
 
 def differences(request: OpenAIRequest, config: PipelineConfig) -> Iterator[ApiError]:

@@ -27,7 +27,14 @@ from gpuqa.records import Completion, CompletionDelta
 from gpuqa.serving.auth import UNAUTHORIZED
 from gpuqa.serving.ignored import Ignored
 from gpuqa.serving.openai_errors import ApiError
-from gpuqa.serving.openai_request import ChatRequest, CompletionRequest, ignored_fields, question_of, questions_of
+from gpuqa.serving.openai_request import (
+    ChatRequest,
+    CompletionRequest,
+    ignored_fields,
+    question_of,
+    questions_of,
+    refuse_other_model,
+)
 from gpuqa.serving.refusals import failure
 from gpuqa.serving.service import REASONS, NotReady, Service, State
 
@@ -69,8 +76,7 @@ def router(service: Service, ignored: Ignored, fingerprint: str | None = None) -
     @routes.get("/models/{model:path}")
     async def model(model: str) -> dict[str, Any]:
         """The same, by its name."""
-        if model != card()["id"]:
-            raise ApiError(404, f"model: got {model!r:.200}, served is {card()['id']!r}", "model", "model_not_found")
+        refuse_other_model(model, config_of(service))
         return card()
 
     @routes.post("/chat/completions", responses=STREAMS, response_model=None)

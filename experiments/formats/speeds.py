@@ -31,7 +31,6 @@ SAID = {  # what vLLM prints of itself
     "kv_tokens": re.compile(r"GPU KV cache size: ([\d,]+) tokens"),
     "kernel": re.compile(r"(?:Using|Selected) (\w+(?:Kernel|LinearKernel)\w*)"),
 }
-T_975 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571}  # by degrees of freedom: NIST/SEMATECH e-Handbook, 1.3.6.7.2
 
 
 def main() -> None:
@@ -141,11 +140,9 @@ async def one(arguments: argparse.Namespace, model: str) -> None:
     from gpuqa.pipeline import dataset
     from gpuqa.pipeline.pipeline import Pipeline
 
-    words = [f"engine={arguments.engine}", f"+engine.args.kv_cache_memory_bytes={int(arguments.kv_gib * 2**30)}"]
-    if arguments.engine != "vllm_cpu":
-        words += ["engine.args.gpu_memory_utilization=0.05"]  # looked at before the start; the cache has its size already
-    else:
-        words[1] = words[1].lstrip("+")
+    words = [f"engine={arguments.engine}", f"++engine.args.kv_cache_memory_bytes={int(arguments.kv_gib * 2**30)}"]
+    if arguments.engine != "vllm_cpu":  # looked at before the start; the cache has its size already
+        words += ["engine.args.gpu_memory_utilization=0.05"]
     words += ["sampling=fixed_length", f"sampling.max_tokens={arguments.tokens}", "dataset=embedded_train", "prompt=structured"]
     words += ["model=random_qwen3_0_6b", f"model.path={model}"]
     log = Path(os.readlink("/proc/self/fd/2"))
@@ -200,7 +197,9 @@ def with_interval(logs: list[float]) -> str:
     """The geometric mean of ratios, and its 95 % interval where there are several."""
     if len(logs) < 2:
         return ", ".join(f"{math.exp(log):.3f}" for log in logs)
-    half = T_975[len(logs) - 1] * statistics.stdev(logs) / math.sqrt(len(logs))
+    from gpuqa.measure.statistics import t_quantile
+
+    half = t_quantile(0.95, len(logs) - 1) * statistics.stdev(logs) / math.sqrt(len(logs))
     mean = statistics.fmean(logs)
     return f"{math.exp(mean):.3f} ({math.exp(mean - half):.3f} to {math.exp(mean + half):.3f})"
 

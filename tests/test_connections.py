@@ -137,6 +137,9 @@ def test_while_all_connections_are_being_answered_health_is_and_a_question_is_to
         status, headers, text = served.ask("POST", "/predict", BODY)
         assert (status, headers["retry-after"], headers["connection"]) == (503, "1", "close")
         assert "http.max_connections" in text
+        with connect(served) as one_whose_body_comes_later:
+            one_whose_body_comes_later.sendall(HEAD + b"\r\n")
+            assert all_of(one_whose_body_comes_later).startswith(b"HTTP/1.1 503 ")
         for _ in range(SPARE + 5):
             stack.enter_context(connect(served))
         assert served.ask("GET", "/readyz")[0] == 200, "those that only hold a connection are closed"

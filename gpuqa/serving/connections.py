@@ -55,8 +55,8 @@ class Connections:
 
     @property
     def crowded(self) -> bool:
-        """Whether there are too many, and all of them are being answered."""
-        return len(self.open) > self.limit and not self.waiting
+        """Whether there are too many, and all of them are being answered or have sent the head of a request."""
+        return len(self.open) > self.limit and all(connection.has_head() for connection in self.waiting)
 
     def add(self, new: Connection) -> None:
         """Note a connection; close another one, or this one, where there are too many."""
@@ -170,9 +170,13 @@ class Connection(AutoHTTPProtocol):  # type: ignore[misc,valid-type]
         self.transport.close()
         self.limits.remove(self)
 
+    def has_head(self) -> bool:
+        """Whether there is a request without a complete answer whose head, at least, is here."""
+        return self.cycle is not None and not self.cycle.response_complete
+
     def is_answering(self) -> bool:
         """Whether there is a complete request that has no complete answer yet."""
-        return self.cycle is not None and not self.cycle.response_complete and not self.cycle.more_body
+        return self.has_head() and not self.cycle.more_body
 
     def _await_request(self) -> None:
         if self.clock is None and not self.transport.is_closing():

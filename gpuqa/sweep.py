@@ -44,6 +44,7 @@ from gpuqa.study import finalists, report, start_noise, study
 from gpuqa.study.cell_checks import CellChecks
 from gpuqa.study.conclusion import conclude
 from gpuqa.study.executors.places import places_for
+from gpuqa.study.finals import schedule_of
 from gpuqa.study.grid import group_by_engine
 from gpuqa.study.journal import Journal
 from gpuqa.study.same_effect import Effects, asked_for
@@ -131,10 +132,11 @@ def measure_finalists(cells: Sequence[Cell], trials: Sequence[Trial], journal: J
         return
     began, limit = time.perf_counter(), cells[0].config.study
     are = "finalist is" if len(again) == 1 else "finalists are"
-    until = f"until they are decided, at most {limit.max_repeats} times or for {limit.seconds:g} s"
+    schedule = schedule_of(again, contest.choice.finalists)
+    until = f"until they are decided, at most {schedule.looks[-1]} times or for {limit.seconds:g} s"
     console.print(f"{len(again)} {are} measured again, {until} (study.finalists, max_repeats, seconds)", highlight=False)
-    with Watch(console, again, limit.max_repeats) as watch:
-        outcome = asyncio.run(study.run_finals(again, journal, watch, contest.undecided))
+    with Watch(console, again, schedule.looks[-1]) as watch:
+        outcome = asyncio.run(study.run_finals(again, journal, watch, contest.undecided, schedule))
     console.print(summary(outcome, time.perf_counter() - began))
     chosen = finalists.winner_of(trials, rule, journal)
     if chosen is None:

@@ -6,18 +6,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
 import pytest
+from generated_trials import cell
 from small_study import BARE, KEYWORDS, NARROW, prepared
 
 from gpuqa.measure.cell import Cell
 from gpuqa.measure.fingerprint import Stage
-from gpuqa.records import Answered, Pass
+from gpuqa.records import Answered, Pass, Trial
 from gpuqa.study.engine_session import CellFailed, PassDone
-from gpuqa.study.finals import Finals, Passes
+from gpuqa.study.finals import MOST_ON_A_START, Finals, Passes, schedule_of
 
 Played = list[list[tuple[str, int]]]  # for each start of an engine its passes: which cell, which number
 
@@ -41,9 +42,10 @@ def played(
     kept: Passes | None = None,
     fails: str = "",
     clock: Callable[[], float] = lambda: 0.0,
+    first_round: Sequence[Trial] = (),
 ) -> Played:
     """What is measured, start by start; the cell `fails` breaks in its second pass."""
-    finals, starts = Finals(found, kept or {}, undecided, clock), []
+    finals, starts = Finals(found, kept or {}, undecided, schedule_of(found, first_round), clock), []
 
     async def play() -> None:
         for plans in finals.stages():
@@ -103,8 +105,21 @@ def test_finalists_of_two_engines_get_starts_of_both_in_alternating_order() -> N
     first, second = found[0].key, found[1].key
     assert [start[0][0] for start in starts] == [first, second, second, first, first, second]
     assert [[number for _, number in start] for start in starts] == [[0, 1]] * 2 + [[2, 3]] * 2 + [[4, 5]] * 2
-    assert len(played(found)) == 2 * 10
+    assert len(played(found)) == 2 * 18
     assert len(played(cells(BARE, NARROW, study__max_repeats=12))) == 2 * 6
+
+
+@pytest.mark.parametrize(
+    ("start_s", "passes"), [(0.5, 2), (4.5, 4), (3600.0, MOST_ON_A_START)], ids=["quick", "slower", "slow"]
+)
+def test_a_start_has_as_many_passes_as_take_the_time_of_starting(start_s: float, passes: int) -> None:
+    found = cells(BARE, NARROW)
+    first_round = [cell(number, [10_000.0], engine_start_s=start_s - 0.2, warmup_s=0.2, seconds=1.0) for number in (1, 2)]
+    starts = played(found, nothing, first_round=first_round)
+    assert [[number for _, number in start] for start in starts[::2]] == [
+        list(range(start * passes, (start + 1) * passes)) for start in range(3)
+    ]
+    assert len(played(found, first_round=first_round)) == 2 * 18
 
 
 def test_finalists_that_share_an_engine_share_its_starts() -> None:

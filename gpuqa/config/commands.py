@@ -29,7 +29,7 @@ class StudyConfig:
     name: str = MISSING
     root: str = "experiments"
     finalists: int = 3  # of the first round, measured again until they are decided; 0: the first round decides
-    max_repeats: int = 32  # of each finalist
+    max_repeats: int | None = None  # of each finalist; null: 32 on one engine, 18 starts of each of several
     seconds: float = 600.0  # for finalists: no more passes are begun than will end within this time, but for the first look
     racing: bool = False  # ask all cells a slice first and drop those that cannot win; see `gpuqa.study.racing`
     racing_first_slice: int = 16  # questions
@@ -39,7 +39,8 @@ class StudyConfig:
 
     def __post_init__(self) -> None:
         check(self.finalists >= 0, "study.finalists", self.finalists, "an integer of at least 0")
-        check(self.max_repeats >= 1, "study.max_repeats", self.max_repeats, "an integer of at least 1")
+        most = self.max_repeats
+        check(most is None or most >= 1, "study.max_repeats", most, "an integer of at least 1, or null")
         check(0 < self.seconds < math.inf, "study.seconds", self.seconds, "a number above 0")
         check(self.racing_first_slice >= 2, "study.racing_first_slice", self.racing_first_slice, "an integer of at least 2")
         check(self.racing_growth >= 1, "study.racing_growth", self.racing_growth, "an integer of at least 1")

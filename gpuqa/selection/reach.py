@@ -32,8 +32,9 @@ def reach_of(first: Trial, comparison: Comparison) -> str:
         return f"{seen}; for {LEAD:.0%} find out first what disturbs the machine."
     more = needed - (lead.count if unit is lead.unit else 0)
     seconds = sum(seconds_of(trial, unit) for trial in (first, comparison.other))
-    beyond = " (study.max_repeats)" if unit is Unit.rounds and needed > LOOKS[unit][-1] else ""
-    return f"{seen}; {counted(more, f'more {unit.value}')}{beyond}, about {duration(more * seconds)}, would show {LEAD:.0%}."
+    most = LOOKS[unit][-1]
+    beyond = f", but finalists get {most} at most: look for what disturbs the machine" if needed > most else ""
+    return f"{seen}; {counted(more, f'more {unit.value}')}, about {duration(more * seconds)}, would show {LEAD:.0%}{beyond}."
 
 
 def seconds_of(trial: Trial, unit: Unit) -> float:

@@ -1,7 +1,8 @@
 """Passes of finalists until they are decided, or until `study.max_repeats` or `study.seconds` is spent.
 
     one engine       rounds, a pass of each finalist in every one of them
-    several engines  starts of all engines in turn, the other way round every second time; a few passes of each finalist on each
+    several engines  starts of all engines in turn, the other way round every second time; on each so many passes of each
+                     finalist as take the time that the start takes, which is spent anyway
 
 After certain numbers of rounds or starts (`gpuqa.measure.speed_tests.LOOKS`) those that are decided by then are left out. The
 passes stay in the journal, so that a later command with more time goes on where this one stopped.
@@ -11,42 +12,63 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from gpuqa.config.commands import StudyConfig
 from gpuqa.measure.cell import Cell
 from gpuqa.measure.speed_tests import LOOKS, Unit
 from gpuqa.measure.trial import PassRequest
-from gpuqa.records import Pass
+from gpuqa.records import Pass, Trial
 from gpuqa.study.engine_session import Event, PassDone, Step
 from gpuqa.study.grid import group_by_engine, in_order
 from gpuqa.study.progress import Progress
 
 Passes = Mapping[str, Sequence[Pass]]  # by the key of their cell
 Undecided = Callable[[Passes], Collection[str]]  # by the passes so far, the keys of the cells that are not decided
+MOST_ON_A_START = 10  # passes of each cell: more tell little where starts differ, and little where a slow minute is long
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """When finalists are judged."""
+
+    a_start: int  # passes of each cell on one start of its engine
+    looks: Sequence[int]  # numbers of passes of each cell
+
+
+def schedule_of(cells: Sequence[Cell], first_round: Sequence[Trial]) -> Schedule:
+    """The schedule of finalists, by what the first round has shown of them."""
+    measured = [trial.measurement for trial in first_round if trial.measurement]
+    start_s = sum(numbers.engine_start_s + numbers.warmup_s for numbers in measured)
+    pass_s = sum(numbers.seconds for numbers in measured)
+    in_that_time = min(MOST_ON_A_START, int(start_s / pass_s)) if pass_s else 0
+    a_start = max(2, in_that_time, *(cell.config.workload.repeats for cell in cells))  # one pass would tell no noise
+    one_engine = len(group_by_engine(cells)) == 1
+    looks = LOOKS[Unit.rounds] if one_engine else [starts * a_start for starts in LOOKS[Unit.starts]]
+    limit = cells[0].config.study.max_repeats or looks[-1]
+    return Schedule(a_start, [look for look in looks if look <= limit] or [limit])
 
 
 class Finals:
     """Which passes the finalists get, and when that ends."""
 
     def __init__(
-        self, cells: Sequence[Cell], kept: Passes, undecided: Undecided, clock: Callable[[], float] = time.monotonic
+        self,
+        cells: Sequence[Cell],
+        kept: Passes,
+        undecided: Undecided,
+        schedule: Schedule,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`kept`: passes of an earlier run."""
         self.cells, self.undecided, self.clock = cells, undecided, clock
         self.study: StudyConfig = cells[0].config.study
         self.groups = group_by_engine(cells)
         self.passes = {cell.key: list(kept.get(cell.key, ())) for cell in cells}
-        repeats = [cell.config.workload.repeats for cell in cells]
-        self.a_start = max(2, *repeats)  # passes of each cell on one start of its engine; one pass would tell no noise
-        self.looks = self.looks_within(self.study.max_repeats)
+        self.a_start, self.looks = schedule.a_start, schedule.looks
         self.gone: set[str] = set()  # the keys of cells that failed
         self.open: dict[int, list[str]] = {}  # the keys that go on, by the number of passes after which that was decided
         self.began, self.measured = clock(), 0
-
-    def looks_within(self, limit: int) -> list[int]:
-        """The numbers of passes of each cell after which the finalists are judged."""
-        looks = LOOKS[Unit.rounds] if len(self.groups) == 1 else [starts * self.a_start for starts in LOOKS[Unit.starts]]
-        return [look for look in looks if look <= limit] or [limit]
 
     def stages(self) -> Iterator[list[FinalsPlan]]:
         """The plans of the finals; each needs an engine that nobody has used yet."""

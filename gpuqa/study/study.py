@@ -31,7 +31,7 @@ from gpuqa.study.cell_checks import CellChecks
 from gpuqa.study.engine_session import EngineStarts, Event, PassDone
 from gpuqa.study.executors import EXECUTORS
 from gpuqa.study.executors.places import places_for
-from gpuqa.study.finals import Finals, Undecided
+from gpuqa.study.finals import Finals, Schedule, Undecided
 from gpuqa.study.grid import GridPlan, group_by_engine
 from gpuqa.study.journal import Journal
 from gpuqa.study.progress import Plan
@@ -129,11 +129,13 @@ async def run(cells: Sequence[Cell], journal: Journal, observer: Observer) -> Ou
     return Outcome([study.done[cell.key] for cell in cells], study.engine_starts, study.kept)
 
 
-async def run_finals(cells: Sequence[Cell], journal: Journal, observer: Observer, undecided: Undecided) -> Outcome:
+async def run_finals(
+    cells: Sequence[Cell], journal: Journal, observer: Observer, undecided: Undecided, schedule: Schedule
+) -> Outcome:
     """Measure finalists until they are decided; their passes stay, so that more time can be spent on them later."""
     with Scoring() as scoring:
         study = Run(cells, journal, observer, scoring, keep_passes=True)
-        await study.finals(undecided)
+        await study.finals(undecided, schedule)
     return Outcome([study.done[cell.key] for cell in cells], study.engine_starts, study.kept)
 
 
@@ -193,10 +195,10 @@ class Run:
             if trial.key not in kept:
                 self.write(trial, answers)
 
-    async def finals(self, undecided: Undecided) -> None:
+    async def finals(self, undecided: Undecided, schedule: Schedule) -> None:
         """Finalists until they are decided; see `gpuqa.study.finals`."""
         cells, known = list(self.cells.values()), self.journal.read()
-        finals = Finals(cells, {cell.key: self.journal.read_passes(cell.key) for cell in cells}, undecided)
+        finals = Finals(cells, {cell.key: self.journal.read_passes(cell.key) for cell in cells}, undecided, schedule)
         await self.execute(finals.stages())
         for cell in [cell for cell in cells if cell.key not in self.done]:
             passes, before = finals.passes[cell.key], known.get(cell.key)

@@ -40,7 +40,7 @@ from gpuqa.records import Override, Pass, Trial
 from gpuqa.selection.comparison import speed
 from gpuqa.selection.decision import decide
 from gpuqa.selection.wording import counted
-from gpuqa.study import finalists, report, start_noise, study
+from gpuqa.study import finalists, start_noise, study
 from gpuqa.study.cell_checks import CellChecks
 from gpuqa.study.conclusion import conclude
 from gpuqa.study.executors.places import places_for
@@ -49,6 +49,7 @@ from gpuqa.study.grid import group_by_engine
 from gpuqa.study.journal import Journal
 from gpuqa.study.same_effect import Effects, asked_for
 from gpuqa.study.study_file import refuse_another_study
+from gpuqa.study.terminal_table import print_table
 
 
 def main() -> None:
@@ -155,7 +156,8 @@ def interrupted(cells: Sequence[Cell], journal: Journal, console: Console) -> in
     keys = [key for cell in cells for stage in Stage if (key := replace(cell, stage=stage).key) not in ended]
     passes = counted(sum(len(journal.read_passes(key)) for key in keys), "pass", "passes")
     if trials:
-        console.print(report.to_table(decide(trials, cells[0].config.selection), f"Study {cells[0].config.study.name} so far"))
+        rule = cells[0].config.selection
+        print_table(decide(trials, rule), f"Study {cells[0].config.study.name} so far", rule, console)
     text = f"Interrupted: {len(trials)} of {counted(len(cells), 'trial')} and {passes} of others are kept"
     console.print(f"{text}; nothing was frozen. The same command goes on from here.", style="bold", highlight=False)
     return INTERRUPTED

@@ -25,6 +25,7 @@ from gpuqa.selection.verdict import Outcome, Standing, Verdict
 from gpuqa.study import report
 from gpuqa.study.conclusion import conclude
 from gpuqa.study.journal import Journal
+from gpuqa.study.terminal_table import print_table, to_table
 
 SPEED = [1000.0, 1001.0, 1002.0]
 BOUND, REFUTED, POINT = ConstraintTest.bound, ConstraintTest.refuted, ConstraintTest.point
@@ -254,16 +255,19 @@ def test_the_leaderboard_the_page_and_the_terminal_tell_the_three_states_apart(t
     assert page.count('stroke="var(--open)"') == 1
 
 
-def test_the_terminal_marks_what_is_not_shown_otherwise_than_what_is_shown_to_be_worse(tmp_path: Path) -> None:
+def test_the_terminal_marks_what_is_not_shown_otherwise_than_what_is_shown_to_be_worse() -> None:
     verdict, _ = three_states()
-    table = report.to_table(verdict, "s")
+    table = to_table(verdict, "s", RULE, [["seqs"], ["quantization"]])
     assert [str(row.style) for row in table.rows] == ["bold green", "None", "None", "None", "yellow", "dim", "dim"]
     console = Console(file=StringIO(), width=80, color_system=None)
-    console.print(table)
+    print_table(verdict, "s", RULE, console)
     lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
-    marks = {tuple(line.split()[:2]): line.rstrip()[-1] for line in lines if line.split()[1:2] in (["fp8"], ["none"])}
-    assert (marks["2", "fp8"], marks["3", "fp8"]) == ("?", "<")
-    assert marks["1", "fp8"].isdigit()
+    rows = {tuple(line.split()[1:3]): line for line in lines if line.split()[2:3] in (["fp8"], ["none"])}
+    assert "0.470?" in rows["2", "fp8"]
+    assert rows["2", "fp8"].rstrip().endswith(" < 90%")
+    assert "<" in rows["3", "fp8"]
+    assert " ROUGE-L " in rows["3", "fp8"]
+    assert "ROUGE-L" not in rows["1", "fp8"]
     legend = " ".join(" ".join(lines).split())
     assert "? too few questions to show whether it keeps its unquantized baseline's ROUGE-L" in legend
     assert "< shown to be worse than its unquantized baseline" in legend

@@ -1,9 +1,8 @@
-"""Trials become a leaderboard, a table that fits a terminal, and a page that is safe to open."""
+"""Trials become a leaderboard, and a page that is safe to open."""
 
 from __future__ import annotations
 
 import csv
-import itertools
 from dataclasses import fields, replace
 from html.parser import HTMLParser
 from io import StringIO
@@ -11,13 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from omegaconf import OmegaConf
 from rich.console import Console
 
-from gpuqa.config.app import introduce_to_hydra
 from gpuqa.config.commands import StudyConfig
 from gpuqa.config.measurement import Rule, SelectionConfig
-from gpuqa.config.paths import conf_folder
 from gpuqa.measure.latency import PERCENTILES
 from gpuqa.measure.metric_table import METRICS
 from gpuqa.measure.statistics import bootstrap_interval
@@ -28,6 +24,7 @@ from gpuqa.selection.verdict import Verdict
 from gpuqa.study import report
 from gpuqa.study.conclusion import conclude
 from gpuqa.study.journal import Journal
+from gpuqa.study.terminal_table import print_table
 
 RULE = SelectionConfig(name="fastest_above_floor", min_rouge_l_f1_judge=0.35)
 NASTY = "<script>alert('字')</script> & \"quoted\""
@@ -80,10 +77,9 @@ def page_of(verdict: Verdict, folder: Path, answers: Answers | None = None) -> s
     return (folder / "report.html").read_text(encoding="utf-8")
 
 
-def printed(verdict: Verdict, width: int = 80) -> list[str]:
-    console = Console(file=StringIO(), width=width, color_system=None)
-    console.print(report.to_table(verdict, "Study s"))
-    return console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+def printed(verdict: Verdict) -> str:
+    print_table(verdict, "Study s", RULE, console := Console(file=StringIO(), width=80, color_system=None))
+    return " ".join(console.file.getvalue().split())  # type: ignore[attr-defined]
 
 
 class Page(HTMLParser):
@@ -167,40 +163,6 @@ def test_the_leaderboard_has_a_row_a_trial_with_axes_rule_and_every_number(tmp_p
     assert rows[1]["violations"] == "rouge_l_f1_judge 0.1000 is below the floor 0.35 (a point estimate)"
     assert rows[2]["violations"] == "failed: KV cache, 放不下"
     assert rows[2]["chars_per_s"] == ""
-
-
-def default_axes() -> dict[str, list[str]]:
-    introduce_to_hydra()  # it names what follows the machine
-    params = OmegaConf.load(conf_folder() / "experiment" / "embedded.yaml").hydra.sweeper.params
-    return {key: value.split(",") for key, value in params.items()}
-
-
-def test_the_table_of_the_default_study_fits_eighty_columns_and_cuts_nothing():
-    axes = default_axes()
-    cells = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
-    trials = [trial(cell, chars_per_s=123456.0 + place) for place, cell in enumerate(cells)]
-    trials[-1] = trial(cells[-1], error="it failed with a very long reason " * 9)
-    verdict = decide(trials, RULE)
-    lines = printed(verdict)
-    assert max(map(len, lines)) <= 80
-    assert not [line for line in lines if "…" in line]
-    heads = [key.removeprefix("engine.args.") for key in axes]
-    assert next(line for line in lines if "prompt" in line).split() == [*heads, "chars/s", "judge", "ROUGE-L"]
-    shown = [line.split() for line in lines if line.strip().startswith(("bare", "structured", "keywords"))]
-    assert [row[: len(axes)] for row in shown] == [list(one.trial.axes.values()) for one in verdict.standings]
-    assert shown[0][len(axes) :] == ["123,470", "0.4000", "0.5000?"]
-    assert shown[-1][len(axes) :] == ["failed"]
-
-
-@pytest.mark.parametrize("value", ["[16]", "[bold]", "[/bold]", "[a,b]", "['<|im_end|>']", ":smile:"])
-def test_an_axis_value_is_shown_as_it_was_typed(value):
-    assert any(value in line for line in printed(decide([trial({"sampling.stop": value})], RULE)))
-
-
-@pytest.mark.parametrize("axes", [{}, {"prompt": "bare"}])
-def test_a_study_of_one_cell_has_a_table_too(axes):
-    lines = printed(decide([trial(axes, chars_per_s=77.0)], RULE))
-    assert sum("77" in line.split() for line in lines) == 1
 
 
 def test_a_percentile_that_the_sample_cannot_support_says_what_it_needs(tmp_path):
@@ -290,9 +252,9 @@ def test_overrides_that_did_not_run_or_were_limited_are_told_in_leaderboard_page
         "scheduler=burst ran in 1 of 5 trials, but not for everything: an answer was streamed",
     ]
     assert sorted(Page(page_of(verdict, tmp_path)).text["li"]) == sorted(told)
-    assert all(sentence in " ".join(" ".join(printed(verdict, 200)).split()) for sentence in told)
+    assert all(sentence in printed(verdict) for sentence in told)
     without = decide(prompts(plain=1.0), RULE)
-    assert "did not run" not in page_of(without, tmp_path) + " ".join(printed(without, 200))
+    assert "did not run" not in page_of(without, tmp_path) + printed(without)
 
 
 def test_the_page_says_what_each_of_its_columns_means(tmp_path):

@@ -174,7 +174,7 @@ def score_row(name: str, pairs: AnswerPairs, confidence: float) -> Row:
     mean_a, mean_b = fmean(pair.first for pair in scores), fmean(pair.second for pair in scores)
     rule, scale = SelectionConfig(name="compare", confidence=confidence), mean_b or 1.0
     ratio = score_ratio(rule, len({pair.question for pair in scores}))
-    (kept, reach), (interval, p_value) = tested(scores, ratio, rule), paired_test(scores, scale, confidence)
+    (kept, _, reach), (interval, p_value) = tested(scores, ratio, rule), paired_test(scores, scale, confidence)
     share = f"{ratio.share:.0%} of B ({ratio.source})"
     reasons = {
         Kept.yes: "",

@@ -17,6 +17,7 @@ from gpuqa.measure.statistics import bootstrap_interval
 from gpuqa.records import Answer, Measurement, Trial
 from gpuqa.selection.pairing import AnswerPairs, Answers, ScorePair, ScorePairs, paired, scores_of
 from gpuqa.selection.ratios import BesideBaseline, Ratio, beside, length_ratio, score_ratio
+from gpuqa.selection.wording import Violation
 
 NUMBER_FORMATS = ("quantization", "kv_cache_dtype")  # engine arguments: the number formats of weights and KV cache
 RANKED_BY = {  # rule -> the number without which a trial cannot be ranked by it, and why a trial may lack it
@@ -25,17 +26,18 @@ RANKED_BY = {  # rule -> the number without which a trial cannot be ranked by it
 }
 
 
-def violations(trial: Trial, trials: Sequence[Trial], rule: SelectionConfig, answers: Answers) -> tuple[str, ...]:
+def violations(trial: Trial, trials: Sequence[Trial], rule: SelectionConfig, answers: Answers) -> tuple[Violation, ...]:
     """Every reason why a trial may not win, a sentence each; none if it may."""
     measurement = trial.measurement
     if trial.dropped is not None:
-        return (f"dropped: {trial.dropped.reason}",)
+        return (Violation(f"dropped: {trial.dropped.reason}", "dropped"),)
     if measurement is None:
-        return (f"skipped: {trial.skipped}" if trial.skipped else f"failed: {trial.error}",)
+        skipped = Violation(f"skipped: {trial.skipped}", "skipped")
+        return (skipped if trial.skipped else Violation(f"failed: {trial.error}", "failed"),)
     best = best_score(trials, measurement.questions, answers)
     reasons = [*quality_violations(measurement, best, rule, answers.get(trial.key, ())), *speed_violations(measurement, rule)]
     if (kept := beside_baseline(trial, trials, rule, answers)) and kept.refused:
-        reasons.append(kept.text)
+        reasons.append(Violation(kept.text, kept.short))
     return (*reasons, *too_short(trial, trials, rule, answers))
 
 
@@ -62,7 +64,7 @@ def best_score(trials: Sequence[Trial], questions: int, answers: Answers) -> flo
 
 def quality_violations(
     measurement: Measurement, best: float, rule: SelectionConfig, answers: Sequence[Answer] = ()
-) -> list[str]:
+) -> list[Violation]:
     """Violations of floors on scores and of caps on empty and truncated answers. `best`: the study's highest rouge_l_f1.
 
     The floors compare the measured means, as the judge does, and say so.
@@ -70,17 +72,20 @@ def quality_violations(
     reasons, judge, score = [], measurement.rouge_l_f1_judge, measurement.rouge_l_f1
     if (judge or 0.0) < rule.min_rouge_l_f1_judge:
         text = f"rouge_l_f1_judge {score_text(judge)} is below the floor {rule.min_rouge_l_f1_judge:g}"
-        reasons.append(f"{text} ({as_point('rouge_l_f1_judge', measurement, answers)})")
+        short = f"judge {score_text(judge)} < {rule.min_rouge_l_f1_judge:g}"
+        reasons.append(Violation(f"{text} ({as_point('rouge_l_f1_judge', measurement, answers)})", short))
     if (score or 0.0) < rule.min_rouge_l_f1_of_best * best:
         share = f"{rule.min_rouge_l_f1_of_best * 100:.4g}%"
         text = f"rouge_l_f1 {score_text(score)} is below {share} of the study's best {best:.4g}"
-        reasons.append(f"{text} ({as_point('rouge_l_f1', measurement, answers)})")
+        short = f"ROUGE-L < {share} of best"
+        reasons.append(Violation(f"{text} ({as_point('rouge_l_f1', measurement, answers)})", short))
     for name, fraction, limit in (
         ("empty", measurement.answers_empty / measurement.questions, rule.max_empty_fraction),
         ("truncated", measurement.truncated_fraction, rule.max_truncated_fraction),
     ):
         if fraction > limit:
-            reasons.append(f"{fraction:.1%} of the answers are {name}, at most {limit:.4g} is selection.max_{name}_fraction")
+            text = f"{fraction:.1%} of the answers are {name}, at most {limit:.4g} is selection.max_{name}_fraction"
+            reasons.append(Violation(text, f"{name} {fraction:.1%} > {limit * 100:.4g}%"))
     return reasons
 
 
@@ -100,22 +105,23 @@ def floor_note(trial: Trial, rule: SelectionConfig, answers: Answers) -> str:
     return f"The floor {floor:g} {inside}: over other questions it may miss it."
 
 
-def speed_violations(measurement: Measurement, rule: SelectionConfig) -> list[str]:
+def speed_violations(measurement: Measurement, rule: SelectionConfig) -> list[Violation]:
     """Violations of the speed floor and of the latency limits, and the lack of what the rule ranks by; a percentile that the
     sample cannot support keeps no limit."""
     name, why = RANKED_BY.get(rule.rule, ("chars_per_s", ""))
-    reasons = (
-        [f"it has no {name}, by which selection.rule={rule.rule.name} ranks: {why}"]
-        if getattr(measurement, name) is None
-        else []
-    )
-    if measurement.chars_per_s < rule.min_chars_per_s:
-        reasons.append(f"chars_per_s {measurement.chars_per_s:,.0f} is below the floor {rule.min_chars_per_s:g}")
+    reasons = []
+    if getattr(measurement, name) is None:
+        text = f"it has no {name}, by which selection.rule={rule.rule.name} ranks: {why}"
+        reasons.append(Violation(text, f"no {name.split('_')[0]}"))
+    if (speed := measurement.chars_per_s) < rule.min_chars_per_s:
+        text = f"chars_per_s {speed:,.0f} is below the floor {rule.min_chars_per_s:g}"
+        reasons.append(Violation(text, f"speed < {rule.min_chars_per_s:,g}"))
     for name in ("e2e_latency_ms_p95", "ttft_ms_p95"):
         limit, latency = getattr(rule, f"max_{name}"), getattr(measurement, name)
         if limit is not None and (latency is None or latency > limit):
             text = "n/a (too few different questions)" if latency is None else f"{latency:,.1f}"
-            reasons.append(f"{name} {text} is above the limit {limit:g}")
+            short = f"{'TTFT p95' if name.startswith('ttft') else 'p95'} > {limit:g} ms"
+            reasons.append(Violation(f"{name} {text} is above the limit {limit:g}", short))
     return reasons
 
 
@@ -129,7 +135,7 @@ def beside_baseline(trial: Trial, trials: Sequence[Trial], rule: SelectionConfig
     return compared(trial, baseline, pairs, score_ratio(rule, questions), rule)
 
 
-def too_short(trial: Trial, trials: Sequence[Trial], rule: SelectionConfig, answers: Answers) -> list[str]:
+def too_short(trial: Trial, trials: Sequence[Trial], rule: SelectionConfig, answers: Answers) -> list[Violation]:
     """Whether a quantized trial's answers collapsed beside its baseline's, in a sentence.
 
     Shorter answers that are as good are no loss, and lengths scatter twice as much as scores. So the limit is missed only
@@ -142,7 +148,7 @@ def too_short(trial: Trial, trials: Sequence[Trial], rule: SelectionConfig, answ
     if rule.constraint_test is ConstraintTest.bound:
         rule = replace(rule, constraint_test=ConstraintTest.refuted)
     length = compared(trial, baseline, lengths, length_ratio(rule), rule)
-    return [length.text] if length and length.refused else []
+    return [Violation(length.text, length.short)] if length and length.refused else []
 
 
 def compared(trial: Trial, baseline: Trial, pairs: ScorePairs, ratio: Ratio, rule: SelectionConfig) -> BesideBaseline | None:

@@ -26,6 +26,7 @@ USUAL_SD = {  # of the differences between questions, over the baseline's mean: 
     "rouge_l_f1": 0.165,
     "answer_chars_mean": 0.293,
 }
+SHORT_NAMES = {"rouge_l_f1": "ROUGE-L", "answer_chars_mean": "length"}
 
 
 class Kept(Enum):
@@ -43,6 +44,7 @@ class BesideBaseline:
     kept: Kept
     text: str
     refused: bool  # whether it may not win therefore
+    short: str  # the share that it is shown to keep, at least or at most, and the wanted one, for a column of a table
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +88,8 @@ def beside(means: tuple[float, float], pairs: ScorePairs, ratio: Ratio, rule: Se
     below = mean < ratio.share * baseline_mean
     if not pairs:
         text = f"{what} is {'' if below else 'not '}below {share}, by means alone, since answers are not at hand"
-        return BesideBaseline(Kept.open, text, below)
-    kept, reach = tested(pairs, ratio, rule)
+        return BesideBaseline(Kept.open, text, below, short_of(ratio, mean / baseline_mean if baseline_mean else 0.0))
+    kept, reached, reach = tested(pairs, ratio, rule)
     match rule.constraint_test:
         case ConstraintTest.bound:
             refused, then = kept is not Kept.yes, "; selection.constraint_test=refuted would accept it"
@@ -98,11 +100,19 @@ def beside(means: tuple[float, float], pairs: ScorePairs, ratio: Ratio, rule: Se
         case _:
             assert_never(rule.constraint_test)
     verb = {Kept.yes: "is shown to keep", Kept.open: "is not shown to keep", Kept.no: "is shown to be below"}[kept]
-    return BesideBaseline(kept, f"{what} {verb} {share}: {reach}{then if kept is Kept.open else ''}", refused)
+    text = f"{what} {verb} {share}: {reach}{then if kept is Kept.open else ''}"
+    return BesideBaseline(kept, text, refused, short_of(ratio, reached))
 
 
-def tested(pairs: ScorePairs, ratio: Ratio, rule: SelectionConfig) -> tuple[Kept, str]:
-    """Whether a share is kept, and the bound that says so; where neither is shown, also the questions that it would take."""
+def short_of(ratio: Ratio, reached: float) -> str:
+    """A share that was reached beside the wanted one."""
+    sign = "<" if reached < ratio.share else ">="
+    return f"{SHORT_NAMES[ratio.quantity]} {reached * 100:.1f} {sign} {ratio.share * 100:.4g}%"
+
+
+def tested(pairs: ScorePairs, ratio: Ratio, rule: SelectionConfig) -> tuple[Kept, float, str]:
+    """Whether a share is kept, the bound that says so, and both in words; where neither is shown, these also name the questions
+    that it would take."""
     questions, scale = [pair.question for pair in pairs], fmean(pair.second for pair in pairs)
     beyond = [pair.first - ratio.share * pair.second for pair in pairs]
     estimate, different = moderated_mean(beyond, questions, USUAL_SD[ratio.quantity] * scale), len(set(questions))
@@ -110,11 +120,11 @@ def tested(pairs: ScorePairs, ratio: Ratio, rule: SelectionConfig) -> tuple[Kept
     kept = Kept.no if bounds.high < -ROUNDING else Kept.yes if bounds.low >= -ROUNDING else Kept.open
     kept = Kept.open if kept is Kept.yes and different < FEWEST_QUESTIONS else kept
     side, end = ("at most", bounds.high) if kept is Kept.no else ("at least", bounds.low)
-    reach = f"{ratio.share + end / scale if scale else 0.0:.1%}"
-    text = f"{side} {reach} by a {rule.confidence:.0%} bound over {rows_text(len(pairs), different)}"
+    reached = ratio.share + end / scale if scale else 0.0
+    text = f"{side} {reached:.1%} by a {rule.confidence:.0%} bound over {rows_text(len(pairs), different)}"
     if kept is not Kept.open or not scale:
-        return kept, text
-    return kept, f"{text}; {needed(estimate.error * math.sqrt(different) / scale, ratio, rule)}"
+        return kept, reached, text
+    return kept, reached, f"{text}; {needed(estimate.error * math.sqrt(different) / scale, ratio, rule)}"
 
 
 def needed(sd: float, ratio: Ratio, rule: SelectionConfig) -> str:

@@ -18,6 +18,7 @@ from gpuqa.measure.statistics import Trend
 from gpuqa.records import Trial
 from gpuqa.selection.comparison import Comparison
 from gpuqa.selection.ratios import BesideBaseline, Kept
+from gpuqa.selection.wording import Violation
 
 
 class Outcome(Enum):
@@ -34,7 +35,7 @@ class Standing:
     """One trial before the rule: its violations of constraints, none if it may win; whether any trial is faster and better."""
 
     trial: Trial
-    violations: tuple[str, ...]
+    violations: tuple[Violation, ...]
     on_front: bool
     beside_baseline: BesideBaseline | None = None  # of a quantized one
 

@@ -3,6 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Self
+
+
+class Violation(str):
+    """Why a trial may not win, in a sentence; `short` says the same in a column of a table."""
+
+    short: str
+
+    def __new__(cls, text: str, short: str) -> Self:
+        violation = super().__new__(cls, text)
+        violation.short = short
+        return violation
 
 
 def counted(number: int, noun: str, plural: str = "") -> str:

@@ -23,6 +23,7 @@ from gpuqa.study import finalists, report
 from gpuqa.study.journal import Journal
 from gpuqa.study.kept import remarks
 from gpuqa.study.start_noise import noise_of
+from gpuqa.study.terminal_table import print_table
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -47,7 +48,7 @@ def conclude(trials: Sequence[Trial], study: StudyConfig, rule: SelectionConfig,
     stays = verdict.winner is None and target.is_file()
     if not stays:
         report.write(verdict, title, answers, folder, journal.questions())
-    console.print(report.to_table(verdict, title))
+    print_table(verdict, title, rule, console)
     tell_remarks(verdict.standings, console)
     console.print(f"\n{verdict.reason}", style="bold", markup=False, highlight=False)
     if not stays:

@@ -1,4 +1,4 @@
-"""Trials -> leaderboard (CSV), a table in the terminal, and one HTML page."""
+"""Trials -> leaderboard (CSV), and one HTML page."""
 
 from __future__ import annotations
 
@@ -23,14 +23,12 @@ from gpuqa.selection.constraints import seen_of
 from gpuqa.selection.pairing import Answers
 from gpuqa.selection.verdict import Standing, Verdict
 from gpuqa.selection.wording import counted
-from gpuqa.study.kept import TERMINAL_STYLES, kept_columns, kept_of, look_of, mark_of, marks_of, remarks
+from gpuqa.study.kept import kept_columns, kept_of, look_of, remarks
 
 if TYPE_CHECKING:
     import pandas as pd
-    from rich.table import Table
 
 NO_LEAD = {"first_leads_by": None, "first_leads_low": None, "first_leads_high": None, "p_value": None}
-TERMINAL = [name for name, metric in METRICS.items() if metric.column is Column.terminal]
 
 
 def leaderboard(verdict: Verdict, answers: Answers) -> list[dict[str, Any]]:
@@ -136,28 +134,6 @@ def write(verdict: Verdict, title: str, answers: Answers, folder: Path, question
     make_folder(folder)
     to_csv(leaderboard(verdict, answers), folder / "leaderboard.csv")
     write_atomically(folder / "report.html", to_html(verdict, title, answers, questions))
-
-
-def to_table(verdict: Verdict, title: str) -> Table:
-    """The leaderboard for a terminal; below it the overrides that did not run, or not for everything."""
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(title=title, title_justify="left", header_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    axes = axes_of(verdict)
-    for key in axes:
-        table.add_column(key.removeprefix("engine.args."), no_wrap=True)
-    for key in TERMINAL:
-        table.add_column(METRICS[key].heading, justify="right", no_wrap=True)
-    for standing in verdict.standings:
-        texts = cells(standing.trial, TERMINAL)
-        texts = [text + mark_of(standing) if key == "rouge_l_f1" else text for key, text in zip(TERMINAL, texts, strict=True)]
-        style = TERMINAL_STYLES[look_of(standing, verdict)]
-        table.add_row(*(Text(standing.trial.axes.get(key, "")) for key in axes), *texts, style=style)
-    if notes := [*marks_of(verdict), *overrides_off(verdict)]:
-        table.caption, table.caption_justify = Text("\n".join(notes), style="yellow"), "left"
-    return table
 
 
 def cells(trial: Trial, keys: Sequence[str], answers: Sequence[Answer] = ()) -> list[str]:

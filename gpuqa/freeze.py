@@ -18,7 +18,6 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from hydra.conf import HydraConf
 from hydra.errors import MissingConfigException
-from rich.console import Console
 
 from gpuqa.config import UserError, did_you_mean, plain
 from gpuqa.config.app import run_command
@@ -30,6 +29,7 @@ from gpuqa.records import Trial
 from gpuqa.selection.wording import counted, listed
 from gpuqa.study.conclusion import conclude
 from gpuqa.study.journal import Journal
+from gpuqa.study.output import Output, TextOutput
 
 OPTION = ("name", "rule")  # what an option of `selection` is; the rest of it are limits
 
@@ -45,7 +45,7 @@ def freeze(composed: Any) -> int:
     journal = Journal(config.study.folder)
     refuse_unfinished(config.study, journal)
     with journal.locked():  # two decisions at once would lose the winner of one
-        return decide_again(config, said, journal, terminal())
+        return decide_again(config, said, journal, TextOutput(terminal()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,15 +63,15 @@ class Said:
         return cls(keys, [f"{source.schema}://{source.path}" for source in sources])
 
 
-def decide_again(config: FreezeConfig, said: Said, journal: Journal, console: Console) -> int:
+def decide_again(config: FreezeConfig, said: Said, journal: Journal, output: Output) -> int:
     """Say by which rule and on what the study is decided, and decide it -> exit code."""
     trials, problems = journal.read_study(), journal.problems()
     for problem in [*problems, *without_answers(trials, journal)]:
-        console.print(problem, style="yellow", markup=False, highlight=False)
+        output.say(problem, style="yellow")
     studied = journal.rule()
     rule = config.selection if studied is None else changed(studied, config.selection, said)
-    console.print(f"{decided_by(rule, studied)}.", markup=False, highlight=False)
-    return conclude(trials, config.study, rule, journal, console)
+    output.say(f"{decided_by(rule, studied)}.")
+    return conclude(trials, config.study, rule, journal, output)
 
 
 def refuse_unfinished(study: StudyConfig, journal: Journal) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -324,4 +325,9 @@ class Trial:
     @property
     def name(self) -> str:
         """The cell in words, for tables and messages."""
-        return " ".join(f"{key.removeprefix('engine.args.')}={value}" for key, value in self.axes.items()) or "the only cell"
+        return name_of(self.axes)
+
+
+def name_of(axes: Mapping[str, str]) -> str:
+    """A cell in words."""
+    return " ".join(f"{key.removeprefix('engine.args.')}={value}" for key, value in axes.items()) or "the only cell"

@@ -30,11 +30,11 @@ from gpuqa import frozen
 from gpuqa.config import UserError, check
 from gpuqa.config.app import run_command
 from gpuqa.config.commands import ServeConfig, resolve
-from gpuqa.config.http import Logs
 from gpuqa.config.paths import find, find_model
 from gpuqa.config.pipeline import PipelineConfig
 from gpuqa.hubs.record import read as read_record
 from gpuqa.machine.child_processes import kill_children
+from gpuqa.machine.log_lines import Logs
 from gpuqa.measure import fingerprint
 from gpuqa.pipeline.pipeline import Pipeline, checked_tokenizer, encoder_for, start_engine, warmup_questions
 from gpuqa.pipeline.sampling import stop_token_ids

@@ -18,16 +18,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.text import Text
-
 from gpuqa.config import UserError, check
 from gpuqa.config.app import INTERRUPTED, run_command
 from gpuqa.config.cells import Cells
-from gpuqa.config.command_line import terminal
 from gpuqa.config.commands import CellConfig, StudyConfig, resolve
-from gpuqa.config.measurement import Rule, WorkloadConfig
+from gpuqa.config.measurement import Rule
 from gpuqa.config.pipeline import Backend
 from gpuqa.engines import gpus_of_engine
 from gpuqa.engines.vllm import compat
@@ -36,8 +31,7 @@ from gpuqa.measure.cell import Cell
 from gpuqa.measure.fingerprint import Stage
 from gpuqa.pipeline.dataset.summary import Summary
 from gpuqa.pipeline.sampling import sampling_notes
-from gpuqa.records import Override, Pass, Trial
-from gpuqa.selection.comparison import speed
+from gpuqa.records import Trial
 from gpuqa.selection.decision import decide
 from gpuqa.selection.wording import counted
 from gpuqa.study import finalists, start_noise, study
@@ -47,9 +41,9 @@ from gpuqa.study.executors.places import places_for
 from gpuqa.study.finals import schedule_of
 from gpuqa.study.grid import group_by_engine
 from gpuqa.study.journal import Journal
+from gpuqa.study.output import Output, output_of
 from gpuqa.study.same_effect import Effects, asked_for
 from gpuqa.study.study_file import refuse_another_study
-from gpuqa.study.terminal_table import print_table
 
 
 def main() -> None:
@@ -68,45 +62,48 @@ def end_like_ctrl_c(*_: object) -> None:
 
 def sweep(composed: Cells) -> int:
     """All cells (the study sweeper hands them over at once) -> exit code."""
-    console = terminal(os.fdopen(os.dup(1), "w"))  # an engine that starts takes file descriptor 1 for its own log
     checks = CellChecks()
-    configs = checked(composed, checks, console)
+    configs, output = checked(composed, checks)
     where, questions = one_study(configs), checks.summary(configs[0])
     cells = study.prepare(list(zip(configs, composed.axes, strict=True)), checks)
-    announce(cells, questions, console)
+    announce(cells, questions, output)
     journal, began = Journal(where.folder), time.perf_counter()
     with journal.locked():
         for problem in journal.problems():
-            console.print(problem, style="yellow", markup=False, highlight=False)
+            output.say(problem, style="yellow")
         refuse_another_study(cells, journal.earlier(), where)
         rule = cells[0].config.selection
         noise = start_noise.usual(Path(where.root), str(cells[0].fingerprint["device"]), where.name)
         journal.write_study([(cell.key, cell.axes) for cell in cells], where.finalists, questions, rule, noise)
         try:
-            with Watch(console, cells) as watch:
-                outcome = asyncio.run(study.run(cells, journal, watch))
-            console.print(summary(outcome, time.perf_counter() - began))
-            measure_finalists(cells, outcome.trials, journal, console)
+            with output.watch(cells, journal.engine_log) as observer:
+                outcome = asyncio.run(study.run(cells, journal, observer))
+            output.say(summary(outcome, time.perf_counter() - began))
+            measure_finalists(cells, outcome.trials, journal, output)
         except KeyboardInterrupt:
-            return interrupted(cells, journal, console)
-        return conclude(outcome.trials, where, rule, journal, console)
+            return interrupted(cells, journal, output)
+        return conclude(outcome.trials, where, rule, journal, output)
 
 
-def checked(composed: Cells, checks: CellChecks, console: Console) -> list[CellConfig]:
-    """All cells, after what can be checked in milliseconds; what follows takes seconds, and that is said.
+def checked(composed: Cells, checks: CellChecks) -> tuple[list[CellConfig], Output]:
+    """All cells, after what can be checked in milliseconds, and where the study says what it does; what follows takes seconds,
+    and that is said.
 
     Raises:
         UserError: in any cell, or the folder of the study is of another format.
     """
+    outputs: list[Output] = []
 
     def begin(configs: Sequence[CellConfig]) -> None:
-        Journal(one_study(configs).folder).refuse_other_format()
-        console.print(f"checking {counted(len(composed.overrides), 'cell')} before an engine starts", highlight=False)
+        where = one_study(configs)
+        Journal(where.folder).refuse_other_format()
+        outputs.append(output_of(where, "gpuqa.sweep"))
+        outputs[0].say(f"checking {counted(len(composed.overrides), 'cell')} before an engine starts")
 
-    return composed.each(lambda config: checks.checked(resolve(config, CellConfig)), begin)
+    return composed.each(lambda config: checks.checked(resolve(config, CellConfig)), begin), outputs[0]
 
 
-def announce(cells: Sequence[Cell], questions: Summary, console: Console) -> None:
+def announce(cells: Sequence[Cell], questions: Summary, output: Output) -> None:
     """Say what the study is, and what its user might not expect of it, before anything starts."""
     effects, config = Effects(cells), cells[0].config
     copies = {trial.key for trial in effects.copies()}
@@ -115,15 +112,15 @@ def announce(cells: Sequence[Cell], questions: Summary, console: Console) -> Non
     sizes += f" on {counted(len(group_by_engine(measured)), 'engine')}"
     if places := places_for([cell.config for cell in cells]):
         sizes += f", side by side on {'; '.join(place.name for place in places)}"
-    console.print(Text.assemble((config.study.name, "bold"), f": {sizes}; {setting(cells, effects)}"))
+    output.say(f"{config.study.name}: {sizes}; {setting(cells, effects)}", event="study", facts={"trials": len(cells)})
     for line in questions.lines():
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        output.say(line, event="questions")
     notes = [*([config.model.note] if config.model.note else []), *sampling_notes(cell.config for cell in cells)]
     for note in [*notes, *effects.notes()]:
-        console.print(note, style="yellow", markup=False, highlight=False)
+        output.say(note, style="yellow")
 
 
-def measure_finalists(cells: Sequence[Cell], trials: Sequence[Trial], journal: Journal, console: Console) -> None:
+def measure_finalists(cells: Sequence[Cell], trials: Sequence[Trial], journal: Journal, output: Output) -> None:
     """Measure the trials that may win again, in fresh engines: the best of many first measurements is too good to be true."""
     rule = cells[0].config.selection
     contest = finalists.contest(trials, rule, journal)
@@ -135,21 +132,21 @@ def measure_finalists(cells: Sequence[Cell], trials: Sequence[Trial], journal: J
     are = "finalist is" if len(again) == 1 else "finalists are"
     schedule = schedule_of(again, contest.choice.finalists)
     until = f"until they are decided, at most {schedule.looks[-1]} times or for {limit.seconds:g} s"
-    console.print(f"{len(again)} {are} measured again, {until} (study.finalists, max_repeats, seconds)", highlight=False)
-    with Watch(console, again, schedule.looks[-1]) as watch:
-        outcome = asyncio.run(study.run_finals(again, journal, watch, contest.undecided, schedule))
-    console.print(summary(outcome, time.perf_counter() - began))
+    output.say(f"{len(again)} {are} measured again, {until} (study.finalists, max_repeats, seconds)", event="finals")
+    with output.watch(again, journal.engine_log, schedule.looks[-1]) as observer:
+        outcome = asyncio.run(study.run_finals(again, journal, observer, contest.undecided, schedule))
+    output.say(summary(outcome, time.perf_counter() - began))
     chosen = finalists.winner_of(trials, rule, journal)
     if chosen is None:
         return
-    console.print("the winner is measured once more, by passes that did not choose it", highlight=False)
+    output.say("the winner is measured once more, by passes that did not choose it", event="confirmation")
     confirmed = [replace(by_key[chosen.key], stage=Stage.confirmation)]
-    with Watch(console, confirmed) as watch:
-        asyncio.run(study.run(confirmed, journal, watch))
+    with output.watch(confirmed, journal.engine_log) as observer:
+        asyncio.run(study.run(confirmed, journal, observer))
     start_noise.note_finals(limit, str(cells[0].fingerprint["device"]), contest.choice.finalists, journal)
 
 
-def interrupted(cells: Sequence[Cell], journal: Journal, console: Console) -> int:
+def interrupted(cells: Sequence[Cell], journal: Journal, output: Output) -> int:
     """Show what there is; nothing is frozen, because the rest may win."""
     trials = journal.read_study()
     ended = {trial.key for trial in journal.read().values() if trial.error is None}
@@ -157,9 +154,9 @@ def interrupted(cells: Sequence[Cell], journal: Journal, console: Console) -> in
     passes = counted(sum(len(journal.read_passes(key)) for key in keys), "pass", "passes")
     if trials:
         rule = cells[0].config.selection
-        print_table(decide(trials, rule), f"Study {cells[0].config.study.name} so far", rule, console)
+        output.leaderboard(decide(trials, rule), f"Study {cells[0].config.study.name} so far", rule)
     text = f"Interrupted: {len(trials)} of {counted(len(cells), 'trial')} and {passes} of others are kept"
-    console.print(f"{text}; nothing was frozen. The same command goes on from here.", style="bold", highlight=False)
+    output.say(f"{text}; nothing was frozen. The same command goes on from here.", style="bold", event="interrupted")
     return INTERRUPTED
 
 
@@ -219,86 +216,6 @@ def summary(outcome: study.Outcome, seconds: float) -> str:
     kept += f", {dropped} dropped before their end" if dropped else ""
     starts = counted(outcome.engine_starts, "engine start") + (f", {saved} saved by sharing" if outcome.engine_starts else "")
     return f"{counted(measured, 'trial')} measured{kept}; {starts}; {seconds:.0f} s"
-
-
-def most_passes(workload: WorkloadConfig) -> int:
-    """The passes of one cell; of a search the most that it may take."""
-    return workload.search.max_passes if workload.searches else workload.repeats + workload.prefix_cached_repeats
-
-
-class Watch:
-    """The live progress bar: what runs, how long it will take, the best so far."""
-
-    def __init__(self, console: Console, cells: Sequence[Cell], limit: int | None = None) -> None:
-        """`limit`: of the passes of a finalist; other cells have their repeats."""
-        columns = (
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("ETA"),
-            TimeRemainingColumn(),
-        )
-        self.progress = Progress(*columns, TextColumn("{task.fields[best]}", style="green", markup=False), console=console)
-        self.limit = limit
-        self.repeats = {cell.key: limit or most_passes(cell.config.workload) for cell in cells}
-        self.bar = self.progress.add_task("preparing", total=sum(self.repeats.values()), best="")
-        self.passes: dict[str, int] = {}
-        self.best: Trial | None = None
-        self.announced = {
-            item for reasons in Effects(cells).off.values() for item in reasons.items()
-        }  # before the study started
-
-    def __enter__(self) -> Watch:
-        self.progress.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            self.progress.update(self.bar, description="done")
-        self.progress.stop()
-
-    def engine_starts(self, cell: Cell) -> None:
-        """Say which engine is starting."""
-        self.progress.update(self.bar, description=f"starting {cell.config.engine.name} ({cell.config.quantization.name})")
-
-    def pass_done(self, cell: Cell, measured: Pass) -> None:
-        """Count the pass, unless a race adds it, and say what its engine did not do."""
-        self.tell_reasons(measured.overrides)
-        if measured.slice is not None:
-            self.progress.update(self.bar, description=f"slice {measured.slice + 1}")
-            return
-        self.passes[cell.key] = self.passes.get(cell.key, 0) + 1
-        text = (
-            "repeats with a filled prefix cache"
-            if measured.prefix_cached
-            else f"repeat {measured.repeat + 1} of {self.limit or cell.config.workload.repeats}"
-        )
-        if cell.config.workload.searches:
-            text = f"{measured.rate_per_s:.3g} questions/s"
-        self.progress.update(self.bar, completed=sum(self.passes.values()), description=text)
-
-    def tell_reasons(self, overrides: Sequence[Override]) -> None:
-        """Print each reason for which an override is off or limited once; some are known only when an engine runs."""
-        for override in [override for override in overrides if override.reason]:
-            name = f"engine.{override.part}={override.asked}"
-            if (name, override.reason) not in self.announced:
-                self.announced.add((name, str(override.reason)))
-                state = "is off" if override.ran != override.asked else "is limited"
-                self.progress.console.print(f"{name} {state}: {override.reason}", style="yellow", markup=False, highlight=False)
-
-    def trial_done(self, trial: Trial, kept: bool) -> None:
-        """Count the trial, failed or not, print its line, and update the best."""
-        if speed(trial) > (speed(self.best) if self.best else 0.0):
-            self.best = trial
-        best = f"best {speed(self.best):,.0f} chars/s" if self.best else ""
-        self.passes[trial.key] = self.repeats[trial.key]
-        self.progress.update(self.bar, completed=sum(self.passes.values()), best=best)
-        text = f"failed: {trial.error}" if trial.error else f"{speed(trial):,.0f} chars/s"
-        text = f"skipped: {trial.skipped}" if trial.skipped else text
-        text = f"dropped: {trial.dropped.reason}" if trial.dropped else text
-        line = f"  {trial.name}: {text}{' (kept)' if kept else ''}"
-        self.progress.console.print(line, markup=False, highlight=False)
 
 
 if __name__ == "__main__":

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import io
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 from small_study import config, prepared, run
 
 from gpuqa.config.pipeline import Attention
 from gpuqa.measure.cell import Cell
-from gpuqa.records import Override
 from gpuqa.study.same_effect import Effects, effective, switched_off
-from gpuqa.sweep import Watch
 
 SHARED = "engine.attention=shared_prefix"
 
@@ -105,17 +100,3 @@ def test_a_study_measures_cells_that_are_the_same_in_effect_once(tmp_path, prepa
 def prepared_twins() -> list[Cell]:
     rows = [{"engine": "vllm_cpu", "engine__attention": name} for name in ("shared_prefix", "default")]
     return prepared(*({**row, "engine__args__max_num_seqs": 4} for row in rows))
-
-
-def test_a_reason_that_only_a_running_engine_knows_is_told_once_and_a_known_one_not_again() -> None:
-    late = Override("scheduler", "burst", "default", "no process of the engine reported that it runs")
-    known = Override("attention", "shared_prefix", "default", "there is no CUDA device")
-    console = Console(record=True, width=200, file=io.StringIO())
-    watch = Watch(console, grid("bare"))
-    for overrides in ([late, known], [late], [replace(late, ran="burst", reason="an answer was streamed")]):
-        watch.tell_reasons(overrides)
-    lines = [line.strip() for line in console.export_text().splitlines() if line.strip()]
-    assert lines == [
-        "engine.scheduler=burst is off: no process of the engine reported that it runs",
-        "engine.scheduler=burst is limited: an answer was streamed",
-    ]

@@ -114,7 +114,7 @@ def test_more_starts_draw_the_variance_to_what_they_had_and_assume_less_of_passe
     assert noise.pass_variance == pytest.approx((8 / 3) / 5), "of all passes, the third of the first start among them"
     assert noise.start_squares == pytest.approx(0.02 + 0.02), "by the first two passes of each start"
     assert (noise.start_freedom, noise.passes) == (2, pytest.approx(2))
-    usual = 0.0004 + (1 + 3 / (1 + 2 / 8)) * noise.pass_variance / 2
+    usual = 0.0004 + (1 + 5 / (1 + 2 / 8)) * noise.pass_variance / 2
     assert noise.weight == 4, "the passes know more than four starts would, so the usual start counts as four"
     assert noise.variance(2) == pytest.approx((4 * usual + 0.04) / (4 + 2))
     assert noise.freedom == 6

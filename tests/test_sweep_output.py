@@ -18,9 +18,10 @@ from gpuqa.measure.cell import Cell
 from gpuqa.pipeline.dataset.summary import summary_of
 from gpuqa.records import Answered, Pass, Question
 from gpuqa.study.journal import Journal
+from gpuqa.study.output import TextOutput
 from gpuqa.study.same_effect import Effects
 from gpuqa.study.study import Outcome
-from gpuqa.sweep import Watch, announce, interrupted, setting, summary
+from gpuqa.sweep import announce, interrupted, setting, summary
 
 PASS = Pass(Answered([], 1.0, []), 0, [], 1.0, 1.0, 1.0, 1.0)
 
@@ -43,12 +44,12 @@ def said(console: Console) -> str:
 def test_a_study_says_how_many_of_its_trials_are_measured_where_some_are_the_same_in_effect(console: Console) -> None:
     twins = [cell(engine__attention=name) for name in ("shared_prefix", "default")]
     questions = summary_of(twins[0].config.dataset, None)
-    announce(twins, questions, console)
+    announce(twins, questions, TextOutput(console))
     assert said(console).startswith("mine: 2 trials, 1 of them measured, on 1 engine; engine=vllm_cpu on ")
     vllm = f", {compat.described()}, scheduler=burst runs, "
     assert f"{vllm}attention=shared_prefix is off\n" in said(console)
     assert "\nembedded: 2 questions (gpuqa/embedded/questions/test.json, UTF-8, sha256 " in said(console)
-    announce([cell(prompt="bare")], questions, console)
+    announce([cell(prompt="bare")], questions, TextOutput(console))
     assert "mine: 1 trial on 1 engine; " in said(console)
 
 
@@ -65,7 +66,8 @@ def test_the_first_line_of_a_study_says_which_vllm_it_is_and_of_an_override_that
 
 
 def test_a_study_is_called_by_its_name_whatever_that_means_elsewhere() -> None:
-    announce([cell(study__name="[red]a:new:b")], summary_of(cell().config.dataset, None), console := terminal(StringIO()))
+    output = TextOutput(console := terminal(StringIO()))
+    announce([cell(study__name="[red]a:new:b")], summary_of(cell().config.dataset, None), output)
     assert said(console).startswith("[red]a:new:b: 1 trial on 1 engine; ")
 
 
@@ -80,27 +82,11 @@ def test_one_is_one_and_more_are_several() -> None:
     )
 
 
-@pytest.mark.parametrize("kept", [True, False])
-def test_the_bar_of_a_study_ends_on_done_also_where_all_trials_are_kept(kept: bool, console: Console) -> None:
-    bare = cell()
-    with Watch(console, [bare]) as watch:
-        assert watch.progress.tasks[0].description == "preparing"
-        watch.trial_done(bare.trial(any_measurement()), kept)
-    assert watch.progress.tasks[0].description == "done"
-    assert ("chars/s (kept)" in said(console)) is kept
-
-
-def test_the_bar_of_an_interrupted_study_does_not_say_done(console: Console) -> None:
-    with pytest.raises(KeyboardInterrupt), Watch(console, [cell()]) as watch:
-        raise KeyboardInterrupt
-    assert watch.progress.tasks[0].description == "preparing"
-
-
 def test_an_interruption_before_the_first_trial_is_a_sentence_without_a_table(tmp_path: Path, console: Console) -> None:
     cells, journal = [cell(prompt="bare"), cell(prompt="expert")], Journal(tmp_path / "mine")
     journal.write_study([(cell.key, cell.axes) for cell in cells])
     journal.write_pass(cells[0].key, PASS)
-    assert interrupted(cells, journal, console) == 130
+    assert interrupted(cells, journal, TextOutput(console)) == 130
     assert said(console) == (
         "Interrupted: 0 of 2 trials and 1 pass of others are kept; nothing was frozen. The same command goes on from here.\n"
     )
@@ -112,7 +98,7 @@ def test_an_interruption_after_it_shows_the_trials_and_then_the_sentence(tmp_pat
     journal.write(cells[0].trial(any_measurement(chars_per_s=1234.0, questions=3)), [])
     for repeat in range(2):
         journal.write_pass(cells[1].key, replace(PASS, repeat=repeat))
-    interrupted(cells, journal, console)
+    interrupted(cells, journal, TextOutput(console))
     table, _, sentence = said(console).rpartition("Interrupted: ")
     assert "Study mine so far" in table
     assert "1,234" in table

@@ -18,6 +18,7 @@ from gpuqa.config.http import HttpConfig
 from gpuqa.config.measurement import DatasetConfig, ExecutorConfig, GpuConfig, SelectionConfig, WorkloadConfig
 from gpuqa.config.pipeline import ModelConfig, PipelineConfig
 from gpuqa.config.wrong_values import explained_value, no_value, unknown_key
+from gpuqa.machine.log_lines import Logs
 
 LONGEST_NAME = 255  # bytes of a folder's name on the file systems of Linux
 
@@ -31,6 +32,7 @@ class StudyConfig:
     finalists: int = 3  # of the first round, measured again until they are decided; 0: the first round decides
     max_repeats: int | None = None  # of each finalist; null: 32 on one engine, 18 starts of each of several
     seconds: float = 600.0  # for finalists: no more passes are begun than will end within this time, but for the first look
+    logs: Logs = Logs.text  # what the command says: text for people, or a JSON object a line
     racing: bool = False  # ask all cells a slice first and drop those that cannot win; see `gpuqa.study.racing`
     racing_first_slice: int = 16  # questions
     racing_growth: int = 4  # each slice is so many times as large as the one before

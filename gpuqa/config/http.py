@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields
 from enum import Enum
 
 from gpuqa.config import check
+from gpuqa.machine.log_lines import Logs
 
 
 class Status(Enum):
@@ -15,13 +16,6 @@ class Status(Enum):
 
     batch = "batch"
     ok = "ok"
-
-
-class Logs(Enum):
-    """How log lines look: one JSON object each, or text for people."""
-
-    json = "json"
-    text = "text"
 
 
 class OpenAI(Enum):

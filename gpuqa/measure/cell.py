@@ -9,7 +9,7 @@ from gpuqa.config.commands import CellConfig
 from gpuqa.measure import fingerprint
 from gpuqa.measure.failures import explained
 from gpuqa.measure.fingerprint import Stage
-from gpuqa.records import Measurement, Question, Trial
+from gpuqa.records import Measurement, Question, Trial, name_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +41,11 @@ class Cell:
         values = {"pipeline": pipeline, "workload": workload, "fingerprint": known}
         key = fingerprint.sha256_of(values)
         return fingerprint.at_stage(key, self.stage)
+
+    @property
+    def name(self) -> str:
+        """The cell in words."""
+        return name_of(self.axes)
 
     @property
     def engine_key(self) -> str:

@@ -25,7 +25,7 @@ from gpuqa.records import Interval, Measurement
 
 Starts = Mapping[str, Sequence[float]]  # log speeds of the passes of one cell, by the id of the start of their engine
 ROUNDS_TO_PAIR, ROUNDS_TO_RANK = 4, 10
-NEIGHBOURS = 12  # so many passes in a row tell as much as one, or twice those of a start, if that is less
+NEIGHBOURS = 6, 12  # so many passes in a row tell as much as one: twice those of a start, within these bounds
 STARTS_TO_TELL = 8  # so many degrees of freedom between starts halve what is assumed of neighbours, since they show it
 
 
@@ -72,7 +72,8 @@ class SpeedNoise:
     @property
     def passes_add(self) -> float:
         """What the passes of a start usually add to the variance of its mean."""
-        alike = min(NEIGHBOURS, 2 * self.passes)
+        fewest, most = NEIGHBOURS
+        alike = min(most, max(fewest, 2 * self.passes))
         neighbours = 1 + (alike - 1) / (1 + self.start_freedom / STARTS_TO_TELL)
         return neighbours * self.pass_variance / self.passes
 

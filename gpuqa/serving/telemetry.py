@@ -23,7 +23,6 @@ process_resident_memory_bytes and other process_* of this process (the engine's 
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 import time
@@ -36,6 +35,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from gpuqa.machine.log_lines import json_line
 from gpuqa.records import Completion
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 330)  # the last is the default deadline
@@ -227,9 +227,7 @@ class JsonLines(logging.Formatter):
     """A log record as one line of JSON: time (UTC), level, logger, message, and the fields of its request."""
 
     def format(self, record: logging.LogRecord) -> str:
-        at = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
-        line: dict[str, Any] = {"time": f"{at}.{int(record.msecs):03d}Z", "level": record.levelname, "logger": record.name}
-        line |= {"message": record.getMessage(), **(ABOUT.get() or {}), **getattr(record, "fields", {})}
+        fields: dict[str, Any] = {**(ABOUT.get() or {}), **getattr(record, "fields", {})}
         if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=False, default=str)
+            fields["exception"] = self.formatException(record.exc_info)
+        return json_line(record.created, record.levelname, record.name, record.getMessage(), fields)

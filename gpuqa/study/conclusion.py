@@ -23,16 +23,15 @@ from gpuqa.study import finalists, report
 from gpuqa.study.journal import Journal
 from gpuqa.study.kept import remarks
 from gpuqa.study.start_noise import noise_of
-from gpuqa.study.terminal_table import print_table
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from gpuqa.study.output import Output
 
 NO_WINNER = 1
 ITS_FILES = "leaderboard.csv and report.html stay with it: what is above is in this output only."
 
 
-def conclude(trials: Sequence[Trial], study: StudyConfig, rule: SelectionConfig, journal: Journal, console: Console) -> int:
+def conclude(trials: Sequence[Trial], study: StudyConfig, rule: SelectionConfig, journal: Journal, output: Output) -> int:
     """Exit code 0 with a frozen winner, NO_WINNER without one; then a winner of before stays.
 
     Args:
@@ -48,23 +47,24 @@ def conclude(trials: Sequence[Trial], study: StudyConfig, rule: SelectionConfig,
     stays = verdict.winner is None and target.is_file()
     if not stays:
         report.write(verdict, title, answers, folder, journal.questions())
-    print_table(verdict, title, rule, console)
-    tell_remarks(verdict.standings, console)
-    console.print(f"\n{verdict.reason}", style="bold", markup=False, highlight=False)
+    output.leaderboard(verdict, title, rule)
+    tell_remarks(verdict.standings, output)
+    facts = {"outcome": verdict.outcome.value if verdict.outcome else None, "winner": winner.axes if winner else None}
+    output.say(f"\n{verdict.reason}", "bold", "verdict", facts)
     if not stays:
         files = f"Leaderboard: {folder / 'leaderboard.csv'}\nReport: {folder / 'report.html'}"
-        console.print(files, markup=False, highlight=False)
+        output.say(files, event="files", facts={"folder": str(folder)})
     if winner is None:
         before = f" {target} stays and holds the decision of before, {frozen.described(target)}. {ITS_FILES}" if stays else ""
-        console.print(f"Nothing was frozen.{before}", markup=False, highlight=False)
+        output.say(f"Nothing was frozen.{before}", event="not_frozen")
         return NO_WINNER
     known = frozen.Winner(winner, answers.get(winner.key, []), noise)
     result = frozen.freeze(known, rule, verdict.reason, target)
-    tell_frozen(result, target, console)
+    tell_frozen(result, target, output)
     return 0
 
 
-def tell_remarks(standings: Sequence[Standing], console: Console) -> None:
+def tell_remarks(standings: Sequence[Standing], output: Output) -> None:
     """A line for each trial that may not win or is not shown to keep its quality; one for all with the same reason."""
     lines: dict[str, list[Standing]] = {}
     for standing in standings:
@@ -74,17 +74,18 @@ def tell_remarks(standings: Sequence[Standing], console: Console) -> None:
         names = [standing.trial.name for standing in alike]
         named = names[0] if len(names) == 1 else f"{counted(len(names), 'trial')} ({', '.join(names)})"
         style = "yellow" if alike[0].not_shown else "dim"
-        console.print(f"{named}: {text}", style=style, markup=False, highlight=False)
+        output.say(f"{named}: {text}", style, "remark", {"trials": names})
 
 
-def tell_frozen(result: frozen.Frozen, target: Path, console: Console) -> None:
+def tell_frozen(result: frozen.Frozen, target: Path, output: Output) -> None:
     """Say what became of the frozen file and of the winner that it held before, and how to serve it."""
     digest = f"digest {result.content['digest'][:16]}"
     state = f"Unchanged: {target} ({digest}) holds this decision since {result.content['frozen_at']}"
-    console.print(state if result.unchanged else f"Frozen: {target} ({digest})", markup=False, highlight=False, soft_wrap=True)
+    frozen_file = {"file": str(target), "digest": result.content["digest"], "unchanged": result.unchanged}
+    output.say(state if result.unchanged else f"Frozen: {target} ({digest})", event="frozen", facts=frozen_file)
     if result.kept is not None:
         before = f"the decision of before, {frozen.described(result.kept)}, is kept as {result.kept}"
-        console.print(f"Replaced: {before}", markup=False, highlight=False)
+        output.say(f"Replaced: {before}", event="replaced", facts={"file": str(result.kept)})
     trust = ["trust_frozen=true"] if any(code_in(result.content["pipeline"])) else []  # its writer may: it is this user's own
     serve = command_line("serve", override("frozen", target), *trust)
-    console.print(f"Serve it: {serve}", markup=False, highlight=False, soft_wrap=True)
+    output.say(f"Serve it: {serve}", event="serve", facts={"command": serve})

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -21,12 +22,14 @@ from pathlib import Path
 from gpuqa.config import UserError, check
 from gpuqa.config.app import INTERRUPTED, run_command
 from gpuqa.config.cells import Cells
+from gpuqa.config.command_line import command_line
 from gpuqa.config.commands import CellConfig, StudyConfig, resolve
 from gpuqa.config.measurement import Rule
 from gpuqa.config.pipeline import Backend
 from gpuqa.engines import gpus_of_engine
 from gpuqa.engines.vllm import compat
 from gpuqa.machine import hardware
+from gpuqa.measure import fingerprint
 from gpuqa.measure.cell import Cell
 from gpuqa.measure.fingerprint import Stage
 from gpuqa.pipeline.dataset.summary import Summary
@@ -34,7 +37,7 @@ from gpuqa.pipeline.sampling import sampling_notes
 from gpuqa.records import Trial
 from gpuqa.selection.decision import decide
 from gpuqa.selection.wording import counted
-from gpuqa.study import finalists, start_noise, study
+from gpuqa.study import finalists, run_file, start_noise, study
 from gpuqa.study.cell_checks import CellChecks
 from gpuqa.study.conclusion import conclude
 from gpuqa.study.executors.places import places_for
@@ -42,6 +45,7 @@ from gpuqa.study.finals import schedule_of
 from gpuqa.study.grid import group_by_engine
 from gpuqa.study.journal import Journal
 from gpuqa.study.output import Output, output_of
+from gpuqa.study.run_file import RunFile
 from gpuqa.study.same_effect import Effects, asked_for
 from gpuqa.study.study_file import refuse_another_study
 
@@ -75,6 +79,9 @@ def sweep(composed: Cells) -> int:
         rule = cells[0].config.selection
         noise = start_noise.usual(Path(where.root), str(cells[0].fingerprint["device"]), where.name)
         journal.write_study([(cell.key, cell.axes) for cell in cells], where.finalists, questions, rule, noise)
+        run_file.write(
+            where.folder, RunFile(command_line("sweep", *sys.argv[1:]), fingerprint.git_commit() or "", checks.sent_prompts)
+        )
         try:
             with output.watch(cells, journal.engine_log) as observer:
                 outcome = asyncio.run(study.run(cells, journal, observer))

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 from generated_trials import RULE, cell
+from reported import data_of
 from rich.console import Console
 from small_study import config, prepared, run
 
@@ -198,4 +199,6 @@ def test_finalists_are_measured_again_in_a_fresh_engine_once_and_frozen_so(
     assert frozen["measurement"]["chars_per_s_repeats"] == fresh.chars_per_s_repeats
     first = {one.measurement.chars_per_s for one in outcome.trials}
     assert frozen["measurement"]["first_round_chars_per_s"] in first
-    assert "first round" in (tmp_path / "mine" / "report.html").read_text(encoding="utf-8")
+    winner = next(cell for cell in data_of(tmp_path / "mine")["cells"] if cell["status"] == "winner")
+    assert set(winner["stages"]) == {"first", "again", "confirmed"}
+    assert winner["stages"]["confirmed"]["numbers"]["chars_per_s"] == pytest.approx(fresh.chars_per_s)

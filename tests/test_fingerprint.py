@@ -233,7 +233,9 @@ CAN_CHANGE_A_NUMBER = [
 ]
 CANNOT_CHANGE_A_NUMBER = [
     "study/report.py",
-    "study/report.html.j2",
+    "study/page/report.html.j2",
+    "study/page/content.py",
+    "study/run_file.py",
     "study/journal.py",
     "study/conclusion.py",
     "selection/verdict.py",

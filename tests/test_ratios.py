@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from generated_trials import RULE, cell
+from reported import data_of
 from rich.console import Console
 
 from gpuqa.config.commands import StudyConfig
@@ -25,6 +26,7 @@ from gpuqa.selection.verdict import Outcome, Standing, Verdict
 from gpuqa.study import report
 from gpuqa.study.conclusion import conclude
 from gpuqa.study.journal import Journal
+from gpuqa.study.page.result import Result
 from gpuqa.study.terminal_table import print_table, to_table
 
 SPEED = [1000.0, 1001.0, 1002.0]
@@ -235,7 +237,7 @@ def three_states() -> tuple[Verdict, dict[str, list[Answer]]]:
 
 def test_the_leaderboard_the_page_and_the_terminal_tell_the_three_states_apart(tmp_path: Path) -> None:
     verdict, answers = three_states()
-    report.write(verdict, "Study s", answers, tmp_path)
+    report.write(Result("Study s", verdict, answers), tmp_path)
     rows = {row["trial"]: row for row in csv.DictReader(StringIO((tmp_path / "leaderboard.csv").read_text(encoding="utf-8")))}
     states = {key: rows[key]["quality_kept"] for key in rows}
     assert states == {"1fp8": "shown to keep", "2fp8": "not shown", "3fp8": "shown to be worse"} | dict.fromkeys(
@@ -243,16 +245,13 @@ def test_the_leaderboard_the_page_and_the_terminal_tell_the_three_states_apart(t
     )
     assert rows["1fp8"]["quality_kept_by"].startswith("rouge_l_f1 0.5 is shown to keep 90% of the unquantized 0.5 (the def")
     assert rows["2fp8"]["violations"] == rows["2fp8"]["quality_kept_by"]
-    page = (tmp_path / "report.html").read_text(encoding="utf-8")
-    looks = {key: page.partition(f'<td class="axis">{key[0]}</td><td class="axis">{key[1:]}</td>')[0][-28:] for key in rows}
-    assert [looks[key].partition('class="')[2] for key in ("1fp8", "2fp8", "3fp8", "1none")] == [
-        'winner told">',
-        'open told">',
-        'out told">',
-        '">',
-    ]
-    assert "<td>not shown</td>" in page
-    assert page.count('stroke="var(--open)"') == 1
+    cells = {f"{cell['axes']['seqs']}{cell['axes']['quantization']}": cell for cell in data_of(tmp_path)["cells"]}
+    assert {key: (cells[key]["status"], cells[key]["kept"]) for key in ("1fp8", "2fp8", "3fp8", "1none")} == {
+        "1fp8": ("winner", "shown to keep"),
+        "2fp8": ("open", "not shown"),
+        "3fp8": ("refused", "shown to be worse"),
+        "1none": ("eligible", None),
+    }
 
 
 def test_the_terminal_marks_what_is_not_shown_otherwise_than_what_is_shown_to_be_worse() -> None:

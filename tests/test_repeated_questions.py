@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 from question_files import course_file
+from reported import data_of
 from rich.console import Console
 
 from gpuqa.config.commands import StudyConfig
@@ -33,9 +34,9 @@ def test_study_yaml_and_the_report_say_how_many_questions_are_different(tmp_path
     assert yaml.safe_load(journal.study_file.read_text("utf-8"))["questions"]["different_questions"] == 92
     assert journal.questions() == summary
     conclude([], study, SelectionConfig(name="rule"), journal, Console(file=StringIO()))
-    page = (study.folder / "report.html").read_text("utf-8")
-    assert f"course: {COUNT}" in page
-    assert "266 rows repeat a question" in page
+    told = " ".join(data_of(study.folder)["setup"]["questions"])
+    assert f"course: {COUNT}" in told
+    assert "266 rows repeat a question" in told
 
 
 def test_a_study_that_does_not_say_what_it_asked_has_a_report_without_it(tmp_path: Path) -> None:
@@ -44,7 +45,7 @@ def test_a_study_that_does_not_say_what_it_asked_has_a_report_without_it(tmp_pat
     assert journal.questions() is None
     study = StudyConfig(name="mine", root=str(tmp_path))
     conclude([], study, SelectionConfig(name="rule"), journal, Console(file=StringIO()))
-    assert "<h2>Questions</h2>" not in (study.folder / "report.html").read_text("utf-8")
+    assert data_of(study.folder)["setup"]["questions"] == []
 
 
 @pytest.mark.engine

@@ -52,7 +52,12 @@ def test_the_wheel_holds_the_package_its_configuration_its_model_and_its_questio
     configuration = {f"gpuqa/{name}" for name in shipped("conf")}
     assert {"gpuqa/conf/sweep.yaml", "gpuqa/conf/prompt/structured.yaml"} <= configuration
     assert {"gpuqa/embedded/model/model.safetensors", "gpuqa/embedded/questions/test.json"} <= shipped("gpuqa")
-    assert {"gpuqa/study/report.html.j2", "hydra_plugins/gpuqa_study.py"} <= names
+    assert {
+        "gpuqa/study/page/report.html.j2",
+        "gpuqa/study/page/chart.js",
+        "gpuqa/study/page/texts.yaml",
+        "hydra_plugins/gpuqa_study.py",
+    } <= names
     assert names == configuration | shipped("gpuqa", "hydra_plugins")
 
 

@@ -1,8 +1,8 @@
 """What the values of a study's axes do: main effects and interactions, each with an interval.
 
 A main effect compares all cells that have one value of an axis with those that have its reference value and are otherwise the
-same: the mean over these pairs. An interaction is how much of that depends on the value of another axis: the mean over squares of
-four cells of a difference of differences. Both are about the cells of this study, not about others.
+same: the mean over these pairs. An interaction is how much of that depends on the value of another axis: the mean over squares
+of four cells of a difference of differences. Both are about the cells of this study, not about others.
 
 Speeds are compared as logarithms. Cells of one engine took turns, so a slow minute, or a slow start of the engine, that hits
 all of them alike is no effect: what counts is how rounds differ. Cells of two engines differ by the luck of both starts as well

@@ -19,6 +19,7 @@ from gpuqa.pipeline.dataset import QuestionFile
 from gpuqa.pipeline.dataset.summary import Summary, summary_of
 from gpuqa.pipeline.model_folder import check_length, check_tokenizer, check_weights
 from gpuqa.pipeline.pipeline import warmup_questions
+from gpuqa.study.run_file import SentPrompt
 
 
 class CellChecks:
@@ -27,6 +28,7 @@ class CellChecks:
     def __init__(self) -> None:
         self._files: dict[str, QuestionFile] = {}
         self._checked: set[str] = set()
+        self.sent_prompts: dict[str, SentPrompt] = {}  # by the digest of their tokens; `gpuqa.study.study.prepare` knows them
 
     def checked(self, config: CellConfig) -> CellConfig:
         """The configuration with the text of its prompt's template, after milliseconds.

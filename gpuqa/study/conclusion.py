@@ -6,12 +6,14 @@ kept beside another one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gpuqa import frozen
-from gpuqa.config.command_line import command_line, override
+from gpuqa.config import plain
+from gpuqa.config.command_line import command_line, override, study_overrides
 from gpuqa.config.commands import StudyConfig
 from gpuqa.config.foreign import code_in
 from gpuqa.config.measurement import SelectionConfig
@@ -19,9 +21,10 @@ from gpuqa.records import Trial
 from gpuqa.selection.against_frozen import next_text
 from gpuqa.selection.verdict import Standing
 from gpuqa.selection.wording import counted
-from gpuqa.study import finalists, report
+from gpuqa.study import finalists, report, run_file
 from gpuqa.study.journal import Journal
 from gpuqa.study.kept import remarks
+from gpuqa.study.page.result import Result
 from gpuqa.study.start_noise import noise_of
 
 if TYPE_CHECKING:
@@ -46,7 +49,8 @@ def conclude(trials: Sequence[Trial], study: StudyConfig, rule: SelectionConfig,
     title, target = f"Study {study.name}", folder / "frozen.yaml"
     stays = verdict.winner is None and target.is_file()
     if not stays:
-        report.write(verdict, title, answers, folder, journal.questions())
+        result = Result(title, verdict, answers, rule=rule, first_round=trials, confirmed=final.confirmed, noise=noise)
+        report.write(with_journal(result, journal, commands(study, winner, target)), folder)
     output.leaderboard(verdict, title, rule)
     tell_remarks(verdict.standings, output)
     facts = {"outcome": verdict.outcome.value if verdict.outcome else None, "winner": winner.axes if winner else None}
@@ -58,10 +62,34 @@ def conclude(trials: Sequence[Trial], study: StudyConfig, rule: SelectionConfig,
         before = f" {target} stays and holds the decision of before, {frozen.described(target)}. {ITS_FILES}" if stays else ""
         output.say(f"Nothing was frozen.{before}", event="not_frozen")
         return NO_WINNER
-    known = frozen.Winner(winner, answers.get(winner.key, []), noise)
-    result = frozen.freeze(known, rule, verdict.reason, target)
-    tell_frozen(result, target, output)
+    chosen = frozen.Winner(winner, answers.get(winner.key, []), noise)
+    tell_frozen(frozen.freeze(chosen, rule, verdict.reason, target), target, output)
     return 0
+
+
+def with_journal(result: Result, journal: Journal, commands: Mapping[str, str]) -> Result:
+    """A result with what a study's folder holds beside it."""
+    kept = {"questions": journal.questions(), "known": journal.read(), "usual": journal.start_noise()}
+    return replace(result, **kept, run=run_file.read(journal.study_file.parent), commands=commands)  # type: ignore[arg-type]
+
+
+def commands(study: StudyConfig, winner: Trial | None, target: Path) -> dict[str, str]:
+    """What one may do with a study that has ended, as command lines."""
+    again = {"freeze": command_line("freeze", *study_overrides(study))}
+    if winner is None:
+        return again
+    measured = {
+        "serve": serving(plain(winner.pipeline), target),
+        "reproduce": command_line("reproduce", override("frozen", target)),
+    }
+    dataset = override("dataset", winner.setting["dataset"]["name"])
+    return {**measured, "evaluate": command_line("evaluate", "url=http://127.0.0.1:8000", dataset), **again}
+
+
+def serving(pipeline: Any, target: Path) -> str:
+    """The command that serves a frozen file; its writer may run the code in it, since it is this user's own."""
+    trust = ["trust_frozen=true"] if any(code_in(pipeline)) else []
+    return command_line("serve", override("frozen", target), *trust)
 
 
 def tell_remarks(standings: Sequence[Standing], output: Output) -> None:
@@ -86,6 +114,5 @@ def tell_frozen(result: frozen.Frozen, target: Path, output: Output) -> None:
     if result.kept is not None:
         before = f"the decision of before, {frozen.described(result.kept)}, is kept as {result.kept}"
         output.say(f"Replaced: {before}", event="replaced", facts={"file": str(result.kept)})
-    trust = ["trust_frozen=true"] if any(code_in(result.content["pipeline"])) else []  # its writer may: it is this user's own
-    serve = command_line("serve", override("frozen", target), *trust)
+    serve = serving(result.content["pipeline"], target)
     output.say(f"Serve it: {serve}", event="serve", facts={"command": serve})

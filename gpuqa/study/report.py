@@ -1,9 +1,8 @@
-"""Trials -> leaderboard (CSV), and one HTML page."""
+"""Trials -> leaderboard (CSV); the page, `gpuqa.study.page`, is written with it."""
 
 from __future__ import annotations
 
 import csv
-import functools
 import io
 from collections import Counter
 from collections.abc import Sequence
@@ -12,18 +11,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpuqa.machine.files import make_folder, write_atomically
-from gpuqa.measure.latency import PERCENTILES, interval_of
-from gpuqa.measure.metric_table import METRICS, Column, shown
 from gpuqa.measure.metrics import intervals_of
-from gpuqa.pipeline.dataset.summary import Summary
 from gpuqa.records import Answer, Measurement, Trial
 from gpuqa.roofline.roofline import fraction
-from gpuqa.selection.comparison import Comparison, lead_texts
+from gpuqa.selection.comparison import Comparison
 from gpuqa.selection.constraints import seen_of
 from gpuqa.selection.pairing import Answers
-from gpuqa.selection.verdict import Standing, Verdict
+from gpuqa.selection.verdict import Verdict
 from gpuqa.selection.wording import counted
-from gpuqa.study.kept import kept_columns, kept_of, look_of, remarks
+from gpuqa.study.kept import kept_columns
+from gpuqa.study.page.document import to_html
+from gpuqa.study.page.result import Result
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -129,87 +127,13 @@ def text_of(value: float | str) -> str:
     return value if isinstance(value, str) else f"{value:.13g}"
 
 
-def write(verdict: Verdict, title: str, answers: Answers, folder: Path, questions: Summary | None = None) -> None:
-    """leaderboard.csv and report.html in the study's folder. `answers`: of each trial by key, where they are at hand."""
+def write(result: Result, folder: Path) -> None:
+    """leaderboard.csv and report.html in the study's folder."""
     make_folder(folder)
-    to_csv(leaderboard(verdict, answers), folder / "leaderboard.csv")
-    write_atomically(folder / "report.html", to_html(verdict, title, answers, questions))
-
-
-def cells(trial: Trial, keys: Sequence[str], answers: Sequence[Answer] = ()) -> list[str]:
-    """The shown numbers of a trial as text, percentiles with their interval where there are answers for it; of a dropped trial
-    in brackets: not of all its questions, or not of all repeats."""
-    seen = seen_of(trial)
-    if seen is None:
-        why = "dropped" if trial.dropped else "skipped" if trial.skipped else "failed"
-        return [why, *[""] * (len(keys) - 1)]
-    texts = [shown(key, getattr(seen, key)) for key in keys]
-    for place, key in enumerate(keys):
-        if key in PERCENTILES and (interval := interval_of(key, answers[-seen.questions :])) is not None:
-            texts[place] += f" [{interval:{METRICS[key].form}}]"
-    return [f"({text})" for text in texts] if trial.dropped else texts
+    to_csv(leaderboard(result.verdict, result.answers), folder / "leaderboard.csv")
+    write_atomically(folder / "report.html", to_html(result).encode(errors="replace"))  # half a surrogate pair is no text
 
 
 def axes_of(verdict: Verdict) -> list[str]:
     """The axes of a study."""
     return list(dict.fromkeys(key for standing in verdict.standings for key in standing.trial.axes))
-
-
-def page_columns(verdict: Verdict) -> list[str]:
-    """The metrics of the page's table: those that every study has, and those that this one measured."""
-    measured = [trial.measurement for standing in verdict.standings if (trial := standing.trial).measurement]
-    optional = [name for name, metric in METRICS.items() if metric.column is Column.page_if_measured]
-    absent = {name for name in optional if all(getattr(measurement, name) is None for measurement in measured)}
-    return [name for name, metric in METRICS.items() if metric.column is not Column.file and name not in absent]
-
-
-def to_html(verdict: Verdict, title: str, answers: Answers, questions: Summary | None = None) -> str:
-    """One self-contained page: the verdict, the questions, a plot of speed and quality, the table, an answer of each trial."""
-    import jinja2
-
-    columns = page_columns(verdict)
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("gpuqa.study", ""), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
-    return environment.get_template("report.html.j2").render(
-        title=title,
-        notes=list(dict.fromkeys(note for standing in verdict.standings if (note := standing.trial.pipeline["model"]["note"]))),
-        verdict=verdict,
-        questions=questions.lines() if questions else [],
-        axes=axes_of(verdict),
-        columns=[METRICS[name] for name in columns],
-        cells=lambda trial: cells(trial, columns, answers.get(trial.key, ())),
-        overrides_off=overrides_off(verdict),
-        kept=kept_of,
-        quantized=any(map(kept_of, verdict.standings)),
-        remarks=remarks,
-        look=functools.partial(look_of, verdict=verdict),
-        samples={key: f"{kept[0].question}\n{kept[0].answer}" for key, kept in answers.items() if kept},
-        lead=lambda comparison: lead_texts(comparison.difference, comparison.interval, comparison.p_value),
-        points=plot_points(verdict.standings),
-    )
-
-
-def plot_points(standings: Sequence[Standing]) -> dict[str, Any]:
-    """Positions in a 640 x 320 plot: quality to the right, speed upwards, axes from zero."""
-    measured = [(standing, standing.trial.measurement) for standing in standings if standing.trial.measurement]
-    right = max((measurement.rouge_l_f1_judge or 0.0 for _, measurement in measured), default=0.0) * 1.15 or 1.0
-    top = max((measurement.chars_per_s for _, measurement in measured), default=0.0) * 1.15 or 1.0
-    dots = [
-        {
-            "x": 60 + 560 * (measurement.rouge_l_f1_judge or 0.0) / right,
-            "y": 280 - 260 * measurement.chars_per_s / top,
-            "eligible": not standing.violations,
-            "not_shown": standing.not_shown,
-            "on_front": standing.on_front,
-            "name": standing.trial.name,
-            "label": f"{measurement.chars_per_s:,.0f} chars/s at {shown('rouge_l_f1_judge', measurement.rouge_l_f1_judge)}",
-        }
-        for standing, measurement in measured
-    ]
-    steps = [place / 4 for place in range(5)]
-    return {
-        "dots": dots,
-        "x_ticks": [{"at": 60 + 560 * step, "label": f"{right * step:.3f}"} for step in steps],
-        "y_ticks": [{"at": 280 - 260 * step, "label": f"{top * step:,.0f}"} for step in steps],
-    }

@@ -36,6 +36,7 @@ from gpuqa.study.grid import GridPlan, group_by_engine
 from gpuqa.study.journal import Journal
 from gpuqa.study.progress import Plan
 from gpuqa.study.racing.race_plan import digest_of, dropped_trials, race_of, race_stages
+from gpuqa.study.run_file import sent_prompt
 from gpuqa.study.same_effect import Effects
 from gpuqa.study.scoring import Scoring
 
@@ -84,7 +85,9 @@ def prepare(configs: Sequence[tuple[CellConfig, dict[str, str]]], checks: CellCh
         tokenizer, digests = models[config.model.path]
         BACKENDS[config.engine.backend].load().check_args(config.engine_args())
         warmup = warmup_questions(config.model, never={question.text for question in questions})
-        prompt_tokens = checked_encoder(tokenizer, config).digest
+        encoder = checked_encoder(tokenizer, config)
+        prompt_tokens = encoder.digest
+        checks.sent_prompts.setdefault(prompt_tokens, sent_prompt(encoder))
         known = {
             "digests": {**digests, "dataset": dataset.digest(questions), "prompt_tokens": prompt_tokens},
             "stop_token_ids": stop_token_ids(tokenizer, config),

@@ -1,0 +1,40 @@
+"""What a study came to: all that its report is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from gpuqa.config.measurement import SelectionConfig
+from gpuqa.measure.fingerprint import Stage, at_stage
+from gpuqa.measure.speed_tests import SpeedNoise, StartNoise
+from gpuqa.pipeline.dataset.summary import Summary
+from gpuqa.records import Trial
+from gpuqa.selection.pairing import Answers
+from gpuqa.selection.verdict import Standing, Verdict
+from gpuqa.study.run_file import RunFile
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A study that was decided."""
+
+    title: str
+    verdict: Verdict
+    answers: Answers = field(default_factory=dict)  # of each trial by its key, where they are at hand
+    questions: Summary | None = None
+    rule: SelectionConfig | None = None  # it was decided by; None: what follows from it is not told
+    first_round: Sequence[Trial] = ()  # in the order of the study's cells; none: the trials of the verdict
+    known: Mapping[str, Trial] = field(default_factory=dict)  # the trials of all stages, by key
+    confirmed: Trial | None = None  # the winner by the passes that are frozen
+    noise: SpeedNoise | None = None  # of the winner's speed
+    usual: StartNoise = field(default_factory=StartNoise)
+    run: RunFile = field(default_factory=RunFile)
+    commands: Mapping[str, str] = field(default_factory=dict)  # what one may do with the study -> command line
+
+    def stages_of(self, standing: Standing) -> dict[Stage, Trial]:
+        """The trials of a standing's cell, the first round's first."""
+        cells = [trial for trial in self.first_round if trial.axes == standing.trial.axes]
+        first = cells[0] if cells else standing.trial
+        keys = {stage: at_stage(first.key, stage) for stage in Stage}
+        return {stage: self.known[key] for stage, key in keys.items() if key in self.known} | {Stage.first_round: first}

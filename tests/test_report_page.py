@@ -125,8 +125,7 @@ def test_first_round_finals_and_confirmation_stand_apart(tmp_path: Path) -> None
     again = replace(again, measurement=replace(again.measurement, chars_per_s=90.0, first_round_chars_per_s=100.0))
     confirmed = replace(first, key=at_stage(first.key, Stage.confirmation))
     confirmed = replace(confirmed, measurement=replace(confirmed.measurement, chars_per_s=80.0))
-    known = {one.key: one for one in (first, other, again, confirmed)}
-    data = written(tmp_path, again, other, first_round=[first, other], known=known, confirmed=confirmed)
+    data = written(tmp_path, again, other, first_round=[first, other], confirmed=confirmed)
     stages = cell_of(data, prompt="a")["stages"]
     assert {name: stage["numbers"]["chars_per_s"] for name, stage in stages.items()} == {
         "first": 100.0,

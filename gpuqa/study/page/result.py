@@ -25,7 +25,6 @@ class Result:
     questions: Summary | None = None
     rule: SelectionConfig | None = None  # it was decided by; None: what follows from it is not told
     first_round: Sequence[Trial] = ()  # in the order of the study's cells; none: the trials of the verdict
-    known: Mapping[str, Trial] = field(default_factory=dict)  # the trials of all stages, by key
     confirmed: Trial | None = None  # the winner by the passes that are frozen
     noise: SpeedNoise | None = None  # of the winner's speed
     usual: StartNoise = field(default_factory=StartNoise)
@@ -33,8 +32,12 @@ class Result:
     commands: Mapping[str, str] = field(default_factory=dict)  # what one may do with the study -> command line
 
     def stages_of(self, standing: Standing) -> dict[Stage, Trial]:
-        """The trials of a standing's cell, the first round's first."""
+        """The trials of a standing's cell by which the study was decided, the first round's first."""
         cells = [trial for trial in self.first_round if trial.axes == standing.trial.axes]
         first = cells[0] if cells else standing.trial
-        keys = {stage: at_stage(first.key, stage) for stage in Stage}
-        return {stage: self.known[key] for stage, key in keys.items() if key in self.known} | {Stage.first_round: first}
+        stages = {Stage.first_round: first}
+        if standing.trial.key == at_stage(first.key, Stage.finals):
+            stages[Stage.finals] = standing.trial
+        if self.confirmed and self.confirmed.key == at_stage(first.key, Stage.confirmation):
+            stages[Stage.confirmation] = self.confirmed
+        return stages

@@ -33,8 +33,7 @@ def cells_of(result: Result) -> list[dict[str, Any]]:
 def cell_of(standing: Standing, result: Result) -> dict[str, Any]:
     """A cell: its name, how it stands, why, and its numbers in each stage that measured it."""
     stages, kept = result.stages_of(standing), kept_of(standing)
-    decisive = Stage.finals if Stage.finals in stages and standing.trial.key == stages[Stage.finals].key else Stage.first_round
-    stages[decisive] = standing.trial  # with the answers and numbers that decided
+    decisive = Stage.finals if Stage.finals in stages else Stage.first_round
     return {
         "name": standing.trial.name,
         "axes": standing.trial.axes,

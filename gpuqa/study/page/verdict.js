@@ -1,4 +1,6 @@
 // The verdict: one sentence, what it rests on, what it leaves open, and how to serve the winner.
+const NEAREST = 4;  // rivals that are named at once
+
 function drawVerdict() {
   const verdict = DATA.verdict, outcome = verdict.outcome ?? "none", winner = CELLS.get(verdict.winner);
   const title = text(`rule_${verdict.rule}`);
@@ -23,18 +25,24 @@ function winnerFacts(verdict, winner) {
     judge: shown(numbers.rouge_l_f1_judge, ".4f"), judge_interval: bracketed(intervals.rouge_l_f1_judge, ".4f"), floor: verdict.floor ?? "–",
     rouge: shown(numbers.rouge_l_f1, ".4f"), rouge_interval: bracketed(intervals.rouge_l_f1, ".4f"),
   });
-  const beaten = verdict.leads.filter((lead) => lead.shown), rest = verdict.leads.filter((lead) => !lead.shown);
+  const leads = [...verdict.leads].sort((a, b) => a.share - b.share), beaten = leads.filter((lead) => lead.shown), rest = leads.filter((lead) => !lead.shown);
   return [
     verdict.confirmed ? fact("frozen_speed", [text("frozen_is", {speed: shown(verdict.frozen, ",.0f")})]) : [],
     fact("next", [verdict.next ? text("next_is", {low: shown(low, ",.0f"), high: shown(high, ",.0f")}) : text("next_open")]),
     fact("quality", [quality]),
-    fact("beats", beaten.length ? beaten.map(leadText) : [text("beats_nothing")].filter(() => !rest.length)),
-    rest.length ? fact("not_beaten", rest.map(leadText)) : [],
+    fact("beats", beaten.length ? nearestOf(beaten) : [text("beats_nothing")].filter(() => !rest.length)),
+    rest.length ? fact("not_beaten", nearestOf(rest)) : [],
   ].filter((pair) => pair.length && (pair[1].childNodes.length > 0)).flat();
 }
 
+// The nearest rivals; the rest is folded away.
+function nearestOf(leads) {
+  const texts = leads.map(leadText), rest = texts.slice(NEAREST);
+  return rest.length ? [...texts.slice(0, NEAREST), el("details", {}, el("summary", {}, text("beats_more", {count: rest.length})), el("ul", {}, ...rest.map((line) => el("li", {}, line))))] : texts;
+}
+
 function leadText(lead) {
-  const other = named(lead.other), share = signed(lead.share);
+  const other = named(lead.other), share = signed(lead.share).replace("+", "");
   if (lead.noisy) return text(lead.shown ? "noisy_lead_row" : "noisy_row", {other, p: pText(lead.p)});
   if (!lead.interval) return text("untested_row", {other, share});
   const [low, high] = lead.interval.map((end) => signed(end));

@@ -14,6 +14,7 @@ import pandas
 import pytest
 import yaml
 from conftest import ROOT, end_session, start_python
+from reported import data_of
 
 from gpuqa.study.journal import Journal
 
@@ -90,8 +91,10 @@ def test_the_files_of_a_study_hold_every_trial_and_every_answer(study: Any) -> N
     assert content["selection"]["min_rouge_l_f1_judge"] == 0
     assert {cell["trial"] for cell in cells} == {trial["key"] for trial in journal}
     assert cells[0]["axes"] == {"prompt": "bare", "quantization": "fp8"}
-    page = (study.folder / "report.html").read_text(encoding="utf-8")
-    assert "DEMONSTRATION MODEL" in page
+    page = data_of(study.folder)
+    assert "DEMONSTRATION MODEL" in page["notes"][0]
+    assert "prompt=bare,structured" in page["setup"]["commands"]["sweep"]
+    assert all("<|im_start|>user" in prompt["text"] and prompt["tokens"] > 0 for prompt in page["setup"]["prompts"])
     assert "DEMONSTRATION MODEL" in said(study.run), "a demonstration says so wherever it shows"
     for trial in journal:
         answers_file = study.folder / "trials" / f"{trial['key'][:16]}.answers.jsonl"

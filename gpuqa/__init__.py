@@ -7,19 +7,21 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gpuqa.config.app import compose_cell as compose_cell
+    from gpuqa.config.from_python import compose as compose
     from gpuqa.pipeline.pipeline import Pipeline as Pipeline
     from gpuqa.records import Trial as Trial
-    from gpuqa.study.journal import Journal as Journal
-    from gpuqa.study.report import read_leaderboard as read_leaderboard
+    from gpuqa.study.child_study import run as run
+    from gpuqa.study.loaded_study import load_study as load_study
 
 __version__ = "0.5.0"
-__all__ = ["Journal", "Pipeline", "Trial", "compose_cell", "read_leaderboard"]
+__all__ = ["Pipeline", "Trial", "compose", "compose_cell", "load_study", "run"]
 HOMES = {  # name -> the module that has it; imported when somebody asks for it, since some take seconds
+    "compose": "gpuqa.config.from_python",
     "compose_cell": "gpuqa.config.app",
+    "load_study": "gpuqa.study.loaded_study",
+    "run": "gpuqa.study.child_study",
     "Pipeline": "gpuqa.pipeline.pipeline",
     "Trial": "gpuqa.records",
-    "Journal": "gpuqa.study.journal",
-    "read_leaderboard": "gpuqa.study.report",
 }
 
 

@@ -146,6 +146,6 @@ def test_the_package_hands_out_its_api_when_it_is_asked_and_imports_nothing_befo
         "; print(before, *(getattr(gpuqa, name).__name__ for name in gpuqa.__all__), set(gpuqa.__all__) <= set(dir(gpuqa)))"
     )
     done = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True, cwd=PACKAGE.parent)
-    assert done.stdout == "0 Journal Pipeline Trial compose_cell read_leaderboard True\n"
-    with pytest.raises(AttributeError, match="no attribute 'Pipelin'; it has compose_cell, Pipeline"):
+    assert done.stdout == "0 Pipeline Trial compose compose_cell load_study run True\n"
+    with pytest.raises(AttributeError, match="no attribute 'Pipelin'; it has compose, compose_cell, load_study"):
         getattr(gpuqa, "Pipelin")  # noqa: B009

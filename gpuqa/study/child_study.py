@@ -22,6 +22,7 @@ from gpuqa.config.paths import PACKAGE
 from gpuqa.study.loaded_study import LoadedStudy, load_study
 
 WITH_OR_WITHOUT_WINNER = (0, 1)
+FOR_A_TERMINAL = ("FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE")  # a kernel sets some; a progress bar would fill the page
 ERROR = "error: "  # begins the line with which a command refuses its input
 START = """
 import sys
@@ -67,9 +68,10 @@ def printed(words: Sequence[str]) -> tuple[int, str]:
         KeyboardInterrupt: when the sweep has ended; the first one is handed on to it, and another one kills it.
     """
     path = os.pathsep.join(filter(None, [str(PACKAGE.parent), os.environ.get("PYTHONPATH")]))
+    kept = {name: value for name, value in os.environ.items() if name not in FOR_A_TERMINAL}
     with subprocess.Popen(
         [sys.executable, "-c", START, str(os.getpid()), *words],
-        env={**os.environ, "PYTHONPATH": path},
+        env={**kept, "PYTHONPATH": path},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -1,0 +1,35 @@
+"""The example notebook: it runs from its first cell to its last, and is kept without what it once printed."""
+
+from __future__ import annotations
+
+import nbformat
+import pytest
+from conftest import ROOT, child_environment
+from nbclient import NotebookClient
+
+NOTEBOOK = ROOT / "docs" / "examples" / "study.ipynb"
+
+
+@pytest.fixture
+def notebook() -> nbformat.NotebookNode:
+    read: nbformat.NotebookNode = nbformat.read(NOTEBOOK, as_version=4)
+    nbformat.validate(read)
+    return read
+
+
+def test_the_notebook_is_kept_without_outputs(notebook):
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert not [cell for cell in code if cell.outputs or cell.execution_count is not None]
+    assert set(notebook.metadata) == {"kernelspec", "language_info"}
+
+
+@pytest.mark.engine
+def test_every_cell_of_the_notebook_runs_and_the_study_draws_its_plots(notebook, tmp_path):
+    client = NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(tmp_path)}})
+    client.execute(env=child_environment())
+    outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+    said = "".join(output.text for output in outputs if output.output_type == "stream")
+    assert "2 trials measured" in said, said
+    assert "\x1b" not in said, "a kernel shows colours, but a progress bar would fill the page"
+    assert sum("image/png" in output.get("data", {}) for output in outputs) == 3
+    assert (tmp_path / "experiments" / "notebook" / "frozen.yaml").is_file()

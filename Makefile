@@ -6,7 +6,7 @@ TWO = -n 2 --dist loadgroup
 # Files of which no test is fast, and whose import of vLLM alone takes ten seconds.
 IMPORT_VLLM = --ignore-glob='tests/test_burst*' --ignore=tests/test_gpu.py --ignore=tests/test_shared_prefix.py
 
-.PHONY: check test-fast test gpu-smoke clients simulations
+.PHONY: check test-fast test docs docs-commands gpu-smoke clients simulations
 
 check:  # lint, format and types: seconds
 	$(PYTHON) -m ruff check .
@@ -18,6 +18,12 @@ test-fast:  # what starts no engine and takes no two seconds: about 100 s
 
 test:  # everything that runs without a GPU: 17 to 20 minutes on two cores
 	$(PYTHON) -m pytest $(TWO)
+
+docs:  # the site, to .cache/site/html; needs no network
+	$(PYTHON) docs/site/build.py
+
+docs-commands:  # every command of the README and docs/ that this machine can run: half an hour on two cores
+	GPUQA_DOCS_COMMANDS=1 $(PYTHON) -m pytest -s tests/test_docs_commands.py
 
 gpu-smoke:  # on a machine with a GPU and vLLM's CUDA build
 	$(PYTHON) -m pytest -m gpu

@@ -13,6 +13,7 @@ from conftest import ROOT, run_python
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
+from written_study import write_study
 
 from gpuqa.config import app
 from gpuqa.config.commands import COMMANDS, CellConfig, resolve
@@ -21,6 +22,7 @@ from gpuqa.config.pipeline import PLACEHOLDER
 from gpuqa.pipeline.dataset import load, read_questions
 
 EXAMPLES = ROOT / "docs" / "examples"
+COPY_OF_THE_EXAMPLES = "mine"  # that docs/your_own.md has its reader make
 READMES = [ROOT / "README.md", ROOT / "README.zh.md"]
 PAGES = [*READMES, *sorted((ROOT / "docs").rglob("*.md"))]
 MOST_LINES = 200
@@ -55,7 +57,8 @@ class WrittenCommand:
         """Its `key=value` words; a folder of options becomes the search path that `--config-dir` makes of it."""
         overrides = [word for word in self.words if "=" in word]
         if "--config-dir" in self.words:
-            folder = ROOT / self.words[self.words.index("--config-dir") + 1]
+            folder = self.words[self.words.index("--config-dir") + 1]
+            folder = EXAMPLES if folder == COPY_OF_THE_EXAMPLES else ROOT / folder
             overrides.append(f"hydra.searchpath=[file://{folder}]")
         return overrides
 
@@ -197,10 +200,36 @@ def test_the_example_study_runs_and_freezes_a_winner(command, tmp_path):
     assert (tmp_path / "experiments" / "my_study" / "frozen.yaml").exists()
 
 
+def python_examples() -> list[str]:
+    """The Python of docs/python.md."""
+    return re.findall(r"(?ms)^```python\n(.*?)^```$", (ROOT / "docs" / "python.md").read_text(encoding="utf-8"))
+
+
+def test_the_python_example_prints_a_verdict_and_tables(tmp_path, monkeypatch, capsys):
+    write_study(tmp_path / "experiments" / "embedded")
+    monkeypatch.chdir(tmp_path)
+    exec(compile(python_examples()[0], "docs/python.md", "exec"), {})
+    said = capsys.readouterr().out
+    assert "INCONCLUSIVE: prompt=bare" in said
+    assert {"violations", "prompt=structured"} <= set(said.split())
+
+
+def test_the_chinese_pages_hold_the_commands_links_and_numbers_of_the_english_ones():
+    for page in sorted((ROOT / "docs" / "zh").glob("*.md")):
+        original = ROOT / "docs" / page.name
+        commands = [[(command.name, command.words) for command in commands_of(file)] for file in (original, page)]
+        assert commands[0] == commands[1], page.name
+        shown = [re.findall(r"(?m)^<!-- show .*|^```sh\n[^`]*", file.read_text(encoding="utf-8")) for file in (original, page)]
+        assert shown[0] == shown[1], page.name
+        headings = [len(re.findall(r"(?m)^#", file.read_text(encoding="utf-8"))) for file in (original, page)]
+        assert headings[0] == headings[1], page.name
+        assert original.read_text(encoding="utf-8").count(f"[中文](zh/{page.name})") == 1
+        assert page.read_text(encoding="utf-8").count(f"[English](../{page.name})") == 1
+
+
 @pytest.mark.engine
 def test_the_python_example_prints_an_answer_to_each_question(tmp_path):
-    [example] = re.findall(r"(?ms)^```python\n(.*?)^```$", (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8"))
-    (tmp_path / "example.py").write_text(example, encoding="utf-8")
+    (tmp_path / "example.py").write_text(python_examples()[1], encoding="utf-8")
     done = run_python(str(tmp_path / "example.py"), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.strip().splitlines()) == 2

@@ -24,7 +24,7 @@ from typing import Any
 
 import httpx
 
-from gpuqa.config import UserError, check, plain
+from gpuqa.config import check, plain
 from gpuqa.config.app import run_command
 from gpuqa.config.commands import EvaluateConfig, resolve
 from gpuqa.config.http import Status
@@ -37,13 +37,12 @@ from gpuqa.pipeline import dataset
 from gpuqa.pipeline.dataset.summary import summary_of
 from gpuqa.records import Answer, Answered, Completion, Interval, Question
 from gpuqa.selection.against_frozen import comparable, lines_of
-from gpuqa.serving.auth import ClientKey, read_client_key
+from gpuqa.serving.client import Server, excerpt
 
 BROKEN = 1
 POLL_EVERY_S = 0.5
 SAY_EVERY_S = 15.0  # what it waits for
 INFO_TIMEOUT_S = 10.0
-KEY_REFUSED = (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN)
 ISSUES = {Status.batch: Issue.batch, Status.ok: Issue.serial}  # how a study issues questions as this command does
 ONE_ANSWER_TIMES = [name for name in METRICS if name.startswith("e2e_latency_ms")]
 NOT_TOLD = dict.fromkeys(("finish_reason", "output_tokens", "error", "timings"))  # of an answer that came over the contract
@@ -61,16 +60,14 @@ def main() -> None:
 def evaluate(composed: Any) -> int:
     """Wait, ask, score, write -> exit code."""
     config = resolve(composed, EvaluateConfig)
-    key = read_client_key(config.keys_file, config.keys_variable)
+    server = Server.of(config.url, config.keys_file, config.keys_variable)
     file = dataset.load_file(config.dataset)
     questions, summary = file.questions, summary_of(config.dataset, None, file)
     check_output(Path(config.output))
     for line in summary.lines():
         say(line)
-    headers = {} if key is None else {"Authorization": f"Bearer {key.text}"}
     try:
-        with httpx.Client(base_url=config.url, headers=headers, timeout=config.answer_timeout_s, trust_env=False) as client:
-            client.event_hooks["response"].append(lambda reply: refuse_key(reply, key, config))
+        with server.client(config.answer_timeout_s) as client:
             status, waited_s = wait_until_ready(client, config)
             frozen = read_frozen(client)
             say(f"{len(questions)} questions {'in one POST' if status is Status.batch else 'one after the other'};"
@@ -78,8 +75,7 @@ def evaluate(composed: Any) -> int:
             ask = ask_batch if status is Status.batch else ask_serial
             answered = ask(client, questions)
     except (ContractBroken, httpx.HTTPError, RecursionError) as error:
-        text = f"{config.url}: {error or type(error).__name__}"
-        print(f"error: {text if key is None else text.replace(key.text, '(the key)')}", file=sys.stderr)
+        print(f"error: {server.without_key(f'{config.url}: {error or type(error).__name__}')}", file=sys.stderr)
         return BROKEN
     answers = score_answers(questions, answered)
     answers = answers if status is Status.batch else with_timings(answers, [answered])
@@ -111,16 +107,6 @@ def check_output(file: Path) -> None:
 def say(sentence: str) -> None:
     """Tell somebody who watches what happens now."""
     print(sentence, flush=True)
-
-
-def refuse_key(reply: httpx.Response, key: ClientKey | None, config: EvaluateConfig) -> None:
-    """Raise a UserError where a service wants a key, or another one."""
-    if reply.status_code not in KEY_REFUSED:
-        return
-    answer = f"{config.url} answers HTTP {reply.status_code}"
-    if key is not None:
-        raise UserError(f"{key.source}: {answer} to the key in it; give the key of this service")
-    raise UserError(f"keys_file: {answer} without a key; name a file with keys_file=FILE, or set {config.keys_variable}")
 
 
 def wait_until_ready(client: httpx.Client, config: EvaluateConfig, say_every_s: float = SAY_EVERY_S) -> tuple[Status, float]:
@@ -195,12 +181,6 @@ def post(client: httpx.Client, prompt: str | list[str]) -> Any:
     except (KeyError, ValueError, TypeError):
         pass
     raise ContractBroken(f'POST /predict must answer 200 {{"response": ...}}, got {excerpt(reply)}')
-
-
-def excerpt(reply: httpx.Response) -> str:
-    """Status and beginning of a body in one line; what a service sends must not steer the terminal."""
-    seen = "".join(character if character.isprintable() else " " for character in reply.text[:1000])
-    return f"HTTP {reply.status_code} {' '.join(seen.split())[:200]}"
 
 
 def completion(text: Any) -> Completion:

@@ -28,7 +28,19 @@ ORDER = [  # a folder (or module) of gpuqa imports only those before it in this 
     "study",
 ]
 BESIDE = {"serving": {"records", "machine", "config", "engines", "pipeline", "frozen"}}  # never `measure`
-COMMANDS = ["sweep", "predict", "check", "freeze", "compare", "serve", "evaluate", "reproduce", "download", "embedded.train"]
+COMMANDS = [
+    "sweep",
+    "predict",
+    "check",
+    "freeze",
+    "compare",
+    "serve",
+    "ask",
+    "evaluate",
+    "reproduce",
+    "download",
+    "embedded.train",
+]
 HEAVY = {
     "vllm",
     "torch",

@@ -68,7 +68,7 @@ MISTAKES = [  # command, its words, the whole message or its beginning (with ...
     ),
     (
         "freeze prompt=bare",
-        "prompt: gpuqa.freeze has no such key, it belongs to gpuqa.sweep, gpuqa.predict, gpuqa.check; allowed is ...",
+        "prompt: gpuqa.freeze has no such key, it belongs to gpuqa.sweep, gpuqa.predict, gpuqa.check, gpuqa.ask; ...",
     ),
     ("evaluate http.port=1", "http.port: gpuqa.evaluate has no such key, it belongs to gpuqa.serve; allowed is url, ..."),
     ("serve http.port=hello", "http.port: got 'hello', allowed is an integer"),

@@ -91,6 +91,28 @@ class CheckConfig(CellConfig):
 
 
 @dataclass
+class AskConfig(CellConfig):
+    """Config of `ask`: what answers. That is a cell, unless a frozen winner or a running server is named."""
+
+    frozen: str | None = None
+    allow_mismatch: bool = False  # this one and the next two as for `serve`
+    trust_frozen: bool = False
+    model_path: str | None = None
+    url: str | None = None
+    keys_file: str | None = None  # as for `evaluate`
+    keys_variable: str = "GPUQA_KEYS"
+    timeout_s: float = 360.0  # without a word from the server
+    json: bool = False  # print one JSON object instead of text
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.url is not None:
+            check_url(self.url)
+        check(bool(self.keys_variable), "keys_variable", self.keys_variable, "the name of an environment variable")
+        check(0 < self.timeout_s < math.inf, "timeout_s", self.timeout_s, "a number above 0")
+
+
+@dataclass
 class ServeConfig:
     """Config of `serve`: which frozen winner, and how it is reached."""
 
@@ -180,6 +202,7 @@ COMMANDS: dict[str, type] = {
     "predict": PredictConfig,
     "check": CheckConfig,
     "serve": ServeConfig,
+    "ask": AskConfig,
     "freeze": FreezeConfig,
     "compare": CompareConfig,
     "evaluate": EvaluateConfig,

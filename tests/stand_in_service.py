@@ -89,11 +89,16 @@ def until(holds: Callable[[], bool]) -> None:
 
 @contextmanager
 def serving(
-    start: Start, config: HttpConfig | None = None, warmup: Sequence[str] = BUILTIN_WARMUP[:2], keys: Keys | None = None
+    start: Start,
+    config: HttpConfig | None = None,
+    warmup: Sequence[str] = BUILTIN_WARMUP[:2],
+    keys: Keys | None = None,
+    port: int = 0,
 ) -> Iterator[Served]:
-    """uvicorn in a thread, on a free port. Its end is a clean shutdown, or the test fails."""
+    """uvicorn in a thread, on a free port, or on one that was free before. Its end is a clean shutdown, or the test fails."""
     with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(("127.0.0.1", port))
         served = Served(listening.getsockname()[1])
         telemetry = Telemetry(CollectorRegistry())
         served.service = Service(Winner(start, warmup), config or HttpConfig(), telemetry, served.gave_up.append)

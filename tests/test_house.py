@@ -36,6 +36,7 @@ COMMANDS = [
     "compare",
     "serve",
     "ask",
+    "watch",
     "evaluate",
     "reproduce",
     "download",

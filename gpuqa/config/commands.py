@@ -177,6 +177,25 @@ class EvaluateConfig:
         check(0 < self.answer_timeout_s < math.inf, "answer_timeout_s", self.answer_timeout_s, "a number above 0")
 
 
+@dataclass
+class WatchConfig:
+    """Config of `watch`: which server, how often."""
+
+    url: str = MISSING
+    interval_s: float = 1.0  # from one scrape to the next
+    once: bool = False  # print one snapshot and end
+    json: bool = False  # a JSON object a snapshot
+    keys_file: str | None = None  # as for `evaluate`
+    keys_variable: str = "GPUQA_KEYS"
+
+    def __post_init__(self) -> None:
+        check_url(self.url)
+        check(
+            1 <= self.interval_s < math.inf, "interval_s", self.interval_s, "a number of at least 1: a scrape costs the server"
+        )
+        check(bool(self.keys_variable), "keys_variable", self.keys_variable, "the name of an environment variable")
+
+
 def check_url(url: str) -> None:
     """Raise a UserError unless it is the address of a service; a password in it is not quoted."""
     try:
@@ -203,6 +222,7 @@ COMMANDS: dict[str, type] = {
     "check": CheckConfig,
     "serve": ServeConfig,
     "ask": AskConfig,
+    "watch": WatchConfig,
     "freeze": FreezeConfig,
     "compare": CompareConfig,
     "evaluate": EvaluateConfig,

@@ -96,6 +96,7 @@ class Server(uvicorn.Server):
         http, connections = service.http, Connections(service.http)
         settings: dict[str, Any] = {"timeout_graceful_shutdown": LAST_BYTES_S, "log_config": None, "access_log": False}
         app = create_app(service, facts, keys, connections)
+        app.openapi()  # made once, and now: it would cost the others of the first client who asks a third of a second
         super().__init__(uvicorn.Config(app, host=http.host, port=http.port, **settings, **connections.uvicorn_settings()))
         self.service, self.keys, self.connections = service, keys, connections
         self._signalled = False

@@ -17,7 +17,7 @@ from stand_in_service import ScriptedEngine, Served, scripted, serving, until
 
 from gpuqa.config import UserError
 from gpuqa.config.http import HttpConfig
-from gpuqa.serving.connections import OTHER_FILES, SPARE, affordable
+from gpuqa.serving.connections import BEHIND, OTHER_FILES, SPARE, affordable
 
 pytestmark = pytest.mark.engine
 
@@ -174,6 +174,56 @@ def test_a_client_that_closes_both_sides_is_noticed_although_one_that_half_close
         until(lambda: engine.cancelled == 1)
         until(lambda: served.service.admission.in_flight == 0)  # type: ignore[union-attr]
         engine.open.set()
+
+
+def test_a_client_that_goes_with_requests_behind_one_another_leaves_no_error_in_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    engine = ScriptedEngine()
+    with ready(engine) as served:
+        engine.open.clear()
+        with connect(served) as connection:
+            connection.sendall(REQUEST * 3)
+            until(lambda: served.service.admission.in_flight == 1)  # type: ignore[union-attr]
+        engine.open.set()
+        until(lambda: served.service.admission.in_flight == 0)  # type: ignore[union-attr]
+        with connect(served) as connection:
+            connection.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n" * 20)
+            assert connection.recv(1).startswith(b"H")
+        assert served.ask("GET", "/readyz")[0] == 200
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR] == []
+
+
+def test_an_answer_that_comes_in_pieces_stays_whole_when_its_client_half_closes_behind_another_request() -> None:
+    engine = ScriptedEngine()
+    body = json.dumps({"model": "embedded", "messages": [{"role": "user", "content": "?"}], "stream": True}).encode()
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body)
+    with ready(engine) as served, connect(served) as connection:
+        engine.open.clear()
+        connection.sendall((head + body) * 2)
+        until(lambda: served.service.admission.in_flight == 1)  # type: ignore[union-attr]
+        connection.shutdown(socket.SHUT_WR)
+        time.sleep(0.2)
+        engine.open.set()
+        said = all_of(connection)
+    assert said.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert said.count(b"data: [DONE]") == 2
+    assert b"100 Continue" not in said
+
+
+def test_a_connection_may_have_some_requests_behind_one_another_and_not_thousands() -> None:
+    request = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
+    with ready(ScriptedEngine()) as served:
+        with connect(served) as connection:
+            connection.sendall(request * BEHIND)
+            connection.shutdown(socket.SHUT_WR)
+            assert all_of(connection).count(b"HTTP/1.1 200 OK") == BEHIND
+        with connect(served) as connection:
+            connection.sendall(request * 1000)
+            said = all_of(connection)
+        assert said.count(b"HTTP/1.1 200 OK") <= BEHIND + 1
+        assert said.endswith(b"Invalid HTTP request received.")
+        assert served.ask("GET", "/readyz")[0] == 200
 
 
 def test_a_process_that_may_open_few_files_has_fewer_connections_and_says_so(caplog: pytest.LogCaptureFixture) -> None:

@@ -41,7 +41,7 @@ class HttpConfig:
 
     max_waiting_questions: int = 4096  # in flight, over all requests; beyond: 429. At most deadline_s x answers a second
     max_questions_per_request: int = 4096  # beyond: 422
-    max_body_bytes: int = 64 * 2**20  # beyond: 413
+    max_body_bytes: int = 8 * 2**20  # beyond: 413; a body is read at once, and the others wait meanwhile
     max_connections: int = 4096  # beyond, the one that waits longest for a request is closed
     max_head_bytes: int = 65536  # of a request line and its headers; beyond: 431
     request_timeout_s: float = 60.0  # until a request, its body too, is complete; then 408

@@ -33,6 +33,7 @@ from gpuqa.serving.telemetry import route_path
 KEEP_ALIVE_S = 75  # longer than load balancers keep an idle connection: a server that closes first may lose a request
 OTHER_FILES = 256  # that this process opens beside its connections
 SPARE = 32  # connections above the limit, for health checks while all others are being answered
+BEHIND = 32  # requests of a connection that may wait behind the one that is being answered
 SAY_EVERY_S = 60.0
 LOOK_EVERY_S = 0.5
 
@@ -109,6 +110,7 @@ class Connection(AutoHTTPProtocol):  # type: ignore[misc,valid-type]
         self.clock: asyncio.TimerHandle | None = None  # runs while a request is awaited
         self.head_bytes: int | None = None  # of a head that is not complete yet
         self.has_begun = False  # whether a part of the awaited request has come
+        self.answered: Any = None  # uvicorn's cycle that is being answered; `cycle` is of the request that came last
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
@@ -129,6 +131,8 @@ class Connection(AutoHTTPProtocol):  # type: ignore[misc,valid-type]
             self.limits.waiting.pop(self, None)
 
     def on_message_begin(self) -> None:  # httptools calls these two; h11 bounds a head by itself
+        if len(self.pipeline) >= BEHIND:
+            raise ValueError("too many requests at once")  # ends the parser: uvicorn says 400 and closes the connection
         super().on_message_begin()
         self.head_bytes = 0
 
@@ -146,7 +150,8 @@ class Connection(AutoHTTPProtocol):  # type: ignore[misc,valid-type]
         if not self.is_answering():
             return None
         self.cycle.keep_alive = False
-        if not self.cycle.response_started and self.cycle.scope["http_version"] == "1.1":
+        is_next = self.answered in (None, self.cycle) and not self.cycle.response_started
+        if is_next and self.cycle.scope["http_version"] == "1.1":
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         self.loop.call_later(LOOK_EVERY_S, self._look_after_client)
         return True
@@ -155,6 +160,13 @@ class Connection(AutoHTTPProtocol):  # type: ignore[misc,valid-type]
         self._stop_clock()
         self.limits.remove(self)
         super().connection_lost(exc)
+        if self.answered is not None and not self.answered.response_complete:  # uvicorn tells it to the last request alone
+            self.answered.disconnected = True
+            self.answered.message_event.set()
+
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:  # httptools calls it; h11 takes one request at a time
+        self.answered = cycle
+        super()._start_asgi_task(cycle, app)
 
     def end(self, reason: str, status: int = 408) -> None:
         """Close it; a client that has sent a part of a request is told why."""

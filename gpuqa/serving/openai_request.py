@@ -65,7 +65,7 @@ class Message(BaseModel):
 
     model_config = ConfigDict(strict=True)
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
-    content: str | list[TextPart] | None = None
+    content: str | Annotated[list[TextPart], Field(fail_fast=True)] | None = None
 
     @property
     def text(self) -> str:
@@ -102,13 +102,13 @@ class OpenAIRequest(BaseModel):
 class ChatRequest(OpenAIRequest):
     """A question as the last message of a chat."""
 
-    messages: Annotated[list[Message], Field(min_length=1)]
+    messages: Annotated[list[Message], Field(min_length=1, fail_fast=True)]
 
 
 class CompletionRequest(OpenAIRequest):
     """One question or several as prompts; the frozen prompt stands around each."""
 
-    prompt: str | Annotated[list[str], Field(min_length=1)]
+    prompt: str | Annotated[list[str], Field(min_length=1, fail_fast=True)]
     echo: bool | None = False
     suffix: str | None = None
 

@@ -11,13 +11,14 @@ that were empty.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 from fastapi import APIRouter, HTTPException, Response
-from pydantic import BaseModel, ConfigDict, PrivateAttr, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 
 from gpuqa.config.http import HttpConfig, Status
 from gpuqa.serving.auth import UNAUTHORIZED, Refusal
+from gpuqa.serving.body_values import bounded_route
 from gpuqa.serving.ignored import Ignored
 from gpuqa.serving.service import Service, State
 
@@ -26,7 +27,7 @@ class PredictRequest(BaseModel):
     """One question or all of them."""
 
     model_config = ConfigDict(strict=True, extra="ignore")
-    prompt: str | list[str]
+    prompt: str | Annotated[list[str], Field(fail_fast=True)]  # one error, not one for each item
     _ignored: list[str] = PrivateAttr(default_factory=list)  # names of the other fields
 
     @model_validator(mode="wrap")
@@ -55,7 +56,7 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
     415: {"model": Refusal, "description": "the body is compressed"},
     **UNAUTHORIZED,
     422: {"model": Refusal, "description": "the body is no question and no list of questions, or there are too many"},
-    413: {"model": Refusal, "description": "the body is too large"},
+    413: {"model": Refusal, "description": "the body is too large, or holds too many values"},
     429: {"model": Refusal, "description": "at capacity; Retry-After says in how many seconds to ask again"},
     503: {"model": Refusal, "description": "not ready, draining, or the engine died"},
 }
@@ -63,7 +64,7 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
 
 def router(service: Service, http: HttpConfig, ignored: Ignored) -> APIRouter:
     """GET / and POST /predict."""
-    routes = APIRouter()
+    routes = APIRouter(route_class=bounded_route(http.max_questions_per_request))
 
     @routes.get("/", response_model=StatusResponse, responses={503: {"model": StatusResponse}})
     async def status(response: Response) -> StatusResponse:

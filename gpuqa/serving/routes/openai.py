@@ -25,6 +25,7 @@ from gpuqa.config.pipeline import PipelineConfig
 from gpuqa.engines import EngineFailed
 from gpuqa.records import Completion, CompletionDelta
 from gpuqa.serving.auth import UNAUTHORIZED
+from gpuqa.serving.body_values import bounded_route
 from gpuqa.serving.ignored import Ignored
 from gpuqa.serving.openai_errors import ApiError
 from gpuqa.serving.openai_request import (
@@ -61,7 +62,8 @@ class Head:
 
 def router(service: Service, ignored: Ignored, fingerprint: str | None = None) -> APIRouter:
     """The routes under /v1; `fingerprint` names the configuration, as OpenAI's does."""
-    routes = APIRouter(prefix="/v1", responses=UNAUTHORIZED)
+    bounded = bounded_route(service.http.max_questions_per_request)
+    routes = APIRouter(prefix="/v1", responses=UNAUTHORIZED, route_class=bounded)
 
     def card() -> dict[str, Any]:
         config = config_of(service)

@@ -37,6 +37,7 @@ clients:  # the real load tools against a real server, each in an environment of
 simulations:  # how often verdicts and races are right (-s shows the rates that the docs state), and 20 kills of a study
 	$(PYTHON) -m pytest -s tests/test_verdict_simulation.py
 	PYTHONPATH=tests $(PYTHON) experiments/verdict/simulate.py
+	PYTHONPATH=tests $(PYTHON) experiments/verdict/devices.py
 	PYTHONPATH=tests $(PYTHON) experiments/verdict/constraint_power.py
 	$(PYTHON) experiments/verdict/reproduce_rates.py
 	$(PYTHON) experiments/verdict/compare_rates.py

@@ -115,13 +115,17 @@ def content_of(winner: Winner, rule: SelectionConfig, reason: str, study: str) -
 
 
 def numbers_of(winner: Winner) -> dict[str, Any]:
-    """The winner's numbers with their intervals; `chars_per_s_noise` tells the interval for another number of repeats."""
+    """The winner's numbers with their intervals; `chars_per_s_noise` tells the interval for another number of repeats.
+
+    The names of machines stay in the journal: a frozen file goes to others.
+    """
     measurement = winner.trial.measurement
     assert measurement is not None
     noise = winner.noise or own_noise(measurement)
     intervals = intervals_of(measurement, winner.answers, noise)
     promised = {f"{name}_interval": asdict(interval) if interval else None for name, interval in intervals.items()}
-    return {**asdict(measurement), **promised, "chars_per_s_noise": asdict(noise) if noise else None}
+    numbers = {name: value for name, value in asdict(measurement).items() if name != "devices"}
+    return {**numbers, **promised, "chars_per_s_noise": asdict(noise) if noise else None}
 
 
 def to_yaml(content: dict[str, Any]) -> str:

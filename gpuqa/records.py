@@ -136,6 +136,15 @@ class Override:
 
 
 @dataclass(frozen=True, slots=True)
+class Device:
+    """What an engine ran on. Speeds of two devices are not exchangeable, not even of two cards of one model."""
+
+    host: str = ""  # name of the machine
+    model: str = ""  # as `gpuqa.machine.hardware.describe` says it
+    place: str = ""  # which part of the machine, where a study uses several: "GPU 0"
+
+
+@dataclass(frozen=True, slots=True)
 class Pass:
     """One measured pass of a cell over some of its questions: what the journal keeps until the trial is complete."""
 
@@ -153,6 +162,7 @@ class Pass:
     round: int = 0  # place of this pass among all passes of that engine, from 0
     host: str = ""  # name of the machine
     device: str = ""  # what the engine ran on, as `gpuqa.machine.hardware.describe` says it
+    place: str = ""  # see `Device`
     overrides: list[Override] = field(default_factory=list)  # that ran in this pass
     question_digests: list[str] = field(default_factory=list)  # of the texts, in the order of `questions`; see `Question`
     rate_per_s: float | None = None  # at which its questions arrived; None where that is no setting of its workload
@@ -233,6 +243,7 @@ class Measurement:
     saturated: bool = False  # in any repeat, questions came faster than answers: `workload.rate_per_s` is too high
     repeats_began_at: list[float] = field(default_factory=list)  # of every repeat, seconds since the epoch
     engine_ids: list[str] = field(default_factory=list)  # of every repeat, the start of the engine that answered; see `Pass`
+    devices: list[Device] = field(default_factory=list)  # of every repeat
     first_round_chars_per_s: float | None = None  # of a finalist, whose other numbers are from measuring it again
     conditions: list[Conditions] = field(default_factory=list)  # before and after every repeat; none without NVML
     sm_clock_mhz_min: int | None = None  # of all readings of all passes but those of an idle GPU; None without NVML

@@ -40,7 +40,7 @@ from gpuqa.selection.wording import counted
 from gpuqa.study import finalists, run_file, start_noise, study
 from gpuqa.study.cell_checks import CellChecks
 from gpuqa.study.conclusion import conclude
-from gpuqa.study.executors.places import places_for
+from gpuqa.study.executors.places import Place, places_for, unlike
 from gpuqa.study.finals import schedule_of
 from gpuqa.study.grid import group_by_engine
 from gpuqa.study.journal import Journal
@@ -68,9 +68,9 @@ def sweep(composed: Cells) -> int:
     """All cells (the study sweeper hands them over at once) -> exit code."""
     checks = CellChecks()
     configs, output = checked(composed, checks)
-    where, questions = one_study(configs), checks.summary(configs[0])
+    where, questions, places = one_study(configs), checks.summary(configs[0]), places_for(configs)
     cells = study.prepare(list(zip(configs, composed.axes, strict=True)), checks)
-    announce(cells, questions, output)
+    announce(cells, questions, places, output)
     journal, began = Journal(where.folder), time.perf_counter()
     with journal.locked():
         for problem in journal.problems():
@@ -83,10 +83,10 @@ def sweep(composed: Cells) -> int:
             where.folder, RunFile(command_line("sweep", *sys.argv[1:]), fingerprint.git_commit() or "", checks.sent_prompts)
         )
         try:
-            with output.watch(cells, journal.engine_log) as observer:
-                outcome = asyncio.run(study.run(cells, journal, observer))
+            with output.watch(cells, journal.engine_log, places=len(places)) as observer:
+                outcome = asyncio.run(study.run(cells, journal, observer, places))
             output.say(summary(outcome, time.perf_counter() - began))
-            measure_finalists(cells, outcome.trials, journal, output)
+            measure_finalists(cells, outcome.trials, journal, output, places)
         except KeyboardInterrupt:
             return interrupted(cells, journal, output)
         return conclude(outcome.trials, where, rule, journal, output)
@@ -110,24 +110,26 @@ def checked(composed: Cells, checks: CellChecks) -> tuple[list[CellConfig], Outp
     return composed.each(lambda config: checks.checked(resolve(config, CellConfig)), begin), outputs[0]
 
 
-def announce(cells: Sequence[Cell], questions: Summary, output: Output) -> None:
+def announce(cells: Sequence[Cell], questions: Summary, places: Sequence[Place], output: Output) -> None:
     """Say what the study is, and what its user might not expect of it, before anything starts."""
     effects, config = Effects(cells), cells[0].config
     copies = {trial.key for trial in effects.copies()}
     measured = [cell for cell in cells if cell.key not in copies]
     sizes = counted(len(cells), "trial") + (f", {len(measured)} of them measured," if copies else "")
     sizes += f" on {counted(len(group_by_engine(measured)), 'engine')}"
-    if places := places_for([cell.config for cell in cells]):
+    if places:
         sizes += f", side by side on {'; '.join(place.name for place in places)}"
     output.say(f"{config.study.name}: {sizes}; {setting(cells, effects)}", event="study", facts={"trials": len(cells)})
     for line in questions.lines():
         output.say(line, event="questions")
     notes = [*([config.model.note] if config.model.note else []), *sampling_notes(cell.config for cell in cells)]
-    for note in [*notes, *effects.notes()]:
+    for note in [*notes, *effects.notes(), *filter(None, [unlike(places)])]:
         output.say(note, style="yellow")
 
 
-def measure_finalists(cells: Sequence[Cell], trials: Sequence[Trial], journal: Journal, output: Output) -> None:
+def measure_finalists(
+    cells: Sequence[Cell], trials: Sequence[Trial], journal: Journal, output: Output, places: Sequence[Place] = ()
+) -> None:
     """Measure the trials that may win again, in fresh engines: the best of many first measurements is too good to be true."""
     rule = cells[0].config.selection
     contest = finalists.contest(trials, rule, journal)
@@ -137,10 +139,10 @@ def measure_finalists(cells: Sequence[Cell], trials: Sequence[Trial], journal: J
         return
     began, limit = time.perf_counter(), cells[0].config.study
     are = "finalist is" if len(again) == 1 else "finalists are"
-    schedule = schedule_of(again, contest.choice.finalists)
+    schedule = schedule_of(again, contest.choice.finalists, places)
     until = f"until they are decided, at most {schedule.looks[-1]} times or for {limit.seconds:g} s"
     output.say(f"{len(again)} {are} measured again, {until} (study.finalists, max_repeats, seconds)", event="finals")
-    with output.watch(again, journal.engine_log, schedule.looks[-1]) as observer:
+    with output.watch(again, journal.engine_log, schedule.looks[-1], len(places)) as observer:
         outcome = asyncio.run(study.run_finals(again, journal, observer, contest.undecided, schedule))
     output.say(summary(outcome, time.perf_counter() - began))
     chosen = finalists.winner_of(trials, rule, journal)
@@ -149,7 +151,7 @@ def measure_finalists(cells: Sequence[Cell], trials: Sequence[Trial], journal: J
     output.say("the winner is measured once more, by passes that did not choose it", event="confirmation")
     confirmed = [replace(by_key[chosen.key], stage=Stage.confirmation)]
     with output.watch(confirmed, journal.engine_log) as observer:
-        asyncio.run(study.run(confirmed, journal, observer))
+        asyncio.run(study.run(confirmed, journal, observer, places[:1]))
     start_noise.note_finals(limit, str(cells[0].fingerprint["device"]), contest.choice.finalists, journal)
 
 
@@ -178,7 +180,6 @@ def one_study(configs: Sequence[CellConfig]) -> StudyConfig:
         if any(getattr(config, key) != getattr(first, key) for config in configs):
             several = "; write several GPUs as executor.gpus=[0,1]" if key == "executor" else ""
             raise UserError(f"{key}: must be the same in all cells of a study; run one study for each{several}")
-    places_for(configs)
     if any(config.workload.searches for config in configs):
         finalists, racing = first.study.finalists, first.study.racing
         check(finalists == 0, "study.finalists", finalists, "0 with workload=load_search, which repeats the passes that decide")

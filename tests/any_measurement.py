@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Any, get_args, get_origin, get_type_hints
 
-from gpuqa.records import Conditions, Interval, Measurement, RampThird
+from gpuqa.records import Conditions, Device, Interval, Measurement, RampThird
 
 READINGS = [Conditions(1980, 3201, 61, 412.5, ["sw_power_cap"]), Conditions(345, 2600, 40, 80.0, ["gpu_idle"])]
 
@@ -25,6 +25,7 @@ def any_measurement(**numbers: Any) -> Measurement:
             list[float]: [place + 0.5, place + 0.25],
             list[str]: ["sw_power_cap"],
             list[Conditions]: READINGS,
+            list[Device]: [Device("a machine", "a card", "GPU 0")],
             list[RampThird]: [RampThird(1.5, 1.25, 20.0, None)],
         }[kind]
     return Measurement(**{**values, **numbers})

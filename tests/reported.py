@@ -25,6 +25,7 @@ def measurement(**numbers: Any) -> Measurement:
         "first_round_chars_per_s": None,
         "conditions": [],
         "engine_ids": ["one engine", "one engine"],
+        "devices": [],
         "ramp": [],
         "seconds_repeats": [2.0, 3.0],
         "goodput_questions_per_s_repeats": [],

@@ -22,6 +22,7 @@ from gpuqa.config.paths import PACKAGE, conf_folder
 from gpuqa.records import Answer, Trial
 from gpuqa.study.conclusion import conclude
 from gpuqa.study.journal import Journal
+from gpuqa.study.output import TextOutput
 
 FOLDERS = [
     "plain",
@@ -112,7 +113,7 @@ def serve_line(study: StudyConfig, *overrides: str) -> tuple[str, str]:
     journal.write(trial, [Answer("q", "问题", "参考", "答", 0.4, 0.4, "stop", 9, 0.1)])
     console = terminal(io.StringIO())
     console.width = 40
-    assert conclude([trial], study, SelectionConfig("mine", min_chars_per_s=0.0), journal, console) == 0
+    assert conclude([trial], study, SelectionConfig("mine", min_chars_per_s=0.0), journal, TextOutput(console)) == 0
     printed: str = console.file.getvalue()  # type: ignore[attr-defined]
     [line] = re.findall(r"(?m)^Serve it: (.*)$", printed)
     return line, printed

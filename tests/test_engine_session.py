@@ -56,7 +56,7 @@ class Elsewhere:
                 yield copied(event)
 
 
-async def run_elsewhere(plans: Sequence[Steps], log: Path, _: Sequence[Place]) -> AsyncGenerator[Event]:
+async def run_elsewhere(plans: Sequence[Steps], log: Path, places: Sequence[Place]) -> AsyncGenerator[tuple[Steps, Event]]:
     """An executor: the plans stay here, the engines are elsewhere."""
     for plan in plans:
         place = Elsewhere(log)
@@ -64,7 +64,7 @@ async def run_elsewhere(plans: Sequence[Steps], log: Path, _: Sequence[Place]) -
             while (step := await plan.next()) is not None:
                 async with aclosing(place.measure(step)) as events:
                     async for event in events:
-                        yield event
+                        yield plan, event
         finally:
             await place.session.close()
 

@@ -6,10 +6,12 @@ The transformers backend runs the embedded model in the workers, because it star
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +23,10 @@ from gpuqa.config import UserError
 from gpuqa.config.measurement import Executor, ExecutorConfig
 from gpuqa.machine import hardware
 from gpuqa.measure.cell import Cell
+from gpuqa.measure.fingerprint import Stage
 from gpuqa.records import Pass
 from gpuqa.study import study
-from gpuqa.study.executors.places import Place, places_of
+from gpuqa.study.executors.places import Place, places_for, places_of, sets_of_cores, unlike
 from gpuqa.study.journal import Journal
 
 TWO = {"executor__workers": 2, "workload__repeats": 2}
@@ -32,6 +35,10 @@ needs_two_cores = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="t
 
 def executor(**settings: Any) -> ExecutorConfig:
     return ExecutorConfig("local", Executor.local, **settings)
+
+
+def env(visible: str) -> dict[str, str]:
+    return {"CUDA_VISIBLE_DEVICES": visible, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
 
 
 def workers() -> list[psutil.Process]:
@@ -51,7 +58,7 @@ class Kills(Recorder):
         super().pass_done(cell, measured)
         self.all.append(measured)
         if not self.killed:
-            [worker] = [one for one in workers() if str(measured.device).rpartition(", ")[2] in one.cmdline()]
+            [worker] = [one for one in workers() if measured.place in one.cmdline()]
             self.killed = worker.pid
             worker.kill()
 
@@ -63,19 +70,36 @@ def test_two_workers_make_the_same_trials_as_one_process_although_one_of_them_is
     rows = ({**BARE, **TWO}, {**KEYWORDS, **TWO}, {**NARROW, **TWO})
     cells, journal = prepared(*rows), Journal(tmp_path / "two")
     recorder = Kills(journal)
-    outcome = asyncio.run(study.run(cells, journal, recorder))
+    outcome = asyncio.run(study.run(cells, journal, recorder, places_for([cell.config for cell in cells])))
     assert [trial.error for trial in outcome.trials] == [None] * 3
     assert outcome.engine_starts == 3, "two engines, and one again after its process was killed"
     assert not workers()
     assert [file.name for file in (tmp_path / "two").glob("*.log")] == ["engine.log"], "those of both places are in it"
     assert len(recorder.passes) == len(set(recorder.passes)) == 6, "no pass was lost or measured twice"
-    assert len({measured.device for measured in recorder.all}) == 2
+    assert {measured.place for measured in recorder.all} == {place.name for place in sets_of_cores(2)}
     alone = prepared(*({key: value for key, value in row.items() if key != "executor__workers"} for row in rows))
     assert [cell.key for cell in alone] == [cell.key for cell in cells], "where an engine runs is no part of a trial's key"
     run(alone, tmp_path / "one")
     for cell in cells:
         texts = [[answer.answer for answer in Journal(tmp_path / name).answers(cell.key)] for name in ("one", "two")]
         assert texts[0] == texts[1]
+
+
+@needs_two_cores
+@pytest.mark.engine
+@pytest.mark.usefixtures("one_thread")
+def test_finalists_get_a_start_of_every_engine_at_every_place_and_one_place_measures_at_a_time(tmp_path: Path) -> None:
+    rows = [{**row, **TWO, "study__max_repeats": 4} for row in (BARE, NARROW)]
+    cells, journal = [replace(cell, stage=Stage.finals) for cell in prepared(*rows)], Journal(tmp_path)
+    places = places_for([cell.config for cell in cells])
+    outcome = asyncio.run(study.run_finals(cells, journal, Recorder(journal), list, places))
+    assert outcome.engine_starts == 4, "two engines at two places"
+    for trial in outcome.trials:
+        assert trial.measurement is not None
+        assert [device.place for device in trial.measurement.devices] == [place.name for place in places for _ in range(2)]
+    passes = [measured for cell in cells for measured in journal.read_passes(cell.key)]
+    spans = sorted((measured.began_at, measured.began_at + measured.answered.seconds) for measured in passes)
+    assert all(ended <= began for (_, ended), (began, _) in itertools.pairwise(spans)), "the places share a processor"
 
 
 @needs_two_cores
@@ -104,13 +128,13 @@ def started_workers(parent: psutil.Process) -> list[psutil.Process]:
 
 def test_cores_are_cut_into_sets_of_one_size_and_gpus_into_sets_for_one_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3, 4})
-    monkeypatch.setattr(hardware, "visible_gpu_ids", lambda: ["0", "1", "2", "3"])
+    monkeypatch.setattr(hardware, "visible_gpu_models", lambda: dict.fromkeys("0123", "a card"))
     assert places_of(executor(), 1) == [], "in the study's own process"
     assert [place.cores for place in places_of(executor(workers=2), 0)] == [(0, 1), (2, 3)]
     assert [place.name for place in places_of(executor(workers=5), 0)] == [f"cores {core}" for core in range(5)]
     visible = [place.env["CUDA_VISIBLE_DEVICES"] for place in places_of(executor(gpus="all"), 1)]
     assert visible == ["0", "1", "2", "3"]
-    assert places_of(executor(gpus=[3, 1]), 2) == [Place("GPU 3, 1", {"CUDA_VISIBLE_DEVICES": "3,1"})]
+    assert places_of(executor(gpus=[3, 1]), 2) == [Place("GPU 3, 1", env("3,1"), model="a card")]
     assert [place.name for place in places_of(executor(gpus=3), 2)] == ["GPU 0, 1"], "the third is half an engine's"
 
 
@@ -128,7 +152,7 @@ def test_places_that_a_machine_does_not_have_are_refused(
     settings: dict[str, Any], engine_gpus: int, told: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
-    monkeypatch.setattr(hardware, "visible_gpu_ids", lambda: ["0", "1"])
+    monkeypatch.setattr(hardware, "visible_gpu_models", lambda: dict.fromkeys("01", "a card"))
     with pytest.raises(UserError) as refused:
         places_of(executor(**settings), engine_gpus)
     assert told in str(refused.value)
@@ -151,6 +175,15 @@ def test_settings_that_name_no_places_are_refused(settings: dict[str, Any], told
 
 
 def test_without_a_gpu_the_message_says_what_to_do_instead(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hardware, "visible_gpu_ids", list)
+    monkeypatch.setattr(hardware, "visible_gpu_models", dict)
     with pytest.raises(UserError, match=r"this machine shows no GPU; executor\.workers=2 runs engines side by side on cores"):
         places_of(executor(gpus="all"), 1)
+
+
+def test_places_on_unlike_gpus_are_named_with_their_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hardware, "visible_gpu_models", lambda: {"0": "old card", "1": "new card", "2": "new card"})
+    said = "the GPUs are not alike (GPU 0: old card; GPU 1: new card): speeds are compared on one GPU only, and the finalists"
+    assert unlike(places_of(executor(gpus=[0, 1]), 1)) == f"{said} are measured on every one"
+    assert unlike(places_of(executor(gpus=[1, 2]), 1)) == ""
+    assert [place.model for place in places_of(executor(gpus=2), 2)] == ["old card + new card"]
+    assert unlike(places_of(executor(), 1)) == ""

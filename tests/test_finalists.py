@@ -25,6 +25,7 @@ from gpuqa.selection.verdict import Outcome
 from gpuqa.study import finalists
 from gpuqa.study.conclusion import conclude
 from gpuqa.study.journal import Journal
+from gpuqa.study.output import TextOutput
 
 ROWS = [{"sampling__max_tokens": 4 + number, "workload__repeats": 2, "study__finalists": 2} for number in range(3)]
 
@@ -193,7 +194,7 @@ def test_finalists_are_measured_again_in_a_fresh_engine_once_and_frozen_so(
     again = [known for one in cells if (known := journal.read().get(at_stage(one.key, Stage.finals)))]
     assert len(again) == 2
     assert all(known.measurement.repeats in LOOKS[Unit.rounds] for known in again)
-    assert conclude(journal.read_study(), StudyConfig(name="mine", root=str(tmp_path)), rule, journal, console) == 0
+    assert conclude(journal.read_study(), StudyConfig(name="mine", root=str(tmp_path)), rule, journal, TextOutput(console)) == 0
     frozen = yaml.safe_load((tmp_path / "mine" / "frozen.yaml").read_text(encoding="utf-8"))
     fresh = journal.read()[frozen["trial"]].measurement
     assert frozen["measurement"]["chars_per_s_repeats"] == fresh.chars_per_s_repeats

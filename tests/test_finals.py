@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -18,7 +18,9 @@ from gpuqa.measure.cell import Cell
 from gpuqa.measure.fingerprint import Stage
 from gpuqa.records import Answered, Pass, Trial
 from gpuqa.study.engine_session import CellFailed, PassDone
-from gpuqa.study.finals import MOST_ON_A_START, Finals, Passes, schedule_of
+from gpuqa.study.executors.leases import Leases
+from gpuqa.study.executors.places import Place
+from gpuqa.study.finals import MOST_ON_A_START, Finals, FinalsPlan, Passes, schedule_of
 
 Played = list[list[tuple[str, int]]]  # for each start of an engine its passes: which cell, which number
 
@@ -151,3 +153,101 @@ def test_a_finalist_that_breaks_is_left_out_and_the_others_go_on(rows: tuple[dic
     passes = [entry for start in played(found, everything, fails=found[1].key) for entry in start]
     assert [number for key, number in passes if key == found[1].key] == [0]
     assert len([number for key, number in passes if key == found[0].key]) >= 20
+
+
+CARDS = [Place(f"GPU {number}", {"CUDA_VISIBLE_DEVICES": str(number)}) for number in range(8)]
+CORES = [Place(f"cores {number}", cores=(number,)) for number in range(2)]
+
+
+@dataclass
+class AtPlaces:
+    """Finals at several places: what was measured at each, start by start, and how many passes were under way at one time."""
+
+    starts: dict[int, Played]
+    most_at_once: int = 0
+    at_once: int = 0
+
+
+def at_places(
+    found: list[Cell], places: list[Place], undecided: Callable[[Passes], Collection[str]] = nothing, fails: str = ""
+) -> AtPlaces:
+    """The finals as an executor runs them; place 0 is slow. The cell `fails` breaks in its first pass at the last place."""
+    finals, seen = (
+        Finals(found, {}, undecided, schedule_of(found, (), places)),
+        AtPlaces({place: [] for place in range(len(places))}),
+    )
+
+    async def one_start(plan: FinalsPlan, place: int) -> None:
+        passes: list[tuple[str, int]] = []
+        while step := await plan.next():
+            key, number = step.request.cell.key, step.request.repeat
+            seen.at_once += 1
+            seen.most_at_once = max(seen.most_at_once, seen.at_once)
+            for _ in range(1 if place else 5):
+                await asyncio.sleep(0)
+            seen.at_once -= 1
+            broken = key == fails and place == len(places) - 1
+            measured = Pass(Answered([], 1.0, []), number, [], 0.0, 1.0, 1.0, 0.0)
+            plan.take(CellFailed(key, "oops") if broken else PassDone(key, measured))
+            passes += [] if broken else [(key, number)]
+        seen.starts[place] += [passes] if passes else []
+
+    async def work(leases: Leases[FinalsPlan], place: int) -> None:
+        while plan := leases.take(place):
+            await one_start(plan, place)
+
+    async def play() -> None:
+        for plans in finals.stages():
+            leases = Leases(plans)
+            await asyncio.wait_for(asyncio.gather(*(work(leases, place) for place in range(len(places)))), timeout=10)
+
+    asyncio.run(play())
+    return seen
+
+
+def test_every_finalist_starts_as_often_on_every_card_and_the_order_alternates_on_each() -> None:
+    found = cells(BARE, NARROW)
+    first, second = (cell.key for cell in found)
+    seen = at_places(found, CARDS[:2])
+    assert [start[0][0] for start in seen.starts[0]] == [first, second, second, first]
+    assert [start[0][0] for start in seen.starts[1]] == [second, first, first, second]
+    numbers = [number for starts in seen.starts.values() for start in starts for key, number in start if key == first]
+    assert sorted(numbers) == list(range(8)), "four starts of two passes: the first look is after three starts or more"
+    assert seen.most_at_once == 2, "cards measure side by side"
+
+
+def test_finalists_of_one_engine_take_turns_on_every_card_and_wait_for_each_other_at_a_look() -> None:
+    found, looks = cells(BARE, KEYWORDS), []
+
+    def twice(passes: Passes) -> Collection[str]:
+        looks.append({key: sorted(measured.repeat for measured in known) for key, known in passes.items()})
+        return list(passes) if len(looks) == 1 else []
+
+    seen = at_places(found, CARDS[:2], twice)
+    assert looks == [{cell.key: list(range(count)) for cell in found} for count in (4, 8)], "nobody ran ahead of the slow card"
+    assert [len(starts) for starts in seen.starts.values()] == [1, 1], "one start on each card for all its rounds"
+    assert [{number for _, number in starts[0]} for starts in seen.starts.values()] == [{0, 2, 4, 6}, {1, 3, 5, 7}]
+
+
+def test_on_eight_cards_every_one_has_a_start_before_the_first_look() -> None:
+    seen = at_places(cells(BARE, NARROW, study__max_repeats=20), CARDS)
+    assert all(len(starts) == 2 for starts in seen.starts.values())
+
+
+@pytest.mark.parametrize("rows", [(BARE, KEYWORDS), (BARE, NARROW)], ids=["one engine", "two engines"])
+def test_places_that_share_a_processor_take_turns(rows: tuple[dict[str, Any], ...]) -> None:
+    seen = at_places(cells(*rows), CORES)
+    assert seen.most_at_once == 1
+    assert all(seen.starts.values()), "both places measured"
+
+
+@pytest.mark.parametrize("rows", [(BARE, KEYWORDS), (BARE, NARROW)], ids=["one engine", "two engines"])
+@pytest.mark.parametrize("places", [CARDS[:3], CORES], ids=["cards", "cores"])
+def test_a_finalist_that_breaks_on_one_card_is_left_out_on_all_and_nobody_waits_for_it(
+    rows: tuple[dict[str, Any], ...], places: list[Place]
+) -> None:
+    found = cells(*rows)
+    seen = at_places(found, places, everything, fails=found[1].key)
+    passes = [entry for starts in seen.starts.values() for start in starts for entry in start]
+    assert len([number for key, number in passes if key == found[1].key]) <= 2 * (len(places) - 1)
+    assert len([number for key, number in passes if key == found[0].key]) >= 18

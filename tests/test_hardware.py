@@ -267,3 +267,26 @@ def test_a_study_measures_the_energy_of_every_pass(tmp_path, monkeypatch):
     assert found.joules_per_output_token == pytest.approx(2 * 0.5 / found.output_tokens)
     assert sum(found.joules_per_output_token_repeats) / 2 == pytest.approx(found.joules_per_output_token)
     assert (on_cpu.joules_per_output_token, on_cpu.joules_per_output_token_repeats) == (None, [])
+
+
+@pytest.mark.parametrize(
+    ("visible", "expected"),
+    [
+        ("", {"0": "NVIDIA L4", "1": "NVIDIA H200"}),
+        ("1", {"1": "NVIDIA H200"}),
+        ("1,7,0", {"1": "NVIDIA H200", "0": "NVIDIA L4"}),
+        ("GPU-b2", {"GPU-b2": "NVIDIA H200"}),
+        ("MIG-9,GPU-a", {"MIG-9": "NVIDIA L4", "GPU-a": "NVIDIA L4"}),
+    ],
+)
+def test_the_gpus_that_cuda_may_use_are_known_by_their_ids_with_their_models(smi, monkeypatch, visible, expected):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    smi("0, GPU-a1, NVIDIA L4\\n1, GPU-b2, NVIDIA H200\\n")
+    found = hardware.visible_gpu_models()
+    assert found == expected
+    assert list(found) == list(expected), "in CUDA's order"
+
+
+def test_without_a_gpu_there_are_no_models(no_gpu, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    assert hardware.visible_gpu_models() == {}

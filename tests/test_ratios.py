@@ -26,6 +26,7 @@ from gpuqa.selection.verdict import Outcome, Standing, Verdict
 from gpuqa.study import report
 from gpuqa.study.conclusion import conclude
 from gpuqa.study.journal import Journal
+from gpuqa.study.output import TextOutput
 from gpuqa.study.page.result import Result
 from gpuqa.study.terminal_table import print_table, to_table
 
@@ -282,7 +283,12 @@ def test_the_end_of_a_study_lists_what_is_not_shown_in_another_colour_than_viola
         journal.write(replace(trial, pipeline={**trial.pipeline, "model": {"note": None}}, axes={"quantization": name}), rows)
     console = Console(file=StringIO(), width=600, force_terminal=True, color_system="standard")
     rule = replace(RULE, constraint_test=test, min_chars_per_s=0 if test is BOUND else 1e6)
-    assert conclude(list(journal.read().values()), StudyConfig(name="mine", root=str(tmp_path)), rule, journal, console) == 1
+    assert (
+        conclude(
+            list(journal.read().values()), StudyConfig(name="mine", root=str(tmp_path)), rule, journal, TextOutput(console)
+        )
+        == 1
+    )
     lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
     [fp8] = [line for line in lines if "quantization=fp8: " in line and "no trial" not in line]
     [none] = [line for line in lines if "quantization=none: " in line and "no trial" not in line]

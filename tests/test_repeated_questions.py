@@ -22,6 +22,7 @@ from gpuqa.measure.statistics import bootstrap_interval
 from gpuqa.pipeline.dataset.summary import summary_of
 from gpuqa.study.conclusion import conclude
 from gpuqa.study.journal import Journal
+from gpuqa.study.output import TextOutput
 
 COUNT = "358 rows, 92 different questions"
 Command = Callable[..., Any]
@@ -33,7 +34,7 @@ def test_study_yaml_and_the_report_say_how_many_questions_are_different(tmp_path
     journal.write_study([], questions=summary)
     assert yaml.safe_load(journal.study_file.read_text("utf-8"))["questions"]["different_questions"] == 92
     assert journal.questions() == summary
-    conclude([], study, SelectionConfig(name="rule"), journal, Console(file=StringIO()))
+    conclude([], study, SelectionConfig(name="rule"), journal, TextOutput(Console(file=StringIO())))
     told = " ".join(data_of(study.folder)["setup"]["questions"])
     assert f"course: {COUNT}" in told
     assert "266 rows repeat a question" in told
@@ -44,7 +45,7 @@ def test_a_study_that_does_not_say_what_it_asked_has_a_report_without_it(tmp_pat
     journal.write_study([])
     assert journal.questions() is None
     study = StudyConfig(name="mine", root=str(tmp_path))
-    conclude([], study, SelectionConfig(name="rule"), journal, Console(file=StringIO()))
+    conclude([], study, SelectionConfig(name="rule"), journal, TextOutput(Console(file=StringIO())))
     assert data_of(study.folder)["setup"]["questions"] == []
 
 

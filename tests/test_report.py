@@ -22,6 +22,7 @@ from gpuqa.selection.verdict import Verdict
 from gpuqa.study import report
 from gpuqa.study.conclusion import conclude
 from gpuqa.study.journal import Journal
+from gpuqa.study.output import TextOutput
 from gpuqa.study.page.result import Result
 from gpuqa.study.terminal_table import print_table
 
@@ -54,9 +55,14 @@ def test_the_leaderboard_has_a_row_a_trial_with_axes_rule_and_every_number(tmp_p
     failed = trial({"prompt": "broken", "engine.args.max_num_seqs": "16"}, error="KV cache, 放不下")
     answers = {fast.key: [answer(f"q{place}", score) for place, score in enumerate([0.4, 0.6] * 5)]}
     rows = rows_of(decide([failed, low, fast], RULE), tmp_path, answers)
-    lists = {field.name for field in fields(Measurement) if "list" in str(field.type)} - {"conditions", "ramp", "engine_ids"}
+    lists = {field.name for field in fields(Measurement) if "list" in str(field.type)} - {
+        "conditions",
+        "ramp",
+        "engine_ids",
+        "devices",
+    }
     ranged = ("chars_per_s", "rouge_l_f1_judge", "rouge_l_f1", *PERCENTILES)
-    numbers = {field.name for field in fields(Measurement)} - lists - {"conditions", "ramp", "engine_ids"}
+    numbers = {field.name for field in fields(Measurement)} - lists - {"conditions", "ramp", "engine_ids", "devices"}
     derived = {"roofline_fraction"} | {f"{key}_interval_{end}" for key in ranged for end in ("low", "high")} | lists
     leads = {"first_leads_by", "first_leads_low", "first_leads_high", "p_value", "pareto"}
     named = {"rank", "eligible", "violations", "quality_kept", "quality_kept_by", "dropped", "trial"}
@@ -139,7 +145,7 @@ def test_overrides_that_did_not_run_or_were_limited_are_told_in_leaderboard_and_
 def test_an_error_with_brackets_is_told_in_full_when_a_study_ends(tmp_path, error):
     study, journal = StudyConfig(name="mine", root=str(tmp_path)), Journal(tmp_path / "mine")
     console = Console(file=StringIO(), width=200, color_system=None)
-    assert conclude([trial({"quantization": "fp8"}, error=error)], study, RULE, journal, console) == 1
+    assert conclude([trial({"quantization": "fp8"}, error=error)], study, RULE, journal, TextOutput(console)) == 1
     assert f"quantization=fp8: failed: {error}" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
@@ -156,7 +162,7 @@ def test_a_study_that_ends_without_a_winner_leaves_the_older_one_with_its_report
     table.write_text("of before")
     page.write_text("of before")
     console = Console(file=StringIO(), width=300)
-    assert conclude([low], study, RULE, journal, console) == 1
+    assert conclude([low], study, RULE, journal, TextOutput(console)) == 1
     said = console.file.getvalue()
     assert "is below the floor" in said
     if older is None:

@@ -44,12 +44,12 @@ def said(console: Console) -> str:
 def test_a_study_says_how_many_of_its_trials_are_measured_where_some_are_the_same_in_effect(console: Console) -> None:
     twins = [cell(engine__attention=name) for name in ("shared_prefix", "default")]
     questions = summary_of(twins[0].config.dataset, None)
-    announce(twins, questions, TextOutput(console))
+    announce(twins, questions, [], TextOutput(console))
     assert said(console).startswith("mine: 2 trials, 1 of them measured, on 1 engine; engine=vllm_cpu on ")
     vllm = f", {compat.described()}, scheduler=burst runs, "
     assert f"{vllm}attention=shared_prefix is off\n" in said(console)
     assert "\nembedded: 2 questions (gpuqa/embedded/questions/test.json, UTF-8, sha256 " in said(console)
-    announce([cell(prompt="bare")], questions, TextOutput(console))
+    announce([cell(prompt="bare")], questions, [], TextOutput(console))
     assert "mine: 1 trial on 1 engine; " in said(console)
 
 
@@ -67,7 +67,7 @@ def test_the_first_line_of_a_study_says_which_vllm_it_is_and_of_an_override_that
 
 def test_a_study_is_called_by_its_name_whatever_that_means_elsewhere() -> None:
     output = TextOutput(console := terminal(StringIO()))
-    announce([cell(study__name="[red]a:new:b")], summary_of(cell().config.dataset, None), output)
+    announce([cell(study__name="[red]a:new:b")], summary_of(cell().config.dataset, None), [], output)
     assert said(console).startswith("[red]a:new:b: 1 trial on 1 engine; ")
 
 

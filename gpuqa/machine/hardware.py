@@ -151,10 +151,19 @@ def named_gpus() -> list[str]:
     return list(itertools.takewhile(GPU_NAME.fullmatch, listed))
 
 
-def visible_gpu_ids() -> list[str]:
-    """The GPUs that CUDA may use, as CUDA_VISIBLE_DEVICES names them; empty without a GPU."""
-    names, here = named_gpus(), [str(index) for index in range(len(gpus()))]
-    return [name for name in names if name in here or not name.isdigit()] if names and here else here
+def visible_gpu_models() -> dict[str, str]:
+    """The models of the GPUs that CUDA may use, by their ids as CUDA_VISIBLE_DEVICES names them; empty without a GPU.
+
+    A number is nvidia-smi's; CUDA goes by it with CUDA_DEVICE_ORDER=PCI_BUS_ID. A slice (MIG) goes by the first card's model.
+    """
+    rows = [line.split(", ", 2) for line in nvidia_smi("index,uuid,name")]
+    models = {index: model for index, _, model in rows}
+    if not models or not (names := named_gpus()):
+        return models
+    by_uuid = {id_: model for id_ in names for _, uuid, model in rows if uuid.startswith(id_)}
+    slices = dict.fromkeys((id_ for id_ in names if id_.startswith("MIG")), rows[0][2])
+    known = {**models, **slices, **by_uuid}
+    return {id_: known[id_] for id_ in names if id_ in known}
 
 
 def high_water_bytes(pid: int) -> int:

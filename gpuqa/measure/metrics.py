@@ -16,7 +16,7 @@ from gpuqa.measure.latency import PERCENTILES, gaps_of, interval_of, percentiles
 from gpuqa.measure.speed_prediction import next_of
 from gpuqa.measure.speed_tests import SpeedNoise
 from gpuqa.measure.statistics import bootstrap_interval, geometric_mean, median_and_mad
-from gpuqa.records import IDLE, Answer, Answered, Completion, Conditions, Interval, Measurement, Question
+from gpuqa.records import IDLE, Answer, Answered, Completion, Conditions, Device, Interval, Measurement, Question
 
 CLEAN_ENDS = ("stop", "error")
 
@@ -52,6 +52,7 @@ class Overhead:
     peak_memory_gib: float
     repeats_began_at: list[float] = field(default_factory=list)
     engine_ids: list[str] = field(default_factory=list)
+    devices: list[Device] = field(default_factory=list)
     conditions: list[Conditions] = field(default_factory=list)
     energies_j: list[float | None] = field(default_factory=list)  # of every repeat
 
@@ -136,6 +137,7 @@ def measure(passes: Sequence[Answered], answers: Sequence[Answer], overhead: Ove
         saturated=any(measured.saturated for measured in passes),
         repeats_began_at=overhead.repeats_began_at,
         engine_ids=overhead.engine_ids,
+        devices=overhead.devices,
         conditions=readings,
         sm_clock_mhz_min=min((reading.sm_clock_mhz for reading in busy), default=None),
         temperature_c_max=max((reading.temperature_c for reading in readings), default=None),

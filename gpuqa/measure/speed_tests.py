@@ -6,7 +6,8 @@ Speeds are compared as logarithms, because noise on speed is relative. What coun
                     slows both. Below four rounds a test of rounds has no power, and the passes are compared as they are.
                     From ten rounds on the ranks of the rounds decide, which a few torn rounds do not disturb.
     two engines     engines of one configuration differ from start to start, and that error does not shrink with more passes.
-                    So a start is one observation: the mean of its passes.
+                    So a start is one observation: the mean of its passes. On several devices (`gpuqa.measure.devices`) the
+                    cells are compared on each of them, and these leads are put together.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from statistics import fmean
 
 import numpy as np
 
+from gpuqa.measure.devices import DEVICE_SD, ONE_DEVICE, Devices, by_device, squares_of, start_squares
 from gpuqa.measure.statistics import Estimate, welch
 from gpuqa.records import Interval, Measurement
 
@@ -181,18 +183,19 @@ def starts_of(measurement: Measurement, owner: str, repeats: Sequence[float] | N
     return starts
 
 
-def speed_lead(first: Starts, other: Starts, usual: StartNoise, known: Sequence[Starts] = ()) -> SpeedLead | None:
-    """How far the first leads the other; None where there are too few passes for any test.
+def speed_lead(
+    first: Starts, other: Starts, usual: StartNoise, known: Sequence[Starts] = (), devices: Devices = ONE_DEVICE
+) -> SpeedLead | None:
+    """How far the first leads the other; None where there are too few passes for any test, or only unlike devices.
 
     Args:
         known: more starts of both cells, which show how much starts vary; none: those that are compared.
     """
     rounds = rounds_of(first, other)
     if not rounds:
-        noise = speed_noise(known or [first, other], usual)
-        return (
-            None if noise is None else SpeedLead(lead_by_starts(first, other, noise), Unit.starts, min(len(first), len(other)))
-        )
+        noise = speed_noise(known or [first, other], usual, devices=devices)
+        lead = None if noise is None else lead_by_starts(first, other, noise, devices)
+        return None if lead is None else SpeedLead(lead, Unit.starts, min(len(first), len(other)))
     if len(rounds) >= ROUNDS_TO_RANK:
         return SpeedLead(SignedRank(tuple(rounds)), Unit.rounds, len(rounds))
     if len(rounds) >= ROUNDS_TO_PAIR:
@@ -214,14 +217,31 @@ def lead_by_rounds(differences: Sequence[float]) -> Estimate:
     return Estimate(float(np.mean(differences)), float(np.std(differences, ddof=1)) / math.sqrt(count), count - 1)
 
 
-def lead_by_starts(first: Starts, other: Starts, noise: SpeedNoise) -> Estimate:
-    """The difference of the means over starts, with an error that holds for cells that share no start of an engine."""
-    means = [fmean(map(fmean, cell.values())) for cell in (first, other)]
-    variances = [noise.variance(len(logs)) / len(cell) ** 2 for cell in (first, other) for logs in cell.values()]
-    return Estimate(means[0] - means[1], math.sqrt(sum(variances)), noise.freedom)
+def lead_by_starts(first: Starts, other: Starts, noise: SpeedNoise, devices: Devices = ONE_DEVICE) -> Estimate | None:
+    """The difference of the means over starts, with an error that holds for cells that share no start of an engine.
+
+    It is formed on each device that both ran on, and the devices count by what they tell. Without a common one, cards of one
+    model are taken to differ by `DEVICE_SD`; None where the models differ.
+    """
+    parts = [by_device(cell, devices) for cell in (first, other)]
+    pairs: list[tuple[Starts, Starts]] = [(parts[0][device], parts[1][device]) for device in parts[0] if device in parts[1]]
+    between = 0.0
+    if not pairs:
+        if len({device.model for part in parts for device in part}) > 1:
+            return None
+        pairs, between = [(first, other)], DEVICE_SD**2 * sum(1 / len(part) for part in parts)
+    variances = [
+        sum(noise.variance(len(logs)) / len(cell) ** 2 for cell in pair for logs in cell.values()) + between for pair in pairs
+    ]
+    shares = [1 / variance / sum(1 / each for each in variances) for variance in variances]
+    leads = [fmean(map(fmean, one.values())) - fmean(map(fmean, two.values())) for one, two in pairs]
+    error = math.sqrt(sum(share**2 * variance for share, variance in zip(shares, variances, strict=True)))
+    return Estimate(sum(share * lead for share, lead in zip(shares, leads, strict=True)), error, noise.freedom)
 
 
-def speed_noise(cells: Sequence[Starts], usual: StartNoise, passes: int | None = None) -> SpeedNoise | None:
+def speed_noise(
+    cells: Sequence[Starts], usual: StartNoise, passes: int | None = None, devices: Devices = ONE_DEVICE
+) -> SpeedNoise | None:
     """What the starts of cells show of their noise; None where no start has two passes.
 
     Args:
@@ -232,13 +252,7 @@ def speed_noise(cells: Sequence[Starts], usual: StartNoise, passes: int | None =
     if pass_freedom == 0:
         return None
     pass_variance = sum(map(squares_of, starts)) / pass_freedom
-    heads = [[logs[:passes] for logs in cell.values()] for cell in cells if cell]
-    share = fmean(1 / len(logs) for cell in heads for logs in cell)
-    squares, freedom = sum(squares_of([fmean(logs) for logs in cell]) for cell in heads), sum(len(cell) - 1 for cell in heads)
+    heads = [{start: logs[:passes] for start, logs in cell.items()} for cell in cells if cell]
+    share = fmean(1 / len(logs) for cell in heads for logs in cell.values())
+    squares, freedom = start_squares(heads, devices)
     return SpeedNoise(usual.sd, usual.freedom, squares, freedom, pass_variance, pass_freedom, 1 / share)
-
-
-def squares_of(values: Sequence[float]) -> float:
-    """The sum of the squared distances from the mean."""
-    mean = fmean(values)
-    return sum((value - mean) ** 2 for value in values)

@@ -10,6 +10,7 @@ from gpuqa.config.measurement import WorkloadConfig
 from gpuqa.engines import EngineFailed, gpus_of_engine
 from gpuqa.machine import hardware
 from gpuqa.measure.cell import Cell
+from gpuqa.measure.devices import device_of
 from gpuqa.measure.goodput import with_goodput
 from gpuqa.measure.load_search import passes_that_count, with_search
 from gpuqa.measure.metrics import Overhead, measure, measure_prefix_cached, score_answers, with_timings
@@ -112,6 +113,7 @@ def trial_of(cell: Cell, passes: Sequence[Pass]) -> FinishedTrial:
         max(measured.peak_memory_gib for measured in cold),
         [measured.began_at for measured in cold],
         [measured.engine_id for measured in cold],
+        [device_of(measured) for measured in cold],
         [reading for measured in cold for reading in measured.conditions],
         [measured.energy_j for measured in cold],
     )

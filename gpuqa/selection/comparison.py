@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from gpuqa.config.measurement import SelectionConfig
+from gpuqa.measure.devices import devices_of
 from gpuqa.measure.speed_tests import LOOKS, SignedRank, SpeedLead, StartNoise, speed_lead, starts_of
 from gpuqa.measure.statistics import Estimate, added, mean_estimate, times
 from gpuqa.records import Interval, Measurement, Trial
@@ -181,7 +182,8 @@ def speed_lead_of(first: Trial, other: Trial, usual: StartNoise, figure: Figure 
         return None
     both = ((trial.measurement, trial.key) for trial in (first, other))
     starts = [starts_of(numbers, key, figure.repeats(numbers)) for numbers, key in both if numbers]
-    return speed_lead(starts[0], starts[1], usual) if starts[0] and starts[1] else None
+    devices = {**devices_of(first.measurement), **devices_of(other.measurement)}
+    return speed_lead(starts[0], starts[1], usual, devices=devices) if starts[0] and starts[1] else None
 
 
 def merit(trial: Trial, rule: SelectionConfig) -> float:

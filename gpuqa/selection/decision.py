@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from gpuqa.config.measurement import SelectionConfig
+from gpuqa.measure.devices import repeats_by_device
 from gpuqa.measure.speed_tests import StartNoise
 from gpuqa.measure.statistics import Trend, trend
 from gpuqa.records import Trial
@@ -128,10 +129,8 @@ def drift_of(trials: Sequence[Trial]) -> Trend | None:
     It shows only while an engine is up, where all repeats of a cell lie: what happens between engines cannot be told from what
     they differ in, since every cell, whose level is unknown, runs on one. So the test is the weaker the more engines there are.
     Finalists are measured again in the end, but were chosen for being fast: their second number is lower without any drift.
-    Only a first engine that is started again in between would tell, and that costs a start each time.
+    Only a first engine that is started again in between would tell, and that costs a start each time. A cell's repeats on
+    another device have another level.
     """
-    measurements = [trial.measurement for trial in trials if trial.measurement]
-    return trend(
-        [measurement.repeats_began_at for measurement in measurements],
-        [measurement.chars_per_s_repeats for measurement in measurements],
-    )
+    rows = [row for trial in trials if trial.measurement for row in repeats_by_device(trial.measurement)]
+    return trend([moments for moments, _ in rows], [speeds for _, speeds in rows])

@@ -131,7 +131,7 @@ def counted_unit(unit: Unit, count: int) -> str:
 
 def warnings(verdict: Verdict, rule: SelectionConfig) -> list[str]:
     """What the verdict could not check, and what disturbed the measurements, a sentence each."""
-    trials, sentences = [standing.trial for standing in verdict.standings], []
+    trials, sentences = [standing.trial for standing in verdict.standings], devices_text(verdict)
     for standing in verdict.standings:
         if standing.trial is verdict.winner and standing.beside_baseline and standing.not_shown:
             sentences.append(f"The winner's {standing.beside_baseline.text}.")
@@ -155,6 +155,17 @@ def warnings(verdict: Verdict, rule: SelectionConfig) -> list[str]:
         held = f"The GPU was held back in {counted(len(throttled), 'trial')}"
         sentences.append(f"{held} ({names}; SM clock down to {slowest} MHz).")
     return sentences
+
+
+def devices_text(verdict: Verdict) -> list[str]:
+    """On which devices the winner was measured, a sentence; none where there is one."""
+    measurement = verdict.winner.measurement if verdict.winner else None
+    devices = list(dict.fromkeys(measurement.devices)) if measurement else []
+    if len(devices) < 2:
+        return []
+    named = "; ".join(", ".join(filter(None, [one.model, one.place])) + f" of {one.host}" for one in devices)
+    unlike = ", which are not alike" if len({one.model for one in devices}) > 1 else ""
+    return [f"Measured on {len(devices)} devices ({named}){unlike}; speeds were compared on each of them only."]
 
 
 def reason_without_winner(standings: Sequence[Standing]) -> str:

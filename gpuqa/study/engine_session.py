@@ -72,6 +72,7 @@ class CellFailed:
 
 
 Event = EngineStarts | StartFailed | CellWarm | PassDone | CellFailed
+LAST = PassDone | StartFailed | CellFailed  # after which none of that step comes
 
 
 class Session(Protocol):
@@ -86,6 +87,12 @@ class Session(Protocol):
 
 class Steps(Protocol):
     """What a session is driven by: see `gpuqa.study.grid` and `gpuqa.study.racing.race_plan`."""
+
+    place: int | None  # the number of the place where alone it may run; None: at any
+
+    @property
+    def guess(self) -> float:
+        """How long it may take, beside others of its executor's call."""
 
     async def next(self) -> Step | None:
         """The next step after all events so far; None when the session can be closed."""
@@ -106,13 +113,14 @@ class Running:
 class EngineSession:
     """Engines of one engine key, one after the other."""
 
-    def __init__(self, log: Path, place: str = "") -> None:
+    def __init__(self, log: Path, place: str = "", model: str = "") -> None:
         """
         Args:
             log: the file for what engines print.
             place: which part of the machine this process has, where it is one of several; passes name it.
+            model: of the device there, for the passes; "": as the machine is described.
         """
-        self.log, self.place = log, place
+        self.log, self.place, self.model = log, place, model
         self.tokenizer: Any = None
         self.running: Running | None = None
 
@@ -140,8 +148,7 @@ class EngineSession:
         """An engine that no cell has used yet."""
         self.tokenizer = self.tokenizer or load_tokenizer(cell.config.model)
         engine = await start_quietly(cell, self.log)
-        device = hardware.describe()["device"]
-        return Running(engine, uuid4().hex, f"{device}, {self.place}" if self.place else device, {})
+        return Running(engine, uuid4().hex, self.model or hardware.describe()["device"], {})
 
     async def measured(self, request: PassRequest, running: Running) -> Pass:
         """One pass, with the start of the engine that answered."""
@@ -149,7 +156,8 @@ class EngineSession:
         measured = await measure_pass(request, running.warm[key], filled=running.cached == (key, request.questions))
         running.cached = key, request.questions
         running.passes += 1
-        return replace(measured, engine_id=running.id, round=running.passes - 1, host=platform.node(), device=running.device)
+        measured = replace(measured, host=platform.node(), device=running.device, place=self.place)
+        return replace(measured, engine_id=running.id, round=running.passes - 1)
 
     async def close(self) -> None:
         """Release the engine, if one is up."""

@@ -12,13 +12,16 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from gpuqa.config.measurement import SelectionConfig
+from gpuqa.measure.devices import device_of
 from gpuqa.measure.fingerprint import Stage, at_stage
 from gpuqa.measure.goodput import slo_of, with_goodput
 from gpuqa.measure.metrics import Overhead, measure, with_timings
 from gpuqa.measure.speed_tests import StartNoise
 from gpuqa.records import Answer, Pass, Trial
+from gpuqa.selection.comparison import Known
 from gpuqa.selection.decision import decide, undecided
 from gpuqa.selection.pairing import Answers
+from gpuqa.selection.ranking import compare_all
 from gpuqa.selection.verdict import Verdict, tied_of
 from gpuqa.selection.wording import counted
 from gpuqa.study.journal import Journal
@@ -54,8 +57,28 @@ def finalists(
     if verdict.first is None or not verdict.comparisons or limit == 0:
         return Choice([], 0, verdict)
     tied = tied_of(verdict.comparisons, rule)
-    near = [verdict.first, *(tied or [verdict.comparisons[0].other])]
+    near = [
+        verdict.first,
+        *(not_led(verdict.first, tied, rule, Known(answers, usual or StartNoise())) or [verdict.comparisons[0].other]),
+    ]
     return Choice(near[:limit], len(near[limit:]), verdict)
+
+
+def not_led(first: Trial, tied: Sequence[Trial], rule: SelectionConfig, known: Known) -> list[Trial]:
+    """Of the trials that the first is not shown to lead, those that no other one is shown to lead on a device where the first
+    was not: the first need not be compared with those, since it has to beat the other one."""
+    left: list[Trial] = []
+    for trial in tied:
+        near = [other for other in left if not share_device(first, trial) and share_device(other, trial)]
+        if not any(compare_all(other, [trial], rule, known)[0].shown(rule) for other in near):
+            left.append(trial)
+    return left
+
+
+def share_device(first: Trial, other: Trial) -> bool:
+    """Whether both trials were measured on one device, as all are of which no device is known."""
+    devices = [set(trial.measurement.devices if trial.measurement else ()) for trial in (first, other)]
+    return not all(devices) or bool(devices[0] & devices[1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +112,7 @@ def so_far(trial: Trial, passes: Sequence[Pass], answers: Sequence[Answer]) -> T
     overhead = Overhead(
         *(passes[0].engine_start_s, passes[0].warmup_s, 0.0),
         engine_ids=[measured.engine_id for measured in passes],
+        devices=[device_of(measured) for measured in passes],
         energies_j=[measured.energy_j for measured in passes],
     )
     answered = [measured.answered for measured in passes]

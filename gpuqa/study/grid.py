@@ -21,6 +21,8 @@ from gpuqa.study.rate_sweep import lowest_first
 class GridPlan:
     """The passes of the cells of one engine key."""
 
+    place: int | None = None
+
     def __init__(self, cells: Sequence[Cell], kept: Mapping[str, Sequence[Pass]]) -> None:
         """`kept`: passes of an earlier run by the key of their cell."""
         self.progress = Progress(cells, kept)
@@ -30,7 +32,7 @@ class GridPlan:
         self.finish_complete()
 
     @property
-    def work(self) -> int:
+    def guess(self) -> float:
         """How many tokens are left to be made at most: a guess at which of several plans takes longest."""
         waiting = self.progress.waiting.values()
         return sum(len(cell.questions) * cell.config.sampling.max_tokens * len(self.progress.missing(cell)) for cell in waiting)

@@ -51,12 +51,15 @@ class Output(Protocol):
     def leaderboard(self, verdict: Verdict, title: str, rule: SelectionConfig) -> None:
         """The table of a study."""
 
-    def watch(self, cells: Sequence[Cell], log: Path, limit: int | None = None) -> AbstractContextManager[Observer]:
+    def watch(
+        self, cells: Sequence[Cell], log: Path, limit: int | None = None, places: int = 0
+    ) -> AbstractContextManager[Observer]:
         """What is told of cells while they are measured.
 
         Args:
             log: what the engines print.
             limit: of the passes of a finalist; other cells have their repeats.
+            places: for engines that run side by side; 0 is one.
         """
 
 
@@ -76,9 +79,9 @@ class TextOutput:
         print_table(verdict, title, rule, self.console)
 
     @contextmanager
-    def watch(self, cells: Sequence[Cell], log: Path, limit: int | None = None) -> Iterator[Observer]:
+    def watch(self, cells: Sequence[Cell], log: Path, limit: int | None = None, places: int = 0) -> Iterator[Observer]:
         """Lines for engines and trials, in a terminal with the live view below them."""
-        watched = Watched(cells, limit)
+        watched = Watched(cells, limit, max(1, places))
         if not self.console.is_terminal:
             yield Told(watched, self, log)
             return
@@ -118,9 +121,9 @@ class JsonOutput:
         self.say(title, "", "leaderboard", {"rule": rule.name, "rows": leaderboard(verdict, no_answers)})
 
     @contextmanager
-    def watch(self, cells: Sequence[Cell], log: Path, limit: int | None = None) -> Iterator[Observer]:
+    def watch(self, cells: Sequence[Cell], log: Path, limit: int | None = None, places: int = 0) -> Iterator[Observer]:
         """A line for each event."""
-        yield Told(Watched(cells, limit), self, log, passes=True)
+        yield Told(Watched(cells, limit, max(1, places)), self, log, passes=True)
 
 
 def output_of(study: StudyConfig, logger: str) -> Output:

@@ -111,9 +111,9 @@ def lead_columns(comparison: Comparison) -> dict[str, float | None]:
 
 
 def flat(measurement: Measurement) -> dict[str, Any]:
-    """Numbers by name, several repeats in one column, each third of a ramp in its own; a GPU's single readings and engines' ids
-    stay in the journal."""
-    apart = ("conditions", "engine_ids", "ramp")
+    """Numbers by name, several repeats in one column, each third of a ramp in its own; single readings of a GPU, ids of engines
+    and devices stay in the journal."""
+    apart = ("conditions", "engine_ids", "devices", "ramp")
     numbers = {key: value for key, value in asdict(measurement).items() if key not in apart}
     thirds = {
         f"ramp_{place}_{key}": value for place, third in enumerate(measurement.ramp, 1) for key, value in asdict(third).items()

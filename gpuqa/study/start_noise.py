@@ -15,6 +15,7 @@ from pathlib import Path
 
 from gpuqa.config.commands import StudyConfig
 from gpuqa.machine.files import append_line, make_folder
+from gpuqa.measure.devices import ONE_DEVICE, Devices, devices_of
 from gpuqa.measure.fingerprint import Stage, at_stage
 from gpuqa.measure.speed_prediction import passes_of_a_start
 from gpuqa.measure.speed_tests import SpeedNoise, StartNoise, Starts, speed_noise, starts_of
@@ -36,13 +37,14 @@ class Shown:
     freedom: int
 
 
-def shown_by(cells: Sequence[Starts]) -> tuple[float, int] | None:
-    """The variance between starts beyond that of their passes, and its degrees of freedom; None where no cell has two starts.
+def shown_by(cells: Sequence[Starts], devices: Devices = ONE_DEVICE) -> tuple[float, int] | None:
+    """The variance between starts on one device beyond that of their passes, and its degrees of freedom; None where no cell has
+    two starts.
 
     Args:
         cells: of each finalist all starts of its engine that did not choose it.
     """
-    noise = speed_noise(cells, StartNoise())
+    noise = speed_noise(cells, StartNoise(), devices=devices)
     if noise is None or noise.start_freedom == 0:
         return None
     return noise.start_squares / noise.start_freedom - noise.pass_variance / noise.passes, noise.start_freedom
@@ -66,7 +68,8 @@ def note_finals(study: StudyConfig, device: str, finalists: Sequence[Trial], jou
     """
     known, later = journal.read(), (Stage.finals, Stage.confirmation)
     cells = [in_stages(trial.key, known, later) for trial in finalists]
-    if (shown := shown_by([starts_of_all(cell) for cell in cells if cell])) is not None:
+    starts = [starts_of_all(cell) for cell in cells if cell]
+    if (shown := shown_by(starts, devices_of_all(cells))) is not None:
         note(Path(study.root), Shown(study.name, device, *shown))
 
 
@@ -102,12 +105,13 @@ def noise_of(winner: Trial, finalists: Sequence[Trial], journal: Journal) -> Spe
         finalists: of the first round.
     """
     known = journal.read()
-    cells = [in_stages(trial.key, known) for trial in finalists]
+    cells = [in_stages(trial.key, known) for trial in finalists] or [[winner]]
     assert winner.measurement is not None, "a trial without numbers does not win"
     return speed_noise(
-        [starts for cell in cells or [[winner]] if (starts := starts_of_all(cell))],
+        [starts for cell in cells if (starts := starts_of_all(cell))],
         journal.start_noise(),
         passes_of_a_start(winner.measurement),
+        devices_of_all(cells),
     )
 
 
@@ -132,3 +136,8 @@ def starts_of_all(trials: Sequence[Trial]) -> Starts:
     for trial in trials:
         starts |= (starts_of(trial.measurement, trial.key) if trial.measurement else None) or {}
     return starts
+
+
+def devices_of_all(cells: Sequence[Sequence[Trial]]) -> Devices:
+    """What the starts of all these trials ran on."""
+    return {start: device for cell in cells for trial in cell for start, device in devices_of(trial.measurement).items()}

@@ -30,7 +30,7 @@ from gpuqa.study import rate_sweep
 from gpuqa.study.cell_checks import CellChecks
 from gpuqa.study.engine_session import EngineStarts, Event, PassDone
 from gpuqa.study.executors import EXECUTORS
-from gpuqa.study.executors.places import places_for
+from gpuqa.study.executors.places import Place
 from gpuqa.study.finals import Finals, Schedule, Undecided
 from gpuqa.study.grid import GridPlan, group_by_engine
 from gpuqa.study.journal import Journal
@@ -119,11 +119,16 @@ def refuse_equal_prompts(cells: Sequence[Cell]) -> None:
             )
 
 
-async def run(cells: Sequence[Cell], journal: Journal, observer: Observer) -> Outcome:
-    """Run every cell that the journal does not hold yet; failed ones are tried again."""
+async def run(cells: Sequence[Cell], journal: Journal, observer: Observer, places: Sequence[Place] = ()) -> Outcome:
+    """Run every cell that the journal does not hold yet; failed ones are tried again.
+
+    Args:
+        places: where engines run side by side (`places_for`); none: one after the other in this process.
+    """
     racing = cells[0].config.study.racing and cells[0].stage is Stage.first_round
     with Scoring() as scoring:
-        study = Run(cells, journal, observer, scoring, keep_passes=racing)
+        study = Run(cells, journal, observer, scoring, places)
+        study.keep_passes = racing
         study.keep_earlier(racing)
         await (study.race() if racing else study.full_grid())
     for trial in study.done.values():
@@ -137,7 +142,7 @@ async def run_finals(
 ) -> Outcome:
     """Measure finalists until they are decided; their passes stay, so that more time can be spent on them later."""
     with Scoring() as scoring:
-        study = Run(cells, journal, observer, scoring, keep_passes=True)
+        study = Run(cells, journal, observer, scoring, schedule.places)
         await study.finals(undecided, schedule)
     return Outcome([study.done[cell.key] for cell in cells], study.engine_starts, study.kept)
 
@@ -146,14 +151,11 @@ class Run:
     """One run of a study: what is done by now, and what is being scored."""
 
     def __init__(
-        self, cells: Sequence[Cell], journal: Journal, observer: Observer, scoring: Scoring, keep_passes: bool
+        self, cells: Sequence[Cell], journal: Journal, observer: Observer, scoring: Scoring, places: Sequence[Place]
     ) -> None:
-        """`keep_passes`: of trials that have ended."""
-        self.cells = {cell.key: cell for cell in cells}
-        self.places = places_for([cell.config for cell in cells])
-        if cells[0].stage is not Stage.first_round:
-            self.places = self.places[:1]  # what decides is measured on one device
-        self.journal, self.observer, self.scoring, self.keep_passes = journal, observer, scoring, keep_passes
+        self.cells, self.places = {cell.key: cell for cell in cells}, places
+        self.journal, self.observer, self.scoring = journal, observer, scoring
+        self.keep_passes = True  # of trials that have ended
         self.done: dict[str, Trial] = {}
         self.scores: list[asyncio.Task[FinishedTrial]] = []  # of complete cells, in the order in which they will be there
         self.engine_starts = self.kept = 0
@@ -184,8 +186,6 @@ class Run:
         """Every cell in full."""
         groups = group_by_engine([cell for key, cell in self.cells.items() if key not in self.done])
         plans = [GridPlan(group, {cell.key: self.journal.read_passes(cell.key) for cell in group}) for group in groups]
-        if self.places:  # the longest first, so that it does not run alone in the end
-            plans.sort(key=lambda plan: plan.work, reverse=True)
         await self.execute(iter([plans]))
 
     async def race(self) -> None:
@@ -204,7 +204,7 @@ class Run:
         finals = Finals(cells, {cell.key: self.journal.read_passes(cell.key) for cell in cells}, undecided, schedule)
         await self.execute(finals.stages())
         for cell in [cell for cell in cells if cell.key not in self.done]:
-            passes, before = finals.passes[cell.key], known.get(cell.key)
+            passes, before = sorted(finals.passes[cell.key], key=lambda measured: measured.repeat), known.get(cell.key)
             if before is not None and before.measurement is not None and before.measurement.repeats >= len(passes):
                 self.done[cell.key], self.kept = replace(before, axes=cell.axes, setting=cell.setting), self.kept + 1
                 self.count_again(self.done[cell.key])
@@ -217,11 +217,10 @@ class Run:
         executor = EXECUTORS[next(iter(self.cells.values())).config.executor.kind]
         try:
             for plans in stages:
-                plan_of = {key: plan for plan in plans for key in plan.progress.passes}
                 self.collect(plans)
                 async with aclosing(executor(plans, self.journal.engine_log, self.places)) as events:
-                    async for event in events:
-                        self.record(event, plan_of[event.key])
+                    async for plan, event in events:
+                        self.record(event, plan)
                         self.write_scored()
                 self.collect(plans)
                 await self.write_scores()

@@ -6,11 +6,11 @@ and a file under conf/executor. Its function gets
     plans   each plans the passes of the cells of one engine key, and needs an engine of its own. `await plan.next()` gives
             the next `Step`, or None when that engine can be closed. Plans stay in the study's process: they know the passes
             of earlier runs and wait for scores. The plans of one call do not depend on each other, so they may run at the
-            same time.
+            same time. One that names a place (by its number) runs there alone, after those before it.
     log     the file for what engines print
     places  where they may run at the same time, see `places`; none: all in the study's own process
 
-and yields the events of all plans. It has to
+and yields the events of all plans, each with its plan. It has to
 
     run every step of a plan in one `EngineSession`, on the machine and the device of its choice. The session goes anywhere:
     a `Step`, an `Event` and the path of the log are all that cross to another process, and they can be pickled. A machine
@@ -28,14 +28,23 @@ and yields the events of all plans. It has to
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 from gpuqa.config.measurement import Executor
 from gpuqa.study.engine_session import Event, Steps
 from gpuqa.study.executors.local import run_local
 from gpuqa.study.executors.places import Place
 
-Run = Callable[[Sequence[Steps], Path, Sequence[Place]], AsyncGenerator[Event]]
+Plan = TypeVar("Plan", bound=Steps)
+
+
+class Run(Protocol):
+    """The function of an executor."""
+
+    def __call__(self, plans: Sequence[Plan], log: Path, places: Sequence[Place]) -> AsyncGenerator[tuple[Plan, Event]]:
+        """See above."""
+
 
 EXECUTORS: dict[Executor, Run] = {Executor.local: run_local}

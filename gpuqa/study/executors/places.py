@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from gpuqa.config import UserError, check
@@ -20,10 +20,16 @@ class Place:
     name: str  # such as "GPU 0" or "cores 0-3"; passes carry it beside the device
     env: dict[str, str] = field(default_factory=dict)  # set before anything is imported
     cores: tuple[int, ...] = ()  # that it may run on; all where it is empty
+    model: str = ""  # of its device; "": the machine's
+
+    @property
+    def is_a_device(self) -> bool:
+        """Whether what runs at other places does not slow it down. Cores of one processor share its memory."""
+        return not self.cores
 
 
 def places_for(configs: Sequence[CellConfig]) -> list[Place]:
-    """The places of a study with these cells; see `places_of`."""
+    """The places of a study with these cells; see `places_of`. That asks nvidia-smi, so a study does it once."""
     return places_of(configs[0].executor, max(gpus_of_engine(config.engine_args()) for config in configs))
 
 
@@ -40,11 +46,26 @@ def places_of(config: ExecutorConfig, engine_gpus: int) -> list[Place]:
         return sets_of_cores(config.workers)
     if config.gpus is None:
         return []
-    ids = chosen_gpus(config, hardware.visible_gpu_ids())
+    models = hardware.visible_gpu_models()
+    ids = chosen_gpus(config, list(models))
     sets = [ids[first : first + engine_gpus] for first in range(0, len(ids) - engine_gpus + 1, max(engine_gpus, 1))]
     if not sets or not engine_gpus:
         raise UserError(f"executor.gpus: got {config.gpus!r}, {len(ids)} in all; an engine of this study takes {engine_gpus}")
-    return [Place(f"GPU {', '.join(each)}", {"CUDA_VISIBLE_DEVICES": ",".join(each)}) for each in sets]
+    return [place_of(each, models) for each in sets]
+
+
+def place_of(ids: Sequence[str], models: Mapping[str, str]) -> Place:
+    """These GPUs alone, numbered as nvidia-smi does it."""
+    env = {"CUDA_VISIBLE_DEVICES": ",".join(ids), "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+    return Place(f"GPU {', '.join(ids)}", env, model=" + ".join(dict.fromkeys(models[id_] for id_ in ids)))
+
+
+def unlike(places: Sequence[Place]) -> str:
+    """A sentence about places on devices of several models; "" where all are alike."""
+    if len({place.model for place in places}) < 2:
+        return ""
+    named = "; ".join(f"{place.name}: {place.model}" for place in places)
+    return f"the GPUs are not alike ({named}): speeds are compared on one GPU only, and the finalists are measured on every one"
 
 
 def chosen_gpus(config: ExecutorConfig, here: Sequence[str]) -> list[str]:

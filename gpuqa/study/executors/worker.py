@@ -20,11 +20,10 @@ from typing import Any, BinaryIO
 
 import psutil
 
-from gpuqa.study.engine_session import CellFailed, EngineSession, Event, PassDone, StartFailed, Step
+from gpuqa.study.engine_session import LAST, CellFailed, EngineSession, Event, Step
 from gpuqa.study.executors.places import Place
 
 LENGTH = struct.Struct(">Q")
-LAST = PassDone | StartFailed | CellFailed  # events after which none of that step comes
 PATIENCE_S = 60.0  # until an engine that is being closed has ended
 
 
@@ -62,12 +61,12 @@ class WorkerSession:
         self.log.parent.mkdir(parents=True, exist_ok=True)
         pipe = asyncio.subprocess.PIPE
         with self.log.open("ab") as log:
-            arguments = [str(os.getpid()), self.place.name, str(self.log), ",".join(map(str, self.place.cores))]
+            where = [self.place.name, self.place.model, str(self.log), ",".join(map(str, self.place.cores))]
             return await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-c",
                 f"from {__name__} import work; work()",
-                *arguments,
+                *[str(os.getpid()), *where],
                 stdin=pipe,
                 stdout=pipe,
                 stderr=log,
@@ -120,8 +119,8 @@ class WorkerSession:
 
 
 def work() -> None:
-    """The other end, told by the command line: the study's process, the place, the log, the cores."""
-    parent, place, log, cores = sys.argv[1:]
+    """The other end, told by the command line: the study's process, the place, its device's model, the log, the cores."""
+    parent, place, model, log, cores = sys.argv[1:]
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     if cores:
@@ -129,7 +128,7 @@ def work() -> None:
     from gpuqa.machine.child_processes import end_with_parent
 
     end_with_parent(int(parent))
-    asyncio.run(serve(EngineSession(Path(log), place), sys.stdin.buffer, out))
+    asyncio.run(serve(EngineSession(Path(log), place, model), sys.stdin.buffer, out))
 
 
 async def serve(session: EngineSession, steps: BinaryIO, out: BinaryIO) -> None:

@@ -93,6 +93,9 @@ def dropped_trials(race: Race, digest: str) -> list[FinishedTrial]:
 class RacePlan:
     """The cells of one engine key in a race."""
 
+    place: int | None = None
+    guess = 0.0  # it has no other beside it
+
     def __init__(self, cells: Sequence[Cell], race: Race, kept: Mapping[str, Sequence[Pass]], score: Score) -> None:
         self.race, self.score, self.engine_key = race, score, cells[0].engine_key
         self.cells = {cell.key: cell for cell in cells}

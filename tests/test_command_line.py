@@ -19,7 +19,8 @@ from gpuqa.config.command_line import command_line, override, study_overrides, t
 from gpuqa.config.commands import COMMANDS, FreezeConfig, ServeConfig, StudyConfig, resolve
 from gpuqa.config.measurement import SelectionConfig
 from gpuqa.config.paths import PACKAGE, conf_folder
-from gpuqa.records import Answer, Trial
+from gpuqa.measure.cell import Cell
+from gpuqa.records import Answer
 from gpuqa.study.conclusion import conclude
 from gpuqa.study.journal import Journal
 from gpuqa.study.output import TextOutput
@@ -108,7 +109,8 @@ def serve_line(study: StudyConfig, *overrides: str) -> tuple[str, str]:
         {"questions": 4, "answers_failed": 0, "answers_empty": 0, "truncated_fraction": 0.0},
     )
     measurement = any_measurement(rouge_l_f1_judge=0.4, rouge_l_f1=0.4, **numbers)
-    trial = Trial("f" * 64, {}, compose_cell("experiment=none", *overrides).as_dict(), KNOWN, measurement)
+    config = compose_cell("experiment=none", *overrides)
+    trial = Cell(config, {}, [], [], KNOWN).trial(measurement)
     journal.write_study([(trial.key, {})])
     journal.write(trial, [Answer("q", "问题", "参考", "答", 0.4, 0.4, "stop", 9, 0.1)])
     console = terminal(io.StringIO())

@@ -69,7 +69,7 @@ def conclude(trials: Sequence[Trial], study: StudyConfig, rule: SelectionConfig,
 
 def with_journal(result: Result, journal: Journal, commands: Mapping[str, str]) -> Result:
     """A result with what a study's folder holds beside it."""
-    kept = {"questions": journal.questions(), "usual": journal.start_noise()}
+    kept = {"questions": journal.questions(), "usual": journal.start_noise(), "events": journal.events.read()}
     return replace(result, **kept, run=run_file.read(journal.study_file.parent), commands=commands)  # type: ignore[arg-type]
 
 

@@ -27,6 +27,7 @@ from gpuqa.measure.speed_tests import StartNoise
 from gpuqa.pipeline.dataset.summary import Summary
 from gpuqa.records import Answer, Pass, Trial
 from gpuqa.selection.wording import counted
+from gpuqa.study.event_log import EventLog
 from gpuqa.study.record_lines import Lines, read_lines, to_line, written_by
 from gpuqa.study.study_file import Damaged, is_study, read_yaml
 
@@ -39,6 +40,7 @@ class Journal:
         self.engine_log = study_folder / "engine.log"
         self.folder = study_folder / "trials"
         self.file = self.folder / "trials.jsonl"
+        self.events = EventLog(study_folder)
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:

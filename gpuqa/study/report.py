@@ -20,7 +20,9 @@ from gpuqa.selection.pairing import Answers
 from gpuqa.selection.verdict import Verdict
 from gpuqa.selection.wording import counted
 from gpuqa.study.kept import kept_columns
+from gpuqa.study.page.content import content_of
 from gpuqa.study.page.document import to_html
+from gpuqa.study.page.markdown import to_markdown
 from gpuqa.study.page.result import Result
 
 if TYPE_CHECKING:
@@ -128,10 +130,12 @@ def text_of(value: float | str) -> str:
 
 
 def write(result: Result, folder: Path) -> None:
-    """leaderboard.csv and report.html in the study's folder."""
+    """leaderboard.csv, report.html and report.md in the study's folder."""
     make_folder(folder)
     to_csv(leaderboard(result.verdict, result.answers), folder / "leaderboard.csv")
-    write_atomically(folder / "report.html", to_html(result).encode(errors="replace"))  # half a surrogate pair is no text
+    content = content_of(result)
+    for name, text in (("report.html", to_html(content)), ("report.md", to_markdown(content))):
+        write_atomically(folder / name, text.encode(errors="replace"))  # half a surrogate pair is no text
 
 
 def axes_of(verdict: Verdict) -> list[str]:

@@ -26,9 +26,9 @@ from gpuqa.pipeline import dataset
 from gpuqa.pipeline.pipeline import checked_encoder, checked_tokenizer, warmup_questions
 from gpuqa.pipeline.sampling import stop_token_ids
 from gpuqa.records import Answer, Pass, Trial
-from gpuqa.study import rate_sweep
+from gpuqa.study import event_log, rate_sweep
 from gpuqa.study.cell_checks import CellChecks
-from gpuqa.study.engine_session import EngineStarts, Event, PassDone
+from gpuqa.study.engine_session import CellWarm, EngineStarts, Event, PassDone
 from gpuqa.study.executors import EXECUTORS
 from gpuqa.study.executors.places import Place
 from gpuqa.study.finals import Finals, Schedule, Undecided
@@ -39,6 +39,8 @@ from gpuqa.study.racing.race_plan import digest_of, dropped_trials, race_of, rac
 from gpuqa.study.run_file import sent_prompt
 from gpuqa.study.same_effect import Effects
 from gpuqa.study.scoring import Scoring
+
+NOTED: dict[type[Event], str] = {EngineStarts: event_log.STARTS, CellWarm: event_log.WARM, PassDone: event_log.PASS}
 
 
 class Observer(Protocol):
@@ -209,7 +211,7 @@ class Run:
                 self.done[cell.key], self.kept = replace(before, axes=cell.axes, setting=cell.setting), self.kept + 1
                 self.count_again(self.done[cell.key])
             else:
-                self.scores.append(asyncio.create_task(self.scoring.trial(cell, passes)))
+                self.scores.append(asyncio.create_task(self.score(cell, passes)))
         await self.write_scores()
 
     async def execute(self, stages: Iterator[Sequence[Plan]]) -> None:
@@ -228,9 +230,16 @@ class Run:
             await self.write_scores()
             raise
 
+    async def score(self, cell: Cell, passes: Sequence[Pass]) -> FinishedTrial:
+        """The trial of a cell that has all its passes, scored."""
+        with self.journal.events.scoring(cell.key):
+            return await self.scoring.trial(cell, passes)
+
     def record(self, event: Event, plan: Plan) -> None:
         """Write down what a session reports, then tell its plan and the observer."""
         cell = self.cells[event.key]
+        if (what := NOTED.get(type(event))) is not None:
+            self.journal.events.note(what, cell.key)
         if isinstance(event, PassDone):
             self.journal.write_pass(cell.key, event.measured)
         plan.take(event)
@@ -247,7 +256,7 @@ class Run:
             complete, progress.complete = progress.complete, []
             ended, progress.ended = progress.ended, []
             for cell in complete:
-                self.scores.append(asyncio.create_task(self.scoring.trial(cell, progress.passes[cell.key])))
+                self.scores.append(asyncio.create_task(self.score(cell, progress.passes[cell.key])))
             for trial in ended:
                 self.write(trial, [])
 

@@ -37,6 +37,7 @@ def content_of(result: Result) -> dict[str, Any]:
         "answers": answers_of(result),
         "quantiles": QUANTILES,
         "drift": asdict(result.verdict.drift) if result.verdict.drift else None,
+        "events": [asdict(moment) for moment in result.events],
         "setup": setup_of(result),
     }
     return plain(content)  # type: ignore[no-any-return]

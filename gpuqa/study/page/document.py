@@ -5,9 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from importlib.resources import files
-
-from gpuqa.study.page.content import content_of
-from gpuqa.study.page.result import Result
+from typing import Any
 
 SCRIPTS = (  # in the order in which they need each other
     "core.js",
@@ -22,9 +20,9 @@ SCRIPTS = (  # in the order in which they need each other
 )
 
 
-def to_html(result: Result) -> str:
+def to_html(content: dict[str, Any]) -> str:
     """One self-contained page. What models and users wrote is data in it, and nothing can run it: the page's policy lets a
-    browser run the one script that has this digest, and load nothing."""
+    browser run the one script that has this digest, and load nothing. `content`: of `content_of`."""
     import jinja2
     import yaml
 
@@ -33,12 +31,10 @@ def to_html(result: Result) -> str:
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
     environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False, "allow_nan": False, "separators": (",", ":")}
     return environment.from_string(text_of("report.html.j2")).render(
-        title=result.title,
-        verdict=result.verdict,
         style=text_of("report.css"),
         script=script,
         digest=digest,
-        data=content_of(result),
+        data=content,
         texts=yaml.safe_load(text_of("texts.yaml")),
     )
 

@@ -12,6 +12,7 @@ from gpuqa.pipeline.dataset.summary import Summary
 from gpuqa.records import Trial
 from gpuqa.selection.pairing import Answers
 from gpuqa.selection.verdict import Standing, Verdict
+from gpuqa.study.event_log import Moment
 from gpuqa.study.run_file import RunFile
 
 
@@ -29,6 +30,7 @@ class Result:
     noise: SpeedNoise | None = None  # of the winner's speed
     usual: StartNoise = field(default_factory=StartNoise)
     run: RunFile = field(default_factory=RunFile)
+    events: Sequence[Moment] = ()
     commands: Mapping[str, str] = field(default_factory=dict)  # what one may do with the study -> command line
 
     def stages_of(self, standing: Standing) -> dict[Stage, Trial]:

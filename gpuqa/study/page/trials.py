@@ -74,6 +74,7 @@ def stage_of(trial: Trial, result: Result) -> dict[str, Any] | None:
     intervals = {name: interval for name, interval in intervals_of(seen, answers, noise).items() if interval}
     reached = fraction(trial)
     return {
+        "key": trial.key[:16],
         "numbers": {name: getattr(seen, name) for name in METRICS},
         "intervals": {name: [interval.low, interval.high] for name, interval in intervals.items()},
         "bound": seen.chars_per_s / reached if reached else None,  # in chars/s, of what memory bandwidth allows at best

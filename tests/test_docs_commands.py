@@ -170,14 +170,14 @@ def served(line: Line, checkout: Path, _: Path) -> None:
 def asked(line: Line, checkout: Path, folder: Path) -> None:
     """As it is typed, beside a service whose address takes the place of the written one."""
     with ready_service(Path("experiments/embedded/frozen.yaml"), cwd=checkout) as service:
-        text = line.text.replace("http://127.0.0.1:8000", service.url)
-        done = in_a_shell(text, checkout)
+        text = " ".join([line.text.partition("  #")[0], *(["once=true"] if line.name == "watch" else [])])
+        done = in_a_shell(text.replace("http://127.0.0.1:8000", service.url), checkout)
     assert done.returncode == 0, done.stdout + done.stderr
     assert '{"response":' in done.stdout or line.words[0] != "curl"
 
 
 def decided(line: Line, checkout: Path, _: Path) -> None:
-    """What reads studies and cards: any answer but wrong input."""
+    """What reads studies, cards and frozen winners: any answer but wrong input."""
     done = run_command(line.name, *line.words[3:], cwd=checkout)
     assert done.returncode in (0, 1, 3), done.stdout + done.stderr
 
@@ -189,7 +189,7 @@ def in_a_shell(text: str, checkout: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(["bash", "-c", text], capture_output=True, text=True, cwd=checkout, env=environment, timeout=900)
 
 
-HOW: dict[str, Callable[[Line, Path, Path], None]] = {"sweep": swept, "serve": served, "evaluate": asked, "": asked}
+HOW: dict[str, Callable[[Line, Path, Path], None]] = {"sweep": swept, "serve": served}
 
 
 @pytest.fixture
@@ -202,4 +202,5 @@ def untouched(checkout: Path) -> Iterator[Path]:
 
 @pytest.mark.parametrize("line", [pytest.param(line, marks=run_them, id=str(line)) for line in TO_RUN])
 def test_a_written_command_does_what_it_is_written_for(line, untouched, tmp_path):
-    HOW.get(line.name, decided)(line, untouched, tmp_path)
+    asks = line.words[0] in TYPED or any(word.startswith("url=") for word in line.words)
+    HOW.get(line.name, asked if asks else decided)(line, untouched, tmp_path)

@@ -20,7 +20,6 @@ WHERE = {  # beside leaderboard.csv, which has all of them
     Column.file: "",
     Column.page: "report",
     Column.page_if_measured: "report, where any trial has it",
-    Column.terminal: "report, terminal",
 }
 
 

@@ -17,13 +17,17 @@ import pytest
 from conftest import run_command
 from small_study import config
 
-from gpuqa.check import State, cards, check, overrides, torch, unsized, vllm
+from gpuqa.check import check
 from gpuqa.config import UserError, app
 from gpuqa.config.paths import PACKAGE
 from gpuqa.engines.vllm import compat
 from gpuqa.engines.vllm.overrides import choose_attention
 from gpuqa.machine import hardware
 from gpuqa.machine.hardware import Gpu
+from gpuqa.readiness import State
+from gpuqa.readiness.machine import cards
+from gpuqa.readiness.overrides import overrides
+from gpuqa.readiness.packages import torch, unsized, vllm
 from gpuqa.records import Conditions
 
 PLAIN = ("experiment=none", "engine=transformers")  # needs no vLLM
@@ -56,8 +60,8 @@ def test_on_a_machine_that_has_all_a_study_can_run_and_every_line_says_what_is_h
     assert not [line for line in lines if line.startswith("missing")]
     assert about(lines, "torch")[0].startswith(f"ok {importlib.metadata.version('torch')}, ")
     assert about(lines, "processor")[0].startswith(f"ok {hardware.processor()}, {os.cpu_count()} cores, ")
-    assert about(lines, "model=embedded") == [f"ok whole, 2.2 MB of weights in {PACKAGE / 'embedded' / 'model'}"]
-    assert about(lines, "dataset=embedded") == ["ok 80 questions in gpuqa/embedded/questions/test.json"]
+    assert about(lines, "model=embedded") == [f"ok whole, 2.2 MB of weights in 1 file of {PACKAGE / 'embedded' / 'model'}"]
+    assert about(lines, "dataset=embedded") == ["ok 80 questions in gpuqa/embedded/questions/test.json, each with a reference"]
     assert "GiB free" in about(lines, "study.root")[0]
 
 

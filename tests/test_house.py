@@ -27,7 +27,10 @@ ORDER = [  # a folder (or module) of gpuqa imports only those before it in this 
     "frozen",
     "study",
 ]
-BESIDE = {"serving": {"records", "machine", "config", "engines", "pipeline", "frozen"}}  # never `measure`
+BESIDE = {
+    "serving": {"records", "machine", "config", "engines", "pipeline", "frozen"},  # never `measure`
+    "readiness": {*ORDER, "serving"},  # looks at all of them
+}
 COMMANDS = [
     "sweep",
     "predict",

@@ -70,7 +70,10 @@ MISTAKES = [  # command, its words, the whole message or its beginning (with ...
         "freeze prompt=bare",
         "prompt: gpuqa.freeze has no such key, it belongs to gpuqa.sweep, gpuqa.predict, gpuqa.check, gpuqa.ask; ...",
     ),
-    ("evaluate http.port=1", "http.port: gpuqa.evaluate has no such key, it belongs to gpuqa.serve; allowed is url, ..."),
+    (
+        "evaluate http.port=1",
+        "http.port: gpuqa.evaluate has no such key, it belongs to gpuqa.check, gpuqa.serve; allowed is url, ...",
+    ),
     ("serve http.port=hello", "http.port: got 'hello', allowed is an integer"),
     ("serve http.port=1.5", "http.port: got 1.5, allowed is an integer"),
     ("serve http.port=null", "http.port: got None, allowed is an integer"),

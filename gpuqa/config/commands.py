@@ -85,8 +85,9 @@ class PredictConfig(CellConfig):
 
 @dataclass
 class CheckConfig(CellConfig):
-    """Config of `check`: a cell of the study that the machine should be ready for."""
+    """Config of `check`: a cell of the study that the machine should be ready for, and the server after it."""
 
+    http: HttpConfig = MISSING
     json: bool = False  # print one JSON object instead of lines
 
 

@@ -175,9 +175,9 @@ def high_water_bytes(pid: int) -> int:
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM")), 0)
 
 
-def nvidia_smi(query: str) -> list[str]:
-    """One line a GPU; empty where there is none."""
-    command = ["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader,nounits"]
+def nvidia_smi(query: str, of: str = "gpu") -> list[str]:
+    """One line a GPU, or with `of="compute-apps"` a process on one; empty where there is none."""
+    command = ["nvidia-smi", f"--query-{of}={query}", "--format=csv,noheader,nounits"]
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.strip().splitlines()
     except (OSError, subprocess.SubprocessError):

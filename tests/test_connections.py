@@ -194,6 +194,17 @@ def test_a_client_that_goes_with_requests_behind_one_another_leaves_no_error_in_
     assert [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR] == []
 
 
+def test_a_client_that_leaves_in_the_middle_of_its_body_is_noted_and_leaves_no_error(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    with ready(ScriptedEngine()) as served:
+        with connect(served) as connection:
+            connection.sendall(HEAD + b"\r\n" + BODY[:5])
+            time.sleep(0.1)
+        until(lambda: "the client disconnected before its request was complete" in caplog.text)
+        assert served.metric('gpuqa_requests_total{outcome="gone",route="/predict"}') == 1
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR] == []
+
+
 def test_an_answer_that_comes_in_pieces_stays_whole_when_its_client_half_closes_behind_another_request() -> None:
     engine = ScriptedEngine()
     body = json.dumps({"model": "embedded", "messages": [{"role": "user", "content": "?"}], "stream": True}).encode()

@@ -98,7 +98,7 @@ def serving(arguments: argparse.Namespace) -> Iterator[int]:
     """The port of a server that is ready."""
     limits = [f"http.max_waiting_questions={arguments.waiting}", f"http.deadline_s={arguments.deadline}"]
     command = [sys.executable, "-m", "gpuqa.serve", *arguments.overrides, *limits, "http.host=127.0.0.1", "http.port=0"]
-    with tempfile.NamedTemporaryFile("w+", suffix=".log") as log:
+    with tempfile.NamedTemporaryFile("w+", suffix=".log") if arguments.log is None else arguments.log.open("w") as log:
         server = subprocess.Popen(command, stdout=log, stderr=log)
         try:
             while '"message": "engine started' not in (said := Path(log.name).read_text("utf-8")):

@@ -9,6 +9,9 @@ from typing import Any
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+from gpuqa.serving.telemetry import note
 
 BESIDE_QUESTIONS = 20_000  # values of the other fields, or of an unusual but honest request
 
@@ -24,7 +27,12 @@ def bounded_route(max_questions: int) -> type[APIRoute]:
             handle = super().get_route_handler()
 
             async def look_and_handle(request: Request) -> Response:
-                if holds_more_values(await request.body(), limit):
+                try:
+                    body = await request.body()
+                except ClientDisconnect:
+                    note(gone=True, reason="the client disconnected before its request was complete")
+                    return Response(status_code=400)  # nobody reads it
+                if holds_more_values(body, limit):
                     allowed = f"about {limit} (four for each of http.max_questions_per_request, and {BESIDE_QUESTIONS})"
                     raise HTTPException(413, f"the body holds too many values, allowed are {allowed}; send several requests")
                 return await handle(request)

@@ -95,7 +95,7 @@ def source_of(cell: CellConfig, checks: CellChecks) -> Source | None:
 
 def gpu_room() -> Room | None:
     """Of the first GPU that CUDA may use; None where nvidia-smi does not tell."""
-    ids = hardware.visible_gpu_ids()
+    ids = list(hardware.visible_gpu_models())
     rows = [row.split(", ") for row in hardware.nvidia_smi("index,uuid,memory.free,memory.total")]
     chosen = [row for row in rows if ids and any(name.startswith(ids[0]) for name in row[:2])]
     if not chosen or not all(number.isdigit() for number in chosen[0][2:]):

@@ -91,7 +91,8 @@ def test_an_installed_package_finds_its_own_conf_and_what_lies_beside_it(tmp_pat
     elsewhere.mkdir()
     (site / "gpuqa").mkdir(parents=True)
     shutil.copy(PACKAGE / "__init__.py", site / "gpuqa")
-    shutil.copytree(PACKAGE / "config", site / "gpuqa" / "config")
+    for folder in ("config", "machine"):
+        shutil.copytree(PACKAGE / folder, site / "gpuqa" / folder)
     shutil.copytree(conf_folder(), site / "gpuqa" / "conf")
     (site / SHIPPED).parent.mkdir(parents=True)
     (site / SHIPPED).touch()

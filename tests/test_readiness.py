@@ -108,8 +108,11 @@ def test_several_gpus_an_unknown_format_and_a_cache_that_vllm_sizes_are_not_comp
 
 def test_memory_is_that_of_the_gpu_that_cuda_takes_first_and_without_one_of_the_host(monkeypatch):
     """nvidia-smi's rows are made up, because this machine has no card."""
-    rows = {"index,uuid,memory.free,memory.total": ["0, GPU-aa, 1000, 2000", "1, GPU-bb, 3000, 4000"]}
-    monkeypatch.setattr(hardware, "nvidia_smi", lambda query, of="gpu": rows.get(query, ["a, b, c, d", "a, b, c, d"]))
+    rows = {
+        "index,uuid,name": ["0, GPU-aa, a card", "1, GPU-bb, a card"],
+        "index,uuid,memory.free,memory.total": ["0, GPU-aa, 1000, 2000", "1, GPU-bb, 3000, 4000"],
+    }
+    monkeypatch.setattr(hardware, "nvidia_smi", lambda query, of="gpu": rows.get(query, []))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
     assert gpu_room() == Room("the GPU", 3000 * 2**20, 4000 * 2**20, True)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-aa")

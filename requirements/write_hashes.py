@@ -4,8 +4,9 @@
     uv pip compile --no-deps --universal --python-version 3.11 --format pylock.toml requirements/cpu.txt -o /tmp/pylock.toml
     python requirements/write_hashes.py /tmp/pylock.toml requirements/torch_cpu.sha256 > requirements/cpu.hashes.txt
 
-uv asks the index for all files of each release and their digests. The second file has those of PyTorch's own CPU index, which
-builds the same version of torch without CUDA: a digest and a file name a line, as that index lists them.
+uv asks the index for all files of each release and their digests. The second file has those of torch on PyTorch's CPU index,
+a digest and a file name a line, as that index lists them. They take the place of PyPI's: that build is linked to libraries of
+CUDA, which are not among these packages, and without them `import torch` fails.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from packaging.utils import parse_wheel_filename
 
 HEAD = """\
 # requirements/cpu.txt with the digests of every file that pip may take, for CPython 3.11 and 3.12 on Linux, x86_64 and aarch64.
-# Made by requirements/write_hashes.py, which says how. torch: those of PyPI's build and of PyTorch's CPU index.
+# Made by requirements/write_hashes.py, which says how. torch: the build of PyTorch's own CPU index, which pip has to know of;
+# PyPI's is left out, since it needs CUDA's libraries to be imported.
 """
 INTERPRETERS = {"py2", "py3", "py311", "py312", "cp311", "cp312"}
 MACHINES = ("_x86_64", "_aarch64")
@@ -28,11 +30,11 @@ MACHINES = ("_x86_64", "_aarch64")
 def main() -> None:
     """Print the requirements."""
     lock, torch_cpu = tomllib.loads(Path(sys.argv[1]).read_text("utf-8")), Path(sys.argv[2]).read_text("utf-8")
-    more = {"torch": [line.split()[0] for line in torch_cpu.splitlines() if not line.startswith("#")]}
+    elsewhere = {"torch": [line.split()[0] for line in torch_cpu.splitlines() if not line.startswith("#")]}
     print(HEAD, end="")
     for package in lock["packages"]:
-        digests = sorted({digest for name, digest in files(package) if may_take(name)} | {*more.get(package["name"], ())})
-        lines = [f"{package['name']}=={package['version']}", *(f"    --hash=sha256:{digest}" for digest in digests)]
+        digests = elsewhere.get(package["name"]) or [digest for name, digest in files(package) if may_take(name)]
+        lines = [f"{package['name']}=={package['version']}", *(f"    --hash=sha256:{digest}" for digest in sorted(digests))]
         print(" \\\n".join(lines))
 
 

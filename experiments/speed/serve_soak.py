@@ -68,12 +68,13 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--clients", type=int, default=8)
     parser.add_argument("--stalled", type=int, default=64, help="clients of each kind of stall")
+    parser.add_argument("--stalled-seconds", type=float, default=20.0, help="of each kind")
     parser.add_argument("--most", type=float, default=20.0, help="MiB an hour that a steady process may seem to grow by")
     arguments = parser.parse_args()
-    arguments.waiting, arguments.deadline = 4096, 330.0
+    arguments.waiting, arguments.deadline, arguments.log = 4096, 330.0, None
     with serving(arguments) as port:
-        costs = cost_of_stalled(port, arguments.stalled, 20.0)
-        print(json.dumps({"readyz_ms": costs}, indent=1), flush=True)
+        costs = cost_of_stalled(port, arguments.stalled, arguments.stalled_seconds)
+        print("\n".join(f"{name}: {cost}" for name, cost in costs.items()), flush=True)
         model = json.loads(get(port, "/v1/models"))["data"][0]["id"]
         files = open_files()
         begin = time.monotonic()

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 HEAD = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+SETTLES_S = 3.0  # until what they have sent is worked off: a burst is load, and no stall
 STALLS = {  # what each of them sends before it falls silent
     "sends nothing": b"",
     "sends half a head": HEAD[:40],
@@ -46,6 +47,15 @@ class Watch:
         return seconds[len(seconds) // 2], seconds[int(0.99 * len(seconds))], seconds[-1]
 
 
+def ready_seconds(port: int, begin: float, end: float) -> list[float]:
+    """What /readyz took between two moments of the monotonic clock, in seconds; for a process of its own."""
+    time.sleep(max(0.0, begin - time.monotonic()))
+    watch = Watch(port, end)
+    watch.run()
+    assert not watch.failed, watch.failed[:3]
+    return [took for _, took in watch.seen]
+
+
 def ready(port: int) -> int:
     """The status of GET /readyz."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
@@ -58,12 +68,14 @@ def ready(port: int) -> int:
 
 def cost_of_stalled(port: int, each: int, seconds: float) -> dict[str, dict[str, float]]:
     """What /readyz takes without anybody else, and beside so many clients of each kind of stall -> milliseconds."""
+    time.sleep(SETTLES_S)
     costs = {"nobody": watched(port, seconds)}
     for name, sent in STALLS.items():
         with contextlib.ExitStack() as stack:
             for _ in range(each):
                 connection = stack.enter_context(socket.create_connection(("127.0.0.1", port)))
                 connection.sendall(sent)
+            time.sleep(SETTLES_S)
             costs[f"{each} clients: {name}"] = watched(port, seconds)
     with dripping(port, each):
         costs[f"{each} clients: a byte every 50 ms"] = watched(port, seconds)

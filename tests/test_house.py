@@ -37,6 +37,7 @@ COMMANDS = [
     "check",
     "freeze",
     "compare",
+    "report",
     "serve",
     "ask",
     "watch",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, fields, is_dataclass
+from enum import Enum
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -210,6 +211,34 @@ def check_url(url: str) -> None:
     check(whole, "url", url, "an http:// or https:// address with a host")
 
 
+class TableFormat(Enum):
+    """The files that `report` writes of a study's tables."""
+
+    none = "none"
+    csv = "csv"
+    parquet = "parquet"
+
+
+@dataclass
+class ReportConfig:
+    """Config of `report`: which studies, and in which form their tables are written."""
+
+    study: str = MISSING  # names of studies in `root`, with commas between them
+    root: str = StudyConfig.root
+    tables: TableFormat = TableFormat.none
+    confidence: float = 0.95
+
+    def __post_init__(self) -> None:
+        check(all(self.names), "study", self.study, "the names of studies, such as a or a,b")
+        check(len(set(self.names)) == len(self.names), "study", self.study, "each study once")
+        check(0.5 <= self.confidence < 1, "confidence", self.confidence, "a number from 0.5 to below 1")
+
+    @property
+    def names(self) -> list[str]:
+        """The studies, in the order of the command."""
+        return [name.strip() for name in self.study.split(",")]
+
+
 @dataclass
 class ModelDownloadConfig:
     """Config of `download`: the model whose weights are fetched, with the hub that has them."""
@@ -226,6 +255,7 @@ COMMANDS: dict[str, type] = {
     "watch": WatchConfig,
     "freeze": FreezeConfig,
     "compare": CompareConfig,
+    "report": ReportConfig,
     "evaluate": EvaluateConfig,
     "reproduce": ReproduceConfig,
     "download": ModelDownloadConfig,

@@ -130,6 +130,7 @@ def test_a_folder_that_holds_no_study_is_told_in_one_line_with_the_nearest_that_
 
 CALLS = f"""
 import gpuqa, signal
+from gpuqa.study.child_study import StudyFailed
 
 before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
 try:
@@ -137,26 +138,34 @@ try:
 except KeyboardInterrupt:
     assert before == (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM))
     print("THE CALL WAS INTERRUPTED", flush=True)
+try:
+    gpuqa.run(*{SMALL})
+except StudyFailed as error:
+    print(error, flush=True)
 gpuqa.run(*{SMALL})
 """
 
 
 @pytest.mark.engine
-def test_an_interrupt_ends_a_call_and_the_study_that_it_runs_and_a_killed_kernel_leaves_no_study_behind(tmp_path):
+def test_a_call_ends_with_its_study_when_it_is_interrupted_or_killed_and_a_killed_kernel_leaves_no_study_behind(tmp_path):
     """A whole run is that of the example notebook, in `test_notebook.py`."""
     words, said = [sys.executable, "-c", CALLS], list[str]()
     with subprocess.Popen(
         words, cwd=tmp_path, env=child_environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:
-        while line := process.stdout.readline():
+        begun = 0
+        while begun < 3 and (line := process.stdout.readline()):
             said.append(line)
-            if said.count(line) == 1 and "checking 2 cells" in line:
+            begun += line.startswith("checking 2 cells")
+            if line.startswith("checking 2 cells") and begun == 1:
                 process.send_signal(signal.SIGINT)
-            elif "checking 2 cells" in line:
-                break
+            elif line.startswith("checking 2 cells") and begun == 2:
+                [study] = psutil.Process(process.pid).children()
+                study.kill()
         children = psutil.Process(process.pid).children(recursive=True)
         process.kill()
     assert "THE CALL WAS INTERRUPTED\n" in said, "".join(said)
+    assert any(line.startswith("the study's process ended with exit code -9; its last line was 'checking") for line in said)
     assert children
     _, alive = psutil.wait_procs(children, timeout=20)
     assert not alive

@@ -50,4 +50,4 @@ def table(*headings: str) -> list[str]:
 
 def field_names(kind: type) -> list[str]:
     """The fields of a dataclass in their order."""
-    return [field.name for field in fields(kind)]  # type: ignore[arg-type]
+    return [field.name for field in fields(kind)]

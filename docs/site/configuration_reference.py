@@ -65,7 +65,7 @@ def codes(words: list[str]) -> str:
 def keys_of(kind: type, start: str, nested: bool = True) -> Iterator[str]:
     """A row for each key; of a group in a group its keys."""
     kinds, said = get_type_hints(kind), comments_of(kind)
-    for field in fields(kind):  # type: ignore[arg-type]
+    for field in fields(kind):
         inner = [part for part in (kinds[field.name], *get_args(kinds[field.name])) if is_dataclass(part)]
         if inner and nested:
             yield from keys_of(inner[0], f"{start}{field.name}.")  # type: ignore[arg-type]

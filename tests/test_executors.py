@@ -27,6 +27,7 @@ from gpuqa.measure.fingerprint import Stage
 from gpuqa.records import Pass
 from gpuqa.study import study
 from gpuqa.study.executors.places import Place, places_for, places_of, sets_of_cores, unlike
+from gpuqa.study.finals import schedule_of
 from gpuqa.study.journal import Journal
 
 TWO = {"executor__workers": 2, "workload__repeats": 2}
@@ -92,7 +93,7 @@ def test_finalists_get_a_start_of_every_engine_at_every_place_and_one_place_meas
     rows = [{**row, **TWO, "study__max_repeats": 4} for row in (BARE, NARROW)]
     cells, journal = [replace(cell, stage=Stage.finals) for cell in prepared(*rows)], Journal(tmp_path)
     places = places_for([cell.config for cell in cells])
-    outcome = asyncio.run(study.run_finals(cells, journal, Recorder(journal), list, places))
+    outcome = asyncio.run(study.run_finals(cells, journal, Recorder(journal), list, schedule_of(cells, (), places)))
     assert outcome.engine_starts == 4, "two engines at two places"
     for trial in outcome.trials:
         assert trial.measurement is not None

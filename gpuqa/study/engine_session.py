@@ -23,6 +23,7 @@ from gpuqa.measure.trial import PassRequest, WarmCell, measure_pass, warm_up
 from gpuqa.pipeline.pipeline import Pipeline, start_engine
 from gpuqa.pipeline.prompts import load_tokenizer
 from gpuqa.records import Pass, Question
+from gpuqa.study.guesses import Work
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +92,8 @@ class Steps(Protocol):
     place: int | None  # the number of the place where alone it may run; None: at any
 
     @property
-    def guess(self) -> float:
-        """How long it may take, beside others of its executor's call."""
+    def work(self) -> Work:
+        """What is left of it, by which an executor may guess how long it takes."""
 
     async def next(self) -> Step | None:
         """The next step after all events so far; None when the session can be closed."""

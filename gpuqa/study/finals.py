@@ -27,6 +27,7 @@ from gpuqa.records import Pass, Trial
 from gpuqa.study.engine_session import LAST, Event, PassDone, Step
 from gpuqa.study.executors.places import Place
 from gpuqa.study.grid import group_by_engine, in_order
+from gpuqa.study.guesses import Work
 from gpuqa.study.progress import Progress
 
 Passes = Mapping[str, Sequence[Pass]]  # by the key of their cell
@@ -146,12 +147,11 @@ class Finals:
 class FinalsPlan:
     """The passes of finalists on one start of an engine."""
 
-    guess = 0.0  # the order of starts is given
-
     def __init__(self, finals: Finals, cells: Sequence[Cell], numbers: range, place: int) -> None:
         """`numbers`: of the passes of each cell, from 0."""
         self.finals, self.numbers = finals, numbers
         self.place: int | None = place
+        self.work: Work = {}  # the order of starts is given
         self.progress = Progress(cells, finals.passes)
 
     async def next(self) -> Step | None:

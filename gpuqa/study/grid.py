@@ -14,6 +14,7 @@ from gpuqa.measure.cell import Cell
 from gpuqa.measure.trial import PassRequest
 from gpuqa.records import Pass
 from gpuqa.study.engine_session import Event, Step
+from gpuqa.study.guesses import Work, work_of
 from gpuqa.study.progress import Progress
 from gpuqa.study.rate_sweep import lowest_first
 
@@ -32,10 +33,9 @@ class GridPlan:
         self.finish_complete()
 
     @property
-    def guess(self) -> float:
-        """How many tokens are left to be made at most: a guess at which of several plans takes longest."""
-        waiting = self.progress.waiting.values()
-        return sum(len(cell.questions) * cell.config.sampling.max_tokens * len(self.progress.missing(cell)) for cell in waiting)
+    def work(self) -> Work:
+        """The passes that are missing."""
+        return {key: work_of(cell, len(self.progress.missing(cell))) for key, cell in self.progress.waiting.items()}
 
     async def next(self) -> Step | None:
         """The next pass that is missing."""

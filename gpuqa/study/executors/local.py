@@ -62,6 +62,7 @@ class Worker(Generic[Plan]):
             while (plan := leases.take(self.number)) is not None:
                 async with aclosing(drive(plan, self.session)) as events:
                     async for event in events:
+                        leases.learn(plan, event)
                         taken = asyncio.get_running_loop().create_future()
                         self.handed.put_nowait((plan, event, taken))
                         await taken

@@ -20,6 +20,7 @@ from gpuqa.selection.constraints import seen_of
 from gpuqa.selection.ranking import RANKINGS
 from gpuqa.study.engine_session import CellFailed, Event, PassDone, StartFailed, Step
 from gpuqa.study.grid import in_order
+from gpuqa.study.guesses import Work
 from gpuqa.study.progress import Progress
 from gpuqa.study.racing.bounds import bounds_of
 from gpuqa.study.racing.evidence import Candidate, SlicePass
@@ -94,10 +95,10 @@ class RacePlan:
     """The cells of one engine key in a race."""
 
     place: int | None = None
-    guess = 0.0  # it has no other beside it
 
     def __init__(self, cells: Sequence[Cell], race: Race, kept: Mapping[str, Sequence[Pass]], score: Score) -> None:
         self.race, self.score, self.engine_key = race, score, cells[0].engine_key
+        self.work: Work = {}  # it has no other beside it
         self.cells = {cell.key: cell for cell in cells}
         self.progress = Progress(cells, kept)
         self.round: list[WantedPass] = []  # passes that the race wants and has not learnt of yet

@@ -17,6 +17,7 @@ from gpuqa.measure.fingerprint import Stage, at_stage
 from gpuqa.records import Answer, Dropped, Timing, Trial
 from gpuqa.selection.decision import decide
 from gpuqa.study import report
+from gpuqa.study.event_log import SCORED, SCORING, STARTS, Moment
 from gpuqa.study.page.result import Result
 
 pytestmark = pytest.mark.slow
@@ -44,7 +45,7 @@ def measured_trials() -> list[Trial]:
         numbers = {
             "chars_per_s": speed,
             "chars_per_s_repeats": [speed, speed * 1.02],
-            "repeats_began_at": [100.0 * place, 100.0 * place + 40],
+            "repeats_began_at": [1000.0 + 100 * place, 1040.0 + 100 * place],
         }
         rows.append(trial(axes, rouge_l_f1_judge=score, rouge_l_f1=score, e2e_latency_ms_p95=None, questions=24, **numbers))
     rows[1] = replace(rows[1], measurement=None, error=f"no room for the KV cache {NASTY}")
@@ -79,7 +80,8 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> str:
     answers = {one.key: answers_of(one) for one in [*first_round, *again] if one.error is None}
     commands = {"serve": "python -m gpuqa.serve frozen=experiments/s/frozen.yaml"}
     result = Result("Study s", decide(trials, RULE, answers), answers, rule=RULE, first_round=first_round, commands=commands)
-    report.write(result, folder)
+    moments = [Moment(980.0, STARTS, first_round[0].key[:16]), Moment(1050.0, SCORING, "t"), Moment(1055.0, SCORED, "t")]
+    report.write(replace(result, events=moments), folder)
     return f"file://{folder / 'report.html'}"
 
 
@@ -230,6 +232,17 @@ def test_two_answers_stand_side_by_side_with_their_differing_words_marked(browse
         assert browser.text("#shown-count").startswith(f"{count} of 24 questions"), name
     browser.write("#answers input[type=search]", "a nasty")
     assert browser.text("#shown-count").startswith("1 of 24 questions")
+
+
+def test_times_tell_distributions_passes_and_the_course_of_the_study(browser: Browser, page: str) -> None:
+    browser.show(page)
+    rows = browser.run("return [...document.querySelectorAll('#history .strip')].map((one) => one.ariaLabel)")
+    assert any("50 %: 1,150.0 ms" in row for row in rows), "a distribution"
+    assert any("First round: 3,100, 3,162; again: 3,100, 3,162" in row for row in rows), "the passes of a finalist"
+    [start] = [row for row in rows if "engine start" in row]
+    assert "engine start 20.0 s; warm-up 0.0 s; passes" in start, "it began when the study noted it"
+    assert rows[-1] == "scoring; 1: 5.0 s"
+    assert "1 engine starts, 18 passes" in browser.text("#history")
 
 
 @pytest.mark.parametrize("language", ["zh-CN", "en"])

@@ -117,6 +117,7 @@ def test_every_way_to_stand_has_its_word(tmp_path: Path) -> None:
     assert cell_of(data, prompt="slow")["stages"]["first"]["numbers"]["chars_per_s"] == 100.0
     assert cell_of(data, prompt="unseen")["stages"]["first"] is None
     assert cell_of(data, prompt="low")["sentences"] == ["rouge_l_f1_judge 0.1000 is below the floor 0.35 (a point estimate)"]
+    assert cell_of(data, prompt="low")["short"] == ["judge 0.1000 < 0.35"]
 
 
 def test_first_round_finals_and_confirmation_stand_apart(tmp_path: Path) -> None:

@@ -1,23 +1,67 @@
 // Quality to the right, speed upwards. Colour is an axis of the study, shape is how a cell stands.
 const chart = {x: null, colour: VARIED[0] ?? null, bars: "few"};
-const HALF = 6;  // of a dot, px
 
 function drawChart() {
   const box = $("chart");
-  const scores = ["rouge_l_f1_judge", "rouge_l_f1"].filter((key) => DATA.cells.some((cell) => decisive(cell)?.numbers[key] != null));
+  const scores = ["rouge_l_f1_judge", "rouge_l_f1"].filter((key) =>
+    DATA.cells.some((cell) => decisive(cell)?.numbers[key] != null),
+  );
   chart.x ??= scores[0] ?? null;
-  const controls = el("div", {class: "controls"},
-    scores.length > 1 && choice(text("chart_x"), scores.map((key) => [key, heading(key)]), chart.x, (key) => { chart.x = key; drawChart(); }),
-    VARIED.length > 1 && choice(text("colour_by"), VARIED.map((axis) => [axis, short(axis)]), chart.colour, (axis) => { chart.colour = axis; drawChart(); drawHistory(); }),
-    choice(text("bars"), ["few", "all"].map((key) => [key, text(`bars_${key}`)]), chart.bars, (key) => { chart.bars = key; drawChart(); }));
+  const controls = el(
+    "div",
+    {class: "controls"},
+    scores.length > 1 &&
+      choice(
+        text("chart_x"),
+        scores.map((key) => [key, heading(key)]),
+        chart.x,
+        (key) => {
+          chart.x = key;
+          drawChart();
+        },
+      ),
+    VARIED.length > 1 &&
+      choice(
+        text("colour_by"),
+        VARIED.map((axis) => [axis, short(axis)]),
+        chart.colour,
+        (axis) => {
+          chart.colour = axis;
+          drawChart();
+          drawHistory();
+        },
+      ),
+    choice(
+      text("bars"),
+      ["few", "all"].map((key) => [key, text(`bars_${key}`)]),
+      chart.bars,
+      (key) => {
+        chart.bars = key;
+        drawChart();
+      },
+    ),
+  );
   const points = DATA.cells.map(pointOf).filter(Boolean);
   const without = DATA.cells.filter((cell) => !points.some((point) => point.cell === cell));
   if (!points.length) return box.replaceChildren(el("p", {}, text("chart_empty")), ...withoutNumbers(without));
   const frame = frameOf(points, Math.max(300, box.clientWidth));
-  const picture = svg("svg", {width: frame.width, height: frame.height, viewBox: `0 0 ${frame.width} ${frame.height}`, role: "group", "aria-label": text("chart")});
+  const picture = svg("svg", {
+    width: frame.width,
+    height: frame.height,
+    viewBox: `0 0 ${frame.width} ${frame.height}`,
+    role: "group",
+    "aria-label": text("chart"),
+  });
   const dots = points.sort((a, b) => a.x - b.x).map((point) => dot(point, frame));
-  picture.append(...axesOf(frame), ...floorOf(frame), frontOf(points, frame), ...boundsOf(points, frame),
-    ...points.map((point) => barsOf(point, frame)), ...labelsOf(points, frame), ...dots);
+  picture.append(
+    ...axesOf(frame),
+    ...floorOf(frame),
+    frontOf(points, frame),
+    ...boundsOf(points, frame),
+    ...points.map((point) => barsOf(point, frame)),
+    ...labelsOf(points, frame),
+    ...dots,
+  );
   roving(dots);
   nearest(picture, dots);
   box.replaceChildren(controls, picture, legend(points), ...withoutNumbers(without), ...chartNotes(points, frame));
@@ -26,41 +70,84 @@ function drawChart() {
 function pointOf(cell) {
   const stage = decisive(cell);
   if (!stage || stage.numbers[chart.x] == null || !(stage.numbers.chars_per_s > 0)) return null;
-  return {cell, x: stage.numbers[chart.x], y: stage.numbers.chars_per_s, xs: stage.intervals[chart.x], ys: stage.intervals.chars_per_s, bound: stage.bound};
+  return {
+    cell,
+    x: stage.numbers[chart.x],
+    y: stage.numbers.chars_per_s,
+    xs: stage.intervals[chart.x],
+    ys: stage.intervals.chars_per_s,
+    bound: stage.bound,
+  };
 }
 
 // Both scales fit the dots; bars may be longer and are cut off. The floor is in it unless that would crowd the dots.
 function frameOf(points, width) {
-  const height = width < 600 ? 380 : 460, left = 62, right = 18, top = 22, bottom = 46;
-  let xs = padded(points.map((point) => point.x)), ys = points.map((point) => point.y);
-  const floor = chart.x === "rouge_l_f1_judge" ? DATA.verdict.floor : null, span = xs[1] - xs[0];
-  if (floor != null && floor > xs[0] - span && floor < xs[1] + span) xs = [Math.min(xs[0], floor - span * 0.04), Math.max(xs[1], floor + span * 0.04)];
+  const height = width < 600 ? 380 : 460,
+    left = 62,
+    right = 18,
+    top = 22,
+    bottom = 46;
+  let xs = padded(points.map((point) => point.x)),
+    ys = points.map((point) => point.y);
+  const floor = chart.x === "rouge_l_f1_judge" ? DATA.verdict.floor : null,
+    span = xs[1] - xs[0];
+  if (floor != null && floor > xs[0] - span && floor < xs[1] + span)
+    xs = [Math.min(xs[0], floor - span * 0.04), Math.max(xs[1], floor + span * 0.04)];
   const bounds = points.map((point) => point.bound).filter((bound) => bound && bound < 1.6 * Math.max(...ys));
   const log = Math.max(...ys) / Math.min(...ys) > 12;
-  let [low, high] = padded([...ys, ...bounds].map((y) => log ? Math.log10(y) : y));
+  let [low, high] = padded([...ys, ...bounds].map((y) => (log ? Math.log10(y) : y)));
   if (!log) low = Math.max(0, low);
-  const x = (value) => left + (value - xs[0]) / (xs[1] - xs[0]) * (width - left - right);
-  const y = (value) => height - bottom - ((log ? Math.log10(value) : value) - low) / (high - low) * (height - top - bottom);
+  const x = (value) => left + ((value - xs[0]) / (xs[1] - xs[0])) * (width - left - right);
+  const y = (value) => height - bottom - (((log ? Math.log10(value) : value) - low) / (high - low)) * (height - top - bottom);
   const clip = (value, from, to) => Math.min(Math.max(value, from), to);
-  return {width, height, left, right, top, bottom, xs, ys: [low, high], log, x, y, floor,
-    inX: (value) => clip(x(value), left, width - right), inY: (value) => clip(y(Math.max(value, 1e-9)), top, height - bottom)};
+  return {
+    width,
+    height,
+    left,
+    right,
+    top,
+    bottom,
+    xs,
+    ys: [low, high],
+    log,
+    x,
+    y,
+    floor,
+    inX: (value) => clip(x(value), left, width - right),
+    inY: (value) => clip(y(Math.max(value, 1e-9)), top, height - bottom),
+  };
 }
 
 function padded(values) {
-  const low = Math.min(...values), high = Math.max(...values), pad = (high - low) * 0.09 || Math.abs(high) * 0.1 || 1;
+  const low = Math.min(...values),
+    high = Math.max(...values),
+    pad = (high - low) * 0.09 || Math.abs(high) * 0.1 || 1;
   return [low - pad, high + pad];
 }
 
 function axesOf(frame) {
-  const {width, height, left, right, top, bottom} = frame, parts = [];
+  const {width, height, left, right, top, bottom} = frame,
+    parts = [];
   const across = ticksOf(...frame.xs, width < 600 ? 4 : 8);
   const up = frame.log ? logTicks(frame.ys) : ticksOf(...frame.ys, 6);
-  for (const tick of up) parts.push(svg("line", {class: "grid", x1: left, x2: width - right, y1: frame.y(tick), y2: frame.y(tick)}),
-    svg("text", {class: "tick", x: left - 8, y: frame.y(tick) + 4, "text-anchor": "end"}, frame.log ? tick.toLocaleString("en") : tickText(tick, up)));
-  for (const tick of across) parts.push(svg("line", {class: "grid", x1: frame.x(tick), x2: frame.x(tick), y1: top, y2: height - bottom}),
-    svg("text", {class: "tick", x: frame.x(tick), y: height - bottom + 18, "text-anchor": "middle"}, tickText(tick, across)));
-  parts.push(svg("text", {class: "axis", x: (left + width - right) / 2, y: height - 6, "text-anchor": "middle"}, heading(chart.x)),
-    svg("text", {class: "axis", x: 4, y: 12}, `${text("chart_y")} ${frame.log ? text("log_scale") : ""}`));
+  for (const tick of up)
+    parts.push(
+      svg("line", {class: "grid", x1: left, x2: width - right, y1: frame.y(tick), y2: frame.y(tick)}),
+      svg(
+        "text",
+        {class: "tick", x: left - 8, y: frame.y(tick) + 4, "text-anchor": "end"},
+        frame.log ? tick.toLocaleString("en") : tickText(tick, up),
+      ),
+    );
+  for (const tick of across)
+    parts.push(
+      svg("line", {class: "grid", x1: frame.x(tick), x2: frame.x(tick), y1: top, y2: height - bottom}),
+      svg("text", {class: "tick", x: frame.x(tick), y: height - bottom + 18, "text-anchor": "middle"}, tickText(tick, across)),
+    );
+  parts.push(
+    svg("text", {class: "axis", x: (left + width - right) / 2, y: height - 6, "text-anchor": "middle"}, heading(chart.x)),
+    svg("text", {class: "axis", x: 4, y: 12}, `${text("chart_y")} ${frame.log ? text("log_scale") : ""}`),
+  );
   return parts;
 }
 
@@ -74,131 +161,87 @@ function floorOf(frame) {
   const {floor, top, height, bottom, left} = frame;
   if (floor == null || floor < frame.xs[0] || floor > frame.xs[1]) return [];
   const x = frame.x(floor);
-  return [svg("rect", {class: "below", x: left, y: top, width: Math.max(0, x - left), height: height - top - bottom}),
+  return [
+    svg("rect", {class: "below", x: left, y: top, width: Math.max(0, x - left), height: height - top - bottom}),
     svg("line", {class: "floor", x1: x, x2: x, y1: top, y2: height - bottom}),
-    svg("text", {class: "floor-label", x: x + 4, y: height - bottom - 6}, text("floor", {floor}))];
+    svg("text", {class: "floor-label", x: x + 4, y: height - bottom - 6}, text("floor", {floor})),
+  ];
 }
 
 // Cells of which no other is as fast and as good, by what is plotted; a dropped cell's numbers are not of all questions.
 function frontOf(points, frame) {
-  const front = points.filter((point) => point.cell.status !== "dropped" && !points.some((other) => other.cell.status !== "dropped"
-    && other.x >= point.x && other.y >= point.y && (other.x > point.x || other.y > point.y))).sort((a, b) => a.x - b.x);
+  const front = points
+    .filter(
+      (point) =>
+        point.cell.status !== "dropped" &&
+        !points.some(
+          (other) =>
+            other.cell.status !== "dropped" &&
+            other.x >= point.x &&
+            other.y >= point.y &&
+            (other.x > point.x || other.y > point.y),
+        ),
+    )
+    .sort((a, b) => a.x - b.x);
   for (const point of points) point.front = front.includes(point);
-  const path = front.map((point, place) => `${place ? `V${frame.y(point.y)}H` : `M${frame.left},${frame.y(point.y)}H`}${frame.x(point.x)}`).join("");
+  const path = front
+    .map((point, place) => `${place ? `V${frame.y(point.y)}H` : `M${frame.left},${frame.y(point.y)}H`}${frame.x(point.x)}`)
+    .join("");
   return svg("path", {class: "front", d: `${path}V${frame.height - frame.bottom}`});
 }
 
 function boundsOf(points, frame) {
-  return points.filter((point) => point.bound && (frame.log ? Math.log10(point.bound) : point.bound) <= frame.ys[1]).map((point) =>
-    svg("path", {class: "bound", d: `M${frame.x(point.x) - 9},${frame.y(point.bound)}h18M${frame.x(point.x)},${frame.y(point.bound)}V${frame.y(point.y)}`}));
-}
-
-function barsOf({cell, x, y, xs, ys}, frame) {
-  const across = xs ? `M${frame.inX(xs[0])},${frame.y(y)}H${frame.inX(xs[1])}` : "";
-  const up = ys ? `M${frame.x(x)},${frame.inY(ys[0])}V${frame.inY(ys[1])}` : "";
-  return svg("path", {class: `bars${chart.bars === "few" && cell.status !== "winner" ? " few" : ""}`, d: across + up, stroke: colourOf(cell, chart.colour), "data-cell": cell.name});
-}
-
-function shape(status, x, y, colour) {
-  const solid = {fill: colour, stroke: "var(--paper)", "stroke-width": 1.5}, hollow = {fill: "var(--paper)", stroke: colour, "stroke-width": 2.5};
-  if (status === "winner") return svg("path", {d: star(x, y, 11), ...solid});
-  if (status === "dropped") return svg("path", {d: `M${x},${y - 8}l8,8l-8,8l-8,-8z`, ...hollow, "stroke-dasharray": "3 2"});
-  if (["failed", "skipped"].includes(status)) return svg("path", {d: `M${x - 5},${y - 5}l10,10m0,-10l-10,10`, stroke: colour, "stroke-width": 2.5});
-  const circle = svg("circle", {cx: x, cy: y, r: HALF, ...(status === "refused" || status === "open" ? hollow : solid)});
-  if (status === "open") return svg("g", {}, circle, svg("path", {d: `M${x},${y - HALF}a${HALF},${HALF} 0 0 0 0,${2 * HALF}z`, fill: colour}));
-  if (status === "finalist") return svg("g", {}, circle, svg("circle", {cx: x, cy: y, r: HALF + 4, fill: "none", stroke: colour, "stroke-width": 1.5}));
-  return circle;
-}
-
-function star(x, y, radius) {
-  const corner = (place) => [x + radius * (place % 2 ? 0.45 : 1) * Math.sin(Math.PI * place / 5), y - radius * (place % 2 ? 0.45 : 1) * Math.cos(Math.PI * place / 5)];
-  return `M${Array.from({length: 10}, (_, place) => corner(place).map((value) => value.toFixed(1)).join(",")).join("L")}z`;
-}
-
-function dot(point, frame) {
-  const {cell, x, y} = point, place = [frame.x(x), frame.y(y)];
-  const mark = svg("g", {class: "dot", "data-cell": cell.name}, svg("circle", {cx: place[0], cy: place[1], r: 14, fill: "transparent"}),
-    shape(cell.status, ...place, colourOf(cell, chart.colour)));
-  point.at = place;
-  for (const [name, on] of [["focus", true], ["blur", false]]) mark.addEventListener(name, () => near(cell, on));
-  const lines = () => [`${MARKS[cell.status]} ${nameOf(cell)} (${text(`status_${cell.status}`)})`,
-    text("tip_speed", {speed: shown(y, ",.0f"), interval: bracketed(point.ys, ",.0f")}),
-    text("tip_quality", {name: heading(chart.x), score: shown(x, ".4f"), interval: bracketed(point.xs, ".4f")}),
-    point.bound && text("tip_bound", {share: shown(y / point.bound, ".1%")}), ...cell.sentences];
-  return told(mark, lines);
-}
-
-// Shows the intervals of one cell, or of none.
-function near(cell, on) {
-  for (const bars of document.querySelectorAll(".bars")) bars.classList.toggle("near", on && bars.dataset.cell === cell.name);
-}
-
-// A finger or a pointer need not hit: the nearest dot within 30 px tells.
-function nearest(picture, dots) {
-  const distance = (element, event) => {
-    const {left, right, top, bottom} = element.lastChild.getBoundingClientRect();
-    return Math.hypot(event.clientX - (left + right) / 2, event.clientY - (top + bottom) / 2);
-  };
-  const find = (event) => dots.map((element) => [distance(element, event), element]).sort((a, b) => a[0] - b[0])[0];
-  const look = (event) => {
-    const [away, element] = find(event);
-    near(CELLS.get(element.dataset.cell), away < 30);
-    if (away < 30) element.dispatchEvent(new PointerEvent("pointerenter"));
-    else tip.hide();
-  };
-  picture.addEventListener("pointermove", look);
-  picture.addEventListener("pointerdown", look);
-  picture.addEventListener("pointerleave", tip.hide);
-}
-
-// Names beside the dots: the most important first, each where it covers neither a dot nor another name, or not at all.
-function labelsOf(points, frame) {
-  const size = frame.width < 600 ? 11 : 12;
-  const taken = points.map(({x, y}) => ({x: frame.x(x) - 9, y: frame.y(y) - 9, width: 18, height: 18}));
-  const weight = ({cell, front}) => ["winner", "finalist"].indexOf(cell.status) + 1 || (front ? 3 : cell.status === "eligible" ? 4 : 5);
-  const labels = [];
-  for (const point of [...points].sort((a, b) => weight(a) - weight(b))) {
-    const width = widthOf(nameOf(point.cell), size) + 4, place = freePlace(point, width, size + 3, taken, frame);
-    if (!place) continue;
-    taken.push(place);
-    labels.push(svg("text", {class: "label", x: place.x + 2, y: place.y + size, style: `font-size: ${size}px`}, nameOf(point.cell)));
-  }
-  return labels;
-}
-
-function freePlace(point, width, height, taken, frame) {
-  const x = frame.x(point.x), y = frame.y(point.y), meets = (a, b) => a.x < b.x + b.width && b.x < a.x + a.width && a.y < b.y + b.height && b.y < a.y + a.height;
-  const spots = [12, 22].flatMap((away) => [[x + away, y - height / 2], [x - away - width, y - height / 2], [x - width / 2, y - away - height + 2], [x - width / 2, y + away - 2],
-    [x + away * 0.7, y - away - height / 2], [x - away * 0.7 - width, y - away - height / 2], [x + away * 0.7, y + away - height / 2], [x - away * 0.7 - width, y + away - height / 2]]);
-  return spots.map(([left, top]) => ({x: left, y: top, width, height})).find((spot) => spot.x >= frame.left && spot.x + width <= frame.width - 2
-    && spot.y >= frame.top && spot.y + height <= frame.height - frame.bottom && !taken.some((other) => meets(spot, other)));
-}
-
-function legend(points) {
-  const states = [...new Set(DATA.cells.map((cell) => cell.status))];
-  const key = (colour, name) => el("li", {}, svgMark("eligible", colour), name);
-  return el("ul", {class: "legend"}, ...(chart.colour ? DATA.axes[chart.colour].map((value) => key(colourOf({axes: {[chart.colour]: value}}, chart.colour), value)) : []),
-    ...states.map((status) => el("li", {class: "state"}, svgMark(status, "var(--ink)"), text(`status_${status}`))),
-    el("li", {}, el("span", {class: "line front-key"}), text("front")),
-    points.some((point) => point.bound) && el("li", {}, el("span", {class: "line bound-key"}), text("bound")));
-}
-
-function svgMark(status, colour) {
-  return svg("svg", {width: 24, height: 24, viewBox: "0 0 24 24", "aria-hidden": "true"}, shape(status, 12, 12, colour));
+  return points
+    .filter((point) => point.bound && (frame.log ? Math.log10(point.bound) : point.bound) <= frame.ys[1])
+    .map((point) =>
+      svg("path", {
+        class: "bound",
+        d: `M${frame.x(point.x) - 9},${frame.y(point.bound)}h18M${frame.x(point.x)},${frame.y(point.bound)}V${frame.y(point.y)}`,
+      }),
+    );
 }
 
 function withoutNumbers(cells) {
-  return cells.length ? [el("ul", {class: "without"}, ...cells.map((cell) => el("li", {}, svgMark(cell.status, "var(--bad)"),
-    el("span", {}, el("b", {}, `${nameOf(cell)}: `), el("span", {lang: "en"}, cell.sentences.join("; ") || text("without_numbers"))))))] : [];
+  return cells.length
+    ? [
+        el(
+          "ul",
+          {class: "without"},
+          ...cells.map((cell) =>
+            el(
+              "li",
+              {},
+              svgMark(cell.status, "var(--bad)"),
+              el(
+                "span",
+                {},
+                el("b", {}, `${nameOf(cell)}: `),
+                el("span", {lang: "en"}, cell.sentences.join("; ") || text("without_numbers")),
+              ),
+            ),
+          ),
+        ),
+      ]
+    : [];
 }
 
 function chartNotes(points, frame) {
-  const {floor} = frame, notes = [text("chart_note")], bounds = points.filter((point) => point.bound);
+  const {floor} = frame,
+    notes = [text("chart_note")],
+    bounds = points.filter((point) => point.bound);
   if (floor != null && floor < frame.xs[0]) notes.push(text("floor_left", {floor}));
   if (floor != null && floor > frame.xs[1]) notes.push(text("floor_right", {floor}));
-  const above = bounds.filter((point) => (frame.log ? Math.log10(point.bound) : point.bound) > frame.ys[1]), ends = (values, form) => [Math.min(...values), Math.max(...values)].map((value) => shown(value, form));
+  const above = bounds.filter((point) => (frame.log ? Math.log10(point.bound) : point.bound) > frame.ys[1]),
+    ends = (values, form) => [Math.min(...values), Math.max(...values)].map((value) => shown(value, form));
   if (above.length) {
-    const [low, high] = ends(above.map((point) => point.bound), ",.0f"), [least, most] = ends(above.map((point) => point.y / point.bound), ".1%");
+    const [low, high] = ends(
+        above.map((point) => point.bound),
+        ",.0f",
+      ),
+      [least, most] = ends(
+        above.map((point) => point.y / point.bound),
+        ".1%",
+      );
     notes.push(text("bound_above", {low, high, least, most}));
   }
   return notes.map((note) => el("p", {class: "note-text"}, note));

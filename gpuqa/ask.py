@@ -35,6 +35,7 @@ from gpuqa.config.commands import AskConfig, ServeConfig, resolve
 from gpuqa.config.pipeline import PipelineConfig
 from gpuqa.engines import EngineFailed
 from gpuqa.machine.captured_output import captured, root_cause
+from gpuqa.measure import fingerprint
 from gpuqa.pipeline.chat_template import with_template_text
 from gpuqa.pipeline.pipeline import Pipeline, checked_tokenizer, start_engine, warm_up, warmup_questions
 from gpuqa.records import Completion
@@ -202,7 +203,7 @@ def winner(config: AskConfig) -> tuple[PipelineConfig, Any]:
     Raises:
         UserError: what `gpuqa.serve` would say.
     """
-    from gpuqa.serve import verify  # with a web server: half a second
+    from gpuqa.serve import verify, warn_of_another_machine  # with a web server: half a second
 
     path = Path(str(config.frozen))
     content = frozen.read(path)
@@ -210,7 +211,9 @@ def winner(config: AskConfig) -> tuple[PipelineConfig, Any]:
     if config.model_path is not None:
         pipeline = replace(pipeline, model=replace(pipeline.model, path=config.model_path))
     settings = ServeConfig(str(path), allow_mismatch=config.allow_mismatch, model_path=config.model_path)
-    return pipeline, verify(settings, content, pipeline)
+    tokenizer = verify(settings, content, pipeline)
+    warn_of_another_machine(content, fingerprint.environment())
+    return pipeline, tokenizer
 
 
 def cell(config: AskConfig) -> tuple[PipelineConfig, Any]:

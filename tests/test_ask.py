@@ -20,8 +20,9 @@ from stand_in_service import ScriptedEngine, scripted, serving, until
 from written_study import ANSWERS, FAST, RULE, measured
 
 from gpuqa import frozen
-from gpuqa.ask import Numbers, ask, split
+from gpuqa.ask import Numbers, ask, split, winner
 from gpuqa.config import UserError, app
+from gpuqa.config.commands import AskConfig, resolve
 from gpuqa.config.pipeline import SamplingConfig
 from gpuqa.engines import EngineFailed
 from gpuqa.engines.transformers_engine import TransformersEngine
@@ -238,6 +239,17 @@ def test_a_frozen_file_that_does_not_fit_is_refused_in_the_words_of_serve(tmp_pa
     mine, serves = (done.stderr.splitlines()[-1] for done in refusals)
     assert mine == serves
     assert "is not what was measured: sha256 of the weights differs" in mine
+
+
+def test_a_frozen_winner_of_another_machine_is_taken_with_the_warnings_of_serve(tmp_path, monkeypatch, caplog):
+    file = tmp_path / "frozen.yaml"
+    frozen.freeze(frozen.Winner(measured(FAST, "bare", 2000.0), ANSWERS), RULE, "it is fast", file)
+    monkeypatch.setattr(sys, "argv", ["gpuqa.ask"])
+    config = resolve(app.compose("ask", [f"frozen={file}", "allow_mismatch=true"]), AskConfig)
+    pipeline, _ = winner(config)
+    assert pipeline.prompt.name == "bare"
+    assert "allow_mismatch=true: sha256 of the weights differs: " in caplog.text
+    assert "The winner was measured on a GPU. This machine is " in caplog.text
 
 
 @pytest.mark.engine

@@ -108,16 +108,14 @@ def test_several_gpus_an_unknown_format_and_a_cache_that_vllm_sizes_are_not_comp
 
 def test_memory_is_that_of_the_gpu_that_cuda_takes_first_and_without_one_of_the_host(monkeypatch):
     """nvidia-smi's rows are made up, because this machine has no card."""
-    rows = {
-        "index,uuid,name": ["0, GPU-aa, a card", "1, GPU-bb, a card"],
-        "index,uuid,memory.free,memory.total": ["0, GPU-aa, 1000, 2000", "1, GPU-bb, 3000, 4000"],
-    }
-    monkeypatch.setattr(hardware, "nvidia_smi", lambda query, of="gpu": rows.get(query, []))
+    sizes, names = "index,uuid,memory.free,memory.total", "index,uuid,name"
+    rows = {sizes: ["0, GPU-aa, 1000, 2000", "1, GPU-bb, 3000, 4000"], names: ["0, GPU-aa, L4", "1, GPU-bb, L4"]}
+    monkeypatch.setattr(hardware, "nvidia_smi", lambda query, of="gpu": rows[query])
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
     assert gpu_room() == Room("the GPU", 3000 * 2**20, 4000 * 2**20, True)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-aa")
     assert gpu_room() == Room("the GPU", 1000 * 2**20, 2000 * 2**20, True)
-    rows.clear()
+    rows[sizes] = ["0, GPU-aa, [N/A], [N/A]"]
     assert gpu_room() is None
     assert 0 < host_room().free <= psutil.virtual_memory().total
 

@@ -97,7 +97,7 @@ def gpu_room() -> Room | None:
     """Of the first GPU that CUDA may use; None where nvidia-smi does not tell."""
     ids = list(hardware.visible_gpu_models())
     rows = [row.split(", ") for row in hardware.nvidia_smi("index,uuid,memory.free,memory.total")]
-    chosen = [row for row in rows if ids and any(name.startswith(ids[0]) for name in row[:2])]
+    chosen = [row for row in rows if ids and (row[0] == ids[0] or row[1].startswith(ids[0]))]
     if not chosen or not all(number.isdigit() for number in chosen[0][2:]):
         return None
     free, total = (int(mib) * 2**20 for mib in chosen[0][2:])

@@ -3,9 +3,9 @@
     python experiments/executors/makespan.py                                # the table of docs/many_gpus.md
     python experiments/executors/makespan.py out=docs/makespan.svg          # and its plot
 
-A group is an engine with some of its cells. Its durations are recorded ones, drawn anew for each group with a seed: starts, warm-ups
-and passes of 48 cells on four engines of vLLM on a CPU (tests/traces; the machine of every second study was busy). What the leases
-guess of it comes from the same functions as in a sweep, and they learn of a pass when it ends.
+A group is an engine with some of its cells. Its durations are recorded ones, drawn anew for each group with a seed: starts,
+warm-ups and passes of 48 cells on four engines of vLLM on a CPU (tests/traces; the machine of every second study was busy).
+What the leases guess of it comes from the same functions as in a sweep, and they learn of a pass when it ends.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from gpuqa.config.commands import CellConfig
 from gpuqa.records import Answered, Pass, Question
 from gpuqa.roofline.load import Setup
 from gpuqa.study.engine_session import PassDone, Step
-from gpuqa.study.guesses import CellWork, Work, kind_of, questions_s
 from gpuqa.study.executors.leases import Leases
+from gpuqa.study.guesses import CellWork, Work, kind_of, questions_s
 
 ROOT = Path(__file__).parents[2]
 TRACES = ("wide", "busy")
@@ -186,7 +186,9 @@ def svg(found: Sequence[Row]) -> str:
         points = " ".join(f"{left + place * step:.0f},{y(value):.1f}" for place, value in enumerate(values))
         return f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2"/>'
 
-    parts = [f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" font-family="sans-serif" font-size="12">']
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" font-family="sans-serif" font-size="12">'
+    ]
     parts.append('<rect width="100%" height="100%" fill="white"/>')
     for value in (0.95, 0.98, 1.0, 1.05):
         parts.append(f'<line x1="{left}" x2="{width - 40}" y1="{y(value):.1f}" y2="{y(value):.1f}" stroke="#dddddd"/>')

@@ -68,10 +68,10 @@ def test_a_kind_that_nobody_measured_is_corrected_by_its_next_of_kin() -> None:
     leases = Leases([*kin, other])
     leases.learn(kin[0], passed("a", 5.0))
     leases.learn(other, passed("c", 2.0))
-    assert leases.factor(("e", "16", "p")) == 5.0
-    assert leases.factor(("e", "16", "q")) == 5.0
-    assert leases.factor(("e", "8", "p")) == pytest.approx(3.5), "of the engine's other widths"
-    assert leases.factor(("another",)) == pytest.approx(3.5)
+    assert leases.durations.factor(("e", "16", "p")) == 5.0
+    assert leases.durations.factor(("e", "16", "q")) == 5.0
+    assert leases.durations.factor(("e", "8", "p")) == pytest.approx(3.5), "of the engine's other widths"
+    assert leases.durations.factor(("another",)) == pytest.approx(3.5)
 
 
 def test_plans_of_a_place_are_handed_out_there_alone_and_in_their_order() -> None:

@@ -1,7 +1,7 @@
 """How long a plan may take before any of it was measured: what the roofline says of its passes.
 
 Engines are slower than that, and answers end before `sampling.max_tokens`. Both are corrected by what a study has measured of
-cells of the same kind (`gpuqa.study.executors.leases`), so that only the ratio of two guesses of one kind counts.
+cells of the same kind (`gpuqa.study.durations`), so that only the ratio of two guesses of one kind counts.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from gpuqa.roofline.roofline import BEYOND, bound_of, roof_of
 
 USUAL_CARD = GpuConfig("a usual card", bandwidth_gb_per_s=1000.0, bf16_tflops=200.0)  # where none is named
 USUAL_STEP_S = 0.01  # of a model that the roofline does not know
+Kind = tuple[str, ...]
 CHARS_A_TOKEN = 2.0  # between those of Chinese and of English
 
 
@@ -30,7 +31,7 @@ CHARS_A_TOKEN = 2.0  # between those of Chinese and of English
 class CellWork:
     """What is left of one cell."""
 
-    kind: tuple[str, ...]  # cells are the more alike in how far they are off their guesses, the more of its parts they share
+    kind: Kind  # cells are the more alike in how far they are off their guesses, the more of its parts they share
     pass_s: float  # of one pass, guessed
     passes: int
 
@@ -46,7 +47,7 @@ def work_of(cell: Cell, passes: int) -> CellWork:
     return CellWork(kind_of(config), max(least, len(cell.questions) / rate if rate else 0.0), passes)
 
 
-def kind_of(config: CellConfig) -> tuple[str, ...]:
+def kind_of(config: CellConfig) -> Kind:
     """What decides how far a cell is off its guess, the most important first."""
     engine = f"{config.model.path} {config.engine.backend.name} {config.quantization.name}"
     width = str(width_of_engine(config.engine.backend, config.engine_args()))

@@ -13,7 +13,7 @@ from rich.text import Text
 from gpuqa.records import Interval, Pass
 from gpuqa.selection.comparison import speed
 from gpuqa.selection.wording import counted
-from gpuqa.study.forecast import duration
+from gpuqa.study.durations import duration
 from gpuqa.study.watched import Watched
 
 NAMES = len("engine")  # columns
@@ -24,7 +24,7 @@ def render(watched: Watched) -> RenderableType:
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim", no_wrap=True, min_width=NAMES)
     table.add_column(overflow="fold")
-    wanted, left = sum(watched.wanted.values()), sum(watched.left.values())
+    wanted, left = sum(work.passes for work in watched.work.values()), sum(watched.left.values())
     bar = ProgressBar(total=max(1, wanted), completed=wanted - left, width=24)
     head = Table.grid(padding=(0, 1))
     head.add_row(bar, Text(progress_text(watched)))
@@ -49,7 +49,7 @@ def lines_of(watched: Watched) -> list[tuple[str, str]]:
     if (last := watched.last) is not None:
         mean, interval = watched.speed_so_far(last.key)
         so_far = f": {speed_text(mean, interval)}" if mean else ""
-        lines.append(("last", f"{last.name}, {pass_text(last.measured, watched.wanted[last.key])}{so_far}"))
+        lines.append(("last", f"{last.name}, {pass_text(last.measured, watched.work[last.key].passes)}{so_far}"))
         if last.measured.conditions:
             gpu, memory = last.measured.conditions[-1], f"{last.measured.peak_memory_gib:.1f} GiB"
             lines.append(("GPU", f"{gpu.sm_clock_mhz:,} MHz, {gpu.temperature_c} °C, {gpu.power_w:.0f} W, {memory}"))

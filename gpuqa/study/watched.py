@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from gpuqa.config.measurement import WorkloadConfig
 from gpuqa.measure.cell import Cell
 from gpuqa.measure.statistics import mean_estimate
 from gpuqa.records import Interval, Pass, Trial
 from gpuqa.selection.comparison import speed
-from gpuqa.study.forecast import Forecast, most_passes
+from gpuqa.study.durations import Durations
+from gpuqa.study.guesses import CellWork, work_of
 
 FEWEST_FOR_INTERVAL = 3  # passes; the interval of two says nothing
 
@@ -42,7 +44,7 @@ class Watched:
     limit: int | None = None  # of the passes of a finalist; other cells have their repeats
     at_once: int = 1  # engines that run side by side
     clock: Callable[[], float] = time.monotonic
-    forecast: Forecast = field(default_factory=Forecast)
+    durations: Durations = field(default_factory=Durations)
     counts: dict[str, int] = field(default_factory=dict)  # of passes over all questions, by the key of their cell
     speeds: dict[str, list[float]] = field(default_factory=dict)  # of those from an empty prefix cache, chars/s
     ended: dict[str, Trial] = field(default_factory=dict)
@@ -51,12 +53,13 @@ class Watched:
     last: LastPass | None = None
     began: float = 0.0
     engine_of: dict[str, str] = field(default_factory=dict)  # the key of a cell -> that of its engine
-    wanted: dict[str, int] = field(default_factory=dict)  # passes of each cell at most, by its key
+    work: dict[str, CellWork] = field(default_factory=dict)  # all passes of each cell, at most, by its key
 
     def __post_init__(self) -> None:
         self.began = self.clock()
         for cell in self.cells:  # keys are digests: to make them at every look would slow what is measured
-            self.engine_of[cell.key], self.wanted[cell.key] = cell.engine_key, self.limit or most_passes(cell.config.workload)
+            self.engine_of[cell.key] = cell.engine_key
+            self.work[cell.key] = work_of(cell, self.limit or most_passes(cell.config.workload))
 
     def engine_starts(self, cell: Cell) -> None:
         """An engine is about to start."""
@@ -67,10 +70,10 @@ class Watched:
 
     def pass_done(self, cell: Cell, measured: Pass) -> None:
         """A pass was measured."""
-        self.forecast.learn(cell.key, measured)
         if not self.engines.get(cell.engine_key, EngineState(cell, False, 0.0)).answers:
             self.engines[cell.engine_key] = EngineState(cell, answers=True, since=self.clock())
         if measured.slice is None:
+            self.durations.learn(self.work[cell.key], measured)
             self.counts[cell.key] = self.counts.get(cell.key, 0) + 1
             if not measured.prefix_cached and (speed := speed_of(measured)) > 0:
                 self.speeds.setdefault(cell.key, []).append(speed)
@@ -83,7 +86,7 @@ class Watched:
     @property
     def left(self) -> dict[str, int]:
         """The passes that cells still need, by their key; of finalists and searches the most that they may need."""
-        left = {key: wanted - self.counts.get(key, 0) for key, wanted in self.wanted.items() if key not in self.ended}
+        left = {key: work.passes - self.counts.get(key, 0) for key, work in self.work.items() if key not in self.ended}
         return {key: count for key, count in left.items() if count > 0}
 
     @property
@@ -102,8 +105,14 @@ class Watched:
     @property
     def seconds_left(self) -> float | None:
         """What the rest takes; None while nothing is known."""
-        running = list(self.engines)[-1] if self.engines and self.at_once == 1 else None
-        return self.forecast.seconds(self.engines_left, self.left, running, self.at_once)
+        if not self.durations.known:
+            return None
+        left, running = self.left, list(self.engines)[-1] if self.engines and self.at_once == 1 else None
+        took = [
+            self.durations.seconds({key: replace(self.work[key], passes=left[key]) for key in keys}, runs=engine == running)
+            for engine, keys in self.engines_left.items()
+        ]
+        return max(sum(took) / self.at_once, *took) if took else 0.0
 
     @property
     def best(self) -> Trial | None:
@@ -135,3 +144,8 @@ def mean_speed(speeds: Sequence[float]) -> tuple[float, Interval | None]:
         return mean, None
     interval = estimate.interval(0.95)
     return mean, Interval(math.exp(interval.low), math.exp(interval.high))
+
+
+def most_passes(workload: WorkloadConfig) -> int:
+    """The passes of one cell; of a search the most that it may take."""
+    return workload.search.max_passes if workload.searches else workload.repeats + workload.prefix_cached_repeats

@@ -3,6 +3,7 @@
     python -m gpuqa.sweep                                              # the default study
     python -m gpuqa.sweep prompt=bare,structured quantization=none,fp8 engine.args.max_num_seqs=256,512
     python -m gpuqa.sweep experiment=none prompt=expert study.name=one # a single cell
+    python -m gpuqa.sweep experiment=rtx5090 plan=true                 # what it would take; starts nothing
 
 Exit codes: 0 a winner is frozen, 1 no trial is eligible, 2 the input is wrong, 130 interrupted (Ctrl-C or SIGTERM).
 """
@@ -16,14 +17,14 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from gpuqa.config import UserError, check
 from gpuqa.config.app import INTERRUPTED, run_command
 from gpuqa.config.cells import Cells
 from gpuqa.config.command_line import command_line
-from gpuqa.config.commands import CellConfig, StudyConfig, resolve
+from gpuqa.config.commands import CellConfig, StudyConfig, SweepConfig, resolve
 from gpuqa.config.measurement import Rule
 from gpuqa.config.pipeline import Backend
 from gpuqa.engines import gpus_of_engine
@@ -34,6 +35,8 @@ from gpuqa.measure.cell import Cell
 from gpuqa.measure.fingerprint import Stage
 from gpuqa.pipeline.dataset.summary import Summary
 from gpuqa.pipeline.sampling import sampling_notes
+from gpuqa.readiness import State
+from gpuqa.readiness.memory import memory
 from gpuqa.records import Trial
 from gpuqa.selection.decision import decide
 from gpuqa.selection.wording import counted
@@ -44,6 +47,7 @@ from gpuqa.study.executors.places import Place, places_for, unlike
 from gpuqa.study.finals import schedule_of
 from gpuqa.study.grid import group_by_engine
 from gpuqa.study.journal import Journal
+from gpuqa.study.outlook import lines_of, outlook_of
 from gpuqa.study.output import Output, output_of
 from gpuqa.study.run_file import RunFile
 from gpuqa.study.same_effect import Effects, asked_for
@@ -72,6 +76,8 @@ def sweep(composed: Cells) -> int:
     cells = study.prepare(list(zip(configs, composed.axes, strict=True)), checks)
     announce(cells, questions, places, output)
     journal, began = Journal(where.folder), time.perf_counter()
+    if any(config.plan for config in configs):
+        return look_ahead(cells, journal, len(places), output)
     with journal.locked():
         for problem in journal.problems():
             output.say(problem, style="yellow")
@@ -92,7 +98,7 @@ def sweep(composed: Cells) -> int:
         return conclude(outcome.trials, where, rule, journal, output)
 
 
-def checked(composed: Cells, checks: CellChecks) -> tuple[list[CellConfig], Output]:
+def checked(composed: Cells, checks: CellChecks) -> tuple[list[SweepConfig], Output]:
     """All cells, after what can be checked in milliseconds, and where the study says what it does; what follows takes seconds,
     and that is said.
 
@@ -107,7 +113,7 @@ def checked(composed: Cells, checks: CellChecks) -> tuple[list[CellConfig], Outp
         outputs.append(output_of(where, "gpuqa.sweep"))
         outputs[0].say(f"checking {counted(len(composed.overrides), 'cell')} before an engine starts")
 
-    return composed.each(lambda config: checks.checked(resolve(config, CellConfig)), begin), outputs[0]
+    return composed.each(lambda config: checks.checked(resolve(config, SweepConfig)), begin), outputs[0]
 
 
 def announce(cells: Sequence[Cell], questions: Summary, places: Sequence[Place], output: Output) -> None:
@@ -125,6 +131,17 @@ def announce(cells: Sequence[Cell], questions: Summary, places: Sequence[Place],
     notes = [*([config.model.note] if config.model.note else []), *sampling_notes(cell.config for cell in cells)]
     for note in [*notes, *effects.notes(), *filter(None, [unlike(places)])]:
         output.say(note, style="yellow")
+
+
+def look_ahead(cells: Sequence[Cell], journal: Journal, places: int, output: Output) -> int:
+    """Say what the study would take, and whether its engines fit into memory -> exit code. Nothing starts or is written."""
+    outlook = outlook_of(cells, journal, max(1, places))
+    for line in lines_of(outlook, cells[0].config.study):
+        output.say(line, event="plan", facts=asdict(outlook))
+    for finding in memory([cell.config for cell in cells], CellChecks(), hardware.gpus()):
+        output.say(f"memory: {finding.text}", "" if finding.state is State.ok else "yellow", "memory", asdict(finding))
+    output.say("plan=true: nothing was started")
+    return 0
 
 
 def measure_finalists(

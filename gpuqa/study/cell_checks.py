@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 from gpuqa.config.commands import CellConfig
 from gpuqa.config.engine_arguments import argument_names
@@ -21,6 +22,8 @@ from gpuqa.pipeline.model_folder import check_length, check_tokenizer, check_wei
 from gpuqa.pipeline.pipeline import warmup_questions
 from gpuqa.study.run_file import SentPrompt
 
+Checked = TypeVar("Checked", bound=CellConfig)
+
 
 class CellChecks:
     """Checks the cells of a study one by one. What several of them name is read once."""
@@ -30,7 +33,7 @@ class CellChecks:
         self._checked: set[str] = set()
         self.sent_prompts: dict[str, SentPrompt] = {}  # by the digest of their tokens; `gpuqa.study.study.prepare` knows them
 
-    def checked(self, config: CellConfig) -> CellConfig:
+    def checked(self, config: Checked) -> Checked:
         """The configuration with the text of its prompt's template, after milliseconds.
 
         Raises:

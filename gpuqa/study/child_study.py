@@ -16,7 +16,7 @@ from typing import IO
 
 from gpuqa.config import UserError
 from gpuqa.config.app import INTERRUPTED, USER_ERROR
-from gpuqa.config.commands import CellConfig, resolve
+from gpuqa.config.commands import SweepConfig, resolve
 from gpuqa.config.from_python import cells_of
 from gpuqa.config.paths import PACKAGE
 from gpuqa.study.loaded_study import LoadedStudy, load_study
@@ -50,7 +50,7 @@ def run(*overrides: str, config_dir: str | Path | None = None) -> LoadedStudy:
         UserError: what the command would print.
         StudyFailed: with the exit code and the last line.
     """
-    first = resolve(cells_of("run", overrides, config_dir).compose(0), CellConfig)
+    first = resolve(cells_of("run", overrides, config_dir).compose(0), SweepConfig)
     code, last = printed([*(["--config-dir", str(config_dir)] if config_dir else []), *overrides])
     if code in WITH_OR_WITHOUT_WINNER:
         return load_study(first.study.folder)

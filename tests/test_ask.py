@@ -8,8 +8,10 @@ import json
 import os
 import signal
 import sys
+import threading
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -182,15 +184,71 @@ def test_an_answer_that_breaks_off_or_fails_ends_with_its_reason_and_code_1(aske
         code, out, err = asked("warp", url_of(service))
         assert (code, err) == (1, "\nerror: the answer broke off: the engine failed\n")
         assert TEXT.startswith(out)
-    failing = ScriptedEngine(lambda _: Generation(error="no"))
+    failing = ScriptedEngine()
+    failing.open.set()
     with served(failing) as service:
-        failing.script = None
-        failing.open.set()
-        address = url_of(service)
+        address = url_of(service)  # after the warm-up
         failing.script = lambda _: Generation(error="no")
         code, out, err = asked("warp", address)
         assert (code, out) == (1, "")
         assert "refuses the question: HTTP 500" in err
+
+
+EVENTS = (
+    {"choices": [{"delta": {"role": "assistant", "content": ""}}]},
+    {"choices": [{"delta": {"content": "32 threads"}}]},
+    {"choices": [{"delta": {}, "finish_reason": "stop"}]},
+)
+
+
+@pytest.fixture
+def other_server() -> Iterator[list[str]]:
+    """A server of another project: its address, then what it sends to a question. A fake, because ours does none of this."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.reply(json.dumps({"data": [{"id": "theirs"}]} if self.path == "/v1/models" else {}))
+
+        def do_POST(self) -> None:
+            assert json.loads(self.rfile.read(int(self.headers["Content-Length"])))["model"] == "theirs"
+            self.reply("".join(said[1:]))
+
+        def reply(self, text: str) -> None:
+            self.send_response(404 if said[1:] == ["404"] else 200)
+            self.end_headers()
+            self.wfile.write(text.encode())
+
+        def log_message(self, *_: Any) -> None:
+            """Nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    said = [f"url=http://127.0.0.1:{server.server_address[1]}"]
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+    thread.start()
+    yield said
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def test_a_server_of_another_project_is_asked_and_what_it_does_not_count_is_not_available(asked, other_server):
+    other_server += [f"data: {json.dumps(event)}\n\n" for event in EVENTS]
+    code, out, err = asked("warp", other_server[0])
+    assert (code, out) == (0, "32 threads\n")
+    assert ", n/a tokens, n/a tokens/s, " in err
+    other_server.pop()
+    code, out, err = asked("warp", other_server[0])
+    assert (code, out, err.splitlines()[-1]) == (
+        1,
+        "32 threads",
+        f"error: {other_server[0][4:]} broke off: the stream has no end",
+    )
+    other_server[1:] = ["data: {half\n\n"]
+    code, out, err = asked("warp", other_server[0])
+    assert (code, err) == (1, "error: the server sent an event that is none of OpenAI's: '{half'\n")
+    other_server[1:] = ["404"]
+    with pytest.raises(UserError, match=r"^url: http://127.0.0.1:\d+ does not speak OpenAI's API: GET /v1/models: HTTP 404"):
+        asked("warp", other_server[0])
 
 
 @pytest.mark.slow

@@ -119,6 +119,7 @@ def test_a_server_is_scraped_once_a_second_at_most(interval):
         WatchConfig("http://h", interval_s=interval)
 
 
+@pytest.mark.slow
 def test_all_numbers_of_a_served_application_are_seen_while_it_starts_answers_and_is_gone():
     engine = answering()
     engine.open.clear()

@@ -76,6 +76,12 @@ TOO_SMALL = "one answer may have 1,024: lower engine.args.max_model_len, or rais
             "vLLM asks for 30.21 GiB at its start, and 20.00 GiB are free: end what uses the GPU, or lower "
             "engine.args.gpu_memory_utilization below 0.63",
         ),
+        (
+            {"engine": "vllm_defaults", SIZE: 1_000_000_000},
+            on(100, 90),
+            "vLLM asks for 92.00 GiB at its start, and 90.00 GiB are free: end what uses the GPU, or lower "
+            "engine.args.gpu_memory_utilization below 0.90",
+        ),
         ({UTILIZATION: 0.06}, on(31.8, 31), f"the KV cache would hold 0 tokens, and {TOO_SMALL}gpu_memory_utilization"),
         ({SIZE: 1_000_000}, on(31.8, 31), f"the KV cache would hold 8 tokens, and {TOO_SMALL}kv_cache_memory_bytes"),
         (

@@ -24,7 +24,7 @@ from gpuqa.study.cell_checks import CellChecks
 
 UTILIZATION = "gpu_memory_utilization"
 SIZE = "kv_cache_memory_bytes"
-USUAL_UTILIZATION = 0.9  # vLLM's own
+USUAL_UTILIZATION = 0.92  # vLLM's own: vllm/config/cache.py of 0.32
 USUAL_STEP = 2048  # tokens that vLLM computes at once at least, where `max_num_batched_tokens` is not set
 USUAL_WIDTH = 256  # answers at once, where `max_num_seqs` is not set
 CGROUP = Path("/sys/fs/cgroup")
@@ -143,7 +143,7 @@ def does_not_fit(cell: CellConfig, need: Need, room: Room) -> str | None:
     """Why the engine of a cell would not start, and what to do; None where it would."""
     args, longest, vllm = cell.engine_args(), cell.engine.max_model_len, cell.engine.backend is Backend.vllm
     size, asked = float(args.get(SIZE) or 0), room.total * utilization(cell)
-    if vllm and room.is_gpu and not size and room.free < asked:
+    if vllm and room.is_gpu and room.free < asked:  # with a size of the cache, too: request_memory in vllm/v1/worker/utils.py
         lower = f"lower engine.args.{UTILIZATION} below {room.free / room.total:.2f}"
         return f"vLLM asks for {gib(asked)} at its start, and {gib(room.free)} are free: end what uses the GPU, or {lower}"
     if need.fixed + size > room.free:

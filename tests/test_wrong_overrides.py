@@ -41,7 +41,7 @@ def enter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     return enter_command
 
 
-GROUPS = "model, prompt, quantization, engine, sampling, dataset, workload, selection, gpu, executor, study"
+GROUPS = "model, prompt, quantization, engine, sampling, dataset, workload, selection, gpu, executor, study, plan"
 PROMPTS = "bare, expert, few_shot, keywords, structured, structured_short"
 MISTAKES = [  # command, its words, the whole message or its beginning (with ...)
     ("sweep prompt=nope", f"prompt: got 'nope', allowed is {PROMPTS}"),

@@ -58,6 +58,7 @@ class Wild:
     kind: str
     sent: bytes
     complete: bool = True
+    requests: int = 1  # that are answered one after the other
 
 
 def draw(seed: int, number: int) -> Wild:
@@ -161,7 +162,8 @@ def several(rng: random.Random) -> Wild:
     """Requests behind one another on one connection."""
     body = text_of(rng, {"prompt": rng.choice(TEXTS)})
     kept = request("/predict", body).replace(b"Connection: close", b"Connection: keep-alive")
-    return Wild("several", kept * rng.randrange(1, 6) + request("/livez", method="GET"))
+    questions = rng.randrange(1, 6)
+    return Wild("several", kept * questions + request("/livez", method="GET"), requests=questions + 1)
 
 
 def no_http(rng: random.Random) -> Wild:

@@ -34,7 +34,7 @@ clients:  # the real load tools against a real server, each in an environment of
 	  .cache/clients/$$tool/bin/pip install -q --no-compile --no-deps -r requirements/clients/$$tool.txt; } || exit 1; done
 	GPUQA_CLIENTS=.cache/clients $(PYTHON) -m pytest -s tests/test_clients.py
 
-simulations:  # how often verdicts and races are right (-s shows the rates that the docs state), and 20 kills of a study
+simulations:  # how often verdicts and races are right (-s shows the rates that the docs state), and 25 kills of studies
 	$(PYTHON) -m pytest -s tests/test_verdict_simulation.py
 	PYTHONPATH=tests $(PYTHON) experiments/verdict/simulate.py
 	PYTHONPATH=tests $(PYTHON) experiments/verdict/devices.py
@@ -44,3 +44,4 @@ simulations:  # how often verdicts and races are right (-s shows the rates that 
 	GPUQA_REPLAYS=200 $(PYTHON) -m pytest -s tests/test_racing.py -k "recorded or generated"
 	GPUQA_BURST_SCHEDULES=200 $(PYTHON) -m pytest tests/test_burst.py
 	GPUQA_KILLS=20 $(PYTHON) -m pytest tests/test_survival.py -k kills_lose
+	GPUQA_WORKER_KILLS=5 $(PYTHON) -m pytest tests/test_survival.py -k two_workers

@@ -1,9 +1,12 @@
 """Run studies in forked processes and kill them, again and again; then let each end. Prints a JSON summary a study.
 
     python tests/kill_study.py FOLDER SEED KILLS
+    python tests/kill_study.py FOLDER SEED KILLS workers
 
 The first study is a grid. The second, with two kills, is a race in which half of the cells are dropped; the same race is first
 run undisturbed. One process imports vLLM once and forks for every run, so that twenty runs of the real engine take two minutes.
+
+With `workers` there is one study: a grid on two engines, each in a worker of its own. It is first run without workers.
 """
 
 from __future__ import annotations
@@ -19,10 +22,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from gpuqa.config.app import compose_cell
 from gpuqa.measure.cell import Cell
 from gpuqa.records import Pass
 from gpuqa.study import study
+from gpuqa.study.executors.places import Place, places_for
 from gpuqa.study.journal import Journal
 
 FIXED = [
@@ -43,6 +49,9 @@ RACE = [
 ]
 
 
+WORKERS = ["engine=transformers", "engine.args.dtype=float32", "dataset.limit=3", "executor.workers=2"]
+
+
 class Teller:
     """An observer that sends a letter for every pass of this run."""
 
@@ -59,24 +68,27 @@ class Teller:
 
 def main() -> None:
     """Disturb both studies."""
+    folder, seed, kills = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+    if "workers" in sys.argv:
+        print(json.dumps(disturbed(folder / "w", seed, kills, workers_cells())))
+        return
     import vllm.engine.arg_utils
     import vllm.v1.engine.async_llm  # noqa: F401  # once, before the first fork; not where the scoring process would import it too
 
     gc.freeze()
-    folder, seed, kills = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-    print(json.dumps(disturbed(folder / "g", seed, kills, racing=False)), flush=True)
-    print(json.dumps(disturbed(folder / "r", seed, 2, racing=True)))
+    print(json.dumps(disturbed(folder / "g", seed, kills, all_cells(racing=False))), flush=True)
+    print(json.dumps(disturbed(folder / "r", seed, 2, all_cells(racing=True))))
 
 
-def disturbed(folder: Path, seed: int, kills: int, racing: bool) -> dict[str, Any]:
+def disturbed(folder: Path, seed: int, kills: int, cells: list[Cell]) -> dict[str, Any]:
     """Kill one study at seeded moments, then let it finish; what was seen."""
-    cells = all_cells(racing)
+    config, places = cells[0].config, places_for([cell.config for cell in cells])
     journal, rng = Journal(folder), random.Random(seed)
     journal.write_study([(cell.key, cell.axes) for cell in cells])
     undisturbed = Journal(folder / "undisturbed")
-    alone = run_to_the_end(cells, undisturbed) if racing else None
-    told, seen, kept = killed_again_and_again(cells, journal, rng, kills)
-    status, last = run_to_the_end(cells, journal)
+    alone = run_to_the_end(cells, undisturbed, []) if config.study.racing or places else None
+    told, seen, kept = killed_again_and_again(cells, journal, rng, kills, places)
+    status, last = run_to_the_end(cells, journal, places)
     final = passes_in(journal, cells)
     lines = [json.loads(line) for line in journal.file.read_bytes().split(b"\n") if complete(line)]
     measured = [line["key"] for line in lines if line["error"] is None]
@@ -100,20 +112,23 @@ def disturbed(folder: Path, seed: int, kills: int, racing: bool) -> dict[str, An
 
 
 def killed_again_and_again(
-    cells: list[Cell], journal: Journal, rng: random.Random, kills: int
+    cells: list[Cell], journal: Journal, rng: random.Random, kills: int, places: list[Place]
 ) -> tuple[int, dict[str, float], list[int]]:
     """Of these runs: how many passes were told of, when each that is kept began, and how many were kept after each kill."""
     kept: list[int] = []
     seen: dict[str, float] = {}
     told = 0
     for number in range(kills):
-        child, letters = run_in_child(cells, journal)
+        child, letters = run_in_child(cells, journal, places)
         passes = rng.choice([1, 3, 5]) if number % 3 else 0  # before the kill; with none, it comes while the engine starts
         for _ in range(passes):
             told += len(os.read(letters, 1))
         time.sleep(rng.uniform(0.0, 0.2) if passes else rng.uniform(0.1, 3.0))
+        below = psutil.Process(child).children(recursive=True)
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
+        _, alive = psutil.wait_procs(below, timeout=30)
+        assert not alive, f"these outlive their study: {alive}"
         told += rest(letters)
         now = passes_in(journal, cells)
         assert all(now.get(name) == began for name, began in seen.items()), "a pass was lost or measured again"
@@ -156,9 +171,22 @@ def all_cells(racing: bool) -> list[Cell]:
     return study.prepare(list(zip(configs, rows, strict=True)))
 
 
-def run_to_the_end(cells: list[Cell], journal: Journal) -> tuple[int, int]:
+def workers_cells() -> list[Cell]:
+    """Eight cells of two engines."""
+    rows = [
+        {"prompt": prompt, "sampling.max_tokens": most, "engine.args.batch_size": size}
+        for size in ("1", "2")
+        for prompt in ("bare", "keywords")
+        for most in ("4", "8")
+    ]
+    fixed = ["experiment=none", "quantization=none", "workload.repeats=2", *WORKERS]
+    configs = [compose_cell(*fixed, *(f"{key}={value}" for key, value in row.items())) for row in rows]
+    return study.prepare(list(zip(configs, rows, strict=True)))
+
+
+def run_to_the_end(cells: list[Cell], journal: Journal, places: list[Place]) -> tuple[int, int]:
     """Let a child run what is missing; its exit code, and how many passes it told of."""
-    child, letters = run_in_child(cells, journal)
+    child, letters = run_in_child(cells, journal, places)
     _, status = os.waitpid(child, 0)
     return os.waitstatus_to_exitcode(status), rest(letters)
 
@@ -169,7 +197,7 @@ def rest(letters: int) -> int:
         return len(pipe.read())
 
 
-def run_in_child(cells: list[Cell], journal: Journal) -> tuple[int, int]:
+def run_in_child(cells: list[Cell], journal: Journal, places: list[Place]) -> tuple[int, int]:
     """Fork; the child holds the study's lock and runs what is missing. Returns its id and where its letters arrive."""
     letters, pipe = os.pipe()
     if child := os.fork():
@@ -177,7 +205,7 @@ def run_in_child(cells: list[Cell], journal: Journal) -> tuple[int, int]:
         return child, letters
     try:
         with journal.locked():
-            asyncio.run(study.run(cells, journal, Teller(pipe)))
+            asyncio.run(study.run(cells, journal, Teller(pipe), places))
         os._exit(0)
     finally:
         os._exit(1)

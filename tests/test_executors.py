@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import re
 import subprocess
 import sys
 import time
@@ -17,18 +18,21 @@ from typing import Any
 
 import psutil
 import pytest
+from generated_trials import RULE
 from small_study import BARE, KEYWORDS, NARROW, Recorder, prepared, run
 
 from gpuqa.config import UserError
+from gpuqa.config.app import run_command
 from gpuqa.config.measurement import Executor, ExecutorConfig
 from gpuqa.machine import hardware
 from gpuqa.measure.cell import Cell
 from gpuqa.measure.fingerprint import Stage
 from gpuqa.records import Pass
-from gpuqa.study import study
+from gpuqa.study import finalists, study
 from gpuqa.study.executors.places import Place, places_for, places_of, sets_of_cores, unlike
 from gpuqa.study.finals import schedule_of
 from gpuqa.study.journal import Journal
+from gpuqa.sweep import sweep
 
 TWO = {"executor__workers": 2, "workload__repeats": 2}
 needs_two_cores = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="there is one core")
@@ -145,7 +149,7 @@ def test_cores_are_cut_into_sets_of_one_size_and_gpus_into_sets_for_one_engine(m
         ({"gpus": 7}, 1, "executor.gpus: got 7, allowed is at most 2: this machine shows 0, 1"),
         ({"gpus": [0, 5]}, 1, "ids of GPUs: this machine shows 0, 1, not 5"),
         ({"gpus": "all"}, 4, "executor.gpus: got 'all', 2 in all; an engine of this study takes 4"),
-        ({"gpus": 2}, 0, "executor.gpus: got 2, 2 in all; an engine of this study takes 0"),
+        ({"gpus": 2}, 0, "executor.gpus: got 2, allowed is null here: engines of this study compute on none"),
         ({"workers": 3}, 0, "executor.workers: got 3, allowed is at most 2"),
     ],
 )
@@ -188,3 +192,76 @@ def test_places_on_unlike_gpus_are_named_with_their_models(monkeypatch: pytest.M
     assert unlike(places_of(executor(gpus=[1, 2]), 1)) == ""
     assert [place.model for place in places_of(executor(gpus=2), 2)] == ["old card + new card"]
     assert unlike(places_of(executor(), 1)) == ""
+
+
+BAD_INPUT = [
+    ("executor.gpus=7", "executor.gpus: got 7, allowed is at most 2: this machine shows 0, 1"),
+    ("executor.gpus=-1", "executor.gpus: got -1, allowed is null, all, how many (at least 1), or a list of ids"),
+    ("executor.gpus=1.5", "executor.gpus: got 1.5, allowed is null, all, how many"),
+    ("executor.gpus=true", "executor.gpus: got True, allowed is null, all, how many"),
+    ("executor.gpus=both", "executor.gpus: got 'both', allowed is null, all, how many"),
+    ("executor.gpus={a: 1}", "executor.gpus: got {'a': 1}, allowed is null, all, how many"),
+    ("executor.gpus=[]", "executor.gpus: got [], allowed is null, all, how many"),
+    ("executor.gpus=[1,1]", "executor.gpus: got [1, 1], allowed is a list that has each id once"),
+    ("executor.gpus=[0,'0']", "executor.gpus: got [0, '0'], allowed is a list that has each id once"),
+    ("executor.gpus=[0,5]", "ids of GPUs: this machine shows 0, 1, not 5"),
+    ("executor.gpus=[null]", "ids of GPUs: this machine shows 0, 1, not None"),
+    ("executor.gpus=1,2", "executor: must be the same in all cells of a study; run one study for each; write several GPUs as"),
+    (
+        "executor.gpus=all +engine.args.device=cpu",
+        "engines of this study compute on none; executor.workers=2 runs them side by side",
+    ),
+    ("executor.workers=0", "executor.workers: got 0, allowed is an integer of at least 1, or null"),
+    ("executor.workers=3", "executor.workers: got 3, allowed is at most 2: this process may use so many cores"),
+    ("executor.workers=2.5", "executor.workers"),
+    ("executor.workers=2 executor.gpus=1", "executor.workers: got 2, allowed is null beside executor.gpus"),
+    ("executor=everywhere", "executor"),
+]
+
+
+@pytest.mark.parametrize(("words", "told"), BAD_INPUT, ids=[words for words, _ in BAD_INPUT])
+def test_a_sweep_with_places_that_there_are_not_ends_with_one_line_and_exit_code_2_before_an_engine_starts(
+    words: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The real command in this process; two cards and two cores are made up, because a test machine has none or others."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
+    monkeypatch.setattr(hardware, "visible_gpu_models", lambda: dict.fromkeys("01", "a card"))
+    chosen = ["experiment=none", "engine=transformers", *re.split(r" (?=[\w+]+\.)", words)]
+    monkeypatch.setattr(sys, "argv", ["gpuqa.sweep", *chosen])
+    with pytest.raises(SystemExit) as ended:
+        run_command(sweep, "sweep")
+    said = capfd.readouterr()
+    assert ended.value.code == 2
+    assert told in said.err
+    assert said.err.count("\n") == 1, said.err
+    assert not list(tmp_path.rglob("*.jsonl"))
+
+
+UNLIKE = ["0, GPU-a, NVIDIA L4", "1, GPU-b, NVIDIA H200"]
+
+
+@pytest.mark.engine
+@pytest.mark.slow
+def test_a_sweep_over_two_cards_asks_for_them_once_and_compares_its_finalists_on_each(tmp_path: Path, command: Any) -> None:
+    """nvidia-smi is made up, and the engines on its cards run on the processor, because a test machine has no two cards."""
+    smi, asked = tmp_path / "nvidia-smi", tmp_path / "asked"
+    rows = "\\n".join(UNLIKE)
+    smi.write_text(f'#!/bin/sh\necho "$1" >> {asked}\ncase "$1" in *uuid*) printf \'{rows}\\n\' ;; esac\n')
+    smi.chmod(0o755)
+    words = ["experiment=none", "engine=transformers", "engine.args.batch_size=1,2", "prompt=bare", "quantization=none"]
+    words += ["dataset.limit=3", "sampling.max_tokens=8", "workload.repeats=2", "study.max_repeats=4", "study.name=two"]
+    words += ["selection.min_rouge_l_f1_judge=0", "selection.min_rouge_l_f1_of_best=0", "selection.max_truncated_fraction=1"]
+    env = {**os.environ, "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", "COLUMNS": "300", "OMP_NUM_THREADS": "1"}
+    done = command("sweep", *words, "executor.gpus=all", cwd=tmp_path, env=env)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "on 2 engines, side by side on GPU 0; GPU 1" in done.stdout
+    assert "the GPUs are not alike (GPU 0: NVIDIA L4; GPU 1: NVIDIA H200): speeds are compared on one GPU only" in done.stdout
+    assert asked.read_text().count("index,uuid,name") == 1
+    told = "which are not alike; speeds were compared on each of them only."
+    assert told in " ".join(done.stdout.split())
+    verdict = finalists.judge(
+        Journal(tmp_path / "experiments" / "two").read_study(), RULE, Journal(tmp_path / "experiments" / "two")
+    )
+    places = [device.place for device in verdict.verdict.winner.measurement.devices]  # type: ignore[union-attr]
+    assert places == ["GPU 0", "GPU 0", "GPU 1", "GPU 1"]

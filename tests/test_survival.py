@@ -29,6 +29,7 @@ from gpuqa.study import study
 from gpuqa.study.journal import Journal
 
 KILLS = int(os.environ.get("GPUQA_KILLS", "3"))  # `make simulations` takes 20
+WORKER_KILLS = int(os.environ.get("GPUQA_WORKER_KILLS", "2"))  # `make simulations` takes 5
 RACE_KILLS = 2
 BETWEEN_PASSES = "two of three kills come after a pass more than the one before"
 SWEEP = ["prompt=bare,structured", "quantization=none", "engine.args.max_num_seqs=16,64",
@@ -83,6 +84,24 @@ def test_a_race_that_is_killed_again_and_again_ends_as_one_that_nobody_disturbed
     assert 0 <= lost <= RACE_KILLS, "no pass is measured twice; a kill may come after it is kept and before it is told"
     assert found["kept_after_each_kill"] == sorted(found["kept_after_each_kill"])
     assert len(set(found["kept_after_each_kill"])) > RACE_KILLS // 2, BETWEEN_PASSES
+    assert found["left_over"] == []
+
+
+@pytest.mark.engine
+@pytest.mark.slow
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="there is one core")
+def test_a_study_with_two_workers_that_is_killed_again_and_again_ends_as_one_without_workers(tmp_path: Path) -> None:
+    """That no engine outlives the study, `kill_study.py` asserts after each kill."""
+    script = [sys.executable, str(ROOT / "tests" / "kill_study.py"), str(tmp_path), "1", str(WORKER_KILLS), "workers"]
+    done = subprocess.run(script, cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True, timeout=1200)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["exit"] == 0
+    assert found["end"] == found["undisturbed_end"], "the same scores"
+    assert found["names"] == found["expected_names"], "the same table"
+    assert found["measured"] == found["distinct"] == found["cells"] == 8, "every cell once"
+    assert found["passes"] == found["expected_passes"], "every pass once"
+    assert found["kept_to_the_end"] == found["kept_after_each_kill"][-1] > 0, "and none again after the last kill"
     assert found["left_over"] == []
 
 

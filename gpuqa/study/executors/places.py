@@ -48,8 +48,10 @@ def places_of(config: ExecutorConfig, engine_gpus: int) -> list[Place]:
         return []
     models = hardware.visible_gpu_models()
     ids = chosen_gpus(config, list(models))
-    sets = [ids[first : first + engine_gpus] for first in range(0, len(ids) - engine_gpus + 1, max(engine_gpus, 1))]
-    if not sets or not engine_gpus:
+    takes = "engines of this study compute on none; executor.workers=2 runs them side by side on cores"
+    check(engine_gpus > 0, "executor.gpus", config.gpus, f"null here: {takes}")
+    sets = [ids[first : first + engine_gpus] for first in range(0, len(ids) - engine_gpus + 1, engine_gpus)]
+    if not sets:
         raise UserError(f"executor.gpus: got {config.gpus!r}, {len(ids)} in all; an engine of this study takes {engine_gpus}")
     return [place_of(each, models) for each in sets]
 

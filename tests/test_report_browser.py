@@ -12,7 +12,7 @@ import pytest
 from browser import DESKTOP, PHONE, Browser, browsing, contrast
 from reported import answer, trial
 
-from gpuqa.config.measurement import SelectionConfig
+from gpuqa.config.measurement import Rule, SelectionConfig
 from gpuqa.measure.fingerprint import Stage, at_stage
 from gpuqa.records import Answer, Dropped, Timing, Trial
 from gpuqa.selection.decision import decide
@@ -269,6 +269,20 @@ def test_what_is_folded_away_is_printed(browser: Browser, page: str) -> None:
     assert (before > 3, browser.run(closed)) == (True, 0)
     browser.run("dispatchEvent(new Event('afterprint'))")
     assert browser.run(closed) == before
+
+
+def test_a_study_that_was_not_scored_and_one_that_ranks_by_quality_say_so(browser: Browser, tmp_path: Path) -> None:
+    unscored = trial({"n": "1"}, rouge_l_f1=None, rouge_l_f1_judge=None)
+    anything = SelectionConfig(name="fastest", rule=Rule.fastest, min_rouge_l_f1_judge=0.0, min_rouge_l_f1_of_best=0.0)
+    report.write(Result("Study s", decide([unscored], anything), rule=anything), tmp_path)
+    browser.show(f"file://{tmp_path / 'report.html'}")
+    assert browser.text("#chart") == "No answer was scored, so there is no quality to plot; the speeds are in the leaderboard."
+    best = SelectionConfig(name="best_quality", rule=Rule.best_quality, min_rouge_l_f1_judge=0.0, min_rouge_l_f1_of_best=0.0)
+    trials = [trial({"n": str(place)}, rouge_l_f1=0.5 - 0.1 * place, chars_per_s=7.0) for place in range(2)]
+    report.write(Result("Study s", decide(trials, best), rule=best), tmp_path)
+    browser.show(f"file://{tmp_path / 'report.html'}")
+    assert browser.text(".sentence").startswith("0 came out best in ROUGE-L with ROUGE-L 0.5000 at 7 characters a second")
+    assert browser.complaints() == []
 
 
 def test_a_study_of_one_cell_and_one_without_numbers_are_drawn_without_complaint(browser: Browser, tmp_path: Path) -> None:

@@ -134,7 +134,7 @@ def test_first_round_finals_and_confirmation_stand_apart(tmp_path: Path) -> None
         "confirmed": 80.0,
     }
     assert (cell_of(data, prompt="a")["decisive"], cell_of(data, prompt="b")["decisive"]) == ("again", "first")
-    assert (data["verdict"]["speed"], data["verdict"]["frozen"], data["verdict"]["confirmed"]) == (90.0, 80.0, True)
+    assert (data["verdict"]["frozen"], data["verdict"]["confirmed"]) == (80.0, True)
 
 
 def test_every_pass_has_its_moment_and_engine_and_every_reading_its_moment(tmp_path: Path) -> None:

@@ -42,8 +42,11 @@ function drawChart() {
     ),
   );
   const points = DATA.cells.map(pointOf).filter(Boolean);
-  const without = DATA.cells.filter((cell) => !points.some((point) => point.cell === cell));
-  if (!points.length) return box.replaceChildren(el("p", {}, text("chart_empty")), ...withoutNumbers(without));
+  const without = DATA.cells.filter((cell) => !decisive(cell));
+  if (!points.length) {
+    const why = text(without.length < DATA.cells.length ? "chart_unscored" : "chart_empty");
+    return box.replaceChildren(el("p", {}, why), ...withoutNumbers(without));
+  }
   const frame = frameOf(points, Math.max(300, box.clientWidth));
   const picture = svg("svg", {
     width: frame.width,

@@ -76,7 +76,6 @@ def verdict_of(result: Result) -> dict[str, Any]:
     verdict, rule, winner = result.verdict, result.rule, result.verdict.winner
     told: dict[str, Any] = {"outcome": verdict.outcome.name if verdict.outcome else None, "reason": verdict.reason}
     told |= {"winner": winner.name if winner else None, "first": verdict.first.name if verdict.first else None}
-    told |= {"speed": winner.measurement.chars_per_s if winner and winner.measurement else None}
     told |= {"leads": [lead_of(comparison, rule) for comparison in verdict.comparisons]}
     told |= {"counts": counts_of(verdict), "left_out": verdict.left_out, "questions": verdict.questions}
     told |= {"few_questions": verdict.questions < FEWEST_QUESTIONS, "fewest_questions": FEWEST_QUESTIONS}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from gpuqa.records import Trial
@@ -31,7 +31,7 @@ def setup_of(result: Result) -> dict[str, Any]:
     }
 
 
-def shared(trials: Sequence[Trial], values_of: Any) -> dict[str, list[Any]]:
+def shared(trials: Sequence[Trial], values_of: Callable[[Trial], dict[str, Any]]) -> dict[str, list[Any]]:
     """Dotted keys -> the different values that the trials have, in their order: one value where they all agree."""
     rows: dict[str, list[Any]] = {}
     for trial in trials:

@@ -1,12 +1,32 @@
 // The verdict: one sentence, what it rests on, what it leaves open, and how to serve the winner.
 const NEAREST = 4; // rivals that are named at once
 
+// By which number of a winner a rule is told.
+const NUMBERS = {
+  fastest: "number_speed",
+  best_quality: "number_quality",
+  weighted: "number_quality",
+  knee: "number_quality",
+  goodput: "number_goodput",
+  cheapest: "number_energy",
+};
+
+function numberOf(rule, {numbers}) {
+  return text(NUMBERS[rule] ?? "number_speed", {
+    speed: shown(numbers.chars_per_s, ",.0f"),
+    rouge: shown(numbers.rouge_l_f1, ".4f"),
+    goodput: shown(numbers.goodput_questions_per_s, ",.4g"),
+    joules: shown(numbers.joules_per_output_token, ",.4g"),
+  });
+}
+
 function drawVerdict() {
   const verdict = DATA.verdict,
     outcome = verdict.outcome ?? "none",
     winner = CELLS.get(verdict.winner);
   const title = text(`rule_${verdict.rule}`);
-  const sentence = text(`said_${outcome}`, {winner: winner && nameOf(winner), title, speed: shown(verdict.speed, ",.0f")});
+  const number = winner ? numberOf(verdict.rule, decisive(winner)) : "";
+  const sentence = text(`said_${outcome}`, {winner: winner && nameOf(winner), title, number});
   const solid = ["WIN", "TIE", "ONLY_ELIGIBLE"].includes(outcome);
   $("verdict").className = `verdict${solid ? "" : " open"}`;
   const first = verdict.first !== verdict.winner && verdict.first ? text("other_first", {first: named(verdict.first)}) : "";

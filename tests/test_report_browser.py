@@ -261,14 +261,15 @@ def test_light_and_dark_are_different_and_readable(browser: Browser, page: str) 
         assert all(contrast(ink, paper) > 4.5 for ink in inks), "WCAG's AA"
 
 
-def test_what_is_folded_away_is_printed(browser: Browser, page: str) -> None:
+def test_what_is_folded_away_is_printed_and_so_is_every_question(browser: Browser, page: str) -> None:
     browser.show(page)
     closed = "return document.querySelectorAll('details:not([open]):not(.pick), tr.why[hidden]').length"
-    before = browser.run(closed)
+    before, questions = browser.run(closed), "return document.querySelectorAll('.question').length"
+    assert browser.run(questions) == 20
     browser.run("dispatchEvent(new Event('beforeprint'))")
-    assert (before > 3, browser.run(closed)) == (True, 0)
+    assert (before > 3, browser.run(closed), browser.run(questions)) == (True, 0, 24)
     browser.run("dispatchEvent(new Event('afterprint'))")
-    assert browser.run(closed) == before
+    assert (browser.run(closed), browser.run(questions)) == (before, 20)
 
 
 def test_a_study_that_was_not_scored_and_one_that_ranks_by_quality_say_so(browser: Browser, tmp_path: Path) -> None:

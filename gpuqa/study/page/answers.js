@@ -105,16 +105,17 @@ function fits(question, a, b) {
   return {won: a[score] > b[score], lost: a[score] < b[score], differ: a.text !== b.text}[filter];
 }
 
-function showQuestions() {
+function showQuestions(count = reading.count) {
   const {questions} = DATA.answers;
+  if (!$("questions")) return; // no answers are at hand
   const rows = questions
     .map((question, place) => [question, answerOf(reading.a, place), answerOf(reading.b, place)])
     .filter((row) => fits(...row));
   $("shown-count").textContent =
     `${text("shown_count", {shown: rows.length, all: questions.length})} ${reading.a === reading.b ? "" : text("marked")}`;
-  const rest = rows.length - reading.count;
+  const rest = rows.length - count;
   $("questions").replaceChildren(
-    ...rows.slice(0, reading.count).map((row) => questionBox(...row)),
+    ...rows.slice(0, count).map((row) => questionBox(...row)),
     rest > 0
       ? el(
           "button",

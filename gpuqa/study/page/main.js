@@ -46,14 +46,17 @@ new ResizeObserver(([{contentRect}]) => {
   drawChart();
   drawHistory();
 }).observe(document.querySelector("main"));
+// What is folded away is printed too, and all questions that fit the filter.
 let opened = [];
+const show = (element, on) => (element.tagName === "TR" ? (element.hidden = !on) : (element.open = on));
 addEventListener("beforeprint", () => {
-  // what is folded away is printed too
+  showQuestions(Infinity);
   opened = [...document.querySelectorAll("details:not([open]):not(.pick)"), ...document.querySelectorAll("tr.why[hidden]")];
-  for (const element of opened) element.tagName === "TR" ? (element.hidden = false) : (element.open = true);
+  for (const element of opened) show(element, true);
 });
 addEventListener("afterprint", () => {
-  for (const element of opened) element.tagName === "TR" ? (element.hidden = true) : (element.open = false);
+  showQuestions();
+  for (const element of opened) show(element, false);
 });
 draw();
 document.documentElement.dataset.ready = "true";

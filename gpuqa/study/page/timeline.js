@@ -53,7 +53,7 @@ function timeline() {
     each = 18,
     clocks = readings(),
     rowCount = starts.length + (spans.length ? 1 : 0),
-    height = rowCount * each + 30 + (clocks.length ? 90 : 0);
+    height = rowCount * each + 30 + (clocks.length ? 104 : 0);
   const x = (moment) => 6 + ((moment - zero) / (end - zero || 1)) * (width - 16),
     ticks = ticksOf(0, end - zero, width < 600 ? 4 : 9);
   const picture = svg("svg", {width, height, viewBox: `0 0 ${width} ${height}`, role: "group", "aria-label": text("timeline")});
@@ -147,7 +147,7 @@ function clockPanel(clocks, x, top) {
     const values = clocks.map((reading) => reading[key]),
       low = Math.min(...values),
       high = Math.max(...values),
-      y = (value) => top + place * 40 + 30 - ((value - low) / (high - low || 1)) * 26;
+      y = (value) => top + place * 46 + 42 - ((value - low) / (high - low || 1)) * 22;
     return [
       svg("polyline", {
         points: clocks.map((reading) => `${x(reading.at)},${y(reading[key])}`).join(" "),
@@ -157,7 +157,7 @@ function clockPanel(clocks, x, top) {
       }),
       svg(
         "text",
-        {class: "label", x: 8, y: top + place * 40 + 12},
+        {class: "label", x: 8, y: top + place * 46 + 12},
         `${text("clocks")}: ${low === high ? low : `${low}–${high}`} ${unit}`,
       ),
     ];

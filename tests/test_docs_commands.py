@@ -29,6 +29,7 @@ run_them = [pytest.mark.slow, pytest.mark.engine, pytest.mark.skipif(not RUNS, r
 BLOCK = re.compile(r"(?ms)(?:^ *<!-- not run: ([^`]+?) -->\n)?^ *```sh\n(.*?)^ *```$")
 MARK_OF_A_LINE = re.compile(r"<!-- not run: `([^`]+)`: (.+?) -->")
 IN_A_LINE = re.compile(r"`((?:[A-Z_]+=\S+ )*(?:python3?|pip|make|bash|docker|pytest) [^`]+)`")
+NAMES = {"pip install"}  # of a program, in a sentence
 FORM = re.compile(r"(^|[ =/])[A-Z]{2,}(?![\w=])|\.\.\.")  # of a command, in words such as FOLDER; not a command
 MADE_FIRST = {f"cp -r docs/examples {COPY_OF_THE_EXAMPLES}"}  # by the fixture
 TYPED = ("curl", "PYTHONPATH=.")  # begin commands that run as they are typed, beside a service
@@ -74,7 +75,9 @@ def lines_of(page: Path) -> list[Line]:
         for line in block.splitlines()
         if line.strip() and not line.strip().startswith("#")
     ]
-    lines += [Line(page, found) for found in IN_A_LINE.findall(re.sub(r"(?ms)^ *```.*?^ *```$", "", text))]
+    lines += [
+        Line(page, found) for found in IN_A_LINE.findall(re.sub(r"(?ms)^ *```.*?^ *```$", "", text)) if found not in NAMES
+    ]
     lines += [
         Line(page, shlex.join(["python", "-m", f"gpuqa.{command.name}", *command.words])) for command in commands_of(page)
     ]
@@ -87,7 +90,8 @@ MARKED = {line.words for line in LINES if line.why_not} | {
 }
 DISTINCT = list({line.words: line for line in LINES}.values())
 TO_RUN = [line for line in DISTINCT if line.words not in MARKED and (line.name in COMMANDS or line.words[0] in TYPED)]
-MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
+MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8").replace("$(PYTHON)", "python")
+MADE = [" ".join(line.replace('"', "").split()) for line in MAKEFILE.splitlines() if line.startswith("\t")]
 
 
 def way_of(line: Line) -> str:
@@ -97,10 +101,8 @@ def way_of(line: Line) -> str:
         "is marked": line.words in MARKED,
         "runs here": line in TO_RUN or str(line) in MADE_FIRST,
         "is the line of .ci/run": line.text.startswith("python3 -m venv .venv") and line.text.endswith("-m pytest"),
-        "is a target of make, or runs in one": (
-            re.fullmatch(r"make [a-z-]+", str(line)) is not None and f"\n{line.words[1]}:" in MAKEFILE
-        )
-        or str(line).replace("python ", "$(PYTHON) ") in MAKEFILE.replace("\\\n", "").replace('"', ""),
+        "is a target of make": re.fullmatch(r"make [a-z-]+", str(line)) is not None and f"\n{line.words[1]}:" in MAKEFILE,
+        "runs in one, with these settings or others": any(str(line).startswith(made) for made in MADE),
         "is a test": "pytest" in line.words and test is not None and (ROOT / test).exists(),
         "is held by tests/test_site.py": str(line) == "python docs/site/pictures.py",
         "prints the list of commands": str(line) == "python -m gpuqa",  # tests/test_main.py
@@ -132,7 +134,7 @@ def test_what_make_docs_commands_runs_is_of_every_command_that_can_run_without_a
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that is a checkout to a command, with the study of the README, its copy `new`, and an `old` one."""
+    """A folder that is a checkout to a command, with the study of the README, its copies, and an `old` one."""
     folder = tmp_path_factory.mktemp("checkout")
     (folder / "experiments").mkdir()
     for entry in (*ROOT.iterdir(), *(ROOT / "experiments").iterdir()):
@@ -144,7 +146,8 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for words in ([], ["experiment=none", "prompt=expert", "study.name=old"]):
         study = run_command("sweep", *quick(words), cwd=folder)
         assert study.returncode == 0, study.stdout + study.stderr
-    shutil.copytree(folder / "experiments" / "embedded", folder / "experiments" / "new")
+    for copy in ("new", "mine", "my_study"):
+        shutil.copytree(folder / "experiments" / "embedded", folder / "experiments" / copy)
     return folder
 
 

@@ -186,9 +186,9 @@ def test_finalists_are_measured_again_in_a_fresh_engine_once_and_frozen_so(
     cells = [replace(one, config=replace(one.config, selection=rule)) for one in cells]
     journal.write_study([(one.key, one.axes) for one in cells], finalists=2)
     outcome, _ = run(cells, journal.study_file.parent)
-    sweep.measure_finalists(cells, outcome.trials, journal, console)
+    sweep.measure_finalists(cells, outcome.trials, journal, TextOutput(console))
     assert engines == ["start", "close"] * 3, "the first round, the finals, the winner once more"
-    sweep.measure_finalists(cells, outcome.trials, journal, console)
+    sweep.measure_finalists(cells, outcome.trials, journal, TextOutput(console))
     assert engines == ["start", "close"] * 3, "and not again"
     assert len((tmp_path / "experiments" / "start_noise.jsonl").read_text(encoding="utf-8").splitlines()) == 1
     again = [known for one in cells if (known := journal.read().get(at_stage(one.key, Stage.finals)))]

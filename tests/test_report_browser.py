@@ -295,3 +295,4 @@ def test_a_study_of_one_cell_and_one_without_numbers_are_drawn_without_complaint
         browser.show(f"file://{folder / 'report.html'}")
         said.append((browser.text(".outcome"), browser.complaints()))
     assert said == [("Only one eligible", []), ("No winner", []), ("No winner", [])]
+    assert "no trial was measured, so there is no winner" in browser.text("#verdict"), "why is not folded away then"

@@ -33,11 +33,11 @@ function drawVerdict() {
   $("verdict").replaceChildren(
     el("p", {class: "outcome"}, text(`outcome_${outcome}`)),
     el("p", {class: "sentence"}, `${sentence} ${first}`.trim()),
-    el("dl", {class: "facts"}, ...(winner ? winnerFacts(verdict, winner) : []), fact("not_told", notTold(verdict, winner))),
+    el("dl", {class: "facts"}, ...(winner ? winnerFacts(verdict, winner) : []), ...factIfAny("not_told", notTold(verdict, winner))),
     ...(DATA.setup.commands.serve && winner
       ? [el("p", {class: "serve"}, text("serve")), commandLine(DATA.setup.commands.serve)]
       : []),
-    el("details", {}, el("summary", {}, text("full_text")), el("p", {lang: "en", class: "reason"}, verdict.reason)),
+    el("details", {open: !winner}, el("summary", {}, text("full_text")), el("p", {lang: "en", class: "reason"}, verdict.reason)),
   );
 }
 
@@ -46,6 +46,10 @@ function fact(key, items) {
     el("dt", {}, text(key)),
     el("dd", {}, items.length > 1 ? el("ul", {}, ...items.map((item) => el("li", {}, item))) : items),
   ];
+}
+
+function factIfAny(key, items) {
+  return items.length ? fact(key, items) : [];
 }
 
 function winnerFacts(verdict, winner) {
@@ -116,7 +120,7 @@ function notTold(verdict, winner) {
     counts.failed && text("told_failed", {count: counts.failed}),
     counts.dropped && text("told_dropped", {count: counts.dropped}),
   ].filter(Boolean);
-  return items.length ? items : [text("told_all")];
+  return items.length || !winner ? items : [text("told_all")];
 }
 
 function commandLine(command) {

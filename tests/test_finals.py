@@ -234,6 +234,13 @@ def test_on_eight_cards_every_one_has_a_start_before_the_first_look() -> None:
     assert all(len(starts) == 2 for starts in seen.starts.values())
 
 
+def test_few_repeats_are_shared_by_all_cards() -> None:
+    found = cells(BARE, NARROW, study__max_repeats=4)
+    slow_starts = [cell(number, [10_000.0], engine_start_s=60.0, seconds=1.0) for number in (1, 2)]
+    assert schedule_of(found, slow_starts, CARDS[:2]).a_start == 2
+    assert schedule_of(found, slow_starts).a_start == 4
+
+
 @pytest.mark.parametrize("rows", [(BARE, KEYWORDS), (BARE, NARROW)], ids=["one engine", "two engines"])
 def test_places_that_share_a_processor_take_turns(rows: tuple[dict[str, Any], ...]) -> None:
     seen = at_places(cells(*rows), CORES)

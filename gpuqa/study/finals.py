@@ -51,10 +51,11 @@ def schedule_of(cells: Sequence[Cell], first_round: Sequence[Trial], places: Seq
     pass_s = sum(numbers.seconds for numbers in measured)
     in_that_time = min(MOST_ON_A_START, int(start_s / pass_s)) if pass_s else 0
     a_start = max(2, in_that_time, *(cell.config.workload.repeats for cell in cells))  # one pass would tell no noise
+    count, most = max(1, len(places)), cells[0].config.study.max_repeats
+    a_start = a_start if most is None else max(2, min(a_start, most // count))  # every place has its share
     unit, passes = (Unit.rounds, 1) if len(group_by_engine(cells)) == 1 else (Unit.starts, a_start)
-    count = max(1, len(places))
     looks = sorted({math.ceil(look / count) * count * passes for look in LOOKS[unit]})
-    limit = cells[0].config.study.max_repeats or looks[-1]
+    limit = most or looks[-1]
     return Schedule(a_start, [look for look in looks if look <= limit] or [limit], places)
 
 

@@ -22,7 +22,7 @@ test:  # everything that runs without a GPU: 17 to 20 minutes on two cores
 docs:  # the site, to .cache/site/html; needs no network
 	$(PYTHON) docs/site/build.py
 
-docs-commands:  # every command of the README and docs/ that this machine can run: half an hour on two cores
+docs-commands:  # every command of the README and docs/ that this machine can run: 40 minutes on two busy cores
 	GPUQA_DOCS_COMMANDS=1 $(PYTHON) -m pytest -s tests/test_docs_commands.py
 
 gpu-smoke:  # on a machine with a GPU and vLLM's CUDA build

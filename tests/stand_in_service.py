@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import uvicorn
@@ -78,6 +79,18 @@ class Served:
 
     def wait_for(self, reply: Reply) -> None:
         until(lambda: self.status() == reply)
+
+
+@contextmanager
+def another_server(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+    """A server that is none of ours, in a thread; its address."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+    server.server_close()
+    thread.join()
 
 
 def until(holds: Callable[[], bool]) -> None:

@@ -8,17 +8,16 @@ import json
 import os
 import signal
 import sys
-import threading
 import time
 from collections.abc import AsyncGenerator, Iterator, Sequence
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
 import pytest
 import stand_in_service
 from conftest import end_session, run_command, start_python
-from stand_in_service import ScriptedEngine, scripted, serving, until
+from stand_in_service import ScriptedEngine, another_server, scripted, serving, until
 from written_study import ANSWERS, FAST, RULE, measured
 
 from gpuqa import frozen
@@ -221,14 +220,9 @@ def other_server() -> Iterator[list[str]]:
         def log_message(self, *_: Any) -> None:
             """Nothing."""
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    said = [f"url=http://127.0.0.1:{server.server_address[1]}"]
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-    thread.start()
-    yield said
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with another_server(Handler) as address:
+        said = [f"url={address}"]
+        yield said
 
 
 def test_a_server_of_another_project_is_asked_and_what_it_does_not_count_is_not_available(asked, other_server):

@@ -9,17 +9,16 @@ import pty
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from itertools import pairwise
 from typing import Any
 
 import pytest
 from conftest import ROOT, child_environment, run_command
-from stand_in_service import ScriptedEngine, scripted, serving, until
+from stand_in_service import ScriptedEngine, another_server, scripted, serving, until
 
 from gpuqa.config import UserError, app
 from gpuqa.config.commands import WatchConfig
@@ -208,14 +207,9 @@ def other_server() -> Iterator[list[Any]]:
         def log_message(self, *_: Any) -> None:
             """Nothing."""
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    said = [f"url=http://127.0.0.1:{server.server_address[1]}", 200]
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-    thread.start()
-    yield said
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with another_server(Handler) as address:
+        said = [f"url={address}", 200]
+        yield said
 
 
 def test_another_server_is_refused_and_a_proxy_before_nobody_is_waited_for(ran, other_server):

@@ -10,13 +10,12 @@ measure side by side. Two cells on two engines get starts on every device; the l
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 from generated_trials import RULE, cell
-from simulate import FEW, NOISES, SDS, Ended, draws
+from simulate import FEW, NOISES, SDS, Ended, draws, main
 
 from gpuqa.measure.speed_tests import LOOKS, Unit
 from gpuqa.records import Device
@@ -67,12 +66,5 @@ def rows(studies: int) -> Iterator[str]:
             yield f"| {name} | " + " | ".join([*(f"{share:.1%}" for share in shares), f"{cost:.1f}"]) + " |"
 
 
-def main() -> None:
-    """Print the tables."""
-    studies = int(next((word.removeprefix("studies=") for word in sys.argv[1:] if word.startswith("studies=")), "1000"))
-    for line in rows(studies):
-        print(line, flush=True)
-
-
 if __name__ == "__main__":
-    main()
+    main(rows)

@@ -212,8 +212,8 @@ def rounds_of(ended: Sequence[Ended]) -> str:
     return f"{np.mean([study.cost for study in ended]):.1f}"
 
 
-def main() -> None:
-    """Print the tables."""
+def main(rows: Callable[[int], Iterator[str]] = rows) -> None:
+    """Print tables."""
     studies = int(next((word.removeprefix("studies=") for word in sys.argv[1:] if word.startswith("studies=")), "1000"))
     for line in rows(studies):
         print(line, flush=True)

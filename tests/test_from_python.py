@@ -81,6 +81,11 @@ def test_a_mistake_is_told_in_one_line_before_anything_starts(function, words, m
     assert capfd.readouterr() == ("", "")
 
 
+def test_a_plan_is_no_study_that_could_be_loaded():
+    with pytest.raises(UserError, match=r"^plan: got True, allowed is false here; `python -m gpuqa.sweep plan=true` says"):
+        gpuqa.run("experiment=none", "plan=true")
+
+
 # --------------------------------------------------------------------------------------------------------- load_study
 
 

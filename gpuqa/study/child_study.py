@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
-from gpuqa.config import UserError
+from gpuqa.config import UserError, check
 from gpuqa.config.app import INTERRUPTED, USER_ERROR
 from gpuqa.config.commands import SweepConfig, resolve
 from gpuqa.config.from_python import cells_of
@@ -51,6 +51,7 @@ def run(*overrides: str, config_dir: str | Path | None = None) -> LoadedStudy:
         StudyFailed: with the exit code and the last line.
     """
     first = resolve(cells_of("run", overrides, config_dir).compose(0), SweepConfig)
+    check(not first.plan, "plan", first.plan, "false here; `python -m gpuqa.sweep plan=true` says what a study would take")
     code, last = printed([*(["--config-dir", str(config_dir)] if config_dir else []), *overrides])
     if code in WITH_OR_WITHOUT_WINNER:
         return load_study(first.study.folder)

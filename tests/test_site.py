@@ -71,6 +71,12 @@ def test_a_page_holds_what_the_code_or_file_behind_it_says(site, page, texts):
     assert not [words for words in texts if words not in text]
 
 
+@pytest.mark.slow
+def test_the_search_knows_chinese_words_of_a_sentence(site):
+    index = (site / "searchindex.js").read_text(encoding="utf-8").encode().decode("unicode_escape", "ignore")
+    assert {"量化", "胜者", "goodput"} <= set(re.findall(r"\w+", index))
+
+
 def test_the_committed_pictures_are_those_that_the_script_draws(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "docs" / "site")
     pictures: Any = importlib.import_module("pictures")

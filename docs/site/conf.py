@@ -1,5 +1,31 @@
 """How Sphinx makes the site; `build.py` calls it on a copy of docs/ with the generated pages."""
 
+from __future__ import annotations
+
+import logging
+import re
+
+import jieba
+from sphinx import search
+from sphinx.search.en import SearchEnglish
+
+jieba.setLogLevel(logging.WARNING)
+
+
+class EnglishAndChinese(SearchEnglish):
+    """The words of the search: English ones by their stems, and Chinese ones as jieba cuts them."""
+
+    def split(self, input: str) -> list[str]:  # noqa: A002  (Sphinx calls it so)
+        """The words of a text."""
+        runs = re.findall(r"[\u4e00-\u9fff]+", input)
+        return [
+            *super().split(re.sub(r"[\u4e00-\u9fff]+", " ", input)),
+            *(word for run in runs for word in jieba.cut_for_search(run)),
+        ]
+
+
+search.languages["en"] = EnglishAndChinese
+
 project = "gpuqa"
 copyright = "the gpuqa authors, Apache-2.0"  # noqa: A001  (Sphinx reads this name)
 extensions = ["myst_parser"]

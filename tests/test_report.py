@@ -37,18 +37,6 @@ def printed(verdict: Verdict) -> str:
     return " ".join(console.file.getvalue().split())  # type: ignore[attr-defined]
 
 
-def test_a_leaderboard_is_read_as_a_table_in_which_names_stay_names(tmp_path):
-    names = ["none", "NA", "null"]
-    rows_of(
-        decide([trial({"quantization": name}, chars_per_s=100.0 + place) for place, name in enumerate(names)], RULE), tmp_path
-    )
-    table = report.read_leaderboard(tmp_path)
-    assert sorted(table["quantization"]) == sorted(names)
-    assert table["chars_per_s"].tolist() == [102.0, 101.0, 100.0]
-    assert table["roofline_fraction"].isna().all()
-    assert all(isinstance(key, str) for key in table["trial"])
-
-
 def test_the_leaderboard_has_a_row_a_trial_with_axes_rule_and_every_number(tmp_path):
     fast = trial({"prompt": "bare", "engine.args.max_num_seqs": "64"}, chars_per_s=300.0)
     low = trial({"prompt": "keywords", "engine.args.max_num_seqs": "16"}, chars_per_s=900.0, rouge_l_f1_judge=0.1)

@@ -26,7 +26,7 @@ from gpuqa.study.page.markdown import to_markdown
 from gpuqa.study.page.result import Result
 
 if TYPE_CHECKING:
-    import pandas as pd
+    pass
 
 NO_LEAD = {"first_leads_by": None, "first_leads_low": None, "first_leads_high": None, "p_value": None}
 
@@ -45,17 +45,6 @@ def leaderboard(verdict: Verdict, answers: Answers) -> list[dict[str, Any]]:
         numbers = {**numbers_of(trial, answers.get(trial.key, ())), **override_columns(trial)}
         rows.append({**eligible, **trial.axes, **numbers, "trial": trial.key[:16]})
     return rows
-
-
-def read_leaderboard(folder: str | Path) -> pd.DataFrame:
-    """The leaderboard of a study's folder as a table: a row a trial, an empty cell is a missing value, "NA" stays a text.
-
-    Raises:
-        FileNotFoundError: no study has ended in this folder.
-    """
-    import pandas as pd  # a second to import
-
-    return pd.read_csv(Path(folder) / "leaderboard.csv", keep_default_na=False, na_values=[""], dtype={"trial": str})
 
 
 def numbers_of(trial: Trial, answers: Sequence[Answer]) -> dict[str, Any]:

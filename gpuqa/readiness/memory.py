@@ -19,12 +19,12 @@ from gpuqa.pipeline.model_folder import read_json
 from gpuqa.readiness import Finding, State
 from gpuqa.roofline.checkpoint import Shape, read_shape, shape_of
 from gpuqa.roofline.formats import DTYPES, KV_FORMATS, format_of
+from gpuqa.roofline.load import USUAL_UTILIZATION
 from gpuqa.roofline.roofline import kv_bytes, layer_bytes
 from gpuqa.study.cell_checks import CellChecks
 
 UTILIZATION = "gpu_memory_utilization"
 SIZE = "kv_cache_memory_bytes"
-USUAL_UTILIZATION = 0.92  # vLLM's own: vllm/config/cache.py of 0.32
 USUAL_STEP = 2048  # tokens that vLLM computes at once at least, where `max_num_batched_tokens` is not set
 USUAL_WIDTH = 256  # answers at once, where `max_num_seqs` is not set
 CGROUP = Path("/sys/fs/cgroup")

@@ -13,6 +13,7 @@ from gpuqa.config.pipeline import Backend
 from gpuqa.engines import width_of_engine
 from gpuqa.records import Measurement, Trial
 
+USUAL_UTILIZATION = 0.92  # of a GPU's memory, where none is set: vLLM's own (vllm/config/cache.py of 0.32)
 L2_BYTES = 100e6  # the largest L2 cache of the cards in conf/gpu is the RTX 5090's, 96 MB
 
 

@@ -27,7 +27,7 @@ from gpuqa.config.paths import find
 from gpuqa.records import Trial
 from gpuqa.roofline.checkpoint import Shape, read_shape
 from gpuqa.roofline.formats import DTYPES, KV_FORMATS, WEIGHT_FORMATS, Arithmetic, KvFormat, format_of, packed_arithmetic
-from gpuqa.roofline.load import Load, Setup, block_of, measured_load
+from gpuqa.roofline.load import USUAL_UTILIZATION, Load, Setup, block_of, measured_load
 
 BEYOND = ("speculative_config", "tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size")
 
@@ -134,7 +134,7 @@ def sequences_that_fit(roof: Roof, setup: Setup, tokens: int, prefix: int = 0) -
     args, block = setup.args, block_of(setup)
     if setup.gpu.memory_gb is None:
         return None
-    budget = setup.gpu.memory_gb * 1e9 * float(args.get("gpu_memory_utilization") or 0.9)
+    budget = setup.gpu.memory_gb * 1e9 * float(args.get("gpu_memory_utilization") or USUAL_UTILIZATION)
     room = min(budget - roof.resident_bytes, float(args.get("kv_cache_memory_bytes") or budget))
     blocks = room / (roof.kv_bytes * block) - prefix / block
     return max(0, int(blocks // math.ceil((tokens - prefix) / block)))

@@ -13,7 +13,7 @@ import importlib.util
 import io
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,11 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from gpuqa.config import UserError, did_you_mean
+from gpuqa.config import UserError, did_you_mean, plain
 from gpuqa.config.app import run_command
 from gpuqa.config.command_line import override, terminal
 from gpuqa.config.commands import ReportConfig, TableFormat, resolve
+from gpuqa.config.measurement import SelectionConfig
 from gpuqa.machine.files import make_folder, write_atomically
 from gpuqa.measure.metric_table import shown
 from gpuqa.records import Trial
@@ -48,6 +49,7 @@ class Side:
     trials: list[Trial]  # in the verdict's order
     winner: Trial | None
     outcome: str
+    rule: SelectionConfig
 
     def trial(self, axes: dict[str, str]) -> Trial | None:
         """The cell with these axes, if it was measured."""
@@ -110,6 +112,7 @@ def write_tables(folder: Path, kind: TableFormat, console: Console) -> None:
     from gpuqa.study.tables import TABLES
 
     study, target = load_study(folder), folder / "tables"
+    tell(study.problems)
     make_folder(target)
     for name in TABLES:
         table = getattr(study, name)
@@ -134,10 +137,17 @@ def side_of(folder: Path) -> Side:
     if not first_round or rule is None:
         what = "no trial" if rule else "no rule in its study.yaml"
         raise UserError(f"study: {str(folder)!r} has {what}; the sweep's command goes on with it")
+    tell(journal.problems())
     verdict = judge(first_round, rule, journal).verdict
     outcome = verdict.outcome.value if verdict.outcome else "no winner"
     trials = [standing.trial for standing in verdict.standings]
-    return Side(folder.name, journal, journal.read(), trials, verdict.winner, outcome)
+    return Side(folder.name, journal, journal.read(), trials, verdict.winner, outcome, rule)
+
+
+def tell(problems: Sequence[str]) -> None:
+    """Say what of a study cannot be read, beside the output, which may go to another program."""
+    for problem in problems:
+        print(problem, file=sys.stderr)
 
 
 def show_side(side: Side, console: Console) -> None:
@@ -161,7 +171,7 @@ def show_beside(a: Side, b: Side, confidence: float, console: Console) -> None:
     if not pairs:
         console.print("no cell with the same axes was measured in both")
         return
-    for line in different(*pairs[0]):
+    for line in different(a, b, *pairs[0]):
         console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
     table = Table("cell", "number", a.name, b.name, "lead", "interval", "p", box=SIMPLE_HEAD)
     for first, second in pairs:
@@ -185,9 +195,12 @@ def beside(a: Side, b: Side, first: Trial, second: Trial, confidence: float) -> 
     ]
 
 
-def different(first: Trial, second: Trial) -> Sequence[str]:
-    """What differs between the same cell of two studies beside its numbers: configuration, versions, device."""
-    values, others = ({**trial.pipeline, **trial.setting, **trial.fingerprint} for trial in (first, second))
+def different(a: Side, b: Side, first: Trial, second: Trial) -> Sequence[str]:
+    """What differs between the same cell of two studies beside its numbers: configuration, rule, versions, device."""
+    values, others = (
+        {**trial.pipeline, **trial.setting, **trial.fingerprint, "selection": plain(asdict(side.rule))}
+        for side, trial in ((a, first), (b, second))
+    )
     return [f"{key}: {value_of(one)} | {value_of(other)}" for key, (one, other) in differences(values, others).items()]
 
 

@@ -157,7 +157,8 @@ def measure_finalists(
     began, limit = time.perf_counter(), cells[0].config.study
     are = "finalist is" if len(again) == 1 else "finalists are"
     schedule = schedule_of(again, contest.choice.finalists, places)
-    until = f"until they are decided, at most {schedule.looks[-1]} times or for {limit.seconds:g} s"
+    least = f"{schedule.looks[0]} times each at least, {schedule.looks[-1]} at most"
+    until = f"until they are decided or {limit.seconds:g} s are spent: {least}"
     output.say(f"{len(again)} {are} measured again, {until} (study.finalists, max_repeats, seconds)", event="finals")
     with output.watch(again, journal.engine_log, schedule.looks[-1], len(places)) as observer:
         outcome = asyncio.run(study.run_finals(again, journal, observer, contest.undecided, schedule))

@@ -12,7 +12,7 @@ from conftest import run_command
 from small_study import config
 
 from gpuqa.measure.cell import Cell
-from gpuqa.records import Question
+from gpuqa.records import Answered, Pass, Question
 from gpuqa.study.journal import Journal
 from gpuqa.study.outlook import Outlook, lines_of, outlook_of
 
@@ -79,21 +79,33 @@ def test_without_an_earlier_study_a_named_card_gives_a_bound_and_no_card_gives_n
     assert lines_of(outlook_of([cell()], journal), study)[1].startswith("time: not known, because no study on this device lies")
     named = outlook_of([cell(gpu="rtx5090")], journal)
     assert named.seconds is not None
-    assert " at least, by the roofline of the card that gpu names" in lines_of(named, study)[1]
+    assert "at least " in lines_of(named, study)[1]
+    assert lines_of(named, study)[1].endswith(" on the card that gpu names, by its roofline: engines take longer")
 
 
-def test_a_study_that_cannot_be_read_tells_nothing(tmp_path: Path) -> None:
-    kept(tmp_path / "earlier", cell(prompt="bare")).file.write_text('{"format": 1}\n', encoding="utf-8")
-    assert outlook_of([cell()], Journal(tmp_path / "mine")).trials == 0
+def test_a_study_that_cannot_be_read_tells_nothing_and_is_named(tmp_path: Path) -> None:
+    journal = kept(tmp_path / "earlier", cell(prompt="bare"))
+    journal.file.unlink()
+    journal.file.mkdir()
+    found = outlook_of([cell()], Journal(tmp_path / "mine"))
+    assert (found.trials, found.unread) == (0, [str(tmp_path / "earlier")])
+    assert lines_of(found, cell().config.study)[1].startswith(f"not read: {tmp_path / 'earlier'}; ")
+
+
+def test_passes_that_an_interrupted_run_has_kept_are_not_counted_again(tmp_path: Path) -> None:
+    one, journal = cell(prompt="bare"), Journal(tmp_path / "mine")
+    journal.write_study([(one.key, one.axes)])
+    journal.write_pass(one.key, Pass(Answered([], 1.0, []), 0, [], 0.0, 1.0, 1.0, 0.0))
+    assert outlook_of([one], journal).passes == 2
 
 
 def test_finalists_and_a_race_are_told_as_the_most_that_they_may_take() -> None:
     study = cell().config.study
-    found = Outlook(cells=4, kept=0, copies=0, engines=2, passes=12, seconds=100.0, confirmation_s=30.0, trials=3)
+    found = Outlook(cells=4, kept=0, copies=0, engines=2, passes=12, seconds=100.0, confirmation_s=30.0, trials=3, unread=[])
     assert lines_of(found, study) == [
         "4 cells: 4 to be measured; 2 engine starts, 12 passes",
-        "first round: about 2 min, by 3 trials of earlier studies on this device",
-        "finalists: at most 10 min (study.seconds), or until their first comparison; then the winner once more: about 30 s",
+        "first round: about 2 min, by 3 earlier measurements of cells on this device",
+        "finalists: at most 600 s (study.seconds), or until their first comparison; then the winner once more: about 30 s",
     ]
     assert len(lines_of(found, replace(study, finalists=0))) == 2
     assert lines_of(found, replace(study, racing=True))[0].endswith("12 passes at most")

@@ -69,6 +69,22 @@ def test_tables_have_the_same_columns_whatever_failed_and_no_lists(root: Path, k
     assert len(read(root / "old" / "tables" / f"answers.{kind}")) == 8
 
 
+@pytest.mark.parametrize("options", [{"study": "old,new"}, {"study": "old", "tables": "csv"}], ids=["compared", "tables"])
+def test_a_file_of_a_study_that_is_damaged_is_named_beside_the_output(root: Path, options: dict[str, str], capsys: Any) -> None:
+    damaged = next((root / "old" / "trials").glob("*.answers.jsonl"))
+    damaged.write_bytes(damaged.read_bytes()[:40])
+    assert told(root, **options) == 0
+    said = capsys.readouterr()
+    assert damaged.name in said.err
+    assert damaged.name not in said.out
+
+
+def test_another_rule_is_among_what_differs(root: Path, capsys: Any) -> None:
+    write_study(root / "strict", rule=replace(RULE, min_rouge_l_f1_judge=0.9))
+    assert told(root, study="old,strict") == 0
+    assert "  selection.min_rouge_l_f1_judge: " in capsys.readouterr().out
+
+
 def test_a_machine_without_pyarrow_says_in_one_line_what_to_do(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)  # it is installed where tests run
     with pytest.raises(

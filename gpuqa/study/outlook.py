@@ -34,7 +34,8 @@ class Outlook:
     passes: int  # at most, where a race or a search may end earlier
     seconds: float | None  # of all that; None where nothing tells
     confirmation_s: float | None  # of the winner's last measurement
-    trials: int  # of earlier studies that tell it; 0: the roofline of a named card alone
+    trials: int  # of earlier studies that tell it, those of finalists too; 0: the roofline of a named card alone
+    unread: list[str]  # folders of studies that cannot be read, and tell nothing
 
 
 def outlook_of(cells: Sequence[Cell], journal: Journal, at_once: int = 1) -> Outlook:
@@ -44,10 +45,12 @@ def outlook_of(cells: Sequence[Cell], journal: Journal, at_once: int = 1) -> Out
     kept = [cell for cell in cells if cell.key in known]
     left = [cell for cell in cells if cell.key not in known | copies]
     durations = Durations()
-    trials = learn_earlier(durations, cells, journal.study_file.parent.parent)
+    earlier, unread = earlier_trials(journal.study_file.parent.parent)
+    trials = learn_earlier(durations, cells, earlier)
     tells = durations.known or cells[0].config.gpu.bandwidth_gb_per_s is not None
-    groups = group_by_engine(left)
-    works = [{cell.key: work_of(cell, most_passes(cell.config.workload)) for cell in group} for group in groups]
+    missing = {cell.key: most_passes(cell.config.workload) - len(journal.read_passes(cell.key)) for cell in left}
+    groups = group_by_engine([cell for cell in left if missing[cell.key] > 0])
+    works = [{cell.key: work_of(cell, missing[cell.key]) for cell in group} for group in groups]
     took = [durations.seconds(work) for work in works]
     again = [durations.seconds({cell.key: work_of(cell, most_passes(cell.config.workload))}) for cell in cells]
     return Outlook(
@@ -59,13 +62,14 @@ def outlook_of(cells: Sequence[Cell], journal: Journal, at_once: int = 1) -> Out
         seconds=max([sum(took) / at_once, *took]) if tells else None,
         confirmation_s=max(again) if tells else None,
         trials=trials,
+        unread=unread,
     )
 
 
-def learn_earlier(durations: Durations, cells: Sequence[Cell], root: Path) -> int:
-    """Learn from the trials of all studies in a folder that ran on this device -> how many."""
+def learn_earlier(durations: Durations, cells: Sequence[Cell], trials: Sequence[Trial]) -> int:
+    """Learn from the trials that ran on this device -> how many."""
     device, own, count = cells[0].fingerprint["device"], own_chars(cells[0].questions), 0
-    for trial in earlier_trials(root):
+    for trial in trials:
         if trial.measurement is None or trial.fingerprint.get("device") != device:
             continue
         work = work_of_trial(trial, own)
@@ -75,15 +79,15 @@ def learn_earlier(durations: Durations, cells: Sequence[Cell], root: Path) -> in
     return count
 
 
-def earlier_trials(root: Path) -> list[Trial]:
-    """The trials of all studies in a folder; what cannot be read tells nothing."""
-    trials: list[Trial] = []
+def earlier_trials(root: Path) -> tuple[list[Trial], list[str]]:
+    """The trials of all studies in a folder, and the folders that cannot be read."""
+    trials, unread = list[Trial](), list[str]()
     for file in sorted(root.glob("*/study.yaml")):
         try:
             trials += Journal(file.parent).read().values()
         except UserError:
-            continue
-    return trials
+            unread.append(str(file.parent))
+    return trials, unread
 
 
 def lines_of(outlook: Outlook, study: StudyConfig) -> list[str]:
@@ -94,15 +98,18 @@ def lines_of(outlook: Outlook, study: StudyConfig) -> list[str]:
     passes = counted(outlook.passes, "pass", "passes")
     sizes = f"{counted(outlook.cells, 'cell')}: {measured} to be measured{kept}{copies}"
     lines = [f"{sizes}; {counted(outlook.engines, 'engine start')}, {passes}" + (" at most" if study.racing else "")]
+    if outlook.unread:
+        lines.append(f"not read: {', '.join(outlook.unread)}; the sweep with the same study.name says why")
     if outlook.seconds is None or outlook.confirmation_s is None:
         reason = f"no study on this device lies in {study.root}, and gpu names no card"
         return [*lines, f"time: not known, because {reason}; gpu=rtx5090, for example, gives a bound"]
-    by = "at least, by the roofline of the card that gpu names: engines take longer"
+    least = duration(outlook.seconds).removeprefix("about ")
+    first_round = f"first round: at least {least} on the card that gpu names, by its roofline: engines take longer"
     if outlook.trials:
-        by = f"by {counted(outlook.trials, 'trial')} of earlier studies on this device"
-    lines.append(f"first round: {duration(outlook.seconds)}, {by}")
+        measured_before = counted(outlook.trials, "earlier measurement")
+        first_round = f"first round: {duration(outlook.seconds)}, by {measured_before} of cells on this device"
+    lines.append(first_round)
     if study.finalists and measured + outlook.kept > 1:
-        limit = duration(study.seconds).removeprefix("about ")
-        finals = f"finalists: at most {limit} (study.seconds), or until their first comparison"
+        finals = f"finalists: at most {study.seconds:g} s (study.seconds), or until their first comparison"
         lines.append(f"{finals}; then the winner once more: {duration(outlook.confirmation_s)}")
     return lines

@@ -13,7 +13,7 @@ check:  # lint, format and types: seconds
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy
 
-test-fast:  # what starts no engine and takes no two seconds: about 100 s
+test-fast:  # what starts no engine and takes no second: 70 to 110 s, by the host
 	$(PYTHON) -m pytest $(TWO) -m "not engine and not slow" $(IMPORT_VLLM)
 
 test:  # everything that runs without a GPU: 17 to 20 minutes on two cores

@@ -153,6 +153,7 @@ def test_the_question_comes_from_standard_input_with_a_dash(asked, monkeypatch):
         assert json.loads(asked("-", "json=true", url_of(service))[1])["question"] == "threads=256 是什么？\n两行"
 
 
+@pytest.mark.slow
 def test_a_truncated_answer_is_called_so(asked):
     with served(Writer("length")) as service:
         assert asked("warp", url_of(service))[2].endswith("finish reason length: TRUNCATED at the most tokens of an answer\n")
@@ -165,6 +166,7 @@ def test_of_a_server_that_tells_no_tokens_they_are_not_available():
     assert line.endswith("; the question was too long and its middle was left out")
 
 
+@pytest.mark.slow
 def test_a_server_that_is_not_there_is_starting_or_wants_a_key_is_one_line(asked, tmp_path):
     with pytest.raises(UserError, match=r"^url: nobody answers at http://127.0.0.1:1 \(.*refused.*\); start a server there"):
         asked("warp", "url=http://127.0.0.1:1")
@@ -178,6 +180,7 @@ def test_a_server_that_is_not_there_is_starting_or_wants_a_key_is_one_line(asked
         assert asked("warp", "keys_file=keys", url_of(service))[:2] == (0, f"{TEXT}\n")
 
 
+@pytest.mark.slow
 def test_an_answer_that_breaks_off_or_fails_ends_with_its_reason_and_code_1(asked):
     with served(Writer(dies=True)) as service:
         code, out, err = asked("warp", url_of(service))
@@ -225,6 +228,7 @@ def other_server() -> Iterator[list[str]]:
         yield said
 
 
+@pytest.mark.slow
 def test_a_server_of_another_project_is_asked_and_what_it_does_not_count_is_not_available(asked, other_server):
     other_server += [f"data: {json.dumps(event)}\n\n" for event in EVENTS]
     code, out, err = asked("warp", other_server[0])

@@ -307,6 +307,7 @@ def test_a_number_without_a_test_is_null_in_json(tmp_path: Path, capsys: pytest.
     assert (speed["interval"], speed["p_value"], speed["shown"]) == (None, None, False)
 
 
+@pytest.mark.slow
 def test_the_command_says_worse_by_its_exit_code_and_a_mistake_in_one_line(tmp_path: Path, command: Any) -> None:
     written(tmp_path / "s", "new", better=-0.1)
     written(tmp_path / "s", "old")
@@ -320,6 +321,7 @@ def test_the_command_says_worse_by_its_exit_code_and_a_mistake_in_one_line(tmp_p
     assert len(run.stderr.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_the_flag_json_does_what_json_true_does_and_not_shown_has_a_code_of_its_own(tmp_path: Path, command: Any) -> None:
     written(tmp_path / "s", "new", speeds=(1000.0,))
     written(tmp_path / "s", "old")

@@ -63,6 +63,7 @@ def test_the_unquantized_baseline_is_the_reference_wherever_it_stands_in_the_com
     assert by_name(effects_of(turned, RULE, {}))[("fp8",)].changes == FP8
 
 
+@pytest.mark.slow
 def test_intervals_of_speeds_hold_the_planted_effect_in_most_studies_within_engines_and_between_them():
     kept: dict[tuple[str, ...], int] = {}
     false_alarms, studies = 0, 300

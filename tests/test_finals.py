@@ -111,6 +111,7 @@ def test_finalists_of_two_engines_get_starts_of_both_in_alternating_order() -> N
     assert len(played(cells(BARE, NARROW, study__max_repeats=12))) == 2 * 6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("start_s", "passes"), [(0.5, 2), (4.5, 4), (3600.0, MOST_ON_A_START)], ids=["quick", "slower", "slow"]
 )
@@ -130,6 +131,7 @@ def test_finalists_that_share_an_engine_share_its_starts() -> None:
     assert [len({key for key, _ in start}) for start in starts] == [2, 1, 1, 2, 2, 1]
 
 
+@pytest.mark.slow
 def test_no_look_is_begun_that_the_time_does_not_last_for() -> None:
     moments = iter([0.0, *[40.0] * 99])
     [passes] = played(cells(BARE, KEYWORDS, study__seconds=60.0), everything, clock=lambda: next(moments))
@@ -139,6 +141,7 @@ def test_no_look_is_begun_that_the_time_does_not_last_for() -> None:
     assert len(passes) > 2 * 4
 
 
+@pytest.mark.slow
 def test_passes_of_an_earlier_run_are_not_measured_again_and_more_time_goes_on_from_them() -> None:
     found = cells(BARE, KEYWORDS)
     kept = {cell.key: [Pass(Answered([], 1.0, []), number, [], 0.0, 1.0, 1.0, 0.0) for number in range(4)] for cell in found}

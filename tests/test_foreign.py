@@ -90,6 +90,7 @@ def test_the_commands_refuse_a_file_that_names_code_in_one_line(tmp_path: Path, 
         assert "engine.args.worker_cls='theirs.Worker' may run code" in run.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "text",
     ["[" * 100 + "]" * 100, "{a: " * 60 + "1" + "}" * 60, "- a\n" * 300_000, "a: &x 1\nb: *x", "a: &x {b: 1}\nc: {<<: *x}"],

@@ -45,6 +45,7 @@ def tables_of(study: Any) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------------------------------ compose
 
 
+@pytest.mark.slow
 def test_all_cells_of_a_study_are_composed_in_its_order_as_the_command_composes_them():
     cells = gpuqa.compose("experiment=none", "prompt=bare,structured", "engine.args.max_num_seqs=8,16")
     seen = [(cell.prompt.name, cell.engine.args["max_num_seqs"]) for cell in cells]

@@ -373,6 +373,7 @@ BAD_FILES: dict[str, tuple[Callable[[Path], object], str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", BAD_FILES)
 def test_a_bad_file_is_a_user_error_that_names_it(file, case):
     make, told = BAD_FILES[case]

@@ -113,6 +113,7 @@ def test_leases_use_places_nearly_as_well_as_if_all_durations_were_known() -> No
         assert places != 64 or row.busy_worst >= 0.98
 
 
+@pytest.mark.slow
 def test_a_study_of_one_group_at_many_places_is_as_long_as_the_group() -> None:
     [alone] = makespan.groups(1, 0)
     assert makespan.makespan([alone], 8) == pytest.approx(alone.seconds)

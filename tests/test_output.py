@@ -186,6 +186,7 @@ output.say("a sentence")
 """
 
 
+@pytest.mark.slow
 def test_what_an_engine_prints_comes_to_its_log_alone_while_the_view_is_drawn(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent), "TERM": "xterm"}
     ended = subprocess.run(

@@ -80,6 +80,7 @@ def text_of(verdict: Verdict) -> str:
     return beside.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("questions", "wanted"),
     [

@@ -245,6 +245,7 @@ def test_keys_and_values_count_with_their_scales_by_the_name_of_the_format(name:
     assert roof_of(shape, cell(tmp_path, quantization={"kv_cache_dtype": name})).kv_bytes == wanted
 
 
+@pytest.mark.slow
 def test_the_kv_sizes_of_packed_formats_are_those_of_the_installed_vllm() -> None:
     turboquant = pytest.importorskip("vllm.model_executor.layers.quantization.turboquant.config")
     ultraquant = pytest.importorskip("vllm.v1.attention.ops.ultraquant.format")

@@ -65,6 +65,7 @@ def test_both_scores_are_bit_equal_when_the_texts_share_words(start: str, first:
     assert ours(reference, answer) == theirs(reference, answer)
 
 
+@pytest.mark.slow
 def test_both_scores_are_bit_equal_on_the_shipped_questions() -> None:
     rows = []
     for split in ("test", "warmup"):

@@ -26,6 +26,7 @@ def grid(*prompts: str, **fixed: Any) -> list[Cell]:
     return [cell(prompt=prompt, engine__attention=attention, **fixed) for prompt in prompts for attention in attentions]
 
 
+@pytest.mark.slow
 def test_an_override_that_is_off_is_named_with_its_reason_and_one_that_runs_is_not() -> None:
     assert switched_off(cell().config) == {}
     assert switched_off(config(engine="transformers")) == {}

@@ -48,6 +48,7 @@ def test_no_shipped_way_of_sampling_names_the_tokens_of_one_model() -> None:
         assert compose_cell("experiment=none", f"sampling={name}").sampling.stop == []
 
 
+@pytest.mark.slow
 def test_an_answer_ends_where_tokenizer_and_generation_config_say_so(tmp_path: Path) -> None:
     end, text_end, start = load_tokenizer(model(tmp_path / "m").model).convert_tokens_to_ids(list(CONTROL))
     cases = {

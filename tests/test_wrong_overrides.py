@@ -225,6 +225,7 @@ def test_a_yaml_file_in_another_encoding_is_named(enter: Enter, tmp_path: Path) 
     assert (code, errors) == (2, "error: a YAML file is not UTF-8, convert it: mine/prompt/old.yaml\n")
 
 
+@pytest.mark.slow
 def test_a_mistake_is_told_by_the_command_itself_too(tmp_path: Path) -> None:
     done = run_in_a_process("sweep", "promt=bare", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 
 from gpuqa.config import plain
 from gpuqa.config.commands import CellConfig
@@ -12,9 +13,9 @@ from gpuqa.measure.fingerprint import Stage
 from gpuqa.records import Measurement, Question, Trial, name_of
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Cell:
-    """One cell of a study before it runs."""
+    """One cell of a study before it runs. Its keys are digests of all of it, asked for at every step and made once."""
 
     config: CellConfig
     axes: dict[str, str]
@@ -23,7 +24,7 @@ class Cell:
     fingerprint: dict[str, object]
     stage: Stage = Stage.first_round
 
-    @property
+    @cached_property
     def key(self) -> str:
         """Digest of all that a trial's numbers depend on: the same key means the same trial.
 
@@ -47,7 +48,7 @@ class Cell:
         """The cell in words."""
         return name_of(self.axes)
 
-    @property
+    @cached_property
     def engine_key(self) -> str:
         """Digest of all that an engine is started with: cells with the same one share a start."""
         values = self.config.as_dict()

@@ -14,6 +14,7 @@ from gpuqa.records import Interval, Pass
 from gpuqa.selection.comparison import speed
 from gpuqa.selection.wording import counted
 from gpuqa.study.durations import duration
+from gpuqa.study.grid import group_by_engine
 from gpuqa.study.watched import Watched
 
 NAMES = len("engine")  # columns
@@ -64,7 +65,7 @@ def lines_of(watched: Watched) -> list[tuple[str, str]]:
 
 def engine_texts(watched: Watched) -> list[str]:
     """What each engine that is up is doing."""
-    engines, total = list(watched.engines.values()), len(set(watched.engine_of.values()))
+    engines, total = list(watched.engines.values()), len(group_by_engine(watched.cells))
     of = f" of {max(total, watched.starts)}" if not watched.limit else ""
     start = f"start {watched.starts}{of}"
     texts = []

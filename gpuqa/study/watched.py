@@ -9,10 +9,12 @@ from dataclasses import dataclass, field, replace
 
 from gpuqa.config.measurement import WorkloadConfig
 from gpuqa.measure.cell import Cell
+from gpuqa.measure.metrics import chars
 from gpuqa.measure.statistics import mean_estimate
 from gpuqa.records import Interval, Pass, Trial
 from gpuqa.selection.comparison import speed
 from gpuqa.study.durations import Durations
+from gpuqa.study.grid import group_by_engine
 from gpuqa.study.guesses import CellWork, work_of
 
 FEWEST_FOR_INTERVAL = 3  # passes; the interval of two says nothing
@@ -52,14 +54,11 @@ class Watched:
     starts: int = 0
     last: LastPass | None = None
     began: float = 0.0
-    engine_of: dict[str, str] = field(default_factory=dict)  # the key of a cell -> that of its engine
     work: dict[str, CellWork] = field(default_factory=dict)  # all passes of each cell, at most, by its key
 
     def __post_init__(self) -> None:
         self.began = self.clock()
-        for cell in self.cells:  # keys are digests: to make them at every look would slow what is measured
-            self.engine_of[cell.key] = cell.engine_key
-            self.work[cell.key] = work_of(cell, self.limit or most_passes(cell.config.workload))
+        self.work = {cell.key: work_of(cell, self.limit or most_passes(cell.config.workload)) for cell in self.cells}
 
     def engine_starts(self, cell: Cell) -> None:
         """An engine is about to start."""
@@ -92,10 +91,9 @@ class Watched:
     @property
     def engines_left(self) -> dict[str, list[str]]:
         """The keys of the cells that still need passes, by the key of their engine."""
-        groups: dict[str, list[str]] = {}
-        for key in self.left:
-            groups.setdefault(self.engine_of[key], []).append(key)
-        return groups
+        left = self.left
+        groups = group_by_engine([cell for cell in self.cells if cell.key in left])
+        return {group[0].engine_key: [cell.key for cell in group] for group in groups}
 
     @property
     def seconds(self) -> float:
@@ -132,7 +130,7 @@ class Watched:
 
 def speed_of(measured: Pass) -> float:
     """Characters per second of a pass."""
-    return sum(len(completion.text) for completion in measured.answered.completions) / measured.answered.seconds
+    return chars(measured.answered.completions) / measured.answered.seconds
 
 
 def mean_speed(speeds: Sequence[float]) -> tuple[float, Interval | None]:

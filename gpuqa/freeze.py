@@ -30,6 +30,7 @@ from gpuqa.selection.wording import counted, listed
 from gpuqa.study.conclusion import conclude
 from gpuqa.study.journal import Journal
 from gpuqa.study.output import Output, TextOutput
+from gpuqa.study.study_file import studies_in
 
 OPTION = ("name", "rule")  # what an option of `selection` is; the rest of it are limits
 
@@ -98,7 +99,7 @@ def refuse_unfinished(study: StudyConfig, journal: Journal) -> None:
 
 def studies_beside(study: StudyConfig) -> str:
     """The study that a name with a slip may mean, else all that lie beside it; "" where there is none."""
-    names = sorted(file.parent.name for file in Path(study.root).glob("*/study.yaml") if file.parent != study.folder)
+    names = [folder.name for folder in studies_in(Path(study.root)) if folder != study.folder]
     return did_you_mean(study.name, names) or (f"; studies in {study.root}: {listed(names)}" if names else "")
 
 

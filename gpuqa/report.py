@@ -37,6 +37,7 @@ from gpuqa.study.differences import differences, value_of
 from gpuqa.study.finalists import judge
 from gpuqa.study.journal import Journal
 from gpuqa.study.start_noise import starts_of_cell
+from gpuqa.study.study_file import studies_in
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +92,7 @@ def folder_of(root: str, name: str) -> Path:
     """
     folder = Path(root) / name
     if not (folder / "study.yaml").is_file():
-        names = sorted(file.parent.name for file in Path(root).glob("*/study.yaml"))
+        names = [found.name for found in studies_in(Path(root))]
         beside = did_you_mean(name, names) or (f"; studies in {root}: {listed(names)}" if names else f"; {root} holds no study")
         raise UserError(f"study: {str(folder)!r} holds no study.yaml{beside}")
     return folder

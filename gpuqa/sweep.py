@@ -77,7 +77,7 @@ def sweep(composed: Cells) -> int:
     announce(cells, questions, places, output)
     journal, began = Journal(where.folder), time.perf_counter()
     if any(config.plan for config in configs):
-        return look_ahead(cells, journal, len(places), output)
+        return look_ahead(cells, checks, journal, len(places), output)
     with journal.locked():
         for problem in journal.problems():
             output.say(problem, style="yellow")
@@ -133,12 +133,12 @@ def announce(cells: Sequence[Cell], questions: Summary, places: Sequence[Place],
         output.say(note, style="yellow")
 
 
-def look_ahead(cells: Sequence[Cell], journal: Journal, places: int, output: Output) -> int:
+def look_ahead(cells: Sequence[Cell], checks: CellChecks, journal: Journal, places: int, output: Output) -> int:
     """Say what the study would take, and whether its engines fit into memory -> exit code. Nothing starts or is written."""
     outlook = outlook_of(cells, journal, max(1, places))
     for line in lines_of(outlook, cells[0].config.study):
         output.say(line, event="plan", facts=asdict(outlook))
-    for finding in memory([cell.config for cell in cells], CellChecks(), hardware.gpus()):
+    for finding in memory([cell.config for cell in cells], checks, hardware.gpus()):
         output.say(f"memory: {finding.text}", "" if finding.state is State.ok else "yellow", "memory", asdict(finding))
     output.say("plan=true: nothing was started")
     return 0

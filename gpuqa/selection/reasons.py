@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from gpuqa.config.measurement import SelectionConfig
 from gpuqa.measure.metric_table import shown
 from gpuqa.measure.speed_tests import LOOKS, Unit
-from gpuqa.records import SETTINGS, Trial
+from gpuqa.records import SETTINGS, Measurement, Trial
 from gpuqa.selection.comparison import WIDEST_RATIO, Comparison, is_finalist, lead_texts, looks_at, narrow
 from gpuqa.selection.constraints import quantization_of, score_text, without_baseline
 from gpuqa.selection.ranking import RANKINGS
@@ -142,13 +142,12 @@ def warnings(verdict: Verdict, rule: SelectionConfig) -> list[str]:
             f"{counted(len(unchecked), 'quantized trial')} ({names}) {were} not checked for lost quality and length, because "
             f"no trial with quantization={rule.baseline_quantization} that is otherwise the same was measured."
         )
-    if (drift := verdict.drift) and drift.p_value <= 1 - rule.confidence:
+    if drift := drift_text(verdict, rule):
         sentences.append(
-            f"Speeds drifted by {drift.change:+.1%} from a cell's first repeat to its last (p {drift.p_value:.3g}): "
-            "cells of one engine took turns and are fair to each other, cells of different engines are not."
+            f"{drift}: cells of one engine took turns and are fair to each other, cells of different engines are not."
         )
     measurements = [trial.measurement for trial in trials if trial.measurement]
-    throttled = [reasons for measurement in measurements if (reasons := set(measurement.throttle_reasons or ()) - SETTINGS)]
+    throttled = list(filter(None, map(held_back, measurements)))
     if throttled:
         slowest = min(measurement.sm_clock_mhz_min or 0 for measurement in measurements)
         names = ", ".join(sorted(set.union(*throttled)))
@@ -166,6 +165,19 @@ def devices_text(verdict: Verdict) -> list[str]:
     named = "; ".join(", ".join(filter(None, [one.model, one.place])) + f" of {one.host}" for one in devices)
     unlike = ", which are not alike" if len({one.model for one in devices}) > 1 else ""
     return [f"Measured on {len(devices)} devices ({named}){unlike}; speeds were compared on each of them only."]
+
+
+def drift_text(verdict: Verdict, rule: SelectionConfig) -> str:
+    """By how much speeds drifted over a study; "" where no drift is shown."""
+    drift = verdict.drift
+    if drift is None or drift.p_value > 1 - rule.confidence:
+        return ""
+    return f"Speeds drifted by {drift.change:+.1%} from a cell's first repeat to its last (p {drift.p_value:.3g})"
+
+
+def held_back(measurement: Measurement) -> set[str]:
+    """Why the GPU of a trial was slower than its clock allows, beside its settings."""
+    return set(measurement.throttle_reasons or ()) - SETTINGS
 
 
 def reason_without_winner(standings: Sequence[Standing]) -> str:

@@ -17,6 +17,7 @@ from gpuqa.selection.verdict import Verdict
 from gpuqa.selection.wording import counted
 from gpuqa.study.finalists import judge
 from gpuqa.study.journal import Journal
+from gpuqa.study.study_file import studies_in
 from gpuqa.study.tables import TABLES, Row, answer_rows, pass_rows, table, timing_rows, trial_rows
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def load_study(path: str | Path) -> LoadedStudy:
     folder = Path(path)
     journal = Journal(folder)
     if not journal.study_file.is_file():
-        studies = sorted(file.parent.name for file in folder.parent.glob("*/study.yaml"))
+        studies = [found.name for found in studies_in(folder.parent)]
         text = f"load_study: {str(path)!r} holds no study.yaml; give the folder of a study, such as 'experiments/embedded'"
         raise UserError(text + did_you_mean(folder.name, studies))
     cells, rule = journal.read_study(), journal.rule() or compose_cell("experiment=none").selection

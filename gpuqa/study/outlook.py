@@ -7,7 +7,7 @@ what passes of the same kind will take. Without such trials the roofline of a na
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gpuqa.config import UserError
@@ -20,6 +20,7 @@ from gpuqa.study.grid import group_by_engine
 from gpuqa.study.guesses import own_chars, work_of, work_of_trial
 from gpuqa.study.journal import Journal
 from gpuqa.study.same_effect import Effects
+from gpuqa.study.study_file import studies_in
 from gpuqa.study.watched import most_passes
 
 
@@ -48,11 +49,12 @@ def outlook_of(cells: Sequence[Cell], journal: Journal, at_once: int = 1) -> Out
     earlier, unread = earlier_trials(journal.study_file.parent.parent)
     trials = learn_earlier(durations, cells, earlier)
     tells = durations.known or cells[0].config.gpu.bandwidth_gb_per_s is not None
-    missing = {cell.key: most_passes(cell.config.workload) - len(journal.read_passes(cell.key)) for cell in left}
+    whole = {cell.key: work_of(cell, most_passes(cell.config.workload)) for cell in cells}
+    missing = {cell.key: whole[cell.key].passes - len(journal.read_passes(cell.key)) for cell in left}
     groups = group_by_engine([cell for cell in left if missing[cell.key] > 0])
-    works = [{cell.key: work_of(cell, missing[cell.key]) for cell in group} for group in groups]
+    works = [{cell.key: replace(whole[cell.key], passes=missing[cell.key]) for cell in group} for group in groups]
     took = [durations.seconds(work) for work in works]
-    again = [durations.seconds({cell.key: work_of(cell, most_passes(cell.config.workload))}) for cell in cells]
+    again = [durations.seconds({key: work}) for key, work in whole.items()]
     return Outlook(
         cells=len(cells),
         kept=len(kept),
@@ -82,11 +84,11 @@ def learn_earlier(durations: Durations, cells: Sequence[Cell], trials: Sequence[
 def earlier_trials(root: Path) -> tuple[list[Trial], list[str]]:
     """The trials of all studies in a folder, and the folders that cannot be read."""
     trials, unread = list[Trial](), list[str]()
-    for file in sorted(root.glob("*/study.yaml")):
+    for folder in studies_in(root):
         try:
-            trials += Journal(file.parent).read().values()
+            trials += Journal(folder).read().values()
         except UserError:
-            unread.append(str(file.parent))
+            unread.append(str(folder))
     return trials, unread
 
 

@@ -34,6 +34,11 @@ class Damaged(UserError):
     """`study.yaml` is no longer what a sweep wrote; the trials are not harmed."""
 
 
+def studies_in(root: Path) -> list[Path]:
+    """The folders of all studies in a folder, by name."""
+    return sorted(file.parent for file in root.glob("*/study.yaml"))
+
+
 def read_yaml(file: Path) -> Any:
     """The content of a YAML file.
 

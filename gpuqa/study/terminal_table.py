@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 from gpuqa.config.measurement import SelectionConfig
 from gpuqa.measure.metric_table import METRICS, shown
-from gpuqa.records import SETTINGS, Trial
 from gpuqa.selection.comparison import Comparison
 from gpuqa.selection.constraints import seen_of
+from gpuqa.selection.reasons import drift_text, held_back
 from gpuqa.selection.verdict import Standing, Verdict
 from gpuqa.study.kept import TERMINAL_STYLES, look_of, mark_of, marks_of
 from gpuqa.study.report import axes_of, overrides_off
@@ -71,7 +71,8 @@ def numbers_of(standing: Standing) -> list[str]:
     seen = seen_of(standing.trial)
     if seen is None:
         return [""] * (1 + len(SCORES))
-    mark = HELD_BACK if held_back(standing.trial) else ""
+    measured = standing.trial.measurement
+    mark = HELD_BACK if measured and held_back(measured) else ""
     spread = f" ±{seen.chars_per_s_mad / seen.chars_per_s:.1%}" if seen.chars_per_s and seen.repeats > 1 else ""
     scores = [score_text(getattr(seen, name)) for name in SCORES]
     texts = [f"{shown('chars_per_s', seen.chars_per_s)}{mark}{spread}", *scores]
@@ -108,14 +109,10 @@ def conditions_of(verdict: Verdict, rule: SelectionConfig) -> list[str]:
     """What a word means, and what disturbed the measurements: a drift, and GPUs that were held back."""
     undecided = [found for found in verdict.comparisons if found.other is not verdict.winner and not found.shown(rule)]
     lines = [f"{OPEN}: not shown to be behind the first"] if undecided else []
-    if (drift := verdict.drift) and drift.p_value <= 1 - rule.confidence:
-        lines.append(f"Speeds drifted by {drift.change:+.1%} from a cell's first repeat to its last (p {drift.p_value:.3g}).")
-    reasons: set[str] = set().union(*(held_back(standing.trial) for standing in verdict.standings))
+    if drift := drift_text(verdict, rule):
+        lines.append(f"{drift}.")
+    measured = [standing.trial.measurement for standing in verdict.standings if standing.trial.measurement]
+    reasons: set[str] = set().union(*map(held_back, measured))
     if reasons:
         lines.append(f"{HELD_BACK} the GPU was held back ({', '.join(sorted(reasons))})")
     return lines
-
-
-def held_back(trial: Trial) -> set[str]:
-    """Why the GPU of a trial was slower than its clock allows, beside its settings."""
-    return set(trial.measurement.throttle_reasons or ()) - SETTINGS if trial.measurement else set()

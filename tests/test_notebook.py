@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import nbformat
+from typing import Any
+
 import pytest
 from conftest import ROOT, child_environment
-from nbclient import NotebookClient
+
+nbformat = pytest.importorskip("nbformat", reason="the packages of `dev` are not installed")
+nbclient = pytest.importorskip("nbclient", reason="the packages of `dev` are not installed")
 
 NOTEBOOK = ROOT / "docs" / "examples" / "study.ipynb"
 
 
 @pytest.fixture
-def notebook() -> nbformat.NotebookNode:
-    read: nbformat.NotebookNode = nbformat.read(NOTEBOOK, as_version=4)
+def notebook() -> Any:
+    read = nbformat.read(NOTEBOOK, as_version=4)
     nbformat.validate(read)
     return read
 
@@ -25,7 +28,7 @@ def test_the_notebook_is_kept_without_outputs(notebook):
 
 @pytest.mark.engine
 def test_every_cell_of_the_notebook_runs_and_the_study_draws_its_plots(notebook, tmp_path):
-    client = NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(tmp_path)}})
+    client = nbclient.NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(tmp_path)}})
     client.execute(env=child_environment({"OMP_NUM_THREADS": "1"}))  # two threads on busy cores wait for each other
     outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
     said = "".join(output.text for output in outputs if output.output_type == "stream")

@@ -21,7 +21,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from gpuqa.config import UserError, check
-from gpuqa.config.app import INTERRUPTED, run_command
+from gpuqa.config.app import INTERRUPTED, end_like_ctrl_c, run_command
 from gpuqa.config.cells import Cells
 from gpuqa.config.command_line import command_line
 from gpuqa.config.commands import CellConfig, StudyConfig, SweepConfig, resolve
@@ -59,13 +59,6 @@ def main() -> None:
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     signal.signal(signal.SIGTERM, end_like_ctrl_c)
     run_command(sweep, "sweep")
-
-
-def end_like_ctrl_c(*_: object) -> None:
-    """What asks a process to end, such as a batch system at its time limit, keeps as much as a user at the keyboard does."""
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a script's background job
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.raise_signal(signal.SIGINT)
 
 
 def sweep(composed: Cells) -> int:

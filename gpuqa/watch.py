@@ -5,15 +5,17 @@
     GPUQA_KEYS=... python -m gpuqa.watch url=http://10.0.0.7:8000 json=true interval_s=5    # or --json: a JSON object a line
 
 Percentiles are interpolated between the buckets of the server's histograms, so they are as exact as a bucket is narrow. Speeds
-of "10 s" and "1 min" are of that time, or of what was watched of it. A server that goes away is shown as gone until it is back.
+of "10 s" and "1 min" are of that time, or of what was watched of it. A server that never answered is shown as unreachable, and
+one that goes away as gone, until it answers.
 Exit codes: 0 the one snapshot is of a ready server, 1 of one that is not, 2 wrong input, no gpuqa server or a refused key, 130
-interrupted, which is how watching ends.
+ended by Ctrl-C or SIGTERM, which is how watching ends.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -29,7 +31,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gpuqa.config import UserError, plain
-from gpuqa.config.app import run_command
+from gpuqa.config.app import end_like_ctrl_c, run_command
 from gpuqa.config.command_line import terminal
 from gpuqa.config.commands import WatchConfig, resolve
 from gpuqa.serving.client import Server, excerpt
@@ -38,7 +40,9 @@ from gpuqa.serving.service import State
 
 NOT_READY = 1
 TIMEOUT_S = 5.0
-GONE = "gone"
+UNREACHABLE = "unreachable"  # it never answered
+GONE = "gone"  # it did
+SILENT = (UNREACHABLE, GONE)
 COLUMNS = {"last_10_s": "10 s", "last_minute": "1 min", "since_start": "since the start"}
 SPEEDS = {
     "questions_per_s": ("questions/s", ",.1f"),
@@ -49,12 +53,13 @@ TIMES = {
     "TTFT ms, p50 p95": ("ttft_ms_p50", "ttft_ms_p95"),
     "latency ms, p50 p95 p99": ("e2e_latency_ms_p50", "e2e_latency_ms_p95", "e2e_latency_ms_p99"),
 }
-STYLES = {"ready": "green", GONE: "bold red", "failed": "bold red"}
+STYLES = {"ready": "green", UNREACHABLE: "bold red", GONE: "bold red", "failed": "bold red"}
 
 
 def main() -> None:
     """Enter with conf/watch.yaml."""
     sys.argv = [f"{word[2:]}=true" if word in ("--once", "--json") else word for word in sys.argv]
+    signal.signal(signal.SIGTERM, end_like_ctrl_c)  # else the terminal's cursor would stay hidden
     run_command(watch, "watch")
 
 
@@ -87,7 +92,7 @@ class Watched:
         self.info: dict[str, object] = {}  # read in this state of this process
 
     def look(self) -> Snapshot:
-        """The server now; one that does not answer is gone.
+        """The server now; one that does not answer is unreachable, or gone if it answered before.
 
         Raises:
             UserError: it is no gpuqa server, or refuses the key.
@@ -100,7 +105,8 @@ class Watched:
             self.history.add(scrape)
             return snapshot(self.server.url, state, self.info, self.history)
         except httpx.HTTPError as error:
-            return Snapshot(self.server.url, GONE, str(error) or type(error).__name__)
+            state = GONE if self.history.scrapes else UNREACHABLE
+            return Snapshot(self.server.url, state, str(error) or type(error).__name__)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             if not self.history.scrapes:
                 raise UserError(f"url: {self.server.url} is no gpuqa server ({error})") from error
@@ -172,20 +178,22 @@ def view(seen: Snapshot) -> Group:
     for name, cells in numbers(seen).items():
         table.add_row(name, *cells)
     head, *rest = about(seen)
-    return Group(Text(head, STYLES.get(seen.state, "yellow")), *([table] if seen.state != GONE else []), *map(Text, rest))
+    return Group(Text(head, STYLES.get(seen.state, "yellow")), *([table] if seen.state not in SILENT else []), *map(Text, rest))
 
 
 def lines(seen: Snapshot) -> list[str]:
     """A snapshot as plain text; its one scrape has numbers since the start alone."""
     head, *rest = about(seen)
-    since = [f"{name} since the start: {cells[-1]}" for name, cells in numbers(seen).items()] if seen.state != GONE else []
+    since = (
+        [f"{name} since the start: {cells[-1]}" for name, cells in numbers(seen).items()] if seen.state not in SILENT else []
+    )
     return [head, *since, *rest]
 
 
 def line(seen: Snapshot) -> str:
     """A snapshot in one line, with the numbers of the last ten seconds."""
     now = f"{time.strftime('%H:%M:%S')} {seen.state}"
-    if seen.state == GONE:
+    if seen.state in SILENT:
         return f"{now}: {seen.why}"
     shown = "; ".join(f"{name} {cells[0]}" for name, cells in numbers(seen).items())
     return f"{now}; {shown}; {load(seen)}; errors {sum(seen.errors.values()):.0f}; restarts {seen.restarts:.0f}"
@@ -193,8 +201,8 @@ def line(seen: Snapshot) -> str:
 
 def about(seen: Snapshot) -> list[str]:
     """What is not a speed, a line each, the state first."""
-    if seen.state == GONE:
-        return [f"{seen.url} is gone: {seen.why}"]
+    if seen.state in SILENT:
+        return [f"{seen.url} is {seen.state}: {seen.why}"]
     up = "" if seen.uptime_s is None else f", up {duration(seen.uptime_s)}"
     names = ", ".join(
         f"{name} {seen.serves[name]}" for name in ("prompt", "quantization", "engine", "model") if name in seen.serves

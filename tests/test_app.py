@@ -165,6 +165,11 @@ def test_a_cell_is_composed_from_texts_and_a_list_of_them_is_refused_in_one_line
         compose_cell(["prompt=bare"])
 
 
+def test_one_cell_is_not_composed_of_several_values():
+    with pytest.raises(UserError, match=r"^prompt: compose_cell makes one cell, gpuqa.compose makes those of several values; "):
+        compose_cell("prompt=bare,expert")
+
+
 def test_a_mistake_in_a_cell_of_a_script_is_the_commands_own_message():
     with pytest.raises(UserError, match=r"^prompt: got 'bar', allowed is .*; did you mean 'bare'\?$"):
         compose_cell("prompt=bar")

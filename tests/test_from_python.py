@@ -132,6 +132,11 @@ def test_a_folder_that_holds_no_study_is_told_in_one_line_with_the_nearest_that_
         gpuqa.load_study(tmp_path / "embeded")
 
 
+def test_what_is_no_path_of_a_study_is_told_in_one_line():
+    with pytest.raises(UserError, match=r"^load_study: got None, allowed is the folder of a study, such as "):
+        gpuqa.load_study(None)  # type: ignore[arg-type]
+
+
 # ---------------------------------------------------------------------------------------------------------------- run
 
 CALLS = f"""

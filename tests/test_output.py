@@ -76,6 +76,14 @@ def test_a_file_gets_a_line_for_each_engine_and_each_trial_and_none_for_a_pass(t
     ]
 
 
+def test_the_engines_of_two_axes_are_told_apart(text: TextOutput) -> None:
+    cells = [cell(prompt="bare", engine__args__max_num_seqs=size) for size in (8, 16)]
+    with text.watch(cells, Path("nowhere")) as observer:
+        for each in cells:
+            observer.engine_starts(each)
+    assert lines_of(text) == ["starting vllm_cpu (none, max_num_seqs=8)", "starting vllm_cpu (none, max_num_seqs=16)"]
+
+
 def test_of_a_trial_that_failed_the_last_lines_of_its_engine_are_shown_and_none_of_an_earlier_one(
     text: TextOutput, tmp_path: Path
 ) -> None:

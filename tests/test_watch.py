@@ -181,7 +181,7 @@ def test_one_snapshot_says_by_its_exit_code_whether_the_server_is_ready(ran):
         code, out = ran(address, "once=true", "json=true")
         assert (code, json.loads(out)["state"]) == (0, "ready")
     code, out = ran(address, "once=true")
-    assert (code, out) == (1, f"{address[4:]} is gone: [Errno 111] Connection refused\n")
+    assert (code, out) == (1, f"{address[4:]} is unreachable: [Errno 111] Connection refused\n")
 
 
 def test_a_key_is_wanted_in_one_line_and_sent(ran, tmp_path):
@@ -216,7 +216,10 @@ def test_another_server_is_refused_and_a_proxy_before_nobody_is_waited_for(ran, 
     with pytest.raises(UserError, match=r"^url: .* is no gpuqa server \(GET /readyz: HTTP 200 <html> \[2J</html>\)$"):
         ran(other_server[0], "once=true")
     other_server[1] = 502
-    assert ran(other_server[0], "once=true") == (1, f"{other_server[0][4:]} is gone: GET /readyz: HTTP 502 <html> [2J</html>\n")
+    assert ran(other_server[0], "once=true") == (
+        1,
+        f"{other_server[0][4:]} is unreachable: GET /readyz: HTTP 502 <html> [2J</html>\n",
+    )
 
 
 @pytest.mark.slow
@@ -234,7 +237,8 @@ def test_without_a_terminal_there_is_a_line_an_interval_and_a_closed_pipe_ends_i
 
 
 @pytest.mark.slow
-def test_on_a_terminal_the_view_stays_in_place_and_ctrl_c_ends_it(tmp_path):
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
+def test_on_a_terminal_the_view_stays_in_place_until_a_signal_ends_it(tmp_path, ending):
     """The terminal is a real pseudo-terminal of 80 columns."""
     with serving(scripted(answering())) as service:
         service.wait_for((200, {"status": "batch"}))
@@ -248,7 +252,7 @@ def test_on_a_terminal_the_view_stays_in_place_and_ctrl_c_ends_it(tmp_path):
             while seen.count("is ready") < 2:
                 assert time.monotonic() < deadline
                 seen += os.read(ours, 65536).decode()
-            process.send_signal(signal.SIGINT)
+            process.send_signal(ending)
             with suppress(OSError):  # how Linux says that the other side is closed
                 while piece := os.read(ours, 65536):
                     seen += piece.decode()

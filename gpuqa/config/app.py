@@ -10,6 +10,7 @@ import gc
 import importlib.metadata
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -75,6 +76,13 @@ def compose_cell(*overrides: str) -> CellConfig:
     introduce_to_hydra()
     with hydra.initialize_config_dir(str(conf_folder()), version_base="1.3"), told_in_one_line("sweep", overrides):
         return resolve(hydra.compose("sweep", list(overrides)), SweepConfig)
+
+
+def end_like_ctrl_c(*_: object) -> None:
+    """What asks a process to end, such as a batch system at its time limit, keeps as much as a user at the keyboard does."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a script's background job
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.raise_signal(signal.SIGINT)
 
 
 def introduce_to_hydra() -> None:

@@ -52,7 +52,9 @@ def explained(error: Exception, command: str, words: Sequence[str], options_fold
         return key_of_no_config(match[1], command, words, cause)
     if match := AXIS.search(text):
         key, _, value = match[1].partition("=")
-        return f"{key}: gpuqa.{command} has no axes; if a text is meant, quote it: {shlex.quote(override(key, value))}"
+        one = "compose_cell makes one cell, gpuqa.compose makes those of several values"  # the command itself takes axes
+        reason = one if command == "sweep" else f"gpuqa.{command} has no axes"
+        return f"{key}: {reason}; if a text is meant, quote it: {shlex.quote(override(key, value))}"
     if match := CHOSEN.search(text) or PRESENT.search(text):
         return f"{match[1]}: it is set already; write {match[1]}=VALUE, without a +"
     if isinstance(cause, OmegaConfBaseException):

@@ -8,7 +8,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gpuqa.config import UserError, did_you_mean
+from gpuqa.config import UserError, check, did_you_mean
 from gpuqa.config.app import compose_cell
 from gpuqa.config.measurement import SelectionConfig
 from gpuqa.measure.fingerprint import Stage, at_stage
@@ -49,6 +49,7 @@ def load_study(path: str | Path) -> LoadedStudy:
     Raises:
         UserError: the folder holds no study, or one that cannot be read.
     """
+    check(isinstance(path, str | Path), "load_study", path, "the folder of a study, such as 'experiments/embedded'")
     folder = Path(path)
     journal = Journal(folder)
     if not journal.study_file.is_file():

@@ -19,7 +19,7 @@ from gpuqa.config.commands import StudyConfig
 from gpuqa.config.measurement import SelectionConfig
 from gpuqa.machine.log_lines import Logs, json_line
 from gpuqa.measure.cell import Cell
-from gpuqa.records import Override, Pass, Trial
+from gpuqa.records import Override, Pass, Trial, name_of
 from gpuqa.selection.comparison import speed
 from gpuqa.selection.pairing import Answers
 from gpuqa.selection.verdict import Verdict
@@ -145,7 +145,9 @@ class Told:
         """Say which engine starts."""
         self.watched.engine_starts(cell)
         facts: dict[str, Any] = {"engine": cell.config.engine.name, "quantization": cell.config.quantization.name}
-        text = f"starting {facts['engine']} ({facts['quantization']})"
+        facts["axes"] = {key: value for key, value in cell.axes.items() if key.lstrip("+").startswith(("engine.", "model"))}
+        about = [facts["quantization"], *([name_of(facts["axes"])] if facts["axes"] else [])]
+        text = f"starting {facts['engine']} ({', '.join(about)})"
         self.output.say(text, "dim", "engine_starts", facts)
 
     def pass_done(self, cell: Cell, measured: Pass) -> None:

@@ -16,9 +16,10 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextvars import Context
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -34,7 +35,7 @@ from gpuqa.config.paths import find, find_model
 from gpuqa.config.pipeline import PipelineConfig
 from gpuqa.hubs.record import read as read_record
 from gpuqa.machine.child_processes import kill_children
-from gpuqa.machine.log_lines import Logs
+from gpuqa.machine.places import Place
 from gpuqa.measure import fingerprint
 from gpuqa.pipeline.pipeline import Pipeline, checked_tokenizer, encoder_for, start_engine, warmup_questions
 from gpuqa.pipeline.sampling import stop_token_ids
@@ -43,8 +44,11 @@ from gpuqa.serving.address import check_port, has_route
 from gpuqa.serving.app import create_app
 from gpuqa.serving.auth import Keys, read_keys
 from gpuqa.serving.connections import Connections
-from gpuqa.serving.service import Service, StartPipeline, Winner
-from gpuqa.serving.telemetry import JsonLines, Telemetry, TextLines
+from gpuqa.serving.life import StartPipeline, Winner
+from gpuqa.serving.places import places_of
+from gpuqa.serving.replica import Replica
+from gpuqa.serving.service import Service
+from gpuqa.serving.telemetry import Telemetry, log_to_stderr
 
 log = logging.getLogger("gpuqa.serve")
 FAILED = 1
@@ -65,13 +69,14 @@ def serve(composed: Any) -> int:
     if config.model_path is not None:
         pipeline = replace(pipeline, model=replace(pipeline.model, path=config.model_path))
     check_port(config.http)
+    places = places_of(config.http.replicas, pipeline)
     keys = read_keys(config.http.keys_file, config.http.keys_variable)
     warmup = warmup_questions(pipeline.model, config.warmup)
     measured = overrides_of(content, config.frozen)
     tokenizer = verify(config, content, pipeline)
     here = fingerprint.environment()
     warn_of_another_machine(content, here)
-    introduce(config, content)
+    introduce(config, content, places)
     failures: list[str] = []
 
     def give_up(reason: str) -> None:
@@ -82,7 +87,8 @@ def serve(composed: Any) -> int:
     disable_created_metrics()  # type: ignore[no-untyped-call]  # it would show the time of its creation beside every counter
     telemetry = Telemetry(CollectorRegistry())
     telemetry.introduce(labels(content, here))
-    winner = Winner(starter(pipeline, tokenizer, lambda: verify(config, content, pipeline)), warmup, measured)
+    starts = starters(config, pipeline, places, tokenizer, lambda: verify(config, content, pipeline))
+    winner = Winner(starts, warmup, measured)
     service = Service(winner, config.http, telemetry, give_up)
     server = Server(service, facts(config, content, here), keys)
     server.run()
@@ -130,15 +136,6 @@ class Server(uvicorn.Server):
         await self.service.drain()
         self.connections.end_waiting()
         self.should_exit = True
-
-
-def log_to_stderr(logs: Logs) -> None:
-    """Log lines of this process and of vLLM; the variable that keeps vLLM from its own form must be set before its import."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(JsonLines() if logs is Logs.json else TextLines())
-    logging.basicConfig(level=logging.INFO, handlers=[handler])
-    if logs is Logs.json:
-        os.environ.setdefault("VLLM_CONFIGURE_LOGGING", "0")
 
 
 def verify(config: ServeConfig, content: dict[str, Any], pipeline: PipelineConfig) -> Any:
@@ -204,8 +201,26 @@ def warn_of_another_machine(content: dict[str, Any], here: dict[str, Any]) -> No
                     content["device"], here["device"])  # fmt: skip
 
 
-def starter(pipeline: PipelineConfig, verified: Any, verify_again: Callable[[], Any]) -> StartPipeline:
-    """What starts the winner: the first time with the tokenizer that was `verified` before there was a server.
+def starters(
+    config: ServeConfig, pipeline: PipelineConfig, places: Sequence[Place], verified: Any, verify_again: Callable[[], Any]
+) -> dict[str, StartPipeline]:
+    """What starts the winner, by the replica's name: in this process, or in one of its own at each of the `places`."""
+
+    async def start_here(tokenizer: Any) -> Pipeline:
+        return Pipeline(await start_engine(pipeline), tokenizer, pipeline)
+
+    async def start_at(place: Place, _: Any) -> Replica:
+        return await Replica.start(pipeline, place, config.http.logs)
+
+    if not places:
+        return {"": starter(start_here, verified, verify_again)}
+    return {place.name: starter(partial(start_at, place), verified, verify_again) for place in places}
+
+
+def starter(
+    start: Callable[[Any], Awaitable[Pipeline | Replica]], verified: Any, verify_again: Callable[[], Any]
+) -> StartPipeline:
+    """Starts with the tokenizer that was `verified` before there was a server, the first time.
 
     A pipeline that takes the place of a dead one reads the model's files anew. They may have changed meanwhile, so they are
     verified again. It gets a tokenizer of its own: a thread may still be in the old one, and tokenizers take one call at a
@@ -213,18 +228,19 @@ def starter(pipeline: PipelineConfig, verified: Any, verify_again: Callable[[], 
     """
     loaded = [verified]
 
-    async def start() -> Pipeline:
-        tokenizer = loaded.pop() if loaded else await asyncio.to_thread(verify_again)  # health checks are answered meanwhile
-        return Pipeline(await start_engine(pipeline), tokenizer, pipeline)
+    async def start_verified() -> Pipeline | Replica:
+        return await start(loaded.pop() if loaded else await asyncio.to_thread(verify_again))  # health checks are answered
 
-    return start
+    return start_verified
 
 
-def introduce(config: ServeConfig, content: dict[str, Any]) -> None:
+def introduce(config: ServeConfig, content: dict[str, Any], places: Sequence[Place]) -> None:
     """Say what will be served, from where, and whether there is a network; nothing depends on it."""
     log.info("serving %s, digest %s: %s", config.frozen, content["digest"][:16], content["reason"])
     if content.get("note"):
         log.warning("%s", content["note"])
+    if places:
+        log.info("%d replicas, each in a process of its own: %s", len(places), "; ".join(place.name for place in places))
     log.info("network: %s", "there is a route to it" if has_route() else "cut off; nothing here needs it")
 
 

@@ -30,6 +30,7 @@ from gpuqa.config.pipeline import Backend
 from gpuqa.engines import gpus_of_engine
 from gpuqa.engines.vllm import compat
 from gpuqa.machine import hardware
+from gpuqa.machine.places import Place
 from gpuqa.measure import fingerprint
 from gpuqa.measure.cell import Cell
 from gpuqa.measure.fingerprint import Stage
@@ -43,7 +44,7 @@ from gpuqa.selection.wording import counted
 from gpuqa.study import finalists, run_file, start_noise, study
 from gpuqa.study.cell_checks import CellChecks
 from gpuqa.study.conclusion import conclude
-from gpuqa.study.executors.places import Place, places_for, unlike
+from gpuqa.study.executors.places import places_for, unlike
 from gpuqa.study.finals import schedule_of
 from gpuqa.study.grid import group_by_engine
 from gpuqa.study.journal import Journal

@@ -35,8 +35,8 @@ from gpuqa.config.app import end_like_ctrl_c, run_command
 from gpuqa.config.command_line import terminal
 from gpuqa.config.commands import WatchConfig, resolve
 from gpuqa.serving.client import Server, excerpt
+from gpuqa.serving.life import State
 from gpuqa.serving.scrapes import OURS, STARTED, History, Rates, Scrape, Snapshot, snapshot
-from gpuqa.serving.service import State
 
 NOT_READY = 1
 TIMEOUT_S = 5.0

@@ -25,10 +25,11 @@ from typing import Any
 import psutil
 
 from gpuqa.config.app import compose_cell
+from gpuqa.machine.places import Place
 from gpuqa.measure.cell import Cell
 from gpuqa.records import Pass
 from gpuqa.study import study
-from gpuqa.study.executors.places import Place, places_for
+from gpuqa.study.executors.places import places_for
 from gpuqa.study.journal import Journal
 
 FIXED = [

@@ -27,7 +27,8 @@ from gpuqa.records import Generation, GenerationDelta, Override
 from gpuqa.serving.app import create_app
 from gpuqa.serving.auth import Keys
 from gpuqa.serving.connections import Connections
-from gpuqa.serving.service import Service, Winner
+from gpuqa.serving.life import StartPipeline, Winner
+from gpuqa.serving.service import Service
 from gpuqa.serving.telemetry import Telemetry
 
 PATIENCE_S = 120.0
@@ -102,7 +103,7 @@ def until(holds: Callable[[], bool]) -> None:
 
 @contextmanager
 def serving(
-    start: Start,
+    start: Start | dict[str, StartPipeline],
     config: HttpConfig | None = None,
     warmup: Sequence[str] = BUILTIN_WARMUP[:2],
     keys: Keys | None = None,
@@ -114,7 +115,8 @@ def serving(
         listening.bind(("127.0.0.1", port))
         served = Served(listening.getsockname()[1])
         telemetry = Telemetry(CollectorRegistry())
-        served.service = Service(Winner(start, warmup), config or HttpConfig(), telemetry, served.gave_up.append)
+        starts = start if isinstance(start, dict) else {"": start}
+        served.service = Service(Winner(starts, warmup), config or HttpConfig(), telemetry, served.gave_up.append)
         connections = Connections(served.service.http)
         app = create_app(served.service, {"a": "fact"}, keys, connections)
         server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="on", **connections.uvicorn_settings()))

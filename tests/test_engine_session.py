@@ -18,6 +18,7 @@ from small_study import BARE, KEYWORDS, NARROW, Recorder, prepared, run
 
 from gpuqa.config.measurement import Executor
 from gpuqa.machine import hardware
+from gpuqa.machine.places import Place
 from gpuqa.measure.trial import PassRequest
 from gpuqa.records import Pass
 from gpuqa.study import study
@@ -33,7 +34,6 @@ from gpuqa.study.engine_session import (
     Steps,
 )
 from gpuqa.study.executors import EXECUTORS
-from gpuqa.study.executors.places import Place
 from gpuqa.study.journal import Journal
 
 pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("one_thread")]

@@ -24,11 +24,12 @@ from gpuqa.config import UserError
 from gpuqa.config.app import run_command
 from gpuqa.config.measurement import Executor, ExecutorConfig
 from gpuqa.machine import hardware
+from gpuqa.machine.places import Place, sets_of_cores
 from gpuqa.measure.cell import Cell
 from gpuqa.measure.fingerprint import Stage
 from gpuqa.records import Pass
 from gpuqa.study import study
-from gpuqa.study.executors.places import Place, places_for, places_of, sets_of_cores, unlike
+from gpuqa.study.executors.places import places_for, places_of, unlike
 from gpuqa.study.finals import schedule_of
 from gpuqa.study.journal import Journal
 from gpuqa.sweep import sweep

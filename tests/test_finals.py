@@ -14,12 +14,12 @@ import pytest
 from generated_trials import cell
 from small_study import BARE, KEYWORDS, NARROW, prepared
 
+from gpuqa.machine.places import Place
 from gpuqa.measure.cell import Cell
 from gpuqa.measure.fingerprint import Stage
 from gpuqa.records import Answered, Pass, Trial
 from gpuqa.study.engine_session import CellFailed, PassDone
 from gpuqa.study.executors.leases import Leases
-from gpuqa.study.executors.places import Place
 from gpuqa.study.finals import MOST_ON_A_START, Finals, FinalsPlan, Passes, schedule_of
 
 Played = list[list[tuple[str, int]]]  # for each start of an engine its passes: which cell, which number

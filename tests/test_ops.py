@@ -15,7 +15,7 @@ from conftest import ROOT
 from prometheus_client.parser import text_string_to_metric_families
 
 from gpuqa.serving import telemetry
-from gpuqa.serving.service import State
+from gpuqa.serving.life import State
 
 pytestmark = pytest.mark.engine
 

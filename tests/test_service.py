@@ -26,7 +26,8 @@ from gpuqa.engines import EngineFailed
 from gpuqa.pipeline.pipeline import Pipeline
 from gpuqa.records import Generation, Override
 from gpuqa.serving.auth import Keys
-from gpuqa.serving.service import Service, State, Winner
+from gpuqa.serving.life import State, Winner
+from gpuqa.serving.service import Service
 from gpuqa.serving.telemetry import Telemetry
 
 pytestmark = pytest.mark.engine
@@ -289,7 +290,7 @@ def test_an_engine_that_runs_other_parts_than_the_measured_one_is_warned_of_with
 ) -> None:
     engine = ScriptedEngine()
     engine.open.set()
-    winner = Winner(scripted(engine), ["Warm?"], measured)
+    winner = Winner({"": scripted(engine)}, ["Warm?"], measured)
 
     async def start_and_end() -> None:
         service = Service(winner, HttpConfig(), Telemetry(CollectorRegistry()), pytest.fail)

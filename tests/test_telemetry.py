@@ -52,7 +52,9 @@ def test_answers_are_counted_by_outcome_with_their_tokens_characters_and_times()
 def test_every_name_in_the_documentation_is_shown_and_no_other():
     told = Telemetry(CollectorRegistry())
     told.introduce({"version": "1", "frozen_digest": "d"})
-    told.watch_engine(lambda: ("m", dict.fromkeys(re.findall(r"vllm:\w+", telemetry.__doc__ or ""), 1.0)))
+    told.watch_engines(lambda: ("m", {"": dict.fromkeys(re.findall(r"vllm:\w+", telemetry.__doc__ or ""), 1.0)}))
+    for gauge in (told.replica_ready, told.replica_in_flight):
+        gauge.labels("GPU 0").set(1)
     told.enter("ready", ["starting", "ready"])
     told.requests.labels("/predict", "ok").inc()
     told.request_s.labels("/predict").observe(1)
@@ -64,7 +66,7 @@ def test_every_name_in_the_documentation_is_shown_and_no_other():
 
 def test_an_engines_numbers_are_read_at_every_scrape_under_its_own_names():
     told, numbers = Telemetry(CollectorRegistry()), {"vllm:num_requests_running": 1.0, "vllm:prefix_cache_hits_total": 5.0}
-    told.watch_engine(lambda: ("embedded", numbers))
+    told.watch_engines(lambda: ("embedded", {"": numbers}))
     assert samples(told)["vllm:num_requests_running embedded"] == 1
     numbers["vllm:num_requests_running"] = 0.0
     assert samples(told)["vllm:num_requests_running embedded"] == 0

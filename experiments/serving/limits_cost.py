@@ -32,8 +32,9 @@ from gpuqa.measure.statistics import median_and_mad, t_quantile
 from gpuqa.records import Generation
 from gpuqa.serving.app import create_app
 from gpuqa.serving.connections import Connections
+from gpuqa.serving.life import State, Winner
 from gpuqa.serving.routes import contract, openai
-from gpuqa.serving.service import Service, State, Winner
+from gpuqa.serving.service import Service
 from gpuqa.serving.telemetry import Telemetry
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "speed"))
@@ -71,7 +72,7 @@ def served(limits: bool) -> Iterator[int]:
     engine = ScriptedEngine(lambda _: Generation([100, 200, 300], "stop"))
     engine.open.set()
     http, ended = HttpConfig(), []
-    service = Service(Winner(scripted(engine), ("?",)), http, Telemetry(CollectorRegistry()), ended.append)
+    service = Service(Winner({"": scripted(engine)}, ("?",)), http, Telemetry(CollectorRegistry()), ended.append)
     if limits:
         connections = Connections(http)
         config = uvicorn.Config(create_app(service, connections=connections), log_config=None, **connections.uvicorn_settings())

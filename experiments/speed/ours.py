@@ -22,7 +22,8 @@ class Ours(Contestant):
         from gpuqa.config.http import HttpConfig
         from gpuqa.pipeline.pipeline import Pipeline, checked_tokenizer, start_engine
         from gpuqa.serving.app import create_app
-        from gpuqa.serving.service import Service, State, Winner
+        from gpuqa.serving.life import State, Winner
+        from gpuqa.serving.service import Service
         from gpuqa.serving.telemetry import Telemetry
 
         configs = {prefix: our_config(self.task, system) for prefix, system in self.task.systems.items()}
@@ -33,7 +34,7 @@ class Ours(Contestant):
         for prefix, pipeline in self.pipelines.items():
             http, telemetry = HttpConfig(host=HOST, port=0, warmup_batch=1), Telemetry(CollectorRegistry())
             measured = self.engine.overrides()
-            winner = Winner(lambda started=pipeline: immediately(started), ["Warm?"], measured)  # type: ignore[misc]
+            winner = Winner({"": lambda started=pipeline: immediately(started)}, ["Warm?"], measured)  # type: ignore[misc]
             service = Service(winner, http, telemetry, fail)
             app = create_app(service)
             self.addresses[prefix] = (await listen(app), "/predict")

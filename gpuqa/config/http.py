@@ -6,6 +6,7 @@ import math
 import re
 from dataclasses import dataclass, field, fields
 from enum import Enum
+from typing import Any
 
 from gpuqa.config import check
 from gpuqa.machine.log_lines import Logs
@@ -35,6 +36,8 @@ class HttpConfig:
     batch_str_as_list: bool = True  # in batch mode a str prompt is answered by a list of one
     openai: OpenAI = OpenAI.strict
     logs: Logs = Logs.json
+
+    replicas: Any = 1  # engines side by side, each on GPUs or cores of its own; "auto": as many as the GPUs hold
 
     root_path: str = ""  # where a reverse proxy shows this server, such as "/gpuqa"
     cors_origins: list[str] = field(default_factory=list)  # pages of other servers whose scripts may ask, or ["*"]
@@ -66,6 +69,8 @@ class HttpConfig:
             if name.endswith("_s"):
                 check(0 < value < math.inf, f"http.{name}", value, "a number of seconds above 0")
         check(self.restart_attempts >= 1, "http.restart_attempts", self.restart_attempts, "an integer of at least 1")
+        counted = type(self.replicas) is int and self.replicas >= 1
+        check(counted or self.replicas == "auto", "http.replicas", self.replicas, "auto, or an integer of at least 1")
         rooted = self.root_path == "" or (self.root_path.startswith("/") and not self.root_path.endswith("/"))
         check(rooted, "http.root_path", self.root_path, "an empty text, or a path that begins with / and does not end with it")
         for origin in self.cors_origins:

@@ -16,18 +16,23 @@ gpuqa_questions_in_flight                gauge: admitted and not answered; gpuqa
 gpuqa_engine_state{state}                gauge: 1 for the state that it is in (gpuqa.serving.service.State), else 0
 gpuqa_engine_starts_total{outcome}       ready, failed; gpuqa_engine_deaths_total: died while it was ready
 gpuqa_build_info{version,frozen_digest,model,prompt,quantization,engine,device,...}   gauge: 1
+gpuqa_questions_asked_again_total        questions whose replica was lost, each time that another one was asked
+gpuqa_replica_ready{replica}             gauge, with http.replicas above 1: whether this one answers;
+gpuqa_replica_questions_in_flight{replica}   gauge: the questions that it has
 vllm:num_requests_running, vllm:num_requests_waiting, vllm:kv_cache_usage_perc        gauges, as vLLM's scheduler says;
-vllm:prefix_cache_queries_total, vllm:prefix_cache_hits_total, vllm:num_preemptions_total      all {model_name}
+vllm:prefix_cache_queries_total, vllm:prefix_cache_hits_total, vllm:num_preemptions_total      all {model_name}, with several
+                                         replicas also {replica}
 process_resident_memory_bytes and other process_* of this process (the engine's own process is another one)
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import re
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from typing import Any
 
@@ -35,12 +40,13 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from gpuqa.machine.log_lines import json_line
+from gpuqa.machine.log_lines import Logs, json_line
 from gpuqa.records import Completion
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 330)  # the last is the default deadline
 STATUS_OUTCOMES = {401: "unauthorized", 429: "refused", 503: "unavailable"}
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
+ReadNumbers = Callable[[], tuple[str, Mapping[str, Mapping[str, float]]]]  # the model's name, and `Engine.numbers` by replica
 ABOUT: ContextVar[dict[str, Any] | None] = ContextVar("about", default=None)  # fields of the request that is being answered
 
 
@@ -66,6 +72,10 @@ class Telemetry:
         self.state = Gauge("gpuqa_engine_state", "1 for the state that the service is in.", ["state"], registry=registry)
         self.starts = Counter("gpuqa_engine_starts", "Starts of the engine.", ["outcome"], registry=registry)
         self.deaths = self._counter("gpuqa_engine_deaths", "Deaths of a ready engine.")
+        self.asked_again = self._counter("gpuqa_questions_asked_again", "Questions asked again because their replica was lost.")
+        self.replica_ready = Gauge("gpuqa_replica_ready", "Whether a replica answers.", ["replica"], registry=registry)
+        name = "gpuqa_replica_questions_in_flight"
+        self.replica_in_flight = Gauge(name, "Questions that a replica has.", ["replica"], registry=registry)
         ProcessCollector(registry=registry)
         for outcome in ("answered", "failed", "late", "lost", "refused", "gone"):  # a rate needs the zero before the first
             self.questions.labels(outcome)
@@ -87,8 +97,8 @@ class Telemetry:
         """What is served, as the labels of `gpuqa_build_info`."""
         Gauge("gpuqa_build_info", "What is served.", list(labels), registry=self.registry).labels(**labels).set(1)
 
-    def watch_engine(self, read: Callable[[], tuple[str, dict[str, float]]]) -> None:
-        """Show an engine's own numbers, which `read` gives at every scrape: the model's name and `Engine.numbers`."""
+    def watch_engines(self, read: ReadNumbers) -> None:
+        """Show the engines' own numbers, which `read` gives at every scrape."""
         self.registry.register(EngineNumbers(read))
 
     def enter(self, state: str, states: Iterable[str]) -> None:
@@ -118,17 +128,19 @@ OUTCOMES = {"error": "failed", "late": "late", "lost": "lost"}  # by finish_reas
 
 
 class EngineNumbers(Collector):
-    """An engine's numbers at the moment of a scrape, under the backend's own names; see `Engine.numbers`."""
+    """The engines' numbers at the moment of a scrape, under the backend's own names; see `Engine.numbers`."""
 
-    def __init__(self, read: Callable[[], tuple[str, dict[str, float]]]) -> None:
+    def __init__(self, read: ReadNumbers) -> None:
         self.read = read
 
     def collect(self) -> Iterator[Metric]:
-        model, numbers = self.read()
-        for name, value in numbers.items():
+        model, by_replica = self.read()
+        for name in dict.fromkeys(name for numbers in by_replica.values() for name in numbers):
             family = CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily
-            metric = family(name, "The engine's own number.", labels=["model_name"])
-            metric.add_metric([model], value)
+            metric = family(name, "The engine's own number.", labels=["model_name", *(["replica"] if any(by_replica) else [])])
+            for replica, numbers in by_replica.items():
+                if name in numbers:
+                    metric.add_metric([model, *([replica] if replica else [])], numbers[name])
             yield metric
 
 
@@ -208,6 +220,15 @@ def note(**fields: Any) -> None:
     about = ABOUT.get()
     if about is not None:
         about.update(fields)
+
+
+def log_to_stderr(logs: Logs) -> None:
+    """Log lines of this process and of vLLM; the variable that keeps vLLM from its own form must be set before its import."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(JsonLines() if logs is Logs.json else TextLines())
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    if logs is Logs.json:
+        os.environ.setdefault("VLLM_CONFIGURE_LOGGING", "0")
 
 
 class TextLines(logging.Formatter):

@@ -17,6 +17,7 @@ from gpuqa.config.commands import CellConfig
 from gpuqa.config.paths import find_model
 from gpuqa.config.pipeline import PromptConfig
 from gpuqa.engines import BACKENDS
+from gpuqa.machine.places import Place
 from gpuqa.measure import fingerprint
 from gpuqa.measure.cell import Cell
 from gpuqa.measure.fingerprint import Stage
@@ -30,7 +31,6 @@ from gpuqa.study import event_log, rate_sweep
 from gpuqa.study.cell_checks import CellChecks
 from gpuqa.study.engine_session import CellWarm, EngineStarts, Event, PassDone
 from gpuqa.study.executors import EXECUTORS
-from gpuqa.study.executors.places import Place
 from gpuqa.study.finals import Finals, Schedule, Undecided
 from gpuqa.study.grid import GridPlan, group_by_engine
 from gpuqa.study.journal import Journal

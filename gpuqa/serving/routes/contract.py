@@ -20,7 +20,8 @@ from gpuqa.config.http import HttpConfig, Status
 from gpuqa.serving.auth import UNAUTHORIZED, Refusal
 from gpuqa.serving.body_values import bounded_route
 from gpuqa.serving.ignored import Ignored
-from gpuqa.serving.service import Service, State
+from gpuqa.serving.life import State
+from gpuqa.serving.service import Service
 
 
 class PredictRequest(BaseModel):

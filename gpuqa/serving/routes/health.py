@@ -10,7 +10,8 @@ from __future__ import annotations
 from fastapi import APIRouter, Response
 from pydantic import BaseModel
 
-from gpuqa.serving.service import Service, State
+from gpuqa.serving.life import State
+from gpuqa.serving.service import Service
 
 
 class HealthResponse(BaseModel):

@@ -1,7 +1,8 @@
 """What is running here.
 
 GET /info     which frozen winner, its digests, versions, device, the numbers that it was chosen for, and the overrides: those
-              that ran when it was measured (frozen.overrides) and those that run now (here.overrides)
+              that ran when it was measured (frozen.overrides) and those that run now (here.overrides); with several replicas
+              the state of each (here.replicas)
               Of paths it shows the last part.
 GET /metrics  for Prometheus; gpuqa.serving.telemetry lists the names
 """
@@ -29,7 +30,8 @@ def router(service: Service, facts: dict[str, Any]) -> APIRouter:
     async def info() -> dict[str, Any]:
         """The frozen winner, the machine, the state of the engine, and which of our parts run in it at this moment."""
         here = {**shown.get("here", {}), "overrides": [asdict(override) for override in service.overrides()]}
-        return {"state": service.look().name, **shown, "here": here}
+        replicas = {"replicas": service.replicas()} if service.replicas() else {}
+        return {"state": service.look().name, **shown, "here": {**here, **replicas}}
 
     @routes.get("/metrics", response_class=Response)
     async def metrics() -> Response:

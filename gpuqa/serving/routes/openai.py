@@ -21,7 +21,6 @@ from typing import Any
 from fastapi import APIRouter, Response
 from fastapi.responses import StreamingResponse
 
-from gpuqa.config.pipeline import PipelineConfig
 from gpuqa.engines import EngineFailed
 from gpuqa.records import Completion, CompletionDelta
 from gpuqa.serving.auth import UNAUTHORIZED
@@ -37,7 +36,7 @@ from gpuqa.serving.openai_request import (
     refuse_other_model,
 )
 from gpuqa.serving.refusals import failure
-from gpuqa.serving.service import REASONS, NotReady, Service, State
+from gpuqa.serving.service import NotReady, Service
 
 STREAMS: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}}
 DONE = "data: [DONE]\n\n"
@@ -66,7 +65,7 @@ def router(service: Service, ignored: Ignored, fingerprint: str | None = None) -
     routes = APIRouter(prefix="/v1", responses=UNAUTHORIZED, route_class=bounded)
 
     def card() -> dict[str, Any]:
-        config = config_of(service)
+        config = service.config()
         about = {"id": config.model.name, "object": "model", "created": 0, "owned_by": "gpuqa"}
         return {**about, "max_model_len": config.engine.max_model_len}
 
@@ -78,13 +77,13 @@ def router(service: Service, ignored: Ignored, fingerprint: str | None = None) -
     @routes.get("/models/{model:path}")
     async def model(model: str) -> dict[str, Any]:
         """The same, by its name."""
-        refuse_other_model(model, config_of(service))
+        refuse_other_model(model, service.config())
         return card()
 
     @routes.post("/chat/completions", responses=STREAMS, response_model=None)
     async def chat_completions(request: ChatRequest, reply: Response) -> Response | dict[str, Any]:
         """Answer the last message."""
-        names = ignored_fields(request, config_of(service), service.http.openai)
+        names = ignored_fields(request, service.config(), service.http.openai)
         question = request.messages[question_of(request)].text
         reply.headers.update(ignored.headers("/v1/chat/completions", names, [question]))
         head = Head("chat.completion", request.model, fingerprint)
@@ -99,7 +98,7 @@ def router(service: Service, ignored: Ignored, fingerprint: str | None = None) -
     @routes.post("/completions", responses=STREAMS, response_model=None)
     async def completions(request: CompletionRequest, reply: Response) -> Response | dict[str, Any]:
         """Answer each prompt as a question, inside the frozen prompt."""
-        names = ignored_fields(request, config_of(service), service.http.openai)
+        names = ignored_fields(request, service.config(), service.http.openai)
         questions = questions_of(request, service.http.max_questions_per_request)
         reply.headers.update(ignored.headers("/v1/completions", names, questions))
         head = Head("text_completion", request.model, fingerprint)
@@ -138,17 +137,6 @@ async def streamed(deltas: AsyncGenerator[CompletionDelta], head: Head, wants_us
     except BaseException:
         await deltas.aclose()
         raise
-
-
-def config_of(service: Service) -> PipelineConfig:
-    """What is served.
-
-    Raises:
-        NotReady: nothing, now.
-    """
-    if service.look() is not State.ready or service.pipeline is None:
-        raise NotReady(REASONS[service.state])
-    return service.pipeline.config
 
 
 def refuse_failed(completion: Completion | None) -> None:

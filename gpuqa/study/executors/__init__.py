@@ -33,9 +33,9 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from gpuqa.config.measurement import Executor
+from gpuqa.machine.places import Place
 from gpuqa.study.engine_session import Event, Steps
 from gpuqa.study.executors.local import run_local
-from gpuqa.study.executors.places import Place
 
 Plan = TypeVar("Plan", bound=Steps)
 

@@ -9,9 +9,9 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import Generic, TypeVar
 
+from gpuqa.machine.places import Place
 from gpuqa.study.engine_session import EngineSession, Event, Steps, drive
 from gpuqa.study.executors.leases import Leases
-from gpuqa.study.executors.places import Place
 from gpuqa.study.executors.worker import WorkerSession
 
 Plan = TypeVar("Plan", bound=Steps)

@@ -1,31 +1,15 @@
-"""The places of one machine where engines can run side by side: sets of GPUs, or of processor cores."""
+"""The places of a study: those of `gpuqa.machine.places` that its executor asks for."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 
 from gpuqa.config import UserError, check
 from gpuqa.config.commands import CellConfig
 from gpuqa.config.measurement import ExecutorConfig
 from gpuqa.engines import gpus_of_engine
 from gpuqa.machine import hardware
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """What an engine's process gets of the machine."""
-
-    name: str  # such as "GPU 0" or "cores 0-3"; passes carry it beside the device
-    env: dict[str, str] = field(default_factory=dict)  # set before anything is imported
-    cores: tuple[int, ...] = ()  # that it may run on; all where it is empty
-    model: str = ""  # of its device; "": the machine's
-
-    @property
-    def is_a_device(self) -> bool:
-        """Whether what runs at other places does not slow it down. Cores of one processor share its memory."""
-        return not self.cores
+from gpuqa.machine.places import Place, sets_of_cores, sets_of_gpus, usable_cores
 
 
 def places_for(configs: Sequence[CellConfig]) -> list[Place]:
@@ -43,6 +27,8 @@ def places_of(config: ExecutorConfig, engine_gpus: int) -> list[Place]:
         UserError: the machine does not have them.
     """
     if config.workers is not None:
+        allowed = f"at most {len(usable_cores())}: this process may use so many cores"
+        check(config.workers <= len(usable_cores()), "executor.workers", config.workers, allowed)
         return sets_of_cores(config.workers)
     if config.gpus is None:
         return []
@@ -50,16 +36,10 @@ def places_of(config: ExecutorConfig, engine_gpus: int) -> list[Place]:
     ids = chosen_gpus(config, list(models))
     takes = "engines of this study compute on none; executor.workers=2 runs them side by side on cores"
     check(engine_gpus > 0, "executor.gpus", config.gpus, f"null here: {takes}")
-    sets = [ids[first : first + engine_gpus] for first in range(0, len(ids) - engine_gpus + 1, engine_gpus)]
-    if not sets:
+    places = sets_of_gpus(ids, engine_gpus, models)
+    if not places:
         raise UserError(f"executor.gpus: got {config.gpus!r}, {len(ids)} in all; an engine of this study takes {engine_gpus}")
-    return [place_of(each, models) for each in sets]
-
-
-def place_of(ids: Sequence[str], models: Mapping[str, str]) -> Place:
-    """These GPUs alone, numbered as nvidia-smi does it."""
-    env = {"CUDA_VISIBLE_DEVICES": ",".join(ids), "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
-    return Place(f"GPU {', '.join(ids)}", env, model=" + ".join(dict.fromkeys(models[id_] for id_ in ids)))
+    return places
 
 
 def unlike(places: Sequence[Place]) -> str:
@@ -84,13 +64,3 @@ def chosen_gpus(config: ExecutorConfig, here: Sequence[str]) -> list[str]:
     absent = [id_ for id_ in ids if id_ not in here]
     check(not absent, "executor.gpus", config.gpus, f"ids of GPUs: {there}, not {', '.join(absent)}")
     return ids
-
-
-def sets_of_cores(workers: int) -> list[Place]:
-    """The cores of this process cut into as many sets of one size, neighbours together."""
-    cores = sorted(os.sched_getaffinity(0))
-    check(workers <= len(cores), "executor.workers", workers, f"at most {len(cores)}: this process may use so many cores")
-    size = len(cores) // workers
-    sets = [tuple(cores[first : first + size]) for first in range(0, size * workers, size)]
-    names = [str(each[0]) if len(each) == 1 else f"{each[0]}-{each[-1]}" for each in sets]
-    return [Place(f"cores {name}", {}, each) for name, each in zip(names, sets, strict=True)]

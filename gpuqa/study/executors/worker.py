@@ -1,8 +1,8 @@
 """A process for the engines of one place, which `WorkerSession` starts and `work` is all of.
 
-Steps come in at its standard input, events go out at its standard output, both pickled behind their length in bytes (8, big
-endian). After an event it waits until that was taken (None comes in). None in the place of a step closes the engine, and
-None goes out when that is done. What engines print goes to a log. The process ends with the one that started it.
+Steps come in at its standard input, events go out at its standard output (`gpuqa.machine.messages`). After an event it waits
+until that was taken (None comes in). None in the place of a step closes the engine, and None goes out when that is done. What
+engines print goes to a log. The process ends with the one that started it.
 """
 
 from __future__ import annotations
@@ -10,8 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import pickle
-import struct
 import sys
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -20,10 +18,10 @@ from typing import Any, BinaryIO
 
 import psutil
 
+from gpuqa.machine.messages import framed, read, receive
+from gpuqa.machine.places import Place
 from gpuqa.study.engine_session import LAST, CellFailed, EngineSession, Event, Step
-from gpuqa.study.executors.places import Place
 
-LENGTH = struct.Struct(">Q")
 PATIENCE_S = 60.0  # until an engine that is being closed has ended
 
 
@@ -89,8 +87,7 @@ class WorkerSession:
         """
         pipe = self.process.stdout if self.process else None
         assert pipe is not None, "it was started with one"
-        [length] = LENGTH.unpack(await pipe.readexactly(LENGTH.size))
-        return pickle.loads(await pipe.readexactly(length))
+        return await receive(pipe)
 
     async def close(self) -> None:
         """Release the engine; the process stays for the next one, unless it was interrupted."""
@@ -150,25 +147,7 @@ async def serve(session: EngineSession, steps: BinaryIO, out: BinaryIO) -> None:
     await session.close()
 
 
-def read(source: BinaryIO) -> Any:
-    """The next message.
-
-    Raises:
-        EOFError: there is none.
-    """
-    head = source.read(LENGTH.size)
-    if len(head) < LENGTH.size:
-        raise EOFError
-    return pickle.loads(source.read(LENGTH.unpack(head)[0]))
-
-
 def write(target: BinaryIO, message: Any) -> None:
     """Hand a message to the study."""
     target.write(framed(message))
     target.flush()
-
-
-def framed(message: Any) -> bytes:
-    """A message as both ends write it."""
-    data = pickle.dumps(message)
-    return LENGTH.pack(len(data)) + data

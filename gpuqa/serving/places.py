@@ -24,13 +24,8 @@ def places_of(replicas: int | str, pipeline: PipelineConfig) -> list[Place]:
     models = hardware.visible_gpu_models() if size else {}
     if not models:
         cores = len(usable_cores())
-        enough = replicas == "auto" or int(replicas) <= cores
-        check(
-            enough,
-            "http.replicas",
-            replicas,
-            f"at most {cores}: the engine computes on cores, and this process may use so many",
-        )
+        there = f"at most {cores}: without a GPU each takes cores of its own, and this process may use so many"
+        check(replicas == "auto" or int(replicas) <= cores, "http.replicas", replicas, there)
         return [] if replicas == "auto" else sets_of_cores(int(replicas))
     places = sets_of_gpus(list(models), size, models)
     takes = f"this machine shows GPU {', '.join(models)}, and an engine takes {size}"

@@ -1,8 +1,7 @@
 """The server's end of a pipeline that runs in a process of its own (`gpuqa.serving.replica_process`).
 
-One process a replica, each with its own tokenizer and its own engine: on two H200, two such processes answered 1.80 times as
-much as one, where vLLM's data parallelism behind one client, whose process handles every token of both, reached 1.30
-(docs/many_gpus.md).
+One process a replica, each with its own tokenizer and its own engine: the host's work for each token is then shared out like
+the GPU's (docs/many_gpus.md). Engines that one process drives leave all of it to one core.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ from gpuqa.pipeline.pipeline import Pipeline, warm_up
 from gpuqa.records import Override
 from gpuqa.serving.telemetry import ABOUT, log_to_stderr
 
-LOOK_EVERY_S = 0.25  # between two looks at how the engine fares
+LOOK_EVERY_S = 0.05  # between two looks at how the engine fares: /metrics shows the last one
 log = logging.getLogger("gpuqa.serve")
 
 

@@ -30,6 +30,7 @@ from gpuqa.pipeline.prompts import load_tokenizer
 from gpuqa.records import Generation
 from gpuqa.serve import serve
 from gpuqa.serving.places import places_of
+from gpuqa.serving.scrapes import History, Scrape, snapshot
 from gpuqa.serving.shares import shares_of, works_of
 
 READY = (200, {"status": "batch"})
@@ -247,6 +248,21 @@ def test_a_replica_that_never_comes_up_ends_the_service_at_its_start() -> None:
         until(lambda: bool(served.gave_up))
         assert "no memory" in served.gave_up[0]
         assert served.status()[0] == 503
+
+
+def test_a_live_view_takes_the_mean_of_the_caches_and_a_first_start_of_each_replica_for_no_restart() -> None:
+    lines = [
+        'gpuqa_engine_starts_total{outcome="ready"} 3',
+        'gpuqa_replica_ready{replica="a"} 1',
+        'gpuqa_replica_ready{replica="b"} 1',
+    ]
+    lines += [
+        f'vllm:kv_cache_usage_perc{{model_name="m",replica="{name}"}} {usage}' for name, usage in (("a", 0.5), ("b", 0.25))
+    ]
+    history = History()
+    history.add(Scrape.of("\n".join([*lines, ""]), 0.0, 0.0))
+    seen = snapshot("http://x", "ready", {}, history)
+    assert (seen.kv_cache_usage, seen.restarts) == (0.375, 1)
 
 
 # ------------------------------------------------------------------------------------------------------------- streams

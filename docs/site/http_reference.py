@@ -11,8 +11,9 @@ from prometheus_client import CollectorRegistry
 from gpuqa.config.http import HttpConfig
 from gpuqa.pipeline.pipeline import Pipeline
 from gpuqa.serving.app import create_app
+from gpuqa.serving.life import Winner
 from gpuqa.serving.routes.docs import resolved
-from gpuqa.serving.service import Service, Winner
+from gpuqa.serving.service import Service
 from gpuqa.serving.telemetry import Telemetry
 
 HEAD = """# HTTP reference
@@ -29,7 +30,7 @@ async def no_engine() -> Pipeline:
 
 def page() -> str:
     """The page."""
-    service = Service(Winner(no_engine, ()), HttpConfig(), Telemetry(CollectorRegistry()), print)
+    service = Service(Winner({"": no_engine}, ()), HttpConfig(), Telemetry(CollectorRegistry()), print)
     document = create_app(service).openapi()
     lines = [HEAD]
     for path, ways in document["paths"].items():

@@ -44,6 +44,14 @@ class Scrape:
         values = [value for (known, of), value in self.samples.items() if known == name and labels.items() <= dict(of).items()]
         return sum(values) if values else None
 
+    def count(self, name: str) -> int:
+        """How many samples of this name there are: one for each replica, where they are told apart."""
+        return sum(known == name for known, _ in self.samples)
+
+    def mean(self, name: str) -> float | None:
+        """The mean of the samples of this name; None where there is none."""
+        return self.total(name) / count if (count := self.count(name)) else None
+
     def total(self, name: str, **labels: str) -> float:
         """The same for a counter, which may not have begun to count."""
         return self.get(name, **labels) or 0.0
@@ -203,9 +211,9 @@ def snapshot(url: str, state: str, info: Mapping[str, object], history: History)
         in_flight=new.get("gpuqa_questions_in_flight"),
         in_flight_limit=new.get("gpuqa_questions_in_flight_limit"),
         waiting=new.get("vllm:num_requests_waiting"),
-        kv_cache_usage=new.get("vllm:kv_cache_usage_perc"),
+        kv_cache_usage=new.mean("vllm:kv_cache_usage_perc"),
         errors=errors(new),
-        restarts=max(0.0, new.total("gpuqa_engine_starts_total", outcome="ready") - 1),
+        restarts=max(0.0, new.total("gpuqa_engine_starts_total", outcome="ready") - max(1, new.count("gpuqa_replica_ready"))),
         failed_starts=new.total("gpuqa_engine_starts_total", outcome="failed"),
         since_start=since_start(new),
         **{name: old and rates(old, new) for name, old in windows.items()},  # type: ignore[arg-type]

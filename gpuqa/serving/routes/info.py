@@ -30,7 +30,7 @@ def router(service: Service, facts: dict[str, Any]) -> APIRouter:
     async def info() -> dict[str, Any]:
         """The frozen winner, the machine, the state of the engine, and which of our parts run in it at this moment."""
         here = {**shown.get("here", {}), "overrides": [asdict(override) for override in service.overrides()]}
-        replicas = {"replicas": service.replicas()} if service.replicas() else {}
+        replicas = {"replicas": service.each()} if service.each() else {}
         return {"state": service.look().name, **shown, "here": {**here, **replicas}}
 
     @routes.get("/metrics", response_class=Response)

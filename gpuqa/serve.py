@@ -5,7 +5,7 @@
     python -m gpuqa.serve model_path=/mnt/weights                    # the frozen weights lie elsewhere on this machine
 
 SIGTERM or Ctrl-C drains: not ready at once, running requests finish, exit. A second one ends everything at once. SIGHUP reads
-the file of keys again.
+the file of keys and the frozen file again; another winner is served without a lost request (http.watch_frozen=true: by itself).
 Exit codes: 0 after a signal, 128 + its number after a second one, 1 there is no engine, 2 the input is wrong.
 """
 
@@ -14,17 +14,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import signal
-import socket
-from collections.abc import Awaitable, Callable, Sequence
-from contextvars import Context
-from dataclasses import replace
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
-import uvicorn
 from prometheus_client import CollectorRegistry, disable_created_metrics
 
 from gpuqa import frozen
@@ -34,25 +29,23 @@ from gpuqa.config.commands import ServeConfig, resolve
 from gpuqa.config.paths import find, find_model
 from gpuqa.config.pipeline import PipelineConfig
 from gpuqa.hubs.record import read as read_record
-from gpuqa.machine.child_processes import kill_children
 from gpuqa.machine.places import Place
 from gpuqa.measure import fingerprint
 from gpuqa.pipeline.pipeline import Pipeline, checked_tokenizer, encoder_for, start_engine, warmup_questions
 from gpuqa.pipeline.sampling import stop_token_ids
 from gpuqa.records import Override
 from gpuqa.serving.address import check_port, has_route
-from gpuqa.serving.app import create_app
-from gpuqa.serving.auth import Keys, read_keys
-from gpuqa.serving.connections import Connections
-from gpuqa.serving.life import StartPipeline, Winner
+from gpuqa.serving.auth import read_keys
+from gpuqa.serving.life import StartPipeline, State, Winner
 from gpuqa.serving.places import places_of
 from gpuqa.serving.replica import Replica
+from gpuqa.serving.room import has_room_beside
+from gpuqa.serving.server import Server
 from gpuqa.serving.service import Service
 from gpuqa.serving.telemetry import Telemetry, log_to_stderr
 
 log = logging.getLogger("gpuqa.serve")
 FAILED = 1
-LAST_BYTES_S = 5  # for answers that slow clients are still reading when everything else has ended
 
 
 def main() -> None:
@@ -64,19 +57,13 @@ def serve(composed: Any) -> int:
     """Run until a signal ends it -> exit code."""
     config = resolve(composed, ServeConfig)
     log_to_stderr(config.http.logs)
-    content = frozen.read(Path(config.frozen))
-    pipeline = frozen.pipeline_config(content, Path(config.frozen), config.trust_frozen)
-    if config.model_path is not None:
-        pipeline = replace(pipeline, model=replace(pipeline.model, path=config.model_path))
+    content, pipeline = read_winner(config)
     check_port(config.http)
     places = places_of(config.http.replicas, pipeline)
     keys = read_keys(config.http.keys_file, config.http.keys_variable)
-    warmup = warmup_questions(pipeline.model, config.warmup)
-    measured = overrides_of(content, config.frozen)
-    tokenizer = verify(config, content, pipeline)
-    here = fingerprint.environment()
-    warn_of_another_machine(content, here)
-    introduce(config, content, places)
+    started = Started(config, places, dict(os.environ))
+    winner = prepared(started, content, pipeline)
+    log.info("network: %s", "there is a route to it" if has_route() else "cut off; nothing here needs it")
     failures: list[str] = []
 
     def give_up(reason: str) -> None:
@@ -85,57 +72,86 @@ def serve(composed: Any) -> int:
 
     os.register_at_fork(after_in_child=os.setpgrp)  # else Ctrl-C would reach the engine, too, and cut its answers short
     disable_created_metrics()  # type: ignore[no-untyped-call]  # it would show the time of its creation beside every counter
-    telemetry = Telemetry(CollectorRegistry())
-    telemetry.introduce(labels(content, here))
-    starts = starters(config, pipeline, places, tokenizer, lambda: verify(config, content, pipeline))
-    winner = Winner(starts, warmup, measured)
-    service = Service(winner, config.http, telemetry, give_up)
-    server = Server(service, facts(config, content, here), keys)
+    service = Service(winner, config.http, Telemetry(CollectorRegistry()), give_up)
+    server = Server(service, keys, config.frozen, partial(follow, service, started, asyncio.Lock()))
     server.run()
     return FAILED if failures or not server.started else 0
 
 
-class Server(uvicorn.Server):
-    """uvicorn, which drains the service on the first signal while health checks are answered, and ends at the second."""
+@dataclass(frozen=True, slots=True)
+class Started:
+    """What holds for every winner of this process."""
 
-    def __init__(self, service: Service, facts: dict[str, Any], keys: Keys | None) -> None:
-        http, connections = service.http, Connections(service.http)
-        settings: dict[str, Any] = {"timeout_graceful_shutdown": LAST_BYTES_S, "log_config": None, "access_log": False}
-        app = create_app(service, facts, keys, connections)
-        app.openapi()  # made once, and now: it would cost the others of the first client who asks a third of a second
-        super().__init__(uvicorn.Config(app, host=http.host, port=http.port, **settings, **connections.uvicorn_settings()))
-        self.service, self.keys, self.connections = service, keys, connections
-        self._signalled = False
-        self._draining: asyncio.Task[None] | None = None
+    config: ServeConfig
+    places: Sequence[Place]  # of the replicas; none for one engine in this process
+    environment: Mapping[str, str]  # before an engine was started
 
-    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._loop.add_signal_handler(signal.SIGHUP, self._read_keys)
-        await super().serve(sockets)
 
-    def handle_exit(self, sig: int, _: FrameType | None) -> None:
-        if self._signalled:
-            kill_children(set())
-            os._exit(128 + sig)
-        self._signalled = True
-        self._loop.call_soon_threadsafe(self._begin_to_end, context=Context())  # that of no request, whichever it interrupts
+def read_winner(config: ServeConfig) -> tuple[dict[str, Any], PipelineConfig]:
+    """The frozen file, and the pipeline that it describes.
 
-    def _read_keys(self) -> None:
-        """Take the keys that their file holds now; where it holds none, those before stay."""
+    Raises:
+        UserError: it cannot be read, or is no frozen winner.
+    """
+    content = frozen.read(Path(config.frozen))
+    pipeline = frozen.pipeline_config(content, Path(config.frozen), config.trust_frozen)
+    if config.model_path is not None:
+        pipeline = replace(pipeline, model=replace(pipeline.model, path=config.model_path))
+    return content, pipeline
+
+
+def prepared(started: Started, content: dict[str, Any], pipeline: PipelineConfig) -> Winner:
+    """What the service serves, after everything was checked that needs no engine.
+
+    Raises:
+        UserError: it is not what was measured, see `verify`, or there are no questions to warm up with.
+    """
+    config = started.config
+    warmup = warmup_questions(pipeline.model, config.warmup)
+    measured = overrides_of(content, config.frozen)
+    tokenizer = verify(config, content, pipeline)
+    here = fingerprint.environment()
+    warn_of_another_machine(content, here)
+    introduce(config, content, started.places)
+    starts = starters(started, pipeline, tokenizer, lambda: verify(config, content, pipeline))
+    return Winner(starts, warmup, measured, facts(config, content, here), labels(content, here))
+
+
+async def follow(service: Service, started: Started, one_at_a_time: asyncio.Lock) -> None:
+    """Serve the winner that the frozen file holds now, if it is another one. One that is wrong is named, and the one before
+    stays."""
+    config = started.config
+    async with one_at_a_time:
+        while service.look() not in (State.ready, State.failed):
+            await asyncio.sleep(0.2)
         try:
-            count = self.keys.read_again() if self.keys is not None else None
+            content, pipeline = await asyncio.to_thread(read_winner, config)
+            if content["digest"] == service.winner.labels["frozen_digest"]:
+                log.info("%s holds the winner that is served", config.frozen)
+                return
+            refuse_other_places(started.places, places_of(config.http.replicas, pipeline))
+            alone = replace(started, places=started.places or [Place("")])  # two engines in one process would share settings
+            winner = await asyncio.to_thread(prepared, alone, content, pipeline)
         except UserError as error:
-            log.error("SIGHUP: the keys stay as they were: %s", error)
-        else:
-            log.info("SIGHUP: %s", "there are no keys to read again" if count is None else f"{count} keys are accepted now")
+            log.error("the winner stays as it was: %s", error)
+            return
+        beside = not started.places and await asyncio.to_thread(has_room_beside, pipeline)
+        log.info("another winner, digest %s: %s", content["digest"][:16], HOW[bool(started.places), beside])
+        await service.swap(winner, beside)
 
-    def _begin_to_end(self) -> None:
-        self._draining = asyncio.create_task(self._drain())  # kept: the loop holds tasks weakly
 
-    async def _drain(self) -> None:
-        await self.service.drain()
-        self.connections.end_waiting()
-        self.should_exit = True
+HOW = {  # by whether there are replicas, and whether a second engine fits beside the only one
+    (True, False): "it takes the place of the one before replica by replica",
+    (False, True): "its engine starts while the one before answers",
+    (False, False): "there is no memory for two engines, so that until it is warm questions are told to come back",
+}
+
+
+def refuse_other_places(before: Sequence[Place], now: Sequence[Place]) -> None:
+    """Raise a UserError where another winner would need other GPUs than the running one."""
+    if list(before) != list(now):
+        names = [", ".join(place.name for place in places) or "one engine" for places in (before, now)]
+        raise UserError(f"http.replicas: another winner would need other places ({names[1]} instead of {names[0]}); start anew")
 
 
 def verify(config: ServeConfig, content: dict[str, Any], pipeline: PipelineConfig) -> Any:
@@ -202,19 +218,19 @@ def warn_of_another_machine(content: dict[str, Any], here: dict[str, Any]) -> No
 
 
 def starters(
-    config: ServeConfig, pipeline: PipelineConfig, places: Sequence[Place], verified: Any, verify_again: Callable[[], Any]
+    started: Started, pipeline: PipelineConfig, verified: Any, verify_again: Callable[[], Any]
 ) -> dict[str, StartPipeline]:
-    """What starts the winner, by the replica's name: in this process, or in one of its own at each of the `places`."""
+    """What starts the winner, by the replica's name: in this process, or in one of its own at each of the places."""
 
     async def start_here(tokenizer: Any) -> Pipeline:
         return Pipeline(await start_engine(pipeline), tokenizer, pipeline)
 
     async def start_at(place: Place, _: Any) -> Replica:
-        return await Replica.start(pipeline, place, config.http.logs)
+        return await Replica.start(pipeline, place, started.environment, started.config.http.logs)
 
-    if not places:
+    if not started.places:
         return {"": starter(start_here, verified, verify_again)}
-    return {place.name: starter(partial(start_at, place), verified, verify_again) for place in places}
+    return {place.name: starter(partial(start_at, place), verified, verify_again) for place in started.places}
 
 
 def starter(
@@ -235,13 +251,12 @@ def starter(
 
 
 def introduce(config: ServeConfig, content: dict[str, Any], places: Sequence[Place]) -> None:
-    """Say what will be served, from where, and whether there is a network; nothing depends on it."""
+    """Say what will be served, and where; nothing depends on it."""
     log.info("serving %s, digest %s: %s", config.frozen, content["digest"][:16], content["reason"])
     if content.get("note"):
         log.warning("%s", content["note"])
-    if places:
+    if len(places) > 1:
         log.info("%d replicas, each in a process of its own: %s", len(places), "; ".join(place.name for place in places))
-    log.info("network: %s", "there is a route to it" if has_route() else "cut off; nothing here needs it")
 
 
 def overrides_of(content: dict[str, Any], path: str) -> list[Override]:

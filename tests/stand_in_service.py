@@ -116,9 +116,11 @@ def serving(
         served = Served(listening.getsockname()[1])
         telemetry = Telemetry(CollectorRegistry())
         starts = start if isinstance(start, dict) else {"": start}
-        served.service = Service(Winner(starts, warmup), config or HttpConfig(), telemetry, served.gave_up.append)
+        served.service = Service(
+            Winner(starts, warmup, facts={"a": "fact"}), config or HttpConfig(), telemetry, served.gave_up.append
+        )
         connections = Connections(served.service.http)
-        app = create_app(served.service, {"a": "fact"}, keys, connections)
+        app = create_app(served.service, keys, connections)
         server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="on", **connections.uvicorn_settings()))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
         thread.start()

@@ -38,6 +38,7 @@ class HttpConfig:
     logs: Logs = Logs.json
 
     replicas: Any = 1  # engines side by side, each on GPUs or cores of its own; "auto": as many as the GPUs hold
+    watch_frozen: bool = False  # another winner in the frozen file is served as soon as it is there, as after SIGHUP
 
     root_path: str = ""  # where a reverse proxy shows this server, such as "/gpuqa"
     cors_origins: list[str] = field(default_factory=list)  # pages of other servers whose scripts may ask, or ["*"]

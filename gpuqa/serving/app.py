@@ -24,12 +24,10 @@ POLLED = ("/", "/health", "/livez", "/readyz", "/metrics")
 FREE = (*POLLED, "/ui")  # no key is needed for these, nor for what is below /ui
 
 
-def create_app(
-    service: Service, facts: dict[str, Any] | None = None, keys: Keys | None = None, connections: Connections | None = None
-) -> FastAPI:
+def create_app(service: Service, keys: Keys | None = None, connections: Connections | None = None) -> FastAPI:
     """The application; the service runs as long as it does.
 
-    `facts` are shown at /info. Without `keys`, every client may call everything. `connections` are those of its server.
+    Without `keys`, every client may call everything. `connections` are those of its server.
     """
 
     @asynccontextmanager
@@ -49,8 +47,8 @@ def create_app(
     )
     app.include_router(contract.router(service, http, ignored))
     app.include_router(health.router(service))
-    app.include_router(info.router(service, facts or {}))
-    app.include_router(openai.router(service, ignored, (facts or {}).get("frozen", {}).get("digest")))
+    app.include_router(info.router(service))
+    app.include_router(openai.router(service, ignored))
     app.include_router(page.router())
     app.include_router(docs.router(app.openapi))
     service.telemetry.expect(route.path for route in app.routes if isinstance(route, APIRoute))

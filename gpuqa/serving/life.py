@@ -7,8 +7,9 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
+from typing import Any
 
 from gpuqa.config.http import HttpConfig
 from gpuqa.config.pipeline import PipelineConfig
@@ -30,6 +31,7 @@ class State(Enum):
     starting = "starting"
     ready = "ready"
     restarting = "restarting"  # the engine died, and another one is being started
+    swapping = "swapping"  # another winner is being started, and there is no room for two
     draining = "draining"  # running answers finish, no new ones begin
     failed = "failed"  # there is no engine and there will be none
 
@@ -44,6 +46,8 @@ class Winner:
     starts: Mapping[str, StartPipeline]  # by the replica's name: makes its pipeline; called for every life of its engine
     warmup: Sequence[str]  # questions to warm up with
     overrides: Sequence[Override] = ()  # those that ran when it was measured
+    facts: Mapping[str, Any] = field(default_factory=dict)  # for GET /info: plain values
+    labels: Mapping[str, str] = field(default_factory=dict)  # for `gpuqa_build_info`
 
 
 class EngineLife:

@@ -12,7 +12,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncGenerator, Generator, Sequence
+from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Self
 
@@ -46,20 +46,22 @@ class Replica:
         self._listening = asyncio.create_task(self._listen())
 
     @classmethod
-    async def start(cls, config: PipelineConfig, place: Place, logs: Logs | None = None) -> Self:
-        """Start the process at its place, and the pipeline in it. Without `logs` it logs nothing.
+    async def start(cls, config: PipelineConfig, place: Place, environment: Mapping[str, str], logs: Logs) -> Self:
+        """Start the process at its place, and the pipeline in it.
+
+        `environment`: of a process in which no engine was started, which would leave its settings to the next one.
 
         Raises:
             UserError, EngineFailed: as `Pipeline.start`; the process has ended.
         """
         ours, theirs = socket.socketpair()
         cores = ",".join(map(str, place.cores))
-        words = [str(os.getpid()), str(theirs.fileno()), place.name, cores, logs.name if logs else ""]
+        words = [str(os.getpid()), str(theirs.fileno()), place.name, cores, logs.name]
         with theirs:
             process = subprocess.Popen(
                 [sys.executable, "-c", f"from {replica_process.__name__} import work; work()", *words],
                 stdin=subprocess.DEVNULL,
-                env={**os.environ, **place.env},
+                env={**environment, **place.env},
                 pass_fds=[theirs.fileno()],
                 process_group=0,  # Ctrl-C at the terminal is the server's to answer
             )

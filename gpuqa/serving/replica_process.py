@@ -77,9 +77,8 @@ def work() -> None:
     connection = socket.socket(fileno=int(descriptor))
     connection.set_inheritable(False)
     os.register_at_fork(after_in_child=connection.close)  # the server shall see the end of this process, not of its engine's
-    if logs:
-        log_to_stderr(Logs[logs])
-    ABOUT.set({"replica": name})
+    log_to_stderr(Logs[logs])
+    ABOUT.set({"replica": name} if name else None)
     import uvicorn  # after the cores are set
 
     with asyncio.Runner(loop_factory=uvicorn.Config(app="").get_loop_factory()) as runner:  # the loop of a server

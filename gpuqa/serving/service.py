@@ -35,6 +35,7 @@ class NotReady(Exception):
 REASONS = {
     State.starting: "starting: the model is being loaded and warmed up",
     State.restarting: "restarting: the engine died, another one is being started",
+    State.swapping: "swapping: another winner is being loaded and warmed up",
     State.draining: "draining: this process is about to end",
     State.failed: "failed: the engine is gone",
 }
@@ -45,29 +46,29 @@ class Service:
 
     def __init__(self, winner: Winner, http: HttpConfig, telemetry: Telemetry, give_up: Callable[[str], None]) -> None:
         """`give_up` is called with the reason when there will be no engine: it should end the process."""
-        self.http, self.telemetry, self.give_up = http, telemetry, give_up
-        self.replicas = Replicas([EngineLife(name, winner, http, telemetry) for name in winner.starts], telemetry)
+        self.winner, self.http, self.telemetry, self.give_up = winner, http, telemetry, give_up
         self.admission = Admission(http.max_waiting_questions)
-        self._was_ready = self._is_draining = False
+        self._was_ready = self._is_draining = self._is_swapping = False
+        self._living: dict[EngineLife, asyncio.Task[None]] = {}
         telemetry.limit.set(http.max_waiting_questions)
         telemetry.in_flight.set_function(lambda: self.admission.in_flight)
         telemetry.watch_engines(self._numbers)
-        for life in self.replicas.lives:
-            life.changed = self._settle
-            if life.name:
-                telemetry.replica_ready.labels(life.name).set_function(partial(is_ready, life))
-                telemetry.replica_in_flight.labels(life.name).set_function(partial(getattr, life, "questions"))
+        if winner.labels:
+            telemetry.introduce(winner.labels)
+        self.replicas = Replicas([self._life(name, winner) for name in winner.starts], telemetry)
         self._enter(State.starting)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """The engines start in the background, so that the port answers from the first second; the end closes them."""
-        living = [asyncio.create_task(self._live(life)) for life in self.replicas.lives]
+        for life in self.replicas.lives:
+            self._begin(life)
         yield
-        for task in living:
+        living = dict(self._living)
+        for task in living.values():
             task.cancel()
-        await asyncio.gather(*living, return_exceptions=True)
-        await asyncio.gather(*(life.close() for life in self.replicas.lives))
+        await asyncio.gather(*living.values(), return_exceptions=True)
+        await asyncio.gather(*(life.close() for life in living))
 
     # ---------------------------------------------------------------- what routes call
 
@@ -195,12 +196,85 @@ class Service:
         if failed:
             log.warning("%d of %d questions failed, the first with %s", len(failed), len(completions), failed[0])
 
+    # ---------------------------------------------------------------- another winner
+
+    async def swap(self, winner: Winner, beside: bool) -> None:
+        """Serve another winner, replica by replica; where it does not start, the one before again. No question is lost.
+
+        Args:
+            beside: a new engine starts while the old one answers. Else its questions are finished first; meanwhile the other
+                replicas answer, and where there is none, questions are refused with a time to ask again.
+        """
+        before, count = self.winner, len(self.replicas.lives)
+        self._is_swapping = True
+        swapped = 0
+        while swapped < count and (beside or not self._is_draining) and await self._replace(swapped, winner, beside):
+            swapped += 1
+        if swapped == count:
+            self.winner = winner
+            self.telemetry.introduce(winner.labels)
+        elif not self._is_draining:
+            log.error("the new winner does not start: the one before is served again")
+            for place in reversed(range(swapped if beside else swapped + 1)):  # first the one that does not answer
+                await self._replace(place, before, beside)
+        self._is_swapping = False
+        self.telemetry.swaps.labels("ready" if swapped == count else "failed").inc()
+        if self.look() is State.failed:
+            self.give_up("neither the new winner nor the one before could be started")
+
+    async def _replace(self, place: int, winner: Winner, beside: bool) -> bool:
+        """Put an engine of this winner into the place of a replica -> whether it has started."""
+        lives = self.replicas.lives
+        old, new = lives[place], self._life(lives[place].name, winner)
+        if beside:
+            self._begin(new)
+            if not await has_started(new):
+                return False
+        else:
+            await self._wait_for_others(old)
+        lives[place] = new  # from here on the old one gets no more questions
+        self._settle()
+        await self._retire(old)
+        if beside:
+            return True
+        self._begin(new)
+        return await has_started(new)
+
+    async def _wait_for_others(self, life: EngineLife) -> None:
+        """Until another replica answers, if one will: this one is about to stop."""
+        others = [other for other in self.replicas.lives if other is not life]
+        while {other.look() for other in others} & {State.starting, State.restarting} and not any(map(is_ready, others)):
+            await asyncio.sleep(0.05)
+
+    async def _retire(self, life: EngineLife) -> None:
+        """End an engine when its questions are answered."""
+        life.is_ending = True
+        while life.questions:
+            await asyncio.sleep(0.02)
+        task = self._living[life]
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await life.close()
+        del self._living[life]
+
     # ---------------------------------------------------------------- the state
+
+    def _life(self, name: str, winner: Winner) -> EngineLife:
+        """That of a replica's engine, which `_begin` begins."""
+        life = EngineLife(name, winner, self.http, self.telemetry)
+        life.changed = self._settle
+        if name:
+            self.telemetry.replica_ready.labels(name).set_function(partial(is_ready, life))
+            self.telemetry.replica_in_flight.labels(name).set_function(partial(getattr, life, "questions"))
+        return life
+
+    def _begin(self, life: EngineLife) -> None:
+        self._living[life] = asyncio.create_task(self._live(life))
 
     async def _live(self, life: EngineLife) -> None:
         """Keep an engine alive; give up when it was the last one, or when it never came up."""
         reason = await life.live()
-        if not self._is_draining and self.state is State.failed:
+        if not self._is_draining and not self._is_swapping and self.state is State.failed:
             self.give_up(reason)
 
     def _settle(self) -> None:
@@ -209,7 +283,9 @@ class Service:
         if self._is_draining:
             state = State.draining
         elif self._was_ready:
-            state = next(state for state in (State.ready, State.restarting, State.failed) if state in states)
+            order = (State.ready, State.restarting, State.starting, State.failed)
+            state = next(state for state in order if state in states)
+            state = State.swapping if state is State.starting or (self._is_swapping and state is State.failed) else state
         else:
             state = State.failed if State.failed in states else State.ready if states == {State.ready} else State.starting
             self._was_ready = state is State.ready
@@ -224,3 +300,10 @@ class Service:
         """The model's name and by replica what its engine counts about itself; nothing without an engine."""
         running = [life for life in self.replicas.lives if life.pipeline is not None]
         return (running[0].config.model.name if running else "", {life.name: life.numbers() for life in running})
+
+
+async def has_started(life: EngineLife) -> bool:
+    """Wait until an engine answers, or will not."""
+    while life.state is State.starting:
+        await asyncio.sleep(0.05)
+    return life.state is State.ready

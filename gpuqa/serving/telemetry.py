@@ -15,6 +15,7 @@ gpuqa_queue_seconds                      histogram: how much of it the question 
 gpuqa_questions_in_flight                gauge: admitted and not answered; gpuqa_questions_in_flight_limit: how many may be
 gpuqa_engine_state{state}                gauge: 1 for the state that it is in (gpuqa.serving.service.State), else 0
 gpuqa_engine_starts_total{outcome}       ready, failed; gpuqa_engine_deaths_total: died while it was ready
+gpuqa_winner_swaps_total{outcome}        ready, failed: another frozen winner was to be served (http.watch_frozen, SIGHUP)
 gpuqa_build_info{version,frozen_digest,model,prompt,quantization,engine,device,...}   gauge: 1
 gpuqa_questions_asked_again_total        questions whose replica was lost, each time that another one was asked
 gpuqa_replica_ready{replica}             gauge, with http.replicas above 1: whether this one answers;
@@ -55,6 +56,8 @@ class Telemetry:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.registry = registry
+        self.build: Gauge | None = None  # `gpuqa_build_info`
+        self.swaps = Counter("gpuqa_winner_swaps", "Changes to another frozen winner.", ["outcome"], registry=registry)
         self.requests = Counter("gpuqa_requests", "Requests.", ["route", "outcome"], registry=registry)
         self.request_s = self._histogram("gpuqa_request_seconds", "Time of an answered request.", ["route"])
         self.questions = Counter("gpuqa_questions", "Questions.", ["outcome"], registry=registry)
@@ -79,8 +82,9 @@ class Telemetry:
         ProcessCollector(registry=registry)
         for outcome in ("answered", "failed", "late", "lost", "refused", "gone"):  # a rate needs the zero before the first
             self.questions.labels(outcome)
-        for outcome in ("ready", "failed"):
-            self.starts.labels(outcome)
+        for counter in (self.starts, self.swaps):
+            for outcome in ("ready", "failed"):
+                counter.labels(outcome)
 
     def _counter(self, name: str, text: str) -> Counter:
         return Counter(name, text, registry=self.registry)
@@ -93,9 +97,12 @@ class Telemetry:
         for route in routes:
             self.requests.labels(route, "failed")
 
-    def introduce(self, labels: dict[str, str]) -> None:
-        """What is served, as the labels of `gpuqa_build_info`."""
-        Gauge("gpuqa_build_info", "What is served.", list(labels), registry=self.registry).labels(**labels).set(1)
+    def introduce(self, labels: Mapping[str, str]) -> None:
+        """What is served from now on, as the labels of `gpuqa_build_info`."""
+        if self.build is not None:
+            self.registry.unregister(self.build)
+        self.build = Gauge("gpuqa_build_info", "What is served.", list(labels), registry=self.registry)
+        self.build.labels(**labels).set(1)
 
     def watch_engines(self, read: ReadNumbers) -> None:
         """Show the engines' own numbers, which `read` gives at every scrape."""

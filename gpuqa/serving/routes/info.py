@@ -22,13 +22,14 @@ PATHS = ("file", "path", "template", "tokenizer", "warmup")  # keys whose values
 TEXT_FORMAT = "text/plain; version=0.0.4; charset=utf-8"  # the one that every scraper reads
 
 
-def router(service: Service, facts: dict[str, Any]) -> APIRouter:
-    """GET /info and GET /metrics; `facts` are plain values that hold as long as the process lives."""
-    routes, shown = APIRouter(), without_paths(facts)
+def router(service: Service) -> APIRouter:
+    """GET /info and GET /metrics."""
+    routes = APIRouter()
 
     @routes.get("/info", responses=UNAUTHORIZED)
     async def info() -> dict[str, Any]:
         """The frozen winner, the machine, the state of the engine, and which of our parts run in it at this moment."""
+        shown = without_paths(dict(service.winner.facts))
         here = {**shown.get("here", {}), "overrides": [asdict(override) for override in service.overrides()]}
         replicas = {"replicas": service.each()} if service.each() else {}
         return {"state": service.look().name, **shown, "here": {**here, **replicas}}

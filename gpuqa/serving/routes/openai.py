@@ -59,10 +59,14 @@ class Head:
         return {**head, "system_fingerprint": self.fingerprint}
 
 
-def router(service: Service, ignored: Ignored, fingerprint: str | None = None) -> APIRouter:
-    """The routes under /v1; `fingerprint` names the configuration, as OpenAI's does."""
+def router(service: Service, ignored: Ignored) -> APIRouter:
+    """The routes under /v1."""
     bounded = bounded_route(service.http.max_questions_per_request)
     routes = APIRouter(prefix="/v1", responses=UNAUTHORIZED, route_class=bounded)
+
+    def head_of(kind: str, model: str) -> Head:
+        """With the winner's digest for a fingerprint: it names the configuration, as OpenAI's does."""
+        return Head(kind, model, service.winner.facts.get("frozen", {}).get("digest"))
 
     def card() -> dict[str, Any]:
         config = service.config()
@@ -86,7 +90,7 @@ def router(service: Service, ignored: Ignored, fingerprint: str | None = None) -
         names = ignored_fields(request, service.config(), service.http.openai)
         question = request.messages[question_of(request)].text
         reply.headers.update(ignored.headers("/v1/chat/completions", names, [question]))
-        head = Head("chat.completion", request.model, fingerprint)
+        head = head_of("chat.completion", request.model)
         if request.stream:
             return await streamed(service.stream(question), head, request.wants_usage, reply)
         [completion] = await service.answer([question])
@@ -101,7 +105,7 @@ def router(service: Service, ignored: Ignored, fingerprint: str | None = None) -
         names = ignored_fields(request, service.config(), service.http.openai)
         questions = questions_of(request, service.http.max_questions_per_request)
         reply.headers.update(ignored.headers("/v1/completions", names, questions))
-        head = Head("text_completion", request.model, fingerprint)
+        head = head_of("text_completion", request.model)
         if request.stream and len(questions) == 1:
             return await streamed(service.stream(questions[0]), head, request.wants_usage, reply)
         answers = await service.answer(questions)

@@ -215,5 +215,5 @@ def test_an_unknown_version_runs_vllms_own_scheduler_and_attention(short_tempora
 @pytest.mark.skipif(vllm_on_this_machine() != "vllm_cpu", reason="a GPU has the attention")
 @needs_fp8
 def test_attention_that_does_not_read_the_cache_says_so(short_temporary: Path) -> None:
-    _, [_, attention], _ = started("engine.attention=shared_prefix", "+engine.args.kv_cache_dtype=fp8")
-    assert attention == Override("attention", "shared_prefix", "default", "it does not read a KV cache of fp8")
+    _, [_, attention], _ = started("engine.attention=shared_prefix", "+engine.args.kv_cache_dtype=fp8_e5m2")
+    assert attention == Override("attention", "shared_prefix", "default", "it does not read a KV cache of fp8_e5m2")

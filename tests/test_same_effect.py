@@ -32,7 +32,7 @@ def test_an_override_that_is_off_is_named_with_its_reason_and_one_that_runs_is_n
     assert switched_off(config(engine="transformers")) == {}
     assert switched_off(cell(engine__attention="shared_prefix").config) == {SHARED: "there is no CUDA device"}
     fp8 = cell(engine__attention="shared_prefix", quantization="fp8_kv")
-    assert switched_off(fp8.config) == {SHARED: "it does not read a KV cache of fp8"}
+    assert switched_off(fp8.config) == {SHARED: "there is no CUDA device"}
     assert effective(fp8.config, switched_off(fp8.config)).engine.attention is Attention.default
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from gpuqa.config import UserError
 from gpuqa.config.pipeline import Attention, Backend, EngineConfig
+from gpuqa.engines import FLOAT8_CACHES
 from gpuqa.engines.vllm.overrides import choose, choose_attention, register_attention
 
 pytestmark = [pytest.mark.slow, pytest.mark.no_cover]  # Triton's interpreter
@@ -30,12 +31,16 @@ def kernels() -> ModuleType:
 
 @dataclass(frozen=True)
 class Step:
-    """One decoding step: queries, a cache of [blocks, tokens, key heads, 2 * size] and who has which blocks of it."""
+    """One decoding step: queries, a cache of [blocks, tokens, key heads, 2 * size] and who has which blocks of it.
+
+    What is in the cache is a number of float8, or 16 or 32 bits, and stands for itself times `scales`: of keys, of values.
+    """
 
     query: Any
     cache: Any
     table: Any
     lengths: Any
+    scales: Any = (None, None)
 
     @property
     def keys_and_values(self) -> Any:
@@ -43,7 +48,8 @@ class Step:
 
 
 def make_step(own: list[int], shared_blocks: int, heads: tuple[int, int] = (4, 2), block: int = 16, **how: Any) -> Step:
-    """A sequence for each of `own`: so many tokens after the shared blocks; 0 makes a row of padding."""
+    """A sequence for each of `own`: so many tokens after the shared blocks; 0 makes a row of padding. What no sequence may read
+    of the cache is NaN."""
     size, dtype, seed = how.get("size", 16), how.get("dtype", torch.float32), how.get("seed", 0)
     random = torch.Generator().manual_seed(seed)
     count, longest = len(own), shared_blocks + -(-max(own) // block)
@@ -53,9 +59,16 @@ def make_step(own: list[int], shared_blocks: int, heads: tuple[int, int] = (4, 2
     lengths = torch.tensor([tokens and tokens + shared_blocks * block for tokens in own], dtype=torch.int32)
     table[lengths == 0] = 0
     query = torch.randn(count, heads[0], size, generator=random).to(dtype)
-    cache = torch.randn(len(blocks), block, heads[1], 2 * size, generator=random).to(dtype)
+    cache = torch.randn(len(blocks), block, heads[1], 2 * size, generator=random)
+    readable = torch.zeros(len(blocks), block, dtype=torch.bool)
+    for row, length in zip(table.long(), lengths.tolist(), strict=True):
+        place = torch.arange(length)
+        readable[row[place // block], place % block] = True
+    cache[~readable] = float("nan")
+    cache = cache.to(how.get("cache", dtype))
     device = "cuda" if ON_GPU else "cpu"
-    return Step(*(one.to(device) for one in (query, cache, table, lengths)))
+    scales = tuple(torch.tensor(scale, device=device) for scale in how.get("scales", ()))
+    return Step(*(one.to(device) for one in (query, cache, table, lengths)), scales or (None, None))
 
 
 def by_the_formula(step: Step) -> Any:
@@ -64,7 +77,7 @@ def by_the_formula(step: Step) -> Any:
     out = torch.zeros(step.query.shape, dtype=torch.float64, device=step.query.device)
     for row, length in enumerate(step.lengths.tolist()):
         tokens = step.cache[step.table[row].long()].flatten(0, 1)[:length].double().repeat_interleave(group, dim=1)
-        keys, values = tokens.chunk(2, dim=-1)
+        keys, values = (part * (1 if by is None else by) for part, by in zip(tokens.chunk(2, dim=-1), step.scales, strict=True))
         scores = torch.einsum("hd,thd->ht", step.query[row].double(), keys) / step.query.shape[-1] ** 0.5
         out[row] = torch.einsum("ht,thd->hd", scores.softmax(-1), values)
     return out
@@ -116,9 +129,42 @@ def test_half_precision_loses_no_more_than_its_rounding(kernels: ModuleType) -> 
     close_to_the_formula(step, attended(kernels, step), 2e-2)
 
 
+FLOAT8 = {"cache": torch.float8_e4m3fn, "scales": (0.5, 3.0), "size": 64}  # of keys and values
+FLOAT8_CASES: dict[str, dict[str, Any]] = {
+    "long_prefix": {"own": [1, 12, 33, 90], "shared_blocks": 9},
+    "nothing_shared": {"own": [1, 31, 32, 33, 100], "shared_blocks": 0, "block": 32},
+    "padding": {"own": [20, 0, 3, 0], "shared_blocks": 5},
+    "one_sequence": {"own": [70], "shared_blocks": 2, "size": 128},
+    "one_query_for_each_key": {"own": [9, 2, 50], "shared_blocks": 3, "heads": (3, 3)},
+    "three_queries_for_each_key": {"own": [9, 2, 50], "shared_blocks": 3, "heads": (6, 2)},
+    "eight_queries_for_each_key": {"own": [9, 2], "shared_blocks": 3, "heads": (8, 1), "block": 32, "size": 128},
+    "no_scales": {"own": [9, 40], "shared_blocks": 3, "scales": ()},
+}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("case", FLOAT8_CASES)
+def test_attention_over_float8_is_that_of_the_formula_with_what_it_stands_for(
+    kernels: ModuleType, case: str, dtype: str
+) -> None:
+    step = make_step(**{**FLOAT8, "dtype": getattr(torch, dtype), **FLOAT8_CASES[case]})
+    close_to_the_formula(step, attended(kernels, step), 1e-2)  # products are of float16
+
+
+def test_every_number_of_float8_is_read_as_what_it_is(kernels: ModuleType) -> None:
+    """One token of its own for each sequence, and so its value is the answer: exactly, since a float16 holds all of them."""
+    step = make_step([1] * 16, 0, heads=(1, 1), size=16, dtype=torch.float32, cache=torch.float8_e4m3fn)
+    numbers = torch.arange(256, dtype=torch.uint8).reshape(16, 16)
+    numbers[numbers & 0x7F == 0x7F] = 0  # the two that are no numbers
+    values = step.keys_and_values[1].view(torch.uint8)
+    values[step.table[:, 0].long(), 0, 0] = numbers.to(values.device)
+    expected = numbers.view(torch.float8_e4m3fn).float()
+    assert torch.equal(attended(kernels, step)[:, 0].cpu(), expected)
+
+
 def test_the_cut_of_the_work_does_not_change_the_answer(kernels: ModuleType) -> None:
     step = make_step([5, 40, 77] * 4, 6)
-    one, other = kernels.Tuning(splits=1, rest_tokens=64), kernels.Tuning(splits=8, prefix_rows=16, prefix_tokens=16)
+    one, other = kernels.Tuning(splits=1, own_tokens=64), kernels.Tuning(splits=8, prefix_rows=16, prefix_tokens=16)
     torch.testing.assert_close(attended(kernels, step, one), attended(kernels, step, other), atol=1e-5, rtol=0)
 
 
@@ -127,7 +173,8 @@ def attended(kernels: ModuleType, step: Step, tuning: Any = None) -> Any:
     out, block = torch.full_like(step.query, float("nan")), step.cache.shape[1]
     shared = kernels.shared_tokens(step.table, step.lengths, block)
     scale = step.query.shape[-1] ** -0.5
-    kernels.attend(step.query, *step.keys_and_values, step.table, step.lengths, shared, scale, out, tuning or kernels.TUNING)
+    cache = kernels.Cache(*step.keys_and_values, step.table, step.lengths, *step.scales)
+    kernels.attend(step.query, cache, shared, scale, out, tuning or kernels.TUNING)
     return out
 
 
@@ -150,15 +197,16 @@ def backend(kernels: ModuleType) -> ModuleType:
 
 
 def layer_of(backend: ModuleType, monkeypatch: pytest.MonkeyPatch, **model: Any) -> tuple[Any, list[str]]:
-    """One layer's attention, and a list that FlashAttention's own way writes to when it is taken."""
+    """One layer's attention, and a list that vLLM's own way writes to when it is taken."""
     plain: list[str] = []
-    monkeypatch.setattr(backend.FlashAttentionImpl, "forward", lambda *_, **__: plain.append("FlashAttention"))
     settings = {"head_size": 16, "alibi_slopes": None, "sliding_window": None, "kv_cache_dtype": "auto", **model}
-    return backend.SharedPrefixImpl(num_heads=4, scale=0.25, num_kv_heads=2, **settings), plain
+    ours = backend.Float8Impl if settings["kv_cache_dtype"].startswith("fp8") else backend.SharedPrefixImpl
+    monkeypatch.setattr(ours.__bases__[1], "forward", lambda *_, **__: plain.append("vLLM's own"))
+    return ours(num_heads=4, scale=settings["head_size"] ** -0.5, num_kv_heads=2, **settings), plain
 
 
 def metadata(backend: ModuleType, step: Step, **changes: Any) -> Any:
-    """What vLLM's own builder says of a decoding step."""
+    """What vLLM's own builder says of a decoding step; that of its Triton attention if the cache is of float8."""
     count = len(step.lengths)
     said = {
         "num_actual_tokens": count,
@@ -169,13 +217,17 @@ def metadata(backend: ModuleType, step: Step, **changes: Any) -> Any:
         "block_table": step.table,
         "slot_mapping": torch.zeros(count, dtype=torch.int64),
     }
-    return backend.FlashAttentionMetadata(**{**said, **changes})
+    if step.cache.dtype != torch.float8_e4m3fn:
+        return backend.FlashAttentionMetadata(**{**said, **changes})
+    for_few = ("seq_threshold_3D", "num_par_softmax_segments", "softmax_segm_output", "softmax_segm_max", "softmax_segm_expsum")
+    return backend.TritonAttentionMetadata(**{**said, **dict.fromkeys(for_few), "causal": True, **changes})
 
 
 def forward(attention: Any, layer: object, step: Step, about: Any) -> Any:
-    """The call that vLLM makes; its cache has the heads before the tokens of a block."""
+    """The call that vLLM makes; its cache has the heads before the tokens of a block, and float8 as bytes."""
     out = torch.zeros_like(step.query)
-    attention.forward(layer, step.query, step.query, step.query, step.cache.transpose(1, 2), about, output=out)
+    cache = step.cache.view(torch.uint8) if step.cache.dtype == torch.float8_e4m3fn else step.cache
+    attention.forward(layer, step.query, step.query, step.query, cache.transpose(1, 2), about, output=out)
     return out
 
 
@@ -191,10 +243,43 @@ def test_a_step_of_many_goes_to_the_kernels_and_a_step_run_again_sees_its_own_bl
         close_to_the_formula(step, forward(attention, layer, step, about), 1e-2 if ON_GPU else 1e-5)
     other = make_step([7, 9, 3, 12] * 12, 1, seed=1)
     about.block_table.copy_(torch.arange(other.table.numel()).reshape(other.table.shape))  # now nothing is shared
-    again = Step(other.query, other.cache, about.block_table, step.lengths)
+    again = Step(other.query, other.cache.nan_to_num(), about.block_table, step.lengths)
     for layer in (first, second):
         close_to_the_formula(again, forward(attention, layer, again, about), 1e-2 if ON_GPU else 1e-5)
     assert plain == []
+
+
+@dataclass
+class ScaledLayer:
+    """What vLLM's layer knows of the numbers in its cache."""
+
+    _k_scale: Any
+    _v_scale: Any
+
+
+@pytest.mark.parametrize("name", FLOAT8_CACHES)
+def test_a_step_of_many_over_a_cache_of_float8_goes_to_the_kernels_with_the_scales_of_its_layer(
+    backend: ModuleType, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    attention, plain = layer_of(backend, monkeypatch, kv_cache_dtype=name, head_size=64)
+    step = make_step([7, 9, 3, 12] * 12, 1, **FLOAT8)
+    close_to_the_formula(step, forward(attention, ScaledLayer(*step.scales), step, metadata(backend, step)), 1e-2)
+    assert plain == []
+    assert not attention.supports_quant_query_input, "vLLM would make the queries float8, too"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"max_query_len": 2}, {"causal": False}, {"mm_prefix_range_tensor": torch.zeros(48, 1, 2, dtype=torch.int32)}],
+    ids=["prefill", "not_causal", "images"],
+)
+def test_other_steps_over_a_cache_of_float8_go_to_vllms_triton_attention(
+    backend: ModuleType, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
+) -> None:
+    attention, plain = layer_of(backend, monkeypatch, kv_cache_dtype="fp8", head_size=64)
+    step = make_step([3] * 48, 1, **FLOAT8)
+    forward(attention, ScaledLayer(*step.scales), step, metadata(backend, step, **changes))
+    assert plain == ["vLLM's own"]
 
 
 @pytest.mark.parametrize(
@@ -210,13 +295,13 @@ def test_a_step_of_many_goes_to_the_kernels_and_a_step_run_again_sees_its_own_bl
     ],
     ids=["few", "prefill", "not_causal", "images", "window", "alibi", "soft_cap"],
 )
-def test_what_the_kernels_do_not_know_takes_flash_attentions_own_way(
+def test_what_the_kernels_do_not_know_takes_vllms_own_way(
     backend: ModuleType, monkeypatch: pytest.MonkeyPatch, rows: int, model: dict[str, Any], changes: dict[str, Any]
 ) -> None:
     attention, plain = layer_of(backend, monkeypatch, **model)
     step = make_step([3] * rows, 2)
     forward(attention, object(), step, metadata(backend, step, **changes))
-    assert plain == ["FlashAttention"]
+    assert plain == ["vLLM's own"]
 
 
 def test_what_layers_have_that_the_kernels_do_not_know_is_said_once(
@@ -249,9 +334,11 @@ def test_two_attentions_at_once_are_refused() -> None:
     [
         (False, {}, {}, "there is no CUDA device"),
         (True, {"env": {}}, {}, "it needs engine.env.VLLM_WORKER_MULTIPROC_METHOD=fork"),
-        (True, {}, {"kv_cache_dtype": "fp8"}, "it does not read a KV cache of fp8"),
+        (True, {}, {"kv_cache_dtype": "fp8_e5m2"}, "it does not read a KV cache of fp8_e5m2"),
+        (True, {}, {"kv_cache_dtype": "int8_per_token_head"}, "it does not read a KV cache of int8_per_token_head"),
+        (True, {}, {"kv_cache_dtype": "fp8"}, "a KV cache of fp8 needs a card of compute capability 8.9 or more"),
     ],
-    ids=["no_cuda", "spawn", "fp8"],
+    ids=["no_cuda", "spawn", "fp8_e5m2", "int8", "fp8_on_an_a100"],
 )
 def test_an_engine_that_cannot_have_it_keeps_vllms_attention_and_says_so(
     cuda: bool,
@@ -263,6 +350,7 @@ def test_an_engine_that_cannot_have_it_keeps_vllms_attention_and_says_so(
 ) -> None:
     platforms = pytest.importorskip("vllm.platforms")
     monkeypatch.setattr(type(platforms.current_platform), "is_cuda", lambda _: cuda)
+    monkeypatch.setattr(type(platforms.current_platform), "has_device_capability", lambda _, least: least <= 80)
     with caplog.at_level(logging.WARNING, "gpuqa.engines"):
         [_, attention] = choose(engine_config(attention=Attention.shared_prefix, **changes), args)
     assert (attention.args, attention.reason) == ({}, reason)
@@ -280,10 +368,27 @@ def test_vllm_is_told_of_ours_and_what_else_is_said_about_attention_stays(
     config = engine_config(attention=Attention.shared_prefix)
     for args in ({"attention_config": splits}, {"attention_config": splits, "kv_cache_dtype": "bfloat16"}):
         assert choose_attention(config, args).args == {"attention_config": {**splits, "backend": "CUSTOM"}}
-    take_back = register_attention()
-    assert AttentionBackendEnum.CUSTOM.get_class() is backend.SharedPrefixBackend
-    take_back()
-    assert not AttentionBackendEnum.CUSTOM.is_overridden()
+    monkeypatch.setattr(type(platforms.current_platform), "has_device_capability", lambda _, least: least <= 89)
+    assert choose_attention(config, {"kv_cache_dtype": "fp8"}).args == {"attention_config": {"backend": "CUSTOM"}}
+    classes = {"auto": backend.SharedPrefixBackend, **dict.fromkeys(FLOAT8_CACHES, backend.Float8Backend)}
+    for name, backend_class in classes.items():
+        take_back = register_attention({"kv_cache_dtype": name})
+        assert AttentionBackendEnum.CUSTOM.get_class() is backend_class
+        take_back()
+        assert not AttentionBackendEnum.CUSTOM.is_overridden()
     assert backend.SharedPrefixBackend.get_impl_cls() is backend.SharedPrefixImpl
     assert backend.SharedPrefixBackend.get_builder_cls() is backend.SharedPrefixBuilder
     assert choose_attention(engine_config(), {}).args == {}
+
+
+@pytest.mark.parametrize("capability", [(8, 9), (9, 0), (12, 0)])
+def test_vllm_takes_ours_with_a_cache_of_float8_on_cards_for_which_its_flash_attention_refuses_it(
+    backend: ModuleType, capability: tuple[int, int]
+) -> None:
+    from vllm.platforms.interface import DeviceCapability
+
+    asked = {"head_size": 128, "dtype": torch.bfloat16, "kv_cache_dtype": "fp8", "block_size": 32, "attn_type": "decoder"}
+    asked |= dict.fromkeys(("use_mla", "has_sink", "use_sparse", "use_mm_prefix", "use_per_head_quant_scales"), False)
+    on = DeviceCapability(*capability)
+    assert backend.Float8Backend.validate_configuration(**asked, device_capability=on) == []
+    assert backend.SharedPrefixBackend.validate_configuration(**asked, device_capability=on)

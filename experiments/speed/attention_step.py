@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from vllm.v1.attention.backends.fa_utils import flash_attn_varlen_func
 
-from gpuqa.engines.vllm.shared_prefix.kernels import attend, shared_tokens
+from gpuqa.engines.vllm.shared_prefix.kernels import Cache, attend, shared_tokens
 
 LAYERS, HEADS, KEY_HEADS, SIZE, BLOCK = 28, 16, 8, 128, 16
 TABLE_WIDTH = 64  # blocks, as for max_model_len 1024
@@ -85,7 +85,7 @@ def shared_prefix(step: Step, out: Any) -> None:
     shared = shared_tokens(step.table, step.lengths, BLOCK)
     for layer, cache in enumerate(step.caches):
         keys, values = cache.split(SIZE, dim=-1)
-        attend(step.queries[layer], keys, values, step.table, step.lengths, shared, SIZE**-0.5, out[layer])
+        attend(step.queries[layer], Cache(keys, values, step.table, step.lengths), shared, SIZE**-0.5, out[layer])
 
 
 def milliseconds(run: Callable[[], None]) -> float:

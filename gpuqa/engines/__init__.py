@@ -16,7 +16,8 @@ from gpuqa.records import Generation, GenerationDelta, Override
 
 FOLLOWED = "gpuqa_followed"  # among vLLM's `extra_args` of a request: how many more of its batch are right behind it
 SEVERAL_GPUS = ("tensor_parallel_size", "pipeline_parallel_size", "prefill_context_parallel_size", "data_parallel_size")
-PLAIN_CACHES = ("auto", "bfloat16", "float16")  # number formats of a KV cache that `shared_prefix` reads
+PLAIN_CACHES = ("auto", "bfloat16", "float16")  # number formats of a KV cache that `shared_prefix` reads, of 16 bits
+FLOAT8_CACHES = ("fp8", "fp8_e4m3")  # and of 8 bits, two names for one
 
 
 class EngineFailed(Exception):

@@ -173,6 +173,9 @@ RUNNER: Names = {
 ATTENTION: Names = {
     "vllm.v1.attention.backend": (
         "AttentionImplBase.dcp_world_size",
+        "AttentionImpl.fused_output_quant_supported(quant_key)",
+        "AttentionLayer._k_scale",
+        "AttentionLayer._v_scale",
         "AttentionType.DECODER",
         "CommonAttentionMetadata.max_query_len",
         "CommonAttentionMetadata.num_actual_tokens",
@@ -185,12 +188,27 @@ ATTENTION: Names = {
         "FlashAttentionMetadataBuilder.build(common_prefix_len, common_attn_metadata, fast_build)",
         *of(
             "FlashAttentionImpl",
-            "alibi_slopes attn_type batch_invariant_enabled head_size kv_cache_dtype logits_soft_cap scale sinks "
-            "sliding_window",
+            "alibi_slopes attn_type head_size kv_cache_dtype logits_soft_cap scale sinks sliding_window",
         ),
         *of(
             "FlashAttentionMetadata",
             "block_table causal max_query_len mm_prefix_query_range_tensor num_actual_tokens rswa_prefix_lens seq_lens",
+        ),
+    ),
+    "vllm.envs": ("VLLM_BATCH_INVARIANT",),
+    "vllm.platforms.interface": ("Platform.has_device_capability(capability)",),
+    "vllm.v1.attention.backends.triton_attn": (
+        "TritonAttentionBackend.get_impl_cls()",
+        "TritonAttentionBackend.get_name()",
+        "TritonAttentionImpl.forward(layer, query, key, value, kv_cache, attn_metadata, output)",
+        *of(
+            "TritonAttentionImpl",
+            "alibi_slopes attn_type head_size kv_cache_dtype logits_soft_cap scale sinks sliding_window "
+            "supports_quant_query_input",
+        ),
+        *of(
+            "TritonAttentionMetadata",
+            "block_table causal max_query_len mm_prefix_range_tensor num_actual_tokens rswa_prefix_lens seq_lens",
         ),
     ),
     "vllm.v1.attention.backends.registry": (

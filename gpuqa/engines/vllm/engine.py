@@ -73,7 +73,7 @@ class VllmEngine:
             os.environ.update({"VLLM_RPC_BASE_PATH": str(private), REPORTS_FILE: str(private / "overrides.jsonl")})
             choices = await asyncio.to_thread(choose, config, args)
             if any(choice.part == "attention" and choice.args for choice in choices):
-                undo.callback(register_attention())
+                undo.callback(register_attention(args))
             args = {**args, **{name: value for choice in choices for name, value in choice.args.items()}}
             before = children()
             llm = await cls._build(folder, trust_remote_code, config, args)

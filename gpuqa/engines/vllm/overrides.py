@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from gpuqa.config.pipeline import Attention, EngineConfig, Scheduler
-from gpuqa.engines import PLAIN_CACHES, first_that_holds
+from gpuqa.engines import FLOAT8_CACHES, PLAIN_CACHES, first_that_holds
 from gpuqa.engines.vllm.compat import unsupported_vllm
 from gpuqa.engines.vllm.override_reports import Report, State
 from gpuqa.records import Override
@@ -24,6 +24,7 @@ from gpuqa.records import Override
 log = logging.getLogger("gpuqa.engines")
 PREPARED_IN_FULL = "bursts run, and each of their steps is prepared in full, which is slower and changes no answer"
 SILENCE = "no process of the engine reported that it runs"
+FLOAT8_CAPABILITY = 89  # 10 * major + minor, from which on Triton converts e4m3
 REPEATS_STEPS = "gpuqa.engines.vllm.burst.runner.WorkerExtension"
 
 
@@ -69,8 +70,7 @@ def choose_scheduler(config: EngineConfig) -> Choice:
 def choose_attention(config: EngineConfig, args: dict[str, Any]) -> Choice:
     """The attention. The table in which vLLM finds it is registered by `register_attention`.
 
-    With a KV cache of another number format vLLM chooses for itself: the FlashAttention that `shared_prefix` extends reads
-    none of fp8 on most cards.
+    With a KV cache of a number format that it does not read vLLM chooses for itself.
     """
     asked = config.attention.value
     if config.attention is Attention.default:
@@ -82,9 +82,11 @@ def choose_attention(config: EngineConfig, args: dict[str, Any]) -> Choice:
 
     kv_cache = args.get("kv_cache_dtype", "auto")
     unsupported = {
-        f"it does not read a KV cache of {kv_cache}": kv_cache not in PLAIN_CACHES,
+        f"it does not read a KV cache of {kv_cache}": kv_cache not in PLAIN_CACHES + FLOAT8_CACHES,
         "it needs engine.env.VLLM_WORKER_MULTIPROC_METHOD=fork": config.env.get("VLLM_WORKER_MULTIPROC_METHOD") != "fork",
         "there is no CUDA device": not current_platform.is_cuda(),
+        f"a KV cache of {kv_cache} needs a card of compute capability 8.9 or more": kv_cache in FLOAT8_CACHES
+        and not current_platform.has_device_capability(FLOAT8_CAPABILITY),
         "this process has used CUDA, so vLLM spawns the engine's process instead of forking it": torch.cuda.is_initialized(),
     }
     if reason := first_that_holds(unsupported):
@@ -92,12 +94,13 @@ def choose_attention(config: EngineConfig, args: dict[str, Any]) -> Choice:
     return Choice("attention", asked, {"attention_config": {**(args.get("attention_config") or {}), "backend": "CUSTOM"}})
 
 
-def register_attention() -> Any:
-    """Tell vLLM which class its CUSTOM attention is; returns what takes that back. An engine's process has vLLM's table from
-    this one when it is forked from it."""
+def register_attention(args: dict[str, Any]) -> Any:
+    """Tell vLLM which class its CUSTOM attention is in an engine with these arguments; returns what takes that back. An
+    engine's process has vLLM's table from this one when it is forked from it."""
     from vllm.v1.attention.backends.registry import AttentionBackendEnum, register_backend
 
-    register_backend(AttentionBackendEnum.CUSTOM, "gpuqa.engines.vllm.shared_prefix.backend.SharedPrefixBackend")
+    name = "Float8Backend" if args.get("kv_cache_dtype") in FLOAT8_CACHES else "SharedPrefixBackend"
+    register_backend(AttentionBackendEnum.CUSTOM, f"gpuqa.engines.vllm.shared_prefix.backend.{name}")
     return AttentionBackendEnum.CUSTOM.clear_override
 
 

@@ -1,10 +1,10 @@
 """The arithmetic: one token of each sequence against the keys and values before it, of which all share the first blocks.
 
-Shapes: `query` and `out` [sequences, heads, size]; `keys` and `values` [blocks, tokens in a block, key heads, size], all four
-of one dtype (bfloat16, float16 or float32) and contiguous in their last dimension; `block_table` [sequences, blocks of the
-longest], contiguous in its last dimension, and `lengths` [sequences] in tokens, both int32; a length of 0 is a row of padding.
-Scores are q k * scale, without a unit. Softmax is taken online, in base 2 and float32; what a loop knows so far is (highest
-score, sum of weights, weighted values). Everything lies on one GPU, and nothing waits for it.
+`query` and `out` [sequences, heads, size] have one dtype: bfloat16, float16 or float32. So have keys and values, unless they
+are float8 (e4m3), half the bytes to read: those become float16, which holds each of them exactly, and so do queries and weights
+for their products; a query beyond float16's 65,504 would overflow. Scores are q k * scale, without a unit. Softmax is taken
+online, in base 2 and float32; what a loop knows so far is (highest score, sum of weights, weighted values). Everything lies on
+one GPU, and nothing waits for it.
 """
 
 from __future__ import annotations
@@ -30,12 +30,46 @@ class Tuning:
     prefix_tokens: int = 32  # tokens that a program loads at once
     prefix_warps: int = 4
     prefix_stages: int = 2
-    rest_tokens: int = 32
-    rest_warps: int = 4
-    rest_stages: int = 2
+    own_tokens: int = 32
+    own_warps: int = 4
+    own_stages: int = 2
 
 
 TUNING = Tuning()
+
+
+@dataclass(frozen=True, slots=True)
+class Cache:
+    """Keys and values of all sequences, and which of them are whose.
+
+    The value of a float8 is itself times its scale, which is one number for all keys and one for all values of a layer.
+    """
+
+    keys: torch.Tensor  # [blocks, tokens in a block, key heads, size], contiguous in the last dimension
+    values: torch.Tensor  # as `keys`
+    block_table: torch.Tensor  # int32 [sequences, blocks of the longest], contiguous in the last dimension
+    lengths: torch.Tensor  # int32 [sequences] in tokens; 0 is a row of padding
+    key_scale: torch.Tensor | None = None  # float32 [1]; none is 1
+    value_scale: torch.Tensor | None = None
+
+    @property
+    def arguments(self) -> tuple[object, ...]:
+        """Keys, values, their strides in elements and the keys' scale, as both kernels take them.
+
+        float8 values go in pairs: a GPU turns a tile of 16 bits around on its way out of shared memory, of 8 bits it cannot.
+        """
+        values = self.values.view(torch.int16) if self.values.dtype == torch.float8_e4m3fn else self.values
+        return (self.keys, values, *self.keys.stride()[:3], *values.stride()[:3], self.key_scale)
+
+
+@dataclass(frozen=True, slots=True)
+class Partial:
+    """What the splits found in the shared prefix, float32, with rows = sequences * heads / key heads. Nothing is written for a
+    split without tokens."""
+
+    weighted: torch.Tensor  # [splits, key heads, rows, size]
+    highest: torch.Tensor  # [splits, key heads, rows]
+    total: torch.Tensor  # as `highest`
 
 
 def shared_tokens(block_table: torch.Tensor, lengths: torch.Tensor, block_size: int) -> torch.Tensor:
@@ -51,70 +85,112 @@ def shared_tokens(block_table: torch.Tensor, lengths: torch.Tensor, block_size: 
 
 
 def attend(
+    query: torch.Tensor, cache: Cache, shared: torch.Tensor, scale: float, out: torch.Tensor, tuning: Tuning = TUNING
+) -> None:
+    """Fill `out` [sequences, heads, size]; `shared` int32 [1] is what `shared_tokens` gives for the same step. Rows of padding
+    get finite values without a meaning."""
+    attend_own(query, cache, shared, attend_prefix(query, cache, shared, scale, tuning), scale, out, tuning)
+
+
+def attend_prefix(query: torch.Tensor, cache: Cache, shared: torch.Tensor, scale: float, tuning: Tuning = TUNING) -> Partial:
+    """The shared tokens, for all sequences at once."""
+    key_heads, rows = cache.keys.shape[2], len(query) * group_of(query, cache)
+    weighted = query.new_empty((tuning.splits, key_heads, rows, query.shape[2]), dtype=torch.float32)
+    highest, total = query.new_empty((2, tuning.splits, key_heads, rows), dtype=torch.float32)
+    _prefix[(triton.cdiv(rows, tuning.prefix_rows), key_heads, tuning.splits)](
+        query, *cache.arguments, cache.block_table, shared, weighted, highest, total, scale * LOG2_E, rows,
+        query.stride(0), query.stride(1), **sizes(query, cache), SPLITS=tuning.splits,
+        ROWS=tuning.prefix_rows, TOKENS=tuning.prefix_tokens, num_warps=tuning.prefix_warps, num_stages=tuning.prefix_stages,
+    )  # fmt: skip
+    return Partial(weighted, highest, total)
+
+
+def attend_own(
     query: torch.Tensor,
-    keys: torch.Tensor,
-    values: torch.Tensor,
-    block_table: torch.Tensor,
-    lengths: torch.Tensor,
+    cache: Cache,
     shared: torch.Tensor,
+    partial: Partial,
     scale: float,
     out: torch.Tensor,
     tuning: Tuning = TUNING,
 ) -> None:
-    """Fill `out` [sequences, heads, size], in the dtype of `query`; `shared` int32 [1] is what `shared_tokens` gives for the
-    same step. Rows of padding get finite values without a meaning.
+    """What `partial` has of the shared tokens, and each sequence's own ones, into `out`."""
+    key_heads, group = cache.keys.shape[2], group_of(query, cache)
+    _own[(key_heads, len(query))](
+        query, *cache.arguments, cache.value_scale, cache.block_table, cache.lengths, shared,
+        partial.weighted, partial.highest, partial.total, out, scale * LOG2_E, len(query) * group,
+        query.stride(0), query.stride(1), cache.block_table.stride(0), out.stride(0), out.stride(1),
+        **sizes(query, cache), SPLITS=tuning.splits, ROWS=max(16, triton.next_power_of_2(group)),
+        TOKENS=tuning.own_tokens, num_warps=tuning.own_warps, num_stages=tuning.own_stages,
+    )  # fmt: skip
 
-    Between the two kernels, with rows = sequences * heads / key heads: `partial` [splits, key heads, rows, size], `highest` and
-    `total` [splits, key heads, rows], float32.
-    """
-    sequences, heads, size = query.shape
-    block_size, key_heads = keys.shape[1:3]
-    group = heads // key_heads
-    rows = sequences * group
-    partial = query.new_empty((tuning.splits, key_heads, rows, size), dtype=torch.float32)
-    highest, total = query.new_empty((2, tuning.splits, key_heads, rows), dtype=torch.float32)
-    cache = (keys, values, keys.stride(0), keys.stride(1), keys.stride(2), values.stride(0), values.stride(1), values.stride(2))
-    sizes = {"GROUP": group, "SIZE": size, "BLOCK": block_size, "SPLITS": tuning.splits}
-    _prefix[(triton.cdiv(rows, tuning.prefix_rows), key_heads, tuning.splits)](
-        query, *cache, block_table, shared, partial, highest, total, scale * LOG2_E, rows, query.stride(0), query.stride(1),
-        **sizes, ROWS=tuning.prefix_rows, TOKENS=tuning.prefix_tokens,
-        num_warps=tuning.prefix_warps, num_stages=tuning.prefix_stages,
-    )  # fmt: skip
-    _rest[(key_heads, sequences)](
-        query, *cache, block_table, lengths, shared, partial, highest, total, out, scale * LOG2_E, rows,
-        query.stride(0), query.stride(1), block_table.stride(0), out.stride(0), out.stride(1),
-        **sizes, ROWS=max(16, triton.next_power_of_2(group)), TOKENS=tuning.rest_tokens,
-        num_warps=tuning.rest_warps, num_stages=tuning.rest_stages,
-    )  # fmt: skip
+
+def group_of(query: torch.Tensor, cache: Cache) -> int:
+    """Heads that share a key head."""
+    return int(query.shape[1] // cache.keys.shape[2])
+
+
+def sizes(query: torch.Tensor, cache: Cache) -> dict[str, int]:
+    """What both kernels are compiled for."""
+    return {"GROUP": group_of(query, cache), "SIZE": query.shape[2], "BLOCK": cache.keys.shape[1]}
 
 
 @triton.jit
 def _over(
-    begin, end, queries, highest, total, weighted, table,
-    keys, values, k_block, k_token, v_block, v_token, scale,
-    SIZE: tl.constexpr, BLOCK: tl.constexpr, TOKENS: tl.constexpr,
+    begin, end, queries, table, keys, values, k_block, k_token, v_block, v_token, scale,
+    ROWS: tl.constexpr, SIZE: tl.constexpr, BLOCK: tl.constexpr, TOKENS: tl.constexpr,
 ):  # fmt: skip
     """The online softmax over tokens `begin` to `end` of one block table; `keys` and `values` point at one head.
 
-    `queries` [rows, SIZE]; `highest` and `total` [rows], `weighted` [rows, SIZE], all float32: what was found before, and
-    returned with these tokens. `k_block`, `k_token`, `v_block`, `v_token`: strides in elements.
+    `queries` [ROWS, SIZE], in the dtype of the products. `k_block`, `k_token`, `v_block`, `v_token`: strides in elements. What
+    is returned is float32: highest scores and sums of weights [ROWS], weighted values [ROWS, SIZE].
     """
-    dims = tl.arange(0, SIZE)
+    PAIRS: tl.constexpr = values.dtype.element_ty == tl.int16
+    highest = tl.full([ROWS], -1e30, tl.float32)  # not -inf, of which the rows of padding would make NaN
+    total = tl.zeros([ROWS], tl.float32)
+    weighted = tl.zeros([ROWS, SIZE // 2 if PAIRS else SIZE], tl.float32)
+    odd = weighted  # of pairs, whose even dimensions are in `weighted`
+    dims, value_dims = tl.arange(0, SIZE), tl.arange(0, SIZE // 2 if PAIRS else SIZE)
     for first in range(begin, end, TOKENS):
         token = first + tl.arange(0, TOKENS)
         there = token < end
         block = tl.load(table + token // BLOCK, mask=there, other=0).to(tl.int64)
         within = token % BLOCK
         key = tl.load(keys + (block * k_block + within * k_token)[:, None] + dims[None, :], mask=there[:, None], other=0.0)
-        value = tl.load(values + (block * v_block + within * v_token)[:, None] + dims[None, :], mask=there[:, None], other=0.0)
-        scores = tl.where(there[None, :], tl.dot(queries, tl.trans(key)) * scale, float("-inf"))
+        value = tl.load(
+            values + (block * v_block + within * v_token)[:, None] + value_dims[None, :], mask=there[:, None], other=0
+        )
+        scores = tl.where(there[None, :], tl.dot(queries, tl.trans(key.to(queries.dtype))) * scale, float("-inf"))
         higher = tl.maximum(highest, tl.max(scores, 1))
         weights = tl.exp2(scores - higher[:, None])
         shrink = tl.exp2(highest - higher)
         total = total * shrink + tl.sum(weights, 1)
-        weighted = weighted * shrink[:, None] + tl.dot(weights.to(value.dtype), value)
         highest = higher
-    return highest, total, weighted
+        weights = weights.to(queries.dtype)
+        if PAIRS:
+            weighted = weighted * shrink[:, None] + tl.dot(weights, _float8(value).to(queries.dtype))
+            odd = odd * shrink[:, None] + tl.dot(weights, _float8(value >> 8).to(queries.dtype))
+        else:
+            weighted = weighted * shrink[:, None] + tl.dot(weights, value)
+    return highest, total, tl.interleave(weighted, odd) if PAIRS else weighted
+
+
+@triton.jit
+def _float8(pairs):
+    """The lower byte of each."""
+    return (pairs & 0xFF).to(tl.uint8).to(tl.float8e4nv, bitcast=True)
+
+
+@triton.jit
+def _multipliable(queries, keys):
+    """Queries in the dtype of the products, see the head of this file."""
+    return queries.to(tl.float16) if keys.dtype.element_ty.is_fp8() else queries
+
+
+@triton.jit
+def _score_scale(scale, key_scale):
+    """What a product of query and key is multiplied by; `key_scale` points at a number, or is None."""
+    return scale if key_scale is None else scale * tl.load(key_scale)
 
 
 @triton.jit
@@ -125,8 +201,8 @@ def _share(tokens, SPLITS: tl.constexpr):
 
 @triton.jit
 def _prefix(
-    query, keys, values, k_block, k_token, k_head, v_block, v_token, v_head,
-    table, shared, partial, highest_out, total_out, scale, rows, q_sequence, q_head,
+    query, keys, values, k_block, k_token, k_head, v_block, v_token, v_head, key_scale,
+    table, shared, weighted_out, highest_out, total_out, scale, rows, q_sequence, q_head,
     GROUP: tl.constexpr, SIZE: tl.constexpr, BLOCK: tl.constexpr, SPLITS: tl.constexpr,
     ROWS: tl.constexpr, TOKENS: tl.constexpr,
 ):  # fmt: skip
@@ -141,50 +217,48 @@ def _prefix(
     begin = split * share
     if begin >= tokens:
         return  # what an empty split would store is never read
-    highest = tl.full([ROWS], float("-inf"), tl.float32)
-    total = tl.zeros([ROWS], tl.float32)
-    weighted = tl.zeros([ROWS, SIZE], tl.float32)
     highest, total, weighted = _over(
-        begin, tl.minimum(begin + share, tokens), queries, highest, total, weighted, table,
-        keys + head * k_head, values + head * v_head, k_block, k_token, v_block, v_token, scale, SIZE, BLOCK, TOKENS,
+        begin, tl.minimum(begin + share, tokens), _multipliable(queries, keys), table,
+        keys + head * k_head, values + head * v_head, k_block, k_token, v_block, v_token, _score_scale(scale, key_scale),
+        ROWS, SIZE, BLOCK, TOKENS,
     )  # fmt: skip
     place = (split * tl.num_programs(1) + head) * rows + row
-    tl.store(partial + place[:, None] * SIZE + dims[None, :], weighted, mask=inside[:, None])
+    tl.store(weighted_out + place[:, None] * SIZE + dims[None, :], weighted, mask=inside[:, None])
     tl.store(highest_out + place, highest, mask=inside)
     tl.store(total_out + place, total, mask=inside)
 
 
 @triton.jit
-def _rest(
-    query, keys, values, k_block, k_token, k_head, v_block, v_token, v_head,
-    table, lengths, shared, partial, highest_in, total_in, out,
+def _own(
+    query, keys, values, k_block, k_token, k_head, v_block, v_token, v_head, key_scale, value_scale,
+    table, lengths, shared, weighted_in, highest_in, total_in, out,
     scale, rows, q_sequence, q_head, table_row, out_sequence, out_head,
     GROUP: tl.constexpr, SIZE: tl.constexpr, BLOCK: tl.constexpr, SPLITS: tl.constexpr,
     ROWS: tl.constexpr, TOKENS: tl.constexpr,
 ):  # fmt: skip
-    """All queries of one sequence and key head: merge what the splits found, then go over the sequence's own tokens."""
+    """All queries of one sequence and key head: go over the sequence's own tokens, then merge what the splits found."""
     head, sequence = tl.program_id(0), tl.program_id(1)
     row, dims = tl.arange(0, ROWS), tl.arange(0, SIZE)
     inside = row < GROUP
     at = sequence * q_sequence + (head * GROUP + row) * q_head
     queries = tl.load(query + at[:, None] + dims[None, :], mask=inside[:, None], other=0.0)
-    highest = tl.full([ROWS], -1e30, tl.float32)  # not -inf, of which the rows of padding would make NaN
-    total = tl.zeros([ROWS], tl.float32)
-    weighted = tl.zeros([ROWS, SIZE], tl.float32)
     begin = tl.load(shared)
+    highest, total, weighted = _over(
+        begin, tl.load(lengths + sequence), _multipliable(queries, keys), table + sequence * table_row,
+        keys + head * k_head, values + head * v_head, k_block, k_token, v_block, v_token, _score_scale(scale, key_scale),
+        ROWS, SIZE, BLOCK, TOKENS,
+    )  # fmt: skip
     for split in range(tl.cdiv(begin, _share(begin, SPLITS))):
         place = (split * tl.num_programs(0) + head) * rows + sequence * GROUP + row
         split_highest = tl.load(highest_in + place, mask=inside, other=-1e30)
         higher = tl.maximum(highest, split_highest)
         shrink, split_shrink = tl.exp2(highest - higher), tl.exp2(split_highest - higher)
         total = total * shrink + tl.load(total_in + place, mask=inside, other=0.0) * split_shrink
-        more = tl.load(partial + place[:, None] * SIZE + dims[None, :], mask=inside[:, None], other=0.0)
+        more = tl.load(weighted_in + place[:, None] * SIZE + dims[None, :], mask=inside[:, None], other=0.0)
         weighted = weighted * shrink[:, None] + more * split_shrink[:, None]
         highest = higher
-    highest, total, weighted = _over(
-        begin, tl.load(lengths + sequence), queries, highest, total, weighted, table + sequence * table_row,
-        keys + head * k_head, values + head * v_head, k_block, k_token, v_block, v_token, scale, SIZE, BLOCK, TOKENS,
-    )  # fmt: skip
     answer = weighted / tl.where(total > 0, total, 1.0)[:, None]
+    if value_scale is not None:
+        answer *= tl.load(value_scale)
     to = sequence * out_sequence + (head * GROUP + row) * out_head
     tl.store(out + to[:, None] + dims[None, :], answer.to(out.dtype.element_ty), mask=inside[:, None])

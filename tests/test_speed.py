@@ -63,6 +63,26 @@ def test_ratios_compare_rates_so_that_fewer_questions_cost_nothing():
     assert floor.over_reference == pytest.approx(25 / 100)
 
 
+def test_starts_are_compared_batch_by_batch_and_their_spread_is_the_interval():
+    starts = load("starts")
+
+    def batches(row: str, *seconds: float) -> list[dict[str, Any]]:
+        return [{**record(row, second, 10, []), "repeat": repeat} for repeat, second in enumerate(seconds)]
+
+    runs = [
+        batches("d.batch", 2.0, 4.0, 9.0) + batches("k.batch", 1.0, 2.0),  # the budget ended the third
+        batches("d.batch", 2.0, 4.0) + batches("k.batch", 1.6, 3.2),
+    ]
+    [one] = starts.ratios(runs, "d.batch")
+    assert (one["row"], one["prefix"]) == ("k.batch", 50)
+    assert one["starts"] == pytest.approx([2.0, 1.25])
+    assert one["ratio"] == pytest.approx(2.5**0.5)
+    assert one["low"] < 1 < one["high"], "of two starts"
+    [alone] = starts.ratios(runs[:1], "d.batch")
+    assert "low" not in alone
+    assert "| k.batch | 50 | 2.000 | 2.000 |" in starts.table([alone], "d.batch")
+
+
 def test_percentiles_are_over_the_requests_of_all_repeats_together():
     rows = load("rows")
     records = [record("e.64", 2.0, 10, [0.1] * 10), record("e.64", 1.0, 10, [0.2] * 9 + [0.9])]

@@ -11,12 +11,12 @@ difference between both answers stands beside them. Needs a CUDA device and vLLM
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
+from attention_bandwidth import milliseconds
 from vllm.v1.attention.backends.fa_utils import flash_attn_varlen_func
 
 from gpuqa.engines.vllm.shared_prefix.kernels import Cache, attend, shared_tokens
@@ -24,7 +24,6 @@ from gpuqa.engines.vllm.shared_prefix.kernels import Cache, attend, shared_token
 LAYERS, HEADS, KEY_HEADS, SIZE, BLOCK = 28, 16, 8, 128, 16
 TABLE_WIDTH = 64  # blocks, as for max_model_len 1024
 OWN = (100, 220)  # tokens of a sequence behind the prefix
-REPLAYS, MEANS = 20, 3
 
 
 @dataclass(frozen=True)
@@ -86,25 +85,6 @@ def shared_prefix(step: Step, out: Any) -> None:
     for layer, cache in enumerate(step.caches):
         keys, values = cache.split(SIZE, dim=-1)
         attend(step.queries[layer], Cache(keys, values, step.table, step.lengths), shared, SIZE**-0.5, out[layer])
-
-
-def milliseconds(run: Callable[[], None]) -> float:
-    """One replay of the captured work."""
-    run()  # compiles what is compiled at its first call
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        run()
-    means = []
-    for _ in range(MEANS):
-        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        begin.record()
-        for _ in range(REPLAYS):
-            graph.replay()
-        end.record()
-        torch.cuda.synchronize()
-        means.append(begin.elapsed_time(end) / REPLAYS)
-    return min(means)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from typing import Any
 import uvicorn
 from client import answers
 from contestant import HOST, Batch, Contestant, Reply, Task, listen, obey
-from ours import Ours, OursDefault, OursOwnAttention, OursPrepared
+from ours import Ours, OursDefault, OursFloat8, OursOwnAttention, OursPrepared
 from processes import take_stdout
 
 
@@ -177,6 +177,7 @@ CONTESTANTS: dict[str, type[Contestant]] = {
     "ours_default": OursDefault,
     "ours_own_attention": OursOwnAttention,
     "ours_prepared": OursPrepared,
+    "ours_float8": OursFloat8,
 }
 
 

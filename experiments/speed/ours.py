@@ -41,7 +41,8 @@ class Ours(Contestant):
             while service.look() is not State.ready:
                 await asyncio.sleep(0.02)
         chosen = {"scheduler": first.engine.scheduler.name, "attention": first.engine.attention.name}
-        return {"engine_args": first.engine_args(), **chosen}
+        ran = {override.part: [override.ran, override.reason] for override in self.engine.overrides()}
+        return {"engine_args": first.engine_args(), **chosen, "ran": ran}
 
     async def measure(self, batch: Batch) -> Reply:
         began = time.perf_counter()
@@ -109,6 +110,13 @@ class OursPrepared(Ours):
     def __init__(self, task: Task) -> None:
         nothing = {"worker_extension_cls": "builtins.object"}  # in the place of ours, which repeats steps
         super().__init__(replace(task, extra_args={**(task.extra_args or {}), **nothing}))
+
+
+class OursFloat8(Ours):
+    """Ours with a KV cache of 8 bits."""
+
+    def __init__(self, task: Task) -> None:
+        super().__init__(replace(task, extra_args={**(task.extra_args or {}), "kv_cache_dtype": "fp8"}))
 
 
 class OursDefault(Ours):

@@ -51,6 +51,10 @@ ROWS = (
     Row("i.64", "ours_own_attention", "clients", "ours with attention=default, POST /predict"),
     Row("j.batch", "ours_prepared", "post", "ours with every step prepared anew, one POST"),
     Row("j.64", "ours_prepared", "clients", "ours with every step prepared anew, POST /predict"),
+    Row("k.batch", "ours_float8", "post", "ours with a KV cache of fp8, one POST"),
+    Row("k.64", "ours_float8", "clients", "ours with a KV cache of fp8, POST /predict"),
+    Row("l.batch", "ours_before", "post", "ours of the checkout --before, one POST"),
+    Row("l.64", "ours_before", "clients", "ours of the checkout --before, POST /predict"),
 )
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from processes import Peer, PeerFailed
 from questions import question_texts, system_prompt
 from rows import Row, plan, summarise, table
-from settings import child_env, task_of
+from settings import ROOT, child_env, task_of
 
 from gpuqa.measure import fingerprint
 
@@ -51,8 +51,10 @@ class Run:
         names = list(dict.fromkeys(row.contestant for row in self.arguments.rows))
         for name in names:
             task = json.dumps(task_of(name, self.arguments, self.systems))
-            command = [str(HERE / "contestants.py"), name, task]
-            self.peers[name] = Peer(command, self.arguments.out / f"{name}.log", child_env(self.arguments))
+            checkout = self.arguments.before if name == "ours_before" else ROOT
+            known = "ours" if name == "ours_before" else name  # another checkout knows of no other
+            command = [str(checkout / "experiments" / "speed" / "contestants.py"), known, task]
+            self.peers[name] = Peer(command, self.arguments.out / f"{name}.log", child_env(self.arguments, checkout))
         with ThreadPoolExecutor(len(names)) as threads:
             list(threads.map(self.start_one, names))
         print(f"[{time.monotonic() - self.began:.0f} s] started and warm: {', '.join(self.started)}", flush=True)

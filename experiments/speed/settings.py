@@ -48,7 +48,7 @@ def engine_args(arguments: argparse.Namespace) -> dict[str, Any]:
     return {**(ON_A_CPU if arguments.tiny else {**SHARED, **sized}), **dict(arguments.engine_args)}
 
 
-def child_env(arguments: argparse.Namespace) -> dict[str, str]:
-    """The environment as given, with this checkout importable; a CPU's settings stand where nobody set them."""
-    path = os.pathsep.join(part for part in (str(ROOT), os.environ.get("PYTHONPATH")) if part)
+def child_env(arguments: argparse.Namespace, checkout: Path = ROOT) -> dict[str, str]:
+    """The environment as given, with a checkout importable; a CPU's settings stand where nobody set them."""
+    path = os.pathsep.join(part for part in (str(checkout), os.environ.get("PYTHONPATH")) if part)
     return {**(CPU_ENV if arguments.tiny else {}), **os.environ, "PYTHONPATH": path}

@@ -54,6 +54,8 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--kv-gib", type=float, default=13.0, help=kv)
     parser.add_argument("--budget", type=float, default=480.0, help="seconds for everything")
     parser.add_argument("--start-timeout", type=float, default=240.0, help="seconds; who needs more is out")
+    before = "another checkout of this project, which answers rows l, side by side with this one"
+    parser.add_argument("--before", type=lambda word: Path(word).resolve(strict=True), metavar="FOLDER", help=before)
     parser.add_argument("--tiny", action="store_true", help="a two-layer model and a CPU's settings")
     parser.add_argument("--engine", help="ours: the option of conf/engine; vllm, or vllm_cpu with --tiny, by default")
     for name in ("engine", "ours", "seed"):
@@ -67,7 +69,7 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     arguments.model = Path(places.get("model", arguments.out / "model")).absolute()
     arguments.prefixes = [int(prefix) for prefix in arguments.prefixes.split(",")]
     try:
-        arguments.rows = chosen(arguments.only)
+        arguments.rows = [row for row in chosen(arguments.only) if arguments.before or row.contestant != "ours_before"]
     except ValueError as error:
         parser.error(str(error))
     return arguments

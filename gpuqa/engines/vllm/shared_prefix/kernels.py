@@ -192,8 +192,8 @@ def _over(
 
 @triton.jit
 def _apart(pairs):
-    """The lower and the higher number of each pair, as float16. The plain way makes the loop 346 instructions long, this one 235
-    (for sm_90, in the shape of Qwen3-0.6B)."""
+    """The lower and the higher number of each pair, as float16. The plain way makes the loop 346 instructions long, this one
+    235 (for sm_90, in the shape of Qwen3-0.6B)."""
     if INTERPRETED:
         lower, higher = pairs.to(tl.uint8), (pairs >> 8).to(tl.uint8)
         return lower.to(tl.float8e4nv, bitcast=True).to(tl.float16), higher.to(tl.float8e4nv, bitcast=True).to(tl.float16)

@@ -217,6 +217,29 @@ def _score_scale(scale, key_scale):
 
 
 @triton.jit
+def _merged(
+    used, place, inside, weighted_in, highest_in, total_in, split_rows,
+    ROWS: tl.constexpr, SIZE: tl.constexpr, SPLITS: tl.constexpr,
+):  # fmt: skip
+    """What `used` splits found for the rows at `place`, where they are `inside`, in the form of `_over`. Unrolled, so that the
+    memory is asked for all of them at once, and merged before anything else: a GPU holds it otherwise than a product."""
+    dims = tl.arange(0, SIZE)
+    highest = tl.full([ROWS], -1e30, tl.float32)
+    total = tl.zeros([ROWS], tl.float32)
+    weighted = tl.zeros([ROWS, SIZE], tl.float32)
+    for split in tl.static_range(SPLITS):
+        there, at = inside & (split < used), split * split_rows + place
+        found = tl.load(highest_in + at, mask=there, other=-1e30)
+        higher = tl.maximum(highest, found)
+        shrink, found_shrink = tl.exp2(highest - higher), tl.exp2(found - higher)
+        total = total * shrink + tl.load(total_in + at, mask=there, other=0.0) * found_shrink
+        more = tl.load(weighted_in + at[:, None] * SIZE + dims[None, :], mask=there[:, None], other=0.0)
+        weighted = weighted * shrink[:, None] + more * found_shrink[:, None]
+        highest = higher
+    return highest, total, weighted
+
+
+@triton.jit
 def _share(tokens, SPLITS: tl.constexpr):
     """Shared tokens of one split: as many for each, in steps of 32 that only the last may lack."""
     return tl.maximum(tl.cdiv(tl.cdiv(tokens, SPLITS), 32), 1) * 32
@@ -271,15 +294,14 @@ def _own(
         keys + head * k_head, values + head * v_head, k_block, k_token, v_block, v_token, _score_scale(scale, key_scale),
         ROWS, SIZE, BLOCK, TOKENS,
     )  # fmt: skip
-    for split in range(tl.cdiv(begin, _share(begin, SPLITS))):
-        place = (split * tl.num_programs(0) + head) * rows + sequence * GROUP + row
-        split_highest = tl.load(highest_in + place, mask=inside, other=-1e30)
-        higher = tl.maximum(highest, split_highest)
-        shrink, split_shrink = tl.exp2(highest - higher), tl.exp2(split_highest - higher)
-        total = total * shrink + tl.load(total_in + place, mask=inside, other=0.0) * split_shrink
-        more = tl.load(weighted_in + place[:, None] * SIZE + dims[None, :], mask=inside[:, None], other=0.0)
-        weighted = weighted * shrink[:, None] + more * split_shrink[:, None]
-        highest = higher
+    prefix_highest, prefix_total, prefix_weighted = _merged(
+        tl.cdiv(begin, _share(begin, SPLITS)), head * rows + sequence * GROUP + row, inside, weighted_in, highest_in, total_in,
+        tl.num_programs(0) * rows, ROWS, SIZE, SPLITS,
+    )  # fmt: skip
+    higher = tl.maximum(highest, prefix_highest)
+    shrink, prefix_shrink = tl.exp2(highest - higher), tl.exp2(prefix_highest - higher)
+    total = total * shrink + prefix_total * prefix_shrink
+    weighted = weighted * shrink[:, None] + prefix_weighted * prefix_shrink[:, None]
     answer = weighted / tl.where(total > 0, total, 1.0)[:, None]
     if value_scale is not None:
         answer *= tl.load(value_scale)

@@ -7,8 +7,9 @@ One decoding step of Qwen3-0.6B's shape: 358 sequences behind 480 shared tokens,
 32. Of its two parts, the shared prefix and each sequence's own tokens, either is captured into a CUDA graph over 28 layers that
 have caches of their own, and replayed. Milliseconds are the least of three means of 20; the bandwidth counts keys and
 values alone, once each, and stands beside the best of plain copies of 4 GiB. With `--tunings all` every line of TUNINGS is
-measured for each format, and the best come last; `bandwidth.json` has all of them. Needs a CUDA device, and no vLLM; fp8 needs
-compute capability 8.9.
+measured for each case, and the best come last; `bandwidth.json` has all of them. A case is a format and how a block lies in
+memory: nhd, the heads of a token side by side, or hnd, the tokens of a head (vLLM's VLLM_KV_CACHE_LAYOUT). Needs a CUDA device,
+and no vLLM; fp8 needs compute capability 8.9.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ SEQUENCES, PREFIX, OWN = 358, 480, (30, 287)
 REPLAYS, MEANS, SHOWN = 20, 3, 8
 FORMATS = {"bf16": torch.bfloat16, "fp8": torch.float8_e4m3fn}
 TUNINGS = [
-    replace(TUNING, own_tokens=tokens, own_warps=warps, own_stages=stages)
-    for tokens, warps, stages in itertools.product((32, 64, 128), (1, 2, 4), (2, 3))
+    replace(TUNING, own_warps=warps, own_tokens=tokens, own_stages=stages, splits=splits)
+    for splits, tokens, warps, stages in itertools.product((4, 2), (32, 64, 16), (1, 2, 4), (2, 3, 4))
 ]
 
 
@@ -43,7 +44,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=lambda word: Path(word.removeprefix("out=")), metavar="out=FOLDER")
     parser.add_argument("--tunings", choices=("default", "all"), default="default")
-    parser.add_argument("--formats", default=",".join(FORMATS))
+    parser.add_argument("--cases", default="bf16.nhd,fp8.nhd,bf16.hnd,fp8.hnd")
     parser.add_argument("--budget", type=float, default=120.0, help="seconds; no tuning is begun after it")
     arguments = parser.parse_args()
     if not torch.cuda.is_available():
@@ -53,21 +54,21 @@ def main() -> int:
     copied, began = copy_gb_per_s(), time.monotonic()
     print(f"{torch.cuda.get_device_name()}: copies {copied:,.0f} GB/s", flush=True)
     tunings = [TUNING] if arguments.tunings == "default" else [TUNING, *(one for one in TUNINGS if one != TUNING)]
-    layers = {name: [make_layer(FORMATS[name], seed) for seed in range(LAYERS)] for name in arguments.formats.split(",")}
+    layers = {case: [make_layer(*case.split("."), seed) for seed in range(LAYERS)] for case in arguments.cases.split(",")}
     found: list[dict[str, Any]] = []
-    for tuning, name in itertools.product(tunings, layers):  # in turn, so that a budget leaves both formats as far
+    for tuning, case in itertools.product(tunings, layers):  # in turn, so that a budget leaves all cases as far
         if time.monotonic() - began < arguments.budget:
-            found.append({"format": name, **measured(layers[name], tuning, copied), "tuning": asdict(tuning)})
+            found.append({"case": case, **measured(layers[case], tuning, copied), "tuning": asdict(tuning)})
             print(line(found[-1]), flush=True)
     (arguments.out / "bandwidth.json").write_text(json.dumps({"copy_gb_per_s": copied, "found": found}, indent=1) + "\n")
-    for name in layers:
-        mine = [one for one in found if one["format"] == name and "error" not in one]
-        print(f"\n{name}, the default, then the best:")
+    for case in layers:
+        mine = [one for one in found if one["case"] == case and "error" not in one]
+        print(f"\n{case}, the default, then the best:")
         print(*map(line, [*mine[:1], *sorted(mine, key=lambda one: one["own_ms"])[:SHOWN]]), sep="\n")
     return 0
 
 
-def make_layer(dtype: Any, seed: int) -> tuple[Any, Cache, Any]:
+def make_layer(number: str, order: str, seed: int) -> tuple[Any, Cache, Any]:
     """Queries [sequences, heads, size], a cache whose blocks are handed out in no order, and how many tokens are shared."""
     random = torch.Generator().manual_seed(seed)
     lengths = (torch.randint(*OWN, (SEQUENCES,), generator=torch.Generator().manual_seed(0)) + PREFIX).int()
@@ -76,8 +77,10 @@ def make_layer(dtype: Any, seed: int) -> tuple[Any, Cache, Any]:
     table = (
         torch.cat([blocks[:shared].expand(SEQUENCES, -1), blocks[shared:].reshape(SEQUENCES, -1)], dim=1).contiguous().cuda()
     )
-    cache = torch.randn(len(blocks), BLOCK, KEY_HEADS, 2 * SIZE, device="cuda", dtype=torch.bfloat16).to(dtype)
-    scales = [torch.ones(1, device="cuda") for _ in range(2)] if dtype == torch.float8_e4m3fn else []
+    in_a_block = (BLOCK, KEY_HEADS) if order == "nhd" else (KEY_HEADS, BLOCK)
+    cache = torch.randn(len(blocks), *in_a_block, 2 * SIZE, device="cuda", dtype=torch.bfloat16).to(FORMATS[number])
+    cache = cache if order == "nhd" else cache.transpose(1, 2)
+    scales = [torch.ones(1, device="cuda") for _ in range(2)] if number == "fp8" else []
     read = Cache(*cache.split(SIZE, dim=-1), table, lengths.cuda(), *scales)
     query = torch.randn(SEQUENCES, HEADS, SIZE, device="cuda", dtype=torch.bfloat16)
     return query, read, shared_tokens(table, read.lengths, BLOCK)
@@ -144,9 +147,9 @@ def line(one: dict[str, Any]) -> str:
     default = asdict(TUNING)
     changed = " ".join(f"{key}={value}" for key, value in one["tuning"].items() if value != default[key]) or "default"
     if "error" in one:
-        return f"{one['format']} {changed}: {one['error']}"
+        return f"{one['case']} {changed}: {one['error']}"
     own = f"own tokens {one['own_ms']:.3f} ms, {one['own_gb_per_s']:,.0f} GB/s, {one['share']:.1%} of copies"
-    return f"{one['format']} {changed}: {own}; prefix {one['prefix_ms']:.3f} ms"
+    return f"{one['case']} {changed}: {own}; prefix {one['prefix_ms']:.3f} ms"
 
 
 if __name__ == "__main__":

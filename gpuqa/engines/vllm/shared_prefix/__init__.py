@@ -8,5 +8,6 @@ How many tokens are shared is found on the GPU, from the block tables of the ste
 graph and a batch that shares nothing is answered as well.
 
 `backend.py` is what vLLM loads as its CUSTOM attention backend: decoding steps of many plain sequences go to `kernels.py`,
-everything else to the FlashAttention that it extends. `kernels.py` needs Triton and knows nothing of vLLM.
+everything else to the attention of vLLM that it extends: FlashAttention, or with an fp8 KV cache, which FlashAttention reads on
+few cards, Triton's. `kernels.py` needs Triton and knows nothing of vLLM.
 """

@@ -66,6 +66,8 @@ def make_step(own: list[int], shared_blocks: int, heads: tuple[int, int] = (4, 2
         readable[row[place // block], place % block] = True
     cache[~readable] = float("nan")
     cache = cache.to(how.get("cache", dtype))
+    if how.get("heads_first"):  # in memory; vLLM calls it HND
+        cache = cache.transpose(1, 2).contiguous().transpose(1, 2)
     device = "cuda" if ON_GPU else "cpu"
     scales = tuple(torch.tensor(scale, device=device) for scale in how.get("scales", ()))
     return Step(*(one.to(device) for one in (query, cache, table, lengths)), scales or (None, None))
@@ -115,6 +117,8 @@ CASES: dict[str, dict[str, Any]] = {
     "one_query_for_each_key": {"own": [9, 2, 50], "shared_blocks": 3, "heads": (3, 3)},
     "eight_queries_for_each_key": {"own": [9, 2], "shared_blocks": 3, "heads": (8, 1), "block": 32},
     "wide_heads": {"own": [9, 40], "shared_blocks": 3, "size": 128},
+    "a_block_for_each_load": {"own": [9, 40, 70], "shared_blocks": 3, "block": 64},
+    "heads_first": {"own": [9, 40], "shared_blocks": 3, "heads_first": True},
 }
 
 
@@ -138,6 +142,7 @@ FLOAT8_CASES: dict[str, dict[str, Any]] = {
     "one_query_for_each_key": {"own": [9, 2, 50], "shared_blocks": 3, "heads": (3, 3)},
     "three_queries_for_each_key": {"own": [9, 2, 50], "shared_blocks": 3, "heads": (6, 2)},
     "eight_queries_for_each_key": {"own": [9, 2], "shared_blocks": 3, "heads": (8, 1), "block": 32, "size": 128},
+    "heads_first": {"own": [9, 40], "shared_blocks": 3, "heads_first": True},
     "no_scales": {"own": [9, 40], "shared_blocks": 3, "scales": ()},
 }
 

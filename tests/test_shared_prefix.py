@@ -386,6 +386,7 @@ def test_vllm_is_told_of_ours_and_what_else_is_said_about_attention_stays(
     assert choose_attention(engine_config(), {}).args == {}
 
 
+@pytest.mark.skipif(ON_GPU, reason="vLLM asks for this card's FlashAttention, whatever card is named")
 @pytest.mark.parametrize("capability", [(8, 9), (9, 0), (12, 0)])
 def test_vllm_takes_ours_with_a_cache_of_float8_on_cards_for_which_its_flash_attention_refuses_it(
     backend: ModuleType, capability: tuple[int, int]

@@ -296,7 +296,7 @@ def test_the_kernels_give_what_the_formula_gives_over_a_cache_of_float8(name: st
     assert not out.isnan().any(), "a row that was not written, or a token that is no part of the sequence"
     real = slice(0, shape.sequences)
     expected = by_the_formula(query, cache, table, lengths, scales)[real]
-    torch.testing.assert_close(out[real].double(), expected, atol=3e-2, rtol=0)
+    torch.testing.assert_close(out[real].double(), expected, atol=2e-2, rtol=2**-8)  # bfloat16 has eight bits
 
 
 def test_the_kernels_give_the_same_inside_a_cuda_graph_with_other_values() -> None:

@@ -29,7 +29,7 @@ from gpuqa.config.commands import ServeConfig, resolve
 from gpuqa.config.paths import find, find_model
 from gpuqa.config.pipeline import PipelineConfig
 from gpuqa.hubs.record import read as read_record
-from gpuqa.machine.places import Place
+from gpuqa.machine.places import Part
 from gpuqa.measure import fingerprint
 from gpuqa.pipeline.pipeline import Pipeline, checked_tokenizer, encoder_for, start_engine, warmup_questions
 from gpuqa.pipeline.sampling import stop_token_ids
@@ -83,7 +83,7 @@ class Started:
     """What holds for every winner of this process."""
 
     config: ServeConfig
-    places: Sequence[Place]  # of the replicas; none for one engine in this process
+    places: Sequence[Part]  # of the replicas; none for one engine in this process
     environment: Mapping[str, str]  # before an engine was started
 
 
@@ -130,7 +130,7 @@ async def follow(service: Service, started: Started, one_at_a_time: asyncio.Lock
                 log.info("%s holds the winner that is served", config.frozen)
                 return
             refuse_other_places(started.places, places_of(config.http.replicas, pipeline))
-            alone = replace(started, places=started.places or [Place("")])  # two engines in one process would share settings
+            alone = replace(started, places=started.places or [Part("")])  # two engines in one process would share settings
             winner = await asyncio.to_thread(prepared, alone, content, pipeline)
         except UserError as error:
             log.error("the winner stays as it was: %s", error)
@@ -147,7 +147,7 @@ HOW = {  # by whether there are replicas, and whether a second engine fits besid
 }
 
 
-def refuse_other_places(before: Sequence[Place], now: Sequence[Place]) -> None:
+def refuse_other_places(before: Sequence[Part], now: Sequence[Part]) -> None:
     """Raise a UserError where another winner would need other GPUs than the running one."""
     if list(before) != list(now):
         names = [", ".join(place.name for place in places) or "one engine" for places in (before, now)]
@@ -225,7 +225,7 @@ def starters(
     async def start_here(tokenizer: Any) -> Pipeline:
         return Pipeline(await start_engine(pipeline), tokenizer, pipeline)
 
-    async def start_at(place: Place, _: Any) -> Replica:
+    async def start_at(place: Part, _: Any) -> Replica:
         return await Replica.start(pipeline, place, started.environment, started.config.http.logs)
 
     if not started.places:
@@ -250,7 +250,7 @@ def starter(
     return start_verified
 
 
-def introduce(config: ServeConfig, content: dict[str, Any], places: Sequence[Place]) -> None:
+def introduce(config: ServeConfig, content: dict[str, Any], places: Sequence[Part]) -> None:
     """Say what will be served, and where; nothing depends on it."""
     log.info("serving %s, digest %s: %s", config.frozen, content["digest"][:16], content["reason"])
     if content.get("note"):

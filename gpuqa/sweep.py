@@ -30,7 +30,6 @@ from gpuqa.config.pipeline import Backend
 from gpuqa.engines import gpus_of_engine
 from gpuqa.engines.vllm import compat
 from gpuqa.machine import hardware
-from gpuqa.machine.places import Place
 from gpuqa.measure import fingerprint
 from gpuqa.measure.cell import Cell
 from gpuqa.measure.fingerprint import Stage
@@ -41,10 +40,10 @@ from gpuqa.readiness.memory import memory
 from gpuqa.records import Trial
 from gpuqa.selection.decision import decide
 from gpuqa.selection.wording import counted
-from gpuqa.study import finalists, run_file, start_noise, study
+from gpuqa.study import executors, finalists, run_file, start_noise, study
 from gpuqa.study.cell_checks import CellChecks
 from gpuqa.study.conclusion import conclude
-from gpuqa.study.executors.places import places_for, unlike
+from gpuqa.study.executors.places import Place, unlike
 from gpuqa.study.finals import schedule_of
 from gpuqa.study.grid import group_by_engine
 from gpuqa.study.journal import Journal
@@ -66,30 +65,48 @@ def sweep(composed: Cells) -> int:
     """All cells (the study sweeper hands them over at once) -> exit code."""
     checks = CellChecks()
     configs, output = checked(composed, checks)
-    where, questions, places = one_study(configs), checks.summary(configs[0]), places_for(configs)
-    cells = study.prepare(list(zip(configs, composed.axes, strict=True)), checks)
-    announce(cells, questions, places, output)
-    journal, began = Journal(where.folder), time.perf_counter()
-    if any(config.plan for config in configs):
-        return look_ahead(cells, checks, journal, len(places), output)
-    with journal.locked():
-        for problem in journal.problems():
-            output.say(problem, style="yellow")
-        refuse_another_study(cells, journal.earlier(), where)
-        rule = cells[0].config.selection
-        noise = start_noise.usual(Path(where.root), str(cells[0].fingerprint["device"]), where.name)
-        journal.write_study([(cell.key, cell.axes) for cell in cells], where.finalists, questions, rule, noise)
-        run_file.write(
-            where.folder, RunFile(command_line("sweep", *sys.argv[1:]), fingerprint.git_commit() or "", checks.sent_prompts)
-        )
-        try:
-            with output.watch(cells, journal.engine_log, places=len(places)) as observer:
-                outcome = asyncio.run(study.run(cells, journal, observer, places))
-            output.say(summary(outcome, time.perf_counter() - began))
-            measure_finalists(cells, outcome.trials, journal, output, places)
-        except KeyboardInterrupt:
-            return interrupted(cells, journal, output)
-        return conclude(outcome.trials, where, rule, journal, output)
+    where, questions, plan = one_study(configs), checks.summary(configs[0]), any(config.plan for config in configs)
+    with executors.opened(configs, output.say, ahead=plan) as places:
+        environment = places[0].environment if places else {}
+        cells = study.prepare(list(zip(configs, composed.axes, strict=True)), checks, environment)
+        announce(cells, questions, places, output)
+        journal = Journal(where.folder)
+        if plan:
+            at_once = len(places) or configs[0].executor.workers or 1
+            return look_ahead(cells, checks, journal, at_once, output)
+        with journal.locked():
+            begin(cells, questions, journal, output)
+            run_file.write(
+                where.folder, RunFile(command_line("sweep", *sys.argv[1:]), fingerprint.git_commit() or "", checks.sent_prompts)
+            )
+            return measure(cells, journal, places, output)
+
+
+def begin(cells: Sequence[Cell], questions: Summary, journal: Journal, output: Output) -> None:
+    """Write down which trials are the study, after what is there from earlier.
+
+    Raises:
+        UserError: the folder has another study.
+    """
+    where, rule = cells[0].config.study, cells[0].config.selection
+    for problem in journal.problems():
+        output.say(problem, style="yellow")
+    refuse_another_study(cells, journal.earlier(), where)
+    noise = start_noise.usual(Path(where.root), str(cells[0].fingerprint["device"]), where.name)
+    journal.write_study([(cell.key, cell.axes) for cell in cells], where.finalists, questions, rule, noise)
+
+
+def measure(cells: Sequence[Cell], journal: Journal, places: Sequence[Place], output: Output) -> int:
+    """Measure what is missing, then judge -> exit code."""
+    began, config = time.perf_counter(), cells[0].config
+    try:
+        with output.watch(cells, journal.engine_log, places=len(places)) as observer:
+            outcome = asyncio.run(study.run(cells, journal, observer, places))
+        output.say(summary(outcome, time.perf_counter() - began))
+        measure_finalists(cells, outcome.trials, journal, output, places)
+    except KeyboardInterrupt:
+        return interrupted(cells, journal, output)
+    return conclude(outcome.trials, config.study, config.selection, journal, output)
 
 
 def checked(composed: Cells, checks: CellChecks) -> tuple[list[SweepConfig], Output]:
@@ -129,7 +146,7 @@ def announce(cells: Sequence[Cell], questions: Summary, places: Sequence[Place],
 
 def look_ahead(cells: Sequence[Cell], checks: CellChecks, journal: Journal, places: int, output: Output) -> int:
     """Say what the study would take, and whether its engines fit into memory -> exit code. Nothing starts or is written."""
-    outlook = outlook_of(cells, journal, max(1, places))
+    outlook = outlook_of(cells, journal, places)
     for line in lines_of(outlook, cells[0].config.study):
         output.say(line, event="plan", facts=asdict(outlook))
     for finding in memory([cell.config for cell in cells], checks, hardware.gpus()):
@@ -213,7 +230,7 @@ def refuse_unmeasurable_rule(configs: Sequence[CellConfig]) -> None:
 def setting(cells: Sequence[Cell], effects: Effects) -> str:
     """The engine options that were taken, the machine, and of a study with vLLM which one it is and which overrides run."""
     engines = ", ".join(sorted({cell.config.engine.name for cell in cells}))
-    facts = [f"engine={engines} on {hardware.describe()['device']}"]
+    facts = [f"engine={engines} on {cells[0].fingerprint['device']}"]
     with_vllm = [cell.config for cell in cells if cell.config.engine.backend is Backend.vllm]
     if with_vllm:
         facts.append(compat.described())

@@ -19,17 +19,18 @@ import random
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import psutil
 
 from gpuqa.config.app import compose_cell
-from gpuqa.machine.places import Place
 from gpuqa.measure.cell import Cell
 from gpuqa.records import Pass
 from gpuqa.study import study
-from gpuqa.study.executors.places import places_for
+from gpuqa.study.executors.local import places_for
+from gpuqa.study.executors.places import Place
 from gpuqa.study.journal import Journal
 
 FIXED = [
@@ -113,7 +114,7 @@ def disturbed(folder: Path, seed: int, kills: int, cells: list[Cell]) -> dict[st
 
 
 def killed_again_and_again(
-    cells: list[Cell], journal: Journal, rng: random.Random, kills: int, places: list[Place]
+    cells: list[Cell], journal: Journal, rng: random.Random, kills: int, places: Sequence[Place]
 ) -> tuple[int, dict[str, float], list[int]]:
     """Of these runs: how many passes were told of, when each that is kept began, and how many were kept after each kill."""
     kept: list[int] = []
@@ -185,7 +186,7 @@ def workers_cells() -> list[Cell]:
     return study.prepare(list(zip(configs, rows, strict=True)))
 
 
-def run_to_the_end(cells: list[Cell], journal: Journal, places: list[Place]) -> tuple[int, int]:
+def run_to_the_end(cells: list[Cell], journal: Journal, places: Sequence[Place]) -> tuple[int, int]:
     """Let a child run what is missing; its exit code, and how many passes it told of."""
     child, letters = run_in_child(cells, journal, places)
     _, status = os.waitpid(child, 0)
@@ -198,7 +199,7 @@ def rest(letters: int) -> int:
         return len(pipe.read())
 
 
-def run_in_child(cells: list[Cell], journal: Journal, places: list[Place]) -> tuple[int, int]:
+def run_in_child(cells: list[Cell], journal: Journal, places: Sequence[Place]) -> tuple[int, int]:
     """Fork; the child holds the study's lock and runs what is missing. Returns its id and where its letters arrive."""
     letters, pipe = os.pipe()
     if child := os.fork():

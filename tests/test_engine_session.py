@@ -14,11 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_study import BARE, KEYWORDS, NARROW, Recorder, prepared, run
+from small_study import BARE, KEYWORDS, NARROW, Recorder, prepared
 
-from gpuqa.config.measurement import Executor
 from gpuqa.machine import hardware
-from gpuqa.machine.places import Place
 from gpuqa.measure.trial import PassRequest
 from gpuqa.records import Pass
 from gpuqa.study import study
@@ -31,9 +29,8 @@ from gpuqa.study.engine_session import (
     PassDone,
     StartFailed,
     Step,
-    Steps,
 )
-from gpuqa.study.executors import EXECUTORS
+from gpuqa.study.executors.local import LocalPlace
 from gpuqa.study.journal import Journal
 
 pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("one_thread")]
@@ -50,32 +47,34 @@ class Elsewhere:
     def __init__(self, log: Path) -> None:
         self.session = EngineSession(copied(log))
 
+    async def open(self) -> None: ...
+
     async def measure(self, step: Step) -> AsyncGenerator[Event]:
         async with aclosing(self.session.measure(copied(step))) as events:
             async for event in events:
                 yield copied(event)
 
+    async def close(self) -> None:
+        await self.session.close()
 
-async def run_elsewhere(plans: Sequence[Steps], log: Path, places: Sequence[Place]) -> AsyncGenerator[tuple[Steps, Event]]:
-    """An executor: the plans stay here, the engines are elsewhere."""
-    for plan in plans:
-        place = Elsewhere(log)
-        try:
-            while (step := await plan.next()) is not None:
-                async with aclosing(place.measure(step)) as events:
-                    async for event in events:
-                        yield plan, event
-        finally:
-            await place.session.close()
+    async def end(self) -> None:
+        await self.session.close()
+
+
+class ElsewherePlace(LocalPlace):
+    """A place whose engines run in this process."""
+
+    def session(self, log: Path) -> Elsewhere:  # type: ignore[override]
+        return Elsewhere(log)
 
 
 @pytest.mark.parametrize("racing", [False, True])
-def test_a_study_is_the_same_when_all_that_crosses_to_its_engines_is_pickled(racing, tmp_path, monkeypatch) -> None:
-    monkeypatch.setitem(EXECUTORS, Executor.local, run_elsewhere)
+def test_a_study_is_the_same_when_all_that_crosses_to_its_engines_is_pickled(racing, tmp_path) -> None:
     more = {"study__racing": racing, "study__racing_first_slice": 2, "dataset__limit": 8}
     more |= {"selection__min_rouge_l_f1_judge": 0.0, "selection__max_truncated_fraction": 1.0}
     cells = prepared({**BARE, **more}, {**KEYWORDS, **more}, {**NARROW, **more})
-    outcome, recorder = run(cells, tmp_path)
+    recorder = Recorder(Journal(tmp_path))
+    outcome = asyncio.run(study.run(cells, recorder.journal, recorder, [ElsewherePlace("elsewhere")]))
     assert outcome.engine_starts == 2
     assert [trial.error for trial in outcome.trials] == [None] * 3
     assert len(recorder.passes) >= 3, "racing goes through the executors too"

@@ -22,14 +22,15 @@ from small_study import BARE, KEYWORDS, NARROW, Recorder, prepared, run
 
 from gpuqa.config import UserError
 from gpuqa.config.app import run_command
-from gpuqa.config.measurement import Executor, ExecutorConfig
+from gpuqa.config.executor import Executor, ExecutorConfig
 from gpuqa.machine import hardware
-from gpuqa.machine.places import Place, sets_of_cores
+from gpuqa.machine.places import sets_of_cores
 from gpuqa.measure.cell import Cell
 from gpuqa.measure.fingerprint import Stage
 from gpuqa.records import Pass
 from gpuqa.study import study
-from gpuqa.study.executors.places import places_for, places_of, unlike
+from gpuqa.study.executors.local import LocalPlace, places_for, places_of
+from gpuqa.study.executors.places import unlike
 from gpuqa.study.finals import schedule_of
 from gpuqa.study.journal import Journal
 from gpuqa.sweep import sweep
@@ -139,7 +140,7 @@ def test_cores_are_cut_into_sets_of_one_size_and_gpus_into_sets_for_one_engine(m
     assert [place.name for place in places_of(executor(workers=5), 0)] == [f"cores {core}" for core in range(5)]
     visible = [place.env["CUDA_VISIBLE_DEVICES"] for place in places_of(executor(gpus="all"), 1)]
     assert visible == ["0", "1", "2", "3"]
-    assert places_of(executor(gpus=[3, 1]), 2) == [Place("GPU 3, 1", env("3,1"), model="a card")]
+    assert places_of(executor(gpus=[3, 1]), 2) == [LocalPlace("GPU 3, 1", env("3,1"), model="a card")]
     assert [place.name for place in places_of(executor(gpus=3), 2)] == ["GPU 0, 1"], "the third is half an engine's"
 
 

@@ -14,12 +14,12 @@ import pytest
 from generated_trials import cell
 from small_study import BARE, KEYWORDS, NARROW, prepared
 
-from gpuqa.machine.places import Place
 from gpuqa.measure.cell import Cell
 from gpuqa.measure.fingerprint import Stage
 from gpuqa.records import Answered, Pass, Trial
 from gpuqa.study.engine_session import CellFailed, PassDone
 from gpuqa.study.executors.leases import Leases
+from gpuqa.study.executors.local import LocalPlace
 from gpuqa.study.finals import MOST_ON_A_START, Finals, FinalsPlan, Passes, schedule_of
 
 Played = list[list[tuple[str, int]]]  # for each start of an engine its passes: which cell, which number
@@ -158,8 +158,8 @@ def test_a_finalist_that_breaks_is_left_out_and_the_others_go_on(rows: tuple[dic
     assert len([number for key, number in passes if key == found[0].key]) >= 20
 
 
-CARDS = [Place(f"GPU {number}", {"CUDA_VISIBLE_DEVICES": str(number)}) for number in range(8)]
-CORES = [Place(f"cores {number}", cores=(number,)) for number in range(2)]
+CARDS = [LocalPlace(f"GPU {number}", {"CUDA_VISIBLE_DEVICES": str(number)}) for number in range(8)]
+CORES = [LocalPlace(f"cores {number}", cores=(number,)) for number in range(2)]
 
 
 @dataclass
@@ -172,7 +172,7 @@ class AtPlaces:
 
 
 def at_places(
-    found: list[Cell], places: list[Place], undecided: Callable[[Passes], Collection[str]] = nothing, fails: str = ""
+    found: list[Cell], places: list[LocalPlace], undecided: Callable[[Passes], Collection[str]] = nothing, fails: str = ""
 ) -> AtPlaces:
     """The finals as an executor runs them; place 0 is slow. The cell `fails` breaks in its first pass at the last place."""
     finals, seen = (
@@ -254,7 +254,7 @@ def test_places_that_share_a_processor_take_turns(rows: tuple[dict[str, Any], ..
 @pytest.mark.parametrize("rows", [(BARE, KEYWORDS), (BARE, NARROW)], ids=["one engine", "two engines"])
 @pytest.mark.parametrize("places", [CARDS[:3], CORES], ids=["cards", "cores"])
 def test_a_finalist_that_breaks_on_one_card_is_left_out_on_all_and_nobody_waits_for_it(
-    rows: tuple[dict[str, Any], ...], places: list[Place]
+    rows: tuple[dict[str, Any], ...], places: list[LocalPlace]
 ) -> None:
     found = cells(*rows)
     seen = at_places(found, places, everything, fails=found[1].key)

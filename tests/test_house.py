@@ -57,6 +57,8 @@ HEAVY = {
     "modelscope_hub",
     "pynvml",
     "pyarrow",
+    "ray",
+    "submitit",
 }
 INSIDE_VLLM = {  # vLLM itself imports these
     f"gpuqa.engines.vllm.{name}"

@@ -11,7 +11,8 @@ import pytest
 
 from gpuqa.config import UserError, plain
 from gpuqa.config.commands import CellConfig, StudyConfig
-from gpuqa.config.measurement import DatasetConfig, Executor, ExecutorConfig, GpuConfig, Issue, SelectionConfig, WorkloadConfig
+from gpuqa.config.executor import Executor, ExecutorConfig
+from gpuqa.config.measurement import DatasetConfig, GpuConfig, Issue, SelectionConfig, WorkloadConfig
 from gpuqa.config.pipeline import Backend, EngineConfig, ModelConfig, PromptConfig, QuantizationConfig, SamplingConfig
 from gpuqa.records import Dropped, Measurement, Trial
 from gpuqa.roofline.checkpoint import Layers, Shape, read_shape

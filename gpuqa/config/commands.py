@@ -15,8 +15,9 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from gpuqa.config import UserError, check
+from gpuqa.config.executor import ExecutorConfig
 from gpuqa.config.http import HttpConfig
-from gpuqa.config.measurement import DatasetConfig, ExecutorConfig, GpuConfig, SelectionConfig, WorkloadConfig
+from gpuqa.config.measurement import DatasetConfig, GpuConfig, SelectionConfig, WorkloadConfig
 from gpuqa.config.pipeline import ModelConfig, PipelineConfig
 from gpuqa.config.wrong_values import explained_value, no_value, unknown_key
 from gpuqa.machine.log_lines import Logs

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any
 
 from omegaconf import MISSING
 
@@ -249,28 +248,3 @@ class GpuConfig:
         for key in ("bandwidth_gb_per_s", "memory_gb", "bf16_tflops", "fp8_tflops"):
             value = getattr(self, key)
             check(value is None or 0 < value < math.inf, f"gpu.{key}", value, "a number above 0, or null")
-
-
-class Executor(Enum):
-    """The places where a study may run its engines; `gpuqa.study.executors.EXECUTORS` has one function for each."""
-
-    local = "local"
-
-
-@dataclass
-class ExecutorConfig:
-    """The places where a study runs its engines. With neither `gpus` nor `workers` they run in the study's own process."""
-
-    name: str = MISSING
-    kind: Executor = MISSING
-    gpus: Any = None  # "all", how many, or a list of ids: engines run side by side, each on GPUs of its own
-    workers: int | None = None  # the same without GPUs: so many processes, each on processor cores of its own
-
-    def __post_init__(self) -> None:
-        ids, workers = self.gpus if isinstance(self.gpus, list) else None, self.workers
-        count = type(self.gpus) is int and self.gpus >= 1
-        known = self.gpus is None or self.gpus == "all" or count or bool(ids)
-        check(known, "executor.gpus", self.gpus, "null, all, how many (at least 1), or a list of ids such as [0,1]")
-        check(len(set(map(str, ids or ()))) == len(ids or ()), "executor.gpus", ids, "a list that has each id once")
-        check(workers is None or workers >= 1, "executor.workers", workers, "an integer of at least 1, or null")
-        check(self.gpus is None or workers is None, "executor.workers", workers, "null beside executor.gpus")

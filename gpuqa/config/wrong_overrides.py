@@ -120,7 +120,7 @@ def key_of_no_config(key: str, command: str, words: Sequence[str], cause: BaseEx
         return f"{key}: gpuqa.{command} has no such key, it belongs to {owners}; allowed is {', '.join(keys_of(command))}"
     place, _, name = key.rpartition(".")
     node = cause.parent_node if isinstance(cause, OmegaConfBaseException) else None
-    if isinstance(node, DictConfig) and place in (*ARGUMENTS, "engine.env", "model.download.sha256"):
+    if isinstance(node, DictConfig) and place in (*ARGUMENTS, "engine.env", "executor.parameters", "model.download.sha256"):
         if place not in ARGUMENTS or name in argument_names():
             [word] = [word for word in words if word.startswith(f"{key}=")] or [f"{key}=VALUE"]
             return f"{key}: the file of this option does not have it; a + adds it: {shlex.quote(f'+{word}')}"

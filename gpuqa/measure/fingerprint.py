@@ -37,7 +37,14 @@ MEASURING_CODE = (  # glob patterns of the package's files that can change a num
     "study/grid.py",  # the order of the passes
 )
 NOT_MEASURING = (  # among those: what only a server reads, words a message or judges
-    *("config/http.py", "config/app.py", "config/usage.py", "config/command_line.py", "config/wrong_overrides.py"),
+    *(
+        "config/http.py",
+        "config/executor.py",
+        "config/app.py",
+        "config/usage.py",
+        "config/command_line.py",
+        "config/wrong_overrides.py",
+    ),
     *("config/wrong_values.py", "config/cells.py", "pipeline/file_kinds.py"),
     *("pipeline/dataset/refusals.py", "pipeline/dataset/summary.py", "measure/metric_table.py"),
     *("measure/speed_tests.py", "measure/speed_prediction.py", "measure/paired.py"),  # read numbers that are there

@@ -6,10 +6,10 @@ from gpuqa.config import check
 from gpuqa.config.pipeline import PipelineConfig
 from gpuqa.engines import gpus_of_engine
 from gpuqa.machine import hardware
-from gpuqa.machine.places import Place, sets_of_cores, sets_of_gpus, usable_cores
+from gpuqa.machine.places import Part, sets_of_cores, sets_of_gpus, usable_cores
 
 
-def places_of(replicas: int | str, pipeline: PipelineConfig) -> list[Place]:
+def places_of(replicas: int | str, pipeline: PipelineConfig) -> list[Part]:
     """Where each replica runs; none where there is one engine, in the server's own process.
 
     Sets of GPUs, as many in each as the engine takes. Without a GPU, or for an engine that computes on none, sets of cores;

@@ -22,7 +22,7 @@ from gpuqa.config.pipeline import PipelineConfig
 from gpuqa.engines import EngineFailed
 from gpuqa.machine.log_lines import Logs
 from gpuqa.machine.messages import framed, receive
-from gpuqa.machine.places import Place
+from gpuqa.machine.places import Part
 from gpuqa.pipeline.pipeline import completion_of
 from gpuqa.records import Completion, CompletionDelta, EncodedPrompt, Generation, Override
 from gpuqa.serving import replica_process
@@ -46,7 +46,7 @@ class Replica:
         self._listening = asyncio.create_task(self._listen())
 
     @classmethod
-    async def start(cls, config: PipelineConfig, place: Place, environment: Mapping[str, str], logs: Logs) -> Self:
+    async def start(cls, config: PipelineConfig, place: Part, environment: Mapping[str, str], logs: Logs) -> Self:
         """Start the process at its place, and the pipeline in it.
 
         `environment`: of a process in which no engine was started, which would leave its settings to the next one.

@@ -20,12 +20,12 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from gpuqa.config.commands import StudyConfig
-from gpuqa.machine.places import Place
 from gpuqa.measure.cell import Cell
 from gpuqa.measure.speed_tests import LOOKS, Unit
 from gpuqa.measure.trial import PassRequest
 from gpuqa.records import Pass, Trial
 from gpuqa.study.engine_session import LAST, Event, PassDone, Step
+from gpuqa.study.executors.places import Place
 from gpuqa.study.grid import group_by_engine, in_order
 from gpuqa.study.guesses import Work
 from gpuqa.study.progress import Progress

@@ -7,7 +7,7 @@ events to it; see `gpuqa.study.executors`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -17,7 +17,6 @@ from gpuqa.config.commands import CellConfig
 from gpuqa.config.paths import find_model
 from gpuqa.config.pipeline import PromptConfig
 from gpuqa.engines import BACKENDS
-from gpuqa.machine.places import Place
 from gpuqa.measure import fingerprint
 from gpuqa.measure.cell import Cell
 from gpuqa.measure.fingerprint import Stage
@@ -30,7 +29,8 @@ from gpuqa.records import Answer, Pass, Trial
 from gpuqa.study import event_log, rate_sweep
 from gpuqa.study.cell_checks import CellChecks
 from gpuqa.study.engine_session import CellWarm, EngineStarts, Event, PassDone
-from gpuqa.study.executors import EXECUTORS
+from gpuqa.study.executors.places import Place, PlaceNotThere
+from gpuqa.study.executors.side_by_side import run_plans
 from gpuqa.study.finals import Finals, Schedule, Undecided
 from gpuqa.study.grid import GridPlan, group_by_engine
 from gpuqa.study.journal import Journal
@@ -65,18 +65,23 @@ class Outcome:
     kept: int
 
 
-def prepare(configs: Sequence[tuple[CellConfig, dict[str, str]]], checks: CellChecks | None = None) -> list[Cell]:
+def prepare(
+    configs: Sequence[tuple[CellConfig, dict[str, str]]],
+    checks: CellChecks | None = None,
+    environment: Mapping[str, Any] | None = None,
+) -> list[Cell]:
     """Check everything that can be wrong before an engine starts, and read what all cells need.
 
     Args:
         checks: that have read what the cells name; None: it is read now.
+        environment: of the machine where engines will run; None: of this one.
 
     Raises:
         UserError: in any cell; none has run.
     """
     checks = checks or CellChecks()
     configs = [(checks.checked(config), axes) for config, axes in configs]  # early: what is wrong with files is told at once
-    environment = fingerprint.environment()
+    environment = environment or fingerprint.environment()
     models: dict[str, Any] = {}
     cells = []
     for config, axes in configs:
@@ -125,7 +130,7 @@ async def run(cells: Sequence[Cell], journal: Journal, observer: Observer, place
     """Run every cell that the journal does not hold yet; failed ones are tried again.
 
     Args:
-        places: where engines run side by side (`places_for`); none: one after the other in this process.
+        places: where engines run side by side (`gpuqa.study.executors.opened`); none: one after the other in this process.
     """
     racing = cells[0].config.study.racing and cells[0].stage is Stage.first_round
     with Scoring() as scoring:
@@ -216,17 +221,16 @@ class Run:
 
     async def execute(self, stages: Iterator[Sequence[Plan]]) -> None:
         """Run the plans of each stage, a stage after the other, and write down what comes of them."""
-        executor = EXECUTORS[next(iter(self.cells.values())).config.executor.kind]
         try:
             for plans in stages:
                 self.collect(plans)
-                async with aclosing(executor(plans, self.journal.engine_log, self.places)) as events:
+                async with aclosing(run_plans(plans, self.journal.engine_log, self.places)) as events:
                     async for plan, event in events:
                         self.record(event, plan)
                         self.write_scored()
                 self.collect(plans)
                 await self.write_scores()
-        except asyncio.CancelledError:  # Ctrl-C: what was measured before is kept
+        except (asyncio.CancelledError, PlaceNotThere):  # Ctrl-C: what was measured before is kept
             await self.write_scores()
             raise
 

@@ -1,50 +1,66 @@
-"""Where engines run: one function for each kind of executor, listed in EXECUTORS.
+"""Where engines run: for each kind of executor what opens its places, listed in EXECUTORS.
 
-A new kind is a member of `gpuqa.config.measurement.Executor`, a module in this folder with its function, a line in EXECUTORS,
-and a file under conf/executor. Its function gets
+A new kind is a member of `gpuqa.config.executor.Executor`, a module in this folder with its function, a line in EXECUTORS, and
+a file under conf/executor. Its function opens the places of a study (`gpuqa.study.executors.places.Place`) for as long as its
+context lasts; none: engines run in the study's own process. All else is one code for all kinds: which plan a place gets next
+(`leases`), how plans run side by side (`side_by_side`), and the study, which alone writes the journal.
 
-    plans   each plans the passes of the cells of one engine key, and needs an engine of its own. `await plan.next()` gives
-            the next `Step`, or None when that engine can be closed. Plans stay in the study's process: they know the passes
-            of earlier runs and wait for scores. The plans of one call do not depend on each other, so they may run at the
-            same time. One that names a place (by its number) runs there alone, after those before it.
-    log     the file for what engines print
-    places  where they may run at the same time, see `places`; none: all in the study's own process
+A plan decides the passes of the cells of one engine key. `await plan.next()` gives the next `Step`, or None when its engine can
+be closed. Plans stay in the study's process: they know the passes of earlier runs and wait for scores. The session of a place
+(`PlaceSession`)
 
-and yields the events of all plans, each with its plan. It has to
+    runs every step of a plan in one `EngineSession`, on a machine and a device of its choice. A `Step`, an `Event` and the path
+    of the log are all that cross to another process, and they can be pickled.
 
-    run every step of a plan in one `EngineSession`, on the machine and the device of its choice. The session goes anywhere:
-    a `Step`, an `Event` and the path of the log are all that cross to another process, and they can be pickled. A machine
-    that does not share this file system needs the model's folder at the same path, and a log of its own.
+    yields the events of a step as they come, the end of its pass last. The study writes that pass to the journal before it
+    asks the plan for the next step.
 
-    ask a plan for its next step only after all events of the last one were taken: the study learns from an event before it
-    asks for the next, and tells the plan what it learnt. A session must not go on before its event was taken, because the
-    study writes a pass to the journal before the next one may begin.
+    yields `CellFailed` where its place is lost (a process died, a job was cancelled); the next step needs a new one.
 
-    yield `StartFailed` or `CellFailed` where a place is lost (a process died, a job was cancelled), so that the study can
-    go on; a new step for that plan then needs a new session.
-
-    close every session when it is closed itself (`aclose`) or cancelled; Ctrl-C does that. No engine may stay behind.
+    leaves no engine behind when it ends, nor when the study's process is killed.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
-from pathlib import Path
-from typing import Protocol, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
-from gpuqa.config.measurement import Executor
-from gpuqa.machine.places import Place
-from gpuqa.study.engine_session import Event, Steps
-from gpuqa.study.executors.local import run_local
+from gpuqa.config.app import vllm_on_this_machine
+from gpuqa.config.commands import CellConfig
+from gpuqa.config.executor import Executor
+from gpuqa.config.pipeline import Backend
+from gpuqa.engines import gpus_of_engine
+from gpuqa.study.executors.local import places_for
+from gpuqa.study.executors.places import Place, Wanted
+from gpuqa.study.executors.slurm import slurm_places
 
-Plan = TypeVar("Plan", bound=Steps)
+Open = Callable[[Wanted], AbstractContextManager[Sequence[Place]]]
+
+EXECUTORS: Mapping[Executor, Open] = {
+    Executor.local: lambda wanted: nullcontext(places_for(wanted.configs)),
+    Executor.slurm: slurm_places,
+}
 
 
-class Run(Protocol):
-    """The function of an executor."""
+def opened(
+    configs: Sequence[CellConfig], say: Callable[[str], object] = print, ahead: bool = False
+) -> AbstractContextManager[Sequence[Place]]:
+    """The places of a study with these cells, as long as the context lasts; none: in this process.
 
-    def __call__(self, plans: Sequence[Plan], log: Path, places: Sequence[Place]) -> AsyncGenerator[tuple[Plan, Event]]:
-        """See above."""
+    Args:
+        say: tells the user what is waited for.
+        ahead: nothing is to start, so that only the places of this machine are known.
+
+    Raises:
+        UserError: there are none, with the reason.
+    """
+    kind = configs[0].executor.kind
+    if ahead and kind is not Executor.local:
+        return nullcontext([])
+    return EXECUTORS[kind](Wanted(configs, max(map(gpus_of, configs)), say))
 
 
-EXECUTORS: dict[Executor, Run] = {Executor.local: run_local}
+def gpus_of(config: CellConfig) -> int:
+    """How many GPUs an engine would take where there are some."""
+    on_cpu = config.engine.backend is Backend.vllm and vllm_on_this_machine() == "vllm_cpu"
+    return 0 if on_cpu else gpus_of_engine(config.engine_args())

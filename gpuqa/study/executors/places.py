@@ -1,66 +1,80 @@
-"""The places of a study: those of `gpuqa.machine.places` that its executor asks for."""
+"""A place where engines of a study can run, beside others, and the session there. Each kind of executor has its own."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
 
-from gpuqa.config import UserError, check
+from gpuqa.config import UserError
 from gpuqa.config.commands import CellConfig
-from gpuqa.config.measurement import ExecutorConfig
-from gpuqa.engines import gpus_of_engine
-from gpuqa.machine import hardware
-from gpuqa.machine.places import Place, sets_of_cores, sets_of_gpus, usable_cores
+from gpuqa.config.executor import ExecutorConfig
+from gpuqa.study.engine_session import Session
 
 
-def places_for(configs: Sequence[CellConfig]) -> list[Place]:
-    """The places of a study with these cells; see `places_of`. That asks nvidia-smi, so a study does it once."""
-    return places_of(configs[0].executor, max(gpus_of_engine(config.engine_args()) for config in configs))
+class PlaceNotThere(UserError):
+    """A place cannot be had: no job or actor came up in time, or its machine is not set up as this one."""
 
 
-def places_of(config: ExecutorConfig, engine_gpus: int) -> list[Place]:
-    """The places of a study; none where its engines run in its own process.
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a study wants of an executor."""
 
-    Args:
-        engine_gpus: how many GPUs the largest engine of the study computes on.
+    configs: Sequence[CellConfig]
+    gpus: int  # that its largest engine computes on; 0: on processors
+    say: Callable[[str], object] = print  # tells the user what is waited for
 
-    Raises:
-        UserError: the machine does not have them.
-    """
-    if config.workers is not None:
-        allowed = f"at most {len(usable_cores())}: this process may use so many cores"
-        check(config.workers <= len(usable_cores()), "executor.workers", config.workers, allowed)
-        return sets_of_cores(config.workers)
-    if config.gpus is None:
-        return []
-    models = hardware.visible_gpu_models()
-    ids = chosen_gpus(config, list(models))
-    takes = "engines of this study compute on none; executor.workers=2 runs them side by side on cores"
-    check(engine_gpus > 0, "executor.gpus", config.gpus, f"null here: {takes}")
-    places = sets_of_gpus(ids, engine_gpus, models)
-    if not places:
-        raise UserError(f"executor.gpus: got {config.gpus!r}, {len(ids)} in all; an engine of this study takes {engine_gpus}")
-    return places
+    @property
+    def config(self) -> ExecutorConfig:
+        """One for all cells."""
+        return self.configs[0].executor
+
+
+class PlaceSession(Session, Protocol):
+    """A session in another process. One that is lost is an engine that died: the next step starts both again."""
+
+    async def open(self) -> None:
+        """Have the place, so that the next step runs at once.
+
+        Raises:
+            PlaceNotThere: with the reason.
+        """
+
+    async def end(self) -> object:
+        """Give the place up, with all that runs there."""
+
+
+class Place(Protocol):
+    """Where one engine runs at a time."""
+
+    @property
+    def name(self) -> str:
+        """For the user, such as "GPU 0"."""
+
+    @property
+    def model(self) -> str:
+        """Of its device; "" where that is the machine's, or not known yet."""
+
+    @property
+    def is_a_device(self) -> bool:
+        """Whether what runs at other places does not slow it down."""
+
+    @property
+    def per_plan(self) -> bool:
+        """Whether it is given up after each plan that might have run elsewhere as well."""
+
+    @property
+    def environment(self) -> Mapping[str, Any]:
+        """Of its machine, as `gpuqa.measure.fingerprint.environment` says it; empty for this machine."""
+
+    def session(self, log: Path) -> PlaceSession:
+        """A session for many plans. `log`: what engines print there, as far as this machine sees it."""
 
 
 def unlike(places: Sequence[Place]) -> str:
-    """A sentence about places on devices of several models; "" where all are alike."""
+    """A sentence about places on devices of several models; "" where all are alike, or are not known."""
     if len({place.model for place in places}) < 2:
         return ""
     named = "; ".join(f"{place.name}: {place.model}" for place in places)
     return f"the GPUs are not alike ({named}): speeds are compared on one GPU only, and the finalists are measured on every one"
-
-
-def chosen_gpus(config: ExecutorConfig, here: Sequence[str]) -> list[str]:
-    """The ids that the config names, of those that are here."""
-    none = "null here: this machine shows no GPU; executor.workers=2 runs engines side by side on cores"
-    check(bool(here), "executor.gpus", config.gpus, none)
-    there = f"this machine shows {', '.join(here)}"
-    if config.gpus == "all":
-        return list(here)
-    if isinstance(config.gpus, int):
-        check(config.gpus <= len(here), "executor.gpus", config.gpus, f"at most {len(here)}: {there}")
-        return list(here[: config.gpus])
-    ids = [str(id_) for id_ in config.gpus]
-    absent = [id_ for id_ in ids if id_ not in here]
-    check(not absent, "executor.gpus", config.gpus, f"ids of GPUs: {there}, not {', '.join(absent)}")
-    return ids

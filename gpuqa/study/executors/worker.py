@@ -1,8 +1,8 @@
 """A process for the engines of one place, which `WorkerSession` starts and `work` is all of.
 
-Steps come in at its standard input, events go out at its standard output (`gpuqa.machine.messages`). After an event it waits
-until that was taken (None comes in). None in the place of a step closes the engine, and None goes out when that is done. What
-engines print goes to a log. The process ends with the one that started it.
+Steps come in at its standard input, events go out at its standard output (`gpuqa.machine.messages`). None in the place of a
+step closes the engine, and None goes out when that is done. What engines print goes to a log. The process ends with the one
+that started it.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from typing import Any, BinaryIO
 import psutil
 
 from gpuqa.machine.messages import framed, read, receive
-from gpuqa.machine.places import Place
+from gpuqa.machine.places import Part
 from gpuqa.study.engine_session import LAST, CellFailed, EngineSession, Event, Step
 
 PATIENCE_S = 60.0  # until an engine that is being closed has ended
 
 
 class WorkerSession:
-    """The study's end: an `EngineSession` in another process, which is started with the first step and serves many plans."""
+    """The study's end: an `EngineSession` in another process, which serves many plans."""
 
-    def __init__(self, place: Place, log: Path) -> None:
+    def __init__(self, part: Part, log: Path) -> None:
         """`log`: the file for what the engines of this place print."""
-        self.place, self.log = place, log
+        self.part, self.log = part, log
         self.process: asyncio.subprocess.Process | None = None
         self.busy = False
 
@@ -38,15 +38,13 @@ class WorkerSession:
         """As `EngineSession.measure`; a process that is lost is an engine that died."""
         self.busy = True
         try:
-            if self.process is None:
-                self.process = await self.start()
+            await self.open()
             await self.send(step)
             while True:
                 event: Event = await self.receive()
                 yield event
                 if isinstance(event, LAST):
                     break
-                await self.send(None)
         except (EOFError, ConnectionError):
             code = await self.end()
             yield CellFailed(
@@ -54,12 +52,17 @@ class WorkerSession:
             )
         self.busy = False
 
+    async def open(self) -> None:
+        """Have the process."""
+        if self.process is None:
+            self.process = await self.start()
+
     async def start(self) -> asyncio.subprocess.Process:
         """The process, in a session of its own: Ctrl-C at the terminal is the study's to answer."""
         self.log.parent.mkdir(parents=True, exist_ok=True)
         pipe = asyncio.subprocess.PIPE
         with self.log.open("ab") as log:
-            where = [self.place.name, self.place.model, str(self.log), ",".join(map(str, self.place.cores))]
+            where = [self.part.name, self.part.model, str(self.log), ",".join(map(str, self.part.cores))]
             return await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-c",
@@ -68,7 +71,7 @@ class WorkerSession:
                 stdin=pipe,
                 stdout=pipe,
                 stderr=log,
-                env={**os.environ, **self.place.env},
+                env={**os.environ, **self.part.env},
                 start_new_session=True,
             )
 
@@ -142,8 +145,6 @@ async def serve(session: EngineSession, steps: BinaryIO, out: BinaryIO) -> None:
         async with aclosing(session.measure(step)) as events:
             async for event in events:
                 write(out, event)
-                if not isinstance(event, LAST):
-                    await asyncio.to_thread(read, steps)
     await session.close()
 
 

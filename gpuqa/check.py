@@ -36,7 +36,7 @@ from gpuqa.readiness.files import files, lengths, network
 from gpuqa.readiness.machine import cards, in_use, machine, port
 from gpuqa.readiness.memory import memory
 from gpuqa.readiness.overrides import overrides
-from gpuqa.readiness.packages import backends
+from gpuqa.readiness.packages import backends, executor
 from gpuqa.selection.wording import counted
 from gpuqa.study.cell_checks import CellChecks
 
@@ -55,7 +55,8 @@ def check(composed: Cells) -> int:
     checks = CellChecks()
     cells = list(composed.with_all_values(lambda config: checked(resolve(config, CheckConfig), checks)).values())
     gpus = hardware.gpus()
-    findings = [*machine(), *cards(gpus), *in_use(gpus), *backends(cells, gpus), *overrides(cells), *files(cells, checks)]
+    findings = [*machine(), *cards(gpus), *in_use(gpus), *backends(cells, gpus), *executor(cells[0].executor)]
+    findings += [*overrides(cells), *files(cells, checks)]
     findings += [*lengths(cells, checks), *memory(cells, checks, gpus), *disks(cells, checks), network(cells, checks)]
     findings.append(port(cells[0].http))
     missing = sum(finding.state is State.missing for finding in findings)

@@ -1,17 +1,19 @@
 """Run studies in forked processes and kill them, again and again; then let each end. Prints a JSON summary a study.
 
     python tests/kill_study.py FOLDER SEED KILLS
-    python tests/kill_study.py FOLDER SEED KILLS workers
+    python tests/kill_study.py FOLDER SEED KILLS workers|jobs|actors
 
 The first study is a grid. The second, with two kills, is a race in which half of the cells are dropped; the same race is first
 run undisturbed. One process imports vLLM once and forks for every run, so that twenty runs of the real engine take two minutes.
 
-With `workers` there is one study: a grid on two engines, each in a worker of its own. It is first run without workers.
+With `workers`, `jobs` or `actors` there is one study: a grid on two engines, each in a process, a job (submitit's own processes
+stand for a cluster's) or an actor of Ray. It is first run in one process.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import json
 import os
@@ -19,7 +21,6 @@ import random
 import signal
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,7 @@ from gpuqa.config.app import compose_cell
 from gpuqa.measure.cell import Cell
 from gpuqa.records import Pass
 from gpuqa.study import study
-from gpuqa.study.executors.local import places_for
-from gpuqa.study.executors.places import Place
+from gpuqa.study.executors import opened
 from gpuqa.study.journal import Journal
 
 FIXED = [
@@ -51,7 +51,11 @@ RACE = [
 ]
 
 
-WORKERS = ["engine=transformers", "engine.args.dtype=float32", "dataset.limit=3", "executor.workers=2"]
+SIDE_BY_SIDE = {
+    "workers": ["executor.workers=2"],
+    "jobs": ["executor=slurm", "executor.cluster=local", "executor.lost_after_s=3"],
+    "actors": ["executor=ray", "executor.workers=2"],
+}
 
 
 class Teller:
@@ -71,8 +75,9 @@ class Teller:
 def main() -> None:
     """Disturb both studies."""
     folder, seed, kills = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-    if "workers" in sys.argv:
-        print(json.dumps(disturbed(folder / "w", seed, kills, workers_cells())))
+    if where := sys.argv[4:]:
+        own = [*SIDE_BY_SIDE[where[0]], f"study.root={folder}", "study.name=w"]
+        print(json.dumps(disturbed(folder / "w", seed, kills, side_by_side_cells(own))))
         return
     import vllm.engine.arg_utils
     import vllm.v1.engine.async_llm  # noqa: F401  # once, before the first fork; not where the scoring process would import it too
@@ -84,13 +89,14 @@ def main() -> None:
 
 def disturbed(folder: Path, seed: int, kills: int, cells: list[Cell]) -> dict[str, Any]:
     """Kill one study at seeded moments, then let it finish; what was seen."""
-    config, places = cells[0].config, places_for([cell.config for cell in cells])
+    config = cells[0].config
+    at_places = config.executor.workers is not None
     journal, rng = Journal(folder), random.Random(seed)
     journal.write_study([(cell.key, cell.axes) for cell in cells])
     undisturbed = Journal(folder / "undisturbed")
-    alone = run_to_the_end(cells, undisturbed, []) if config.study.racing or places else None
-    told, seen, kept = killed_again_and_again(cells, journal, rng, kills, places)
-    status, last = run_to_the_end(cells, journal, places)
+    alone = run_to_the_end(cells, undisturbed, False) if config.study.racing or at_places else None
+    told, seen, kept = killed_again_and_again(cells, journal, rng, kills, at_places)
+    status, last = run_to_the_end(cells, journal, at_places)
     final = passes_in(journal, cells)
     lines = [json.loads(line) for line in journal.file.read_bytes().split(b"\n") if complete(line)]
     measured = [line["key"] for line in lines if line["error"] is None]
@@ -114,14 +120,14 @@ def disturbed(folder: Path, seed: int, kills: int, cells: list[Cell]) -> dict[st
 
 
 def killed_again_and_again(
-    cells: list[Cell], journal: Journal, rng: random.Random, kills: int, places: Sequence[Place]
+    cells: list[Cell], journal: Journal, rng: random.Random, kills: int, at_places: bool
 ) -> tuple[int, dict[str, float], list[int]]:
     """Of these runs: how many passes were told of, when each that is kept began, and how many were kept after each kill."""
     kept: list[int] = []
     seen: dict[str, float] = {}
     told = 0
     for number in range(kills):
-        child, letters = run_in_child(cells, journal, places)
+        child, letters = run_in_child(cells, journal, at_places)
         passes = rng.choice([1, 3, 5]) if number % 3 else 0  # before the kill; with none, it comes while the engine starts
         for _ in range(passes):
             told += len(os.read(letters, 1))
@@ -173,7 +179,7 @@ def all_cells(racing: bool) -> list[Cell]:
     return study.prepare(list(zip(configs, rows, strict=True)))
 
 
-def workers_cells() -> list[Cell]:
+def side_by_side_cells(executor: list[str]) -> list[Cell]:
     """Eight cells of two engines."""
     rows = [
         {"prompt": prompt, "sampling.max_tokens": most, "engine.args.batch_size": size}
@@ -181,14 +187,15 @@ def workers_cells() -> list[Cell]:
         for prompt in ("bare", "keywords")
         for most in ("4", "8")
     ]
-    fixed = ["experiment=none", "quantization=none", "workload.repeats=2", *WORKERS]
+    fixed = ["experiment=none", "quantization=none", "workload.repeats=2", "engine=transformers", "dataset.limit=3"]
+    fixed += ["engine.args.dtype=float32", *executor]
     configs = [compose_cell(*fixed, *(f"{key}={value}" for key, value in row.items())) for row in rows]
     return study.prepare(list(zip(configs, rows, strict=True)))
 
 
-def run_to_the_end(cells: list[Cell], journal: Journal, places: Sequence[Place]) -> tuple[int, int]:
+def run_to_the_end(cells: list[Cell], journal: Journal, at_places: bool) -> tuple[int, int]:
     """Let a child run what is missing; its exit code, and how many passes it told of."""
-    child, letters = run_in_child(cells, journal, places)
+    child, letters = run_in_child(cells, journal, at_places)
     _, status = os.waitpid(child, 0)
     return os.waitstatus_to_exitcode(status), rest(letters)
 
@@ -199,14 +206,15 @@ def rest(letters: int) -> int:
         return len(pipe.read())
 
 
-def run_in_child(cells: list[Cell], journal: Journal, places: Sequence[Place]) -> tuple[int, int]:
+def run_in_child(cells: list[Cell], journal: Journal, at_places: bool) -> tuple[int, int]:
     """Fork; the child holds the study's lock and runs what is missing. Returns its id and where its letters arrive."""
     letters, pipe = os.pipe()
     if child := os.fork():
         os.close(pipe)
         return child, letters
     try:
-        with journal.locked():
+        configs = [cell.config for cell in cells]
+        with journal.locked(), opened(configs, len) if at_places else contextlib.nullcontext([]) as places:
             asyncio.run(study.run(cells, journal, Teller(pipe), places))
         os._exit(0)
     finally:

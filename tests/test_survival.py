@@ -29,7 +29,7 @@ from gpuqa.study import study
 from gpuqa.study.journal import Journal
 
 KILLS = int(os.environ.get("GPUQA_KILLS", "3"))  # `make simulations` takes 20
-WORKER_KILLS = int(os.environ.get("GPUQA_WORKER_KILLS", "2"))  # `make simulations` takes 5
+WORKER_KILLS = int(os.environ.get("GPUQA_WORKER_KILLS", "2"))  # `make simulations` takes 5, and also kills jobs and actors
 RACE_KILLS = 2
 BETWEEN_PASSES = "two of three kills come after a pass more than the one before"
 SWEEP = ["prompt=bare,structured", "quantization=none", "engine.args.max_num_seqs=16,64",
@@ -90,9 +90,12 @@ def test_a_race_that_is_killed_again_and_again_ends_as_one_that_nobody_disturbed
 @pytest.mark.engine
 @pytest.mark.slow
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="there is one core")
-def test_a_study_with_two_workers_that_is_killed_again_and_again_ends_as_one_without_workers(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["workers", "jobs", "actors"])
+def test_a_study_with_two_workers_that_is_killed_again_and_again_ends_as_one_without_workers(kind: str, tmp_path: Path) -> None:
     """That no engine outlives the study, `kill_study.py` asserts after each kill."""
-    script = [sys.executable, str(ROOT / "tests" / "kill_study.py"), str(tmp_path), "1", str(WORKER_KILLS), "workers"]
+    if kind != "workers" and "GPUQA_WORKER_KILLS" not in os.environ:
+        pytest.skip("make simulations runs it")
+    script = [sys.executable, str(ROOT / "tests" / "kill_study.py"), str(tmp_path), "1", str(WORKER_KILLS), kind]
     done = subprocess.run(script, cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True, timeout=1200)
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(done.stdout.splitlines()[-1])

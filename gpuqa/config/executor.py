@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from gpuqa.config import check
+from gpuqa.config import check, plain
 
 
 class Executor(Enum):
@@ -56,7 +56,7 @@ class ExecutorConfig:
 
     def __post_init__(self) -> None:
         for key, kinds in OF_KIND.items():
-            value, owners = getattr(self, key), " or ".join(f"executor={kind.value}" for kind in kinds)
+            value, owners = plain(getattr(self, key)), " or ".join(f"executor={kind.value}" for kind in kinds)
             check(value in (None, {}) or self.kind in kinds, f"executor.{key}", value, f"null here; it belongs to {owners}")
         ids, workers = self.gpus if isinstance(self.gpus, list) else None, self.workers
         count = type(self.gpus) is int and self.gpus >= 1
@@ -67,6 +67,9 @@ class ExecutorConfig:
         allowed = f"an integer of at least 1{'' if jobs else ', or null'}"
         check((not jobs if workers is None else workers >= 1), "executor.workers", workers, allowed)
         check(self.gpus is None or workers is None, "executor.workers", workers, "null beside executor.gpus")
+        host, _, port = (self.address or "").rpartition(":")
+        fits = self.address in (None, "auto") or bool(host and "/" not in host and port.isdecimal())
+        check(fits, "executor.address", self.address, "auto, HOST:PORT, or null for a cluster on this machine")
         for key in ("start_timeout_s", "lost_after_s"):
             limit, waits = getattr(self, key), self.kind in OF_KIND[key]
             fits = 0 < limit < math.inf if limit is not None else not waits

@@ -15,12 +15,14 @@ from pathlib import Path
 from gpuqa.config import one_line
 from gpuqa.config.app import is_installed, vllm_on_this_machine
 from gpuqa.config.commands import CellConfig
+from gpuqa.config.executor import Cluster, Executor, ExecutorConfig
 from gpuqa.config.pipeline import Backend
 from gpuqa.engines import BACKENDS
 from gpuqa.engines.vllm import compat
 from gpuqa.machine import hardware
 from gpuqa.readiness import INSTALL, Finding, State
 
+EXECUTOR_PACKAGES = {Executor.slurm: "submitit", Executor.ray: "ray"}
 SIZE = "kv_cache_memory_bytes"
 
 
@@ -33,6 +35,21 @@ def backends(cells: Sequence[CellConfig], gpus: Sequence[hardware.Gpu]) -> list[
     if Backend.transformers in used and lacking:
         findings.append(Finding("transformers", f"not installed: {', '.join(lacking)}; {INSTALL}", State.missing))
     return [*findings, *torch(gpus)]
+
+
+def executor(config: ExecutorConfig) -> list[Finding]:
+    """What an executor needs that a study of this machine alone does not."""
+    if config.kind is Executor.local:
+        return []
+    package = EXECUTOR_PACKAGES[config.kind]
+    name = f"executor={config.kind.value}"
+    if not is_installed(package):
+        return [Finding(name, f"{package} is not installed: pip install 'gpuqa[{config.kind.value}]'", State.missing)]
+    found = [Finding(name, f"{package} {importlib.metadata.version(package)}")]
+    if config.cluster is Cluster.slurm and not shutil.which("srun"):
+        elsewhere = "there is no srun here: start the study where the cluster's commands are, or set executor.cluster=local"
+        found.append(Finding(name, elsewhere, State.missing))
+    return found
 
 
 def vllm(packages: Mapping[str, str], gpus: Sequence[hardware.Gpu]) -> list[Finding]:

@@ -30,6 +30,7 @@ from gpuqa.config.commands import CellConfig
 from gpuqa.config.executor import Executor
 from gpuqa.config.pipeline import Backend
 from gpuqa.engines import gpus_of_engine
+from gpuqa.study.executors.actors import ray_places
 from gpuqa.study.executors.local import places_for
 from gpuqa.study.executors.places import Place, Wanted
 from gpuqa.study.executors.slurm import slurm_places
@@ -39,6 +40,7 @@ Open = Callable[[Wanted], AbstractContextManager[Sequence[Place]]]
 EXECUTORS: Mapping[Executor, Open] = {
     Executor.local: lambda wanted: nullcontext(places_for(wanted.configs)),
     Executor.slurm: slurm_places,
+    Executor.ray: ray_places,
 }
 
 

@@ -12,6 +12,7 @@ import difflib
 import re
 import shutil
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +27,7 @@ from gpuqa.study.executors.mail import Pulse
 from gpuqa.study.executors.places import Wanted
 
 SHARED = ("timeout_min", "mem_gb", "nodes", "cpus_per_task", "gpus_per_node", "tasks_per_node")  # that all clusters take
+OLD_S = 3600.0  # since the last sign of life of a command that was killed: its jobs are gone, and their folder may go
 GPU_KEYS = re.compile("gpu|gres")
 
 
@@ -58,6 +60,8 @@ def slurm_places(wanted: Wanted) -> Iterator[list[JobPlace]]:
     folder, stop = (study / "jobs" / uuid4().hex[:12]).absolute(), threading.Event()
     with contextlib.ExitStack() as ending:
         ending.callback(remove, folder)
+        for old in (pulse.parent for pulse in folder.parent.glob(f"*/{STUDY}") if time.time() - pulse.stat().st_mtime > OLD_S):
+            remove(old)
         jobs = Jobs(submitter(wanted, folder), folder, wanted.config)
         folder.mkdir(parents=True, exist_ok=True)
         threading.Thread(target=keep_beating, args=(Pulse(folder / STUDY), stop), name="pulse", daemon=True).start()

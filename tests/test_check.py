@@ -24,7 +24,7 @@ from gpuqa.engines.vllm import compat
 from gpuqa.engines.vllm.overrides import choose_attention
 from gpuqa.machine import hardware
 from gpuqa.machine.hardware import Gpu
-from gpuqa.readiness import State
+from gpuqa.readiness import State, packages
 from gpuqa.readiness.machine import cards
 from gpuqa.readiness.overrides import overrides
 from gpuqa.readiness.packages import torch, unsized, vllm
@@ -63,6 +63,23 @@ def test_on_a_machine_that_has_all_a_study_can_run_and_every_line_says_what_is_h
     assert about(lines, "model=embedded") == [f"ok whole, 2.2 MB of weights in 1 file of {PACKAGE / 'embedded' / 'model'}"]
     assert about(lines, "dataset=embedded") == ["ok 80 questions in gpuqa/embedded/questions/test.json, each with a reference"]
     assert "GiB free" in about(lines, "study.root")[0]
+
+
+def test_what_an_executor_needs_is_looked_for_only_where_the_study_has_one(asked, monkeypatch):
+    assert not [line for line in asked(*PLAIN)[1] if "executor=" in line]
+    monkeypatch.setattr(packages, "is_installed", lambda name: name not in ("submitit", "ray"))
+    for kind, package in (("slurm", "submitit"), ("ray", "ray")):
+        code, lines = asked(*PLAIN, f"executor={kind}")
+        assert about(lines, f"executor={kind}") == [f"missing {package} is not installed: pip install 'gpuqa[{kind}]'"]
+        assert code == 1
+    monkeypatch.setattr(packages, "is_installed", lambda _: True)
+    monkeypatch.setattr(importlib.metadata, "version", lambda _: "1.2")
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+    found = packages.executor(config(executor="slurm").executor)
+    assert [finding.text for finding in found if finding.state is State.ok] == ["submitit 1.2"]
+    assert "there is no srun here: start the study where the cluster's commands are" in found[1].text
+    assert found[1].state is State.missing
+    assert len(packages.executor(config(executor="ray").executor)) == 1
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ import itertools
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -54,6 +55,45 @@ def job_processes() -> list[psutil.Process]:
     return found
 
 
+SBATCH = """
+grep -q nobody "$1" && {{ echo "sbatch: error: Invalid account or account/partition combination specified" >&2; exit 1; }}
+cp "$1" {state}/$$.sh
+SLURM_JOB_ID=$$ SLURM_JOB_NUM_NODES=1 SLURM_NTASKS=1 setsid bash "$1" > /dev/null 2>&1 &
+echo $! > {state}/$$.pid
+echo "Submitted batch job $$"
+"""
+SRUN = """
+while [ "${{1#--}}" != "$1" ]; do
+  case "$1" in --output) out="$2"; shift ;; --error) err="$2"; shift ;; esac
+  shift
+done
+export SLURM_PROCID=0 SLURM_LOCALID=0 SLURM_NODEID=0
+"$@" > "$(echo "$out" | sed "s/%j/$SLURM_JOB_ID/; s/%t/0/")" 2> "$(echo "$err" | sed "s/%j/$SLURM_JOB_ID/; s/%t/0/")"
+"""
+SACCT = """
+echo "JobID|State|NodeList"
+for id in $(echo "$@" | tr " " "\\n" | grep "^[0-9]*$"); do
+  kill -0 "$(cat {state}/$id.pid)" 2> /dev/null && echo "$id|RUNNING|here" || echo "$id|NODE_FAIL|here"
+done
+"""
+SCANCEL = """
+echo "$1" >> {state}/cancelled
+kill -TERM -"$(cat {state}/$1.pid)"
+"""
+
+
+@pytest.fixture
+def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Four scripts stand for SLURM's commands, because a test machine is no cluster; the folder has what was submitted."""
+    state, commands = tmp_path / "state", tmp_path / "bin"
+    state.mkdir()
+    commands.mkdir()
+    for name, text in {"sbatch": SBATCH, "srun": SRUN, "sacct": SACCT, "scancel": SCANCEL}.items():
+        script(commands / name, text.format(state=state))
+    monkeypatch.setenv("PATH", f"{commands}{os.pathsep}{os.environ['PATH']}")
+    return state
+
+
 class KillsAJob(Recorder):
     """Kills the job that measured the first pass."""
 
@@ -64,7 +104,8 @@ class KillsAJob(Recorder):
     def pass_done(self, cell: Cell, measured: Pass) -> None:
         super().pass_done(cell, measured)
         if not self.killed:
-            jobs = [one for one in job_processes() if "submitit.core._submit" in one.cmdline() and one.children()]
+            jobs = [one for one in job_processes() if one.cmdline()[0] == sys.executable and one.children()]
+            jobs = [one for one in jobs if "submitit.core._submit" in one.cmdline()]
             self.killed = len(jobs)
             jobs[0].kill()
 
@@ -79,10 +120,15 @@ def measured_in_jobs(rows: list[dict[str, Any]], recorder: Recorder) -> tuple[li
 @pytest.mark.engine
 @pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
-def test_two_jobs_make_the_same_trials_as_one_process_although_one_of_them_is_killed(tmp_path: Path) -> None:
+def test_two_jobs_make_the_same_trials_as_one_process_although_one_of_them_is_killed(slurm: Path, tmp_path: Path) -> None:
     pytest.importorskip("submitit")
+    settings = {"executor__cluster": "slurm", "executor__parameters__partition": "gpu"}
     recorder = KillsAJob(Journal(tmp_path / "jobs"))
-    cells, outcome = measured_in_jobs(in_jobs(tmp_path), recorder)
+    cells, outcome = measured_in_jobs(in_jobs(tmp_path, **settings), recorder)
+    asked = {"#SBATCH --partition=gpu", "#SBATCH --time=240", "#SBATCH --gpus-per-node=1"}
+    assert all(asked <= set(file.read_text().splitlines()) for file in slurm.glob("*.sh"))
+    assert len(list(slurm.glob("*.sh"))) == 3, "a job for each engine, and one more for the one that was killed"
+    assert not (slurm / "cancelled").exists(), "jobs end by themselves when they are told to"
     assert recorder.killed
     assert [trial.error for trial in outcome.trials] == [None] * 3
     assert outcome.engine_starts == 3, "two engines, and one again after its job was killed"
@@ -131,21 +177,19 @@ def test_a_job_may_be_a_thread_of_this_process(tmp_path: Path) -> None:
 @pytest.mark.engine
 @pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
-def test_jobs_end_by_themselves_when_their_study_is_killed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM], ids=["killed", "told to end"])
+def test_jobs_end_with_a_study_that_is(how: signal.Signals, tmp_path: Path) -> None:
     pytest.importorskip("submitit")
     words = ["executor=slurm", "executor.cluster=local", "executor.lost_after_s=3", "experiment=none", "engine=transformers"]
     words += ["prompt=bare", "quantization=none", "engine.args.batch_size=1,2", "dataset.limit=40", f"study.root={tmp_path}"]
-    with subprocess.Popen(
-        [sys.executable, "-m", "gpuqa.sweep", *words],
-        stdout=subprocess.DEVNULL,
-        env=child_environment(),
-        start_new_session=True,
-    ) as running:
+    command, own = [sys.executable, "-m", "gpuqa.sweep", *words], child_environment()
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, env=own, start_new_session=True) as running:
         below = engines_of_jobs(running)
-        running.kill()
+        running.send_signal(how)
     gone, alive = psutil.wait_procs([*below, *job_processes()], timeout=30)
     end_session(running.pid)
-    assert (len(gone) >= 3, alive) == (True, [])
+    assert (len(gone) >= len(below), alive) == (True, [])
+    assert running.returncode == (130 if how == signal.SIGTERM else -how)
 
 
 def engines_of_jobs(running: subprocess.Popen[bytes]) -> list[psutil.Process]:
@@ -221,6 +265,15 @@ def test_wrong_settings_of_jobs_end_a_sweep_with_one_line_and_exit_code_2(
     monkeypatch.chdir(tmp_path)
     assert told in refused(words, monkeypatch, capfd)
     assert not list(tmp_path.rglob("*.jsonl"))
+
+
+def test_what_sbatch_says_to_a_job_that_it_refuses_is_told(
+    slurm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("submitit")
+    monkeypatch.chdir(tmp_path)
+    told = refused(["executor.cluster=slurm", "executor.parameters.account=nobody"], monkeypatch, capfd)
+    assert "executor=slurm: the cluster refuses the job: sbatch: error: Invalid account or account/partition" in told
 
 
 def test_without_submitit_the_line_says_what_to_install(

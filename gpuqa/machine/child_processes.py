@@ -68,7 +68,7 @@ def tied(spawned: set[psutil.Process]) -> Iterator[None]:
     For children that run nothing of ours, such as an engine that vLLM spawns: `end_with_parent` cannot reach them.
     """
     words = [sys.executable, "-c", WATCH, str(os.getpid()), *(str(child.pid) for child in spawned)]
-    with subprocess.Popen(words, stdin=subprocess.DEVNULL) as watching:
+    with subprocess.Popen(words, stdin=subprocess.DEVNULL, start_new_session=True) as watching:  # Ctrl-C is not for it
         try:
             yield
         finally:

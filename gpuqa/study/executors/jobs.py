@@ -87,7 +87,9 @@ class Job:
 
     def has_ended(self) -> bool:
         """What the cluster says, which may take it seconds. A job that waits for its turn is asked for less and less often."""
-        return not self.thread.is_alive() if self.thread else bool(self.submitted.done(force_check=self.has_started))
+        done = not self.thread.is_alive() if self.thread else bool(self.submitted.done(force_check=self.has_started))
+        self.is_ended = self.is_ended or done
+        return done
 
     def why(self) -> str:
         """How it ended, with the last line that it printed."""
@@ -97,6 +99,8 @@ class Job:
 
     def end(self) -> None:
         """Ask it to end, and cancel it if it does not."""
+        if self.is_ended:
+            return
         self.is_ended = True
         with contextlib.suppress(FileNotFoundError):
             (self.folder / END).touch()
@@ -215,5 +219,7 @@ class JobSession:
         job, self.job, self.busy = self.job, None, False
         if job is not None:
             await asyncio.to_thread(job.end)
-            with contextlib.suppress(FileNotFoundError), self.log.open("ab") as whole:
-                whole.write((job.folder / LOG).read_bytes())
+            with contextlib.suppress(FileNotFoundError):
+                printed = (job.folder / LOG).read_bytes()
+                with self.log.open("ab") as whole:
+                    whole.write(printed)

@@ -19,6 +19,7 @@ from typing import Any
 
 from gpuqa.config import UserError, one_line
 from gpuqa.config.executor import ExecutorConfig
+from gpuqa.machine.child_processes import children, tied
 
 TOKENS = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 TOKEN_FILE = Path("~/.ray/auth_token")
@@ -51,14 +52,15 @@ def joined(config: ExecutorConfig, say: Callable[[str], object]) -> Iterator[Any
         ask(config.address)
     import ray
 
-    quiet = {"log_to_driver": False, "logging_level": "ERROR"}
+    quiet, before_it = {"log_to_driver": False, "logging_level": "ERROR"}, children()
     if config.address is None:
         say("starting a Ray cluster on this machine, which ends with the study")
         ray.init(address="local", include_dashboard=False, object_store_memory=OBJECTS_BYTES, **quiet)
     else:
         ray.init(address=config.address, **quiet)
     try:
-        yield ray
+        with tied(children() - before_it):  # Ray's agents would live on for a minute where this process is killed
+            yield ray
     finally:
         ray.shutdown()
         for name in [name for name in os.environ if name.startswith("RAY_")]:

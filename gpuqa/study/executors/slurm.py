@@ -93,20 +93,10 @@ def submitter(wanted: Wanted, folder: Path) -> Any:
         from submitit import AutoExecutor
     except ImportError:
         raise UserError("executor=slurm: submitit is not installed; pip install 'gpuqa[slurm]'") from None
-    parameters = {name: value for name, value in config.parameters.items() if value is not None}
-    if (
-        kind is Cluster.slurm
-        and wanted.gpus
-        and not any("gpu" in name or "gres" in name for name in str(parameters).split("'"))
-    ):
-        parameters["gpus_per_node"] = wanted.gpus
-    if kind is not Cluster.slurm and isinstance(parameters.get("time"), int):
-        parameters["timeout_min"] = parameters["time"]
-    options = {name if name in SHARED else f"slurm_{name}": value for name, value in parameters.items()}
     python = {f"{kind.value}_python": config.python} if kind and config.python else {}
     try:
         executor = AutoExecutor(folder, cluster=kind.value if kind else None, **python)
-        executor.update_parameters(name="gpuqa", **options)
+        executor.update_parameters(name="gpuqa", **options_of(wanted))
     except NameError as error:
         raise UserError(unknown_parameter(str(error))) from None
     except (ValueError, TypeError, AssertionError) as error:
@@ -115,6 +105,18 @@ def submitter(wanted: Wanted, folder: Path) -> Any:
         other = "start the command where sbatch is, or try it with executor.cluster=local"
         raise UserError(f"executor.cluster={kind and kind.value}: {one_line(str(error))}; {other}") from None
     return executor
+
+
+def options_of(wanted: Wanted) -> dict[str, Any]:
+    """The parameters of the configuration as submitit takes them, with the GPUs of an engine where none are named."""
+    parameters = {name: value for name, value in wanted.config.parameters.items() if value is not None}
+    named = [*parameters, *parameters.get("additional_parameters", {})]
+    if wanted.config.cluster is not Cluster.slurm:
+        if isinstance(parameters.get("time"), int):
+            parameters["timeout_min"] = parameters["time"]
+    elif wanted.gpus and not any(GPU_KEYS.search(name) for name in named):
+        parameters["gpus_per_node"] = wanted.gpus
+    return {name if name in SHARED else f"slurm_{name}": value for name, value in parameters.items()}
 
 
 def unknown_parameter(told: str) -> str:

@@ -25,6 +25,7 @@ from small_study import BARE, KEYWORDS, NARROW, Recorder, config, prepared
 
 from gpuqa.config import UserError
 from gpuqa.config.app import run_command
+from gpuqa.machine import hardware
 from gpuqa.measure import fingerprint
 from gpuqa.measure.cell import Cell
 from gpuqa.measure.fingerprint import Stage
@@ -32,7 +33,8 @@ from gpuqa.records import Pass
 from gpuqa.study import study
 from gpuqa.study.executors import opened
 from gpuqa.study.executors.mail import HEAD, Mail, Pulse, pause_s
-from gpuqa.study.executors.outpost import Outpost, differences, refuse_other_overrides
+from gpuqa.study.executors.outpost import Outpost, differences, part_of_this_process, refuse_other_overrides, wait_for_memory
+from gpuqa.study.executors.places import Part
 from gpuqa.study.finals import schedule_of
 from gpuqa.study.journal import Journal
 from gpuqa.sweep import sweep
@@ -359,6 +361,43 @@ def test_a_machine_with_other_weights_says_which(tmp_path: Path) -> None:
     assert "the weights of model.path=" in outpost.other_model(other)
     assert f"({known['weights'][:12]}, and there 000000000000): give all machines the same files" in outpost.other_model(other)
     assert outpost.other_model(cell) == ""
+
+
+def test_a_place_waits_until_an_engine_of_before_has_given_its_memory_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU's memory is made up, because a test machine has none."""
+    readings = iter([90, 60, 30, 0])
+    monkeypatch.setattr(hardware, "gpu_memory_bytes", lambda: next(readings) * hardware.GIB)
+    wait_for_memory(steady_s=0.5)
+    assert list(readings) == []
+    monkeypatch.setattr(hardware, "gpu_memory_bytes", lambda: 40 * hardware.GIB)
+    began = time.monotonic()
+    wait_for_memory(steady_s=0.1)
+    assert time.monotonic() - began < 5, "another user's memory is not waited for"
+
+
+CARDS = ["0, GPU-11111111-aa, NVIDIA L4", "1, GPU-22222222-bb, NVIDIA H200", "2, GPU-33333333-cc, NVIDIA H200"]
+
+
+@pytest.mark.parametrize(
+    ("visible", "part"),
+    [
+        (None, Part("GPU 11111111, 22222222, 33333333", model="NVIDIA L4 + NVIDIA H200")),
+        ("1,2", Part("GPU 22222222, 33333333", model="NVIDIA H200")),
+        ("GPU-33333333", Part("GPU 33333333", model="NVIDIA H200")),
+    ],
+)
+def test_a_place_on_cards_goes_by_their_ids_that_no_job_changes(
+    visible: str | None, part: Part, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """nvidia-smi is made up, because a test machine has no cards; a number is another card's in another job."""
+    monkeypatch.setattr(hardware, "nvidia_smi", lambda *_: CARDS)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert part_of_this_process() == part
+    assert part.is_a_device
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert not part_of_this_process().is_a_device, "it is to use none"
 
 
 def test_places_name_no_device_of_their_own_where_they_share_a_processor(tmp_path: Path) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
+import time
 from dataclasses import dataclass, field, replace
 from functools import cache
+from pathlib import Path
 
 import pytest
 from conftest import ROOT
@@ -14,6 +17,8 @@ from gpuqa.measure.cell import Cell
 from gpuqa.records import Answered, Pass, Question
 from gpuqa.study.engine_session import PassDone, Step
 from gpuqa.study.executors.leases import Leases
+from gpuqa.study.executors.places import PlaceNotThere
+from gpuqa.study.executors.side_by_side import run_plans
 from gpuqa.study.guesses import CellWork, Work, work_of
 
 sys.path.insert(0, str(ROOT / "experiments" / "executors"))
@@ -80,6 +85,62 @@ def test_plans_of_a_place_are_handed_out_there_alone_and_in_their_order() -> Non
     assert names(leases, 0) == ["zero"]
     assert names(leases, 2) == []
     assert names(leases, 1) == ["one", "one again"]
+
+
+class Opens:
+    """A session that starts nothing: its place opens after so many seconds, or not at all."""
+
+    def __init__(self, after_s: float | None) -> None:
+        self.after_s, self.ended = after_s, 0
+
+    async def open(self) -> None:
+        if self.after_s is None:
+            raise PlaceNotThere("it did not start in time")
+        await asyncio.sleep(self.after_s)
+
+    async def close(self) -> None: ...
+
+    async def end(self) -> None:
+        self.ended += 1
+
+
+@dataclass
+class Somewhere:
+    """A place that is there, or not."""
+
+    opened: Opens
+    name: str = "somewhere"
+    per_plan: bool = False
+
+    def session(self, log: Path) -> Opens:
+        return self.opened
+
+
+def run_at(plans: list[Named], *after_s: float | None) -> list[Opens]:
+    sessions = [Opens(seconds) for seconds in after_s]
+
+    async def run() -> None:
+        async for _ in run_plans(plans, Path("engine.log"), [Somewhere(one) for one in sessions]):  # type: ignore[misc]
+            pass
+
+    asyncio.run(asyncio.wait_for(run(), 20))
+    return sessions
+
+
+def test_a_place_that_cannot_be_had_leaves_its_work_to_the_others() -> None:
+    assert [one.ended for one in run_at([Named("a"), Named("b")], None, 0.0)] == [1, 1]
+
+
+def test_nobody_waits_for_a_place_that_comes_when_all_work_is_done() -> None:
+    began = time.monotonic()
+    assert [one.ended for one in run_at([Named("a"), Named("b")], 0.0, 600.0)] == [1, 1]
+    assert time.monotonic() - began < 10
+
+
+@pytest.mark.parametrize("places", [(None, None), (0.0, None)], ids=["none is there", "it must be there"])
+def test_work_that_no_place_can_do_ends_the_run_with_the_reason(places: tuple[float | None, ...]) -> None:
+    with pytest.raises(PlaceNotThere, match="it did not start in time"):
+        run_at([Named("a"), Named("at the last", place=1)], *places)
 
 
 @cache

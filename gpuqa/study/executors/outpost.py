@@ -119,12 +119,12 @@ def part_of_this_process() -> Part:
     return Part(f"cores {', '.join(map(str, cores))}", cores=tuple(cores))
 
 
-def wait_for_memory() -> None:
+def wait_for_memory(steady_s: float = STEADY_S, timeout_s: float = MEMORY_TIMEOUT_S) -> None:
     """Wait until an engine of before has given back the memory of this place's GPUs: until it is free, or no longer changes."""
     began = changed = time.monotonic()
     used = hardware.gpu_memory_bytes()
-    while used > UNUSED_GIB * hardware.GIB and changed + STEADY_S > time.monotonic() and began + MEMORY_TIMEOUT_S > changed:
-        time.sleep(0.5)
+    while used > UNUSED_GIB * hardware.GIB and time.monotonic() < min(changed + steady_s, began + timeout_s):
+        time.sleep(steady_s / 10)
         if (now := hardware.gpu_memory_bytes()) != used:
             used, changed = now, time.monotonic()
 

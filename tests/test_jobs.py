@@ -26,6 +26,7 @@ from small_study import BARE, KEYWORDS, NARROW, Recorder, config, prepared
 from gpuqa.config import UserError
 from gpuqa.config.app import run_command
 from gpuqa.machine import hardware
+from gpuqa.machine.places import Part
 from gpuqa.measure import fingerprint
 from gpuqa.measure.cell import Cell
 from gpuqa.measure.fingerprint import Stage
@@ -34,7 +35,6 @@ from gpuqa.study import study
 from gpuqa.study.executors import opened
 from gpuqa.study.executors.mail import HEAD, Mail, Pulse, pause_s
 from gpuqa.study.executors.outpost import Outpost, differences, part_of_this_process, refuse_other_overrides, wait_for_memory
-from gpuqa.study.executors.places import Part
 from gpuqa.study.finals import schedule_of
 from gpuqa.study.journal import Journal
 from gpuqa.sweep import sweep

@@ -37,6 +37,7 @@ def main() -> None:
     parser.add_argument("folders", nargs="+", metavar="out=FOLDER model=FOLDER")
     parser.add_argument("--places", help="keys of the executor, such as gpus=1,gpus=2")
     parser.add_argument("--finals", type=int, default=3, help="rounds of the finals at most")
+    parser.add_argument("--full-caches", action="store_true", help="an earlier run has filled the compile caches")
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--set", nargs="*", default=[], help="overrides of all runs")
     arguments = parser.parse_args()
@@ -48,7 +49,8 @@ def main() -> None:
     words = [*FIXED, *(of_a_cpu() if arguments.tiny else of_a_gpu(folders["model"])), *arguments.set]
     axes = TINY_AXES if arguments.tiny else AXES
     warm = ["prompt=bare"] if arguments.tiny else ["prompt=bare", "quantization=none,fp8"]
-    command([*words, *warm, f"executor.{places[-1]}", "study.finalists=0", "workload.repeats=1"], out, "caches")
+    if not arguments.full_caches:
+        command([*words, *warm, f"executor.{places[-1]}", "study.finalists=0", "workload.repeats=1"], out, "caches")
     finals = ["study.finalists=2", f"study.max_repeats={arguments.finals}"]
     found = [run([*words, *axes, *finals], place, out, number) for number, place in enumerate(places)]
     (out / "wall.json").write_text(json.dumps({"overrides": words, "axes": axes, "runs": found}, indent=1) + "\n")
@@ -74,6 +76,7 @@ def of_a_cpu() -> list[str]:
 def command(words: list[str], out: Path, name: str) -> None:
     """A study from its start to its end; it may be undecided (exit code 0) or without a winner (1)."""
     line = [sys.executable, "-m", "gpuqa.sweep", *words, f"study.root={out}", f"study.name={name}"]
+    out.mkdir(parents=True, exist_ok=True)
     done = subprocess.run(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     (out / f"{name}.log").write_text(done.stdout)
     if done.returncode not in (0, 1):

@@ -23,7 +23,8 @@ INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)  # by Triton's interp
 class Tuning:
     """How the work is cut; speed depends on it, and answers in the last bit.
 
-    The defaults were the fastest of 156 on an H200 that need no more shared memory than an RTX 5090 has (experiments/LOG.md).
+    The defaults are the fastest on an H200 that need no more shared memory than an RTX 5090 has: for the shared prefix of 156,
+    for own tokens of 27 with both formats of the cache (experiments/LOG.md).
     """
 
     splits: int = 4  # programs that share the prefix of one tile, since few tiles would leave most of the GPU idle
@@ -32,8 +33,8 @@ class Tuning:
     prefix_warps: int = 4
     prefix_stages: int = 2
     own_tokens: int = 32
-    own_warps: int = 4
-    own_stages: int = 2
+    own_warps: int = 2
+    own_stages: int = 5
 
 
 TUNING = Tuning()

@@ -4,7 +4,7 @@
     PYTHONPATH=. python experiments/executors/study_wall.py out=/tmp/wall --tiny     # on a CPU: 4 cells, 1 and 2 workers
 
 24 cells on 6 engines: two prompts, two lengths of answers, two formats of the weights, three values of max_num_seqs. Before
-the clock runs, a study of one cell of each format fills the compile caches. Every run is `python -m gpuqa.sweep` with a folder
+the clock runs, a study of one cell of each engine fills the compile caches. Every run is `python -m gpuqa.sweep` with a folder
 of its own, from its start to its end. Finals are bounded (`--finals`), so that all runs measure as much. `wall.json` has the
 times, the engine starts, and the seconds that measured passes took.
 """
@@ -48,7 +48,7 @@ def main() -> None:
     places = (arguments.places or ("workers=1,workers=2" if arguments.tiny else "gpus=1,gpus=2")).split(",")
     words = [*FIXED, *(of_a_cpu() if arguments.tiny else of_a_gpu(folders["model"])), *arguments.set]
     axes = TINY_AXES if arguments.tiny else AXES
-    warm = ["prompt=bare"] if arguments.tiny else ["prompt=bare", "quantization=none,fp8"]
+    warm = ["prompt=bare", *(axis for axis in axes if axis.startswith(("quantization", "engine")))]
     if not arguments.full_caches:
         command([*words, *warm, f"executor.{places[-1]}", "study.finalists=0", "workload.repeats=1"], out, "caches")
     finals = ["study.finalists=2", f"study.max_repeats={arguments.finals}"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import os
 import sys
 import threading
@@ -48,7 +49,8 @@ class Jobs:
             for name in (STEPS, EVENTS):
                 (folder / name).touch()
             try:
-                submitted = self.submitit.submit(work, str(folder), os.getcwd(), self.config.lost_after_s)
+                with contextlib.redirect_stderr(io.StringIO()):  # submitit repeats there what sbatch says
+                    submitted = self.submitit.submit(work, str(folder), os.getcwd(), self.config.lost_after_s)
             except (RuntimeError, OSError) as error:
                 raise PlaceNotThere(f"executor=slurm: the cluster refuses the job: {one_line(str(error))}") from None
             job = Job(submitted, folder)

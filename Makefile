@@ -34,7 +34,7 @@ clients:  # the real load tools against a real server, each in an environment of
 	  .cache/clients/$$tool/bin/pip install -q --no-compile --no-deps -r requirements/clients/$$tool.txt; } || exit 1; done
 	GPUQA_CLIENTS=.cache/clients $(PYTHON) -m pytest -s tests/test_clients.py
 
-simulations:  # how often verdicts and races are right (-s shows the rates that the docs state), and 25 kills of studies
+simulations:  # how often verdicts and races are right (-s shows the rates that the docs state), and 35 kills of studies
 	$(PYTHON) -m pytest -s tests/test_verdict_simulation.py
 	PYTHONPATH=tests $(PYTHON) experiments/verdict/simulate.py
 	PYTHONPATH=tests $(PYTHON) experiments/verdict/devices.py

@@ -144,16 +144,18 @@ class Replica:
 
     async def _listen(self) -> None:
         """Hand out what the process says, until it is gone."""
-        with suppress(EOFError, ConnectionError):
-            while True:
-                message: Reply | Vitals = await receive(self._reader)
-                if isinstance(message, Vitals):
-                    self._vitals = message
-                elif message.number in self._waiting:
-                    self._waiting[message.number].put_nowait(message)
-        self._gone = True
-        for number, replies in self._waiting.items():
-            replies.put_nowait(Reply(number, EngineFailed("the replica's process ended unexpectedly")))
+        try:
+            with suppress(EOFError, ConnectionError):
+                while True:
+                    message: Reply | Vitals = await receive(self._reader)
+                    if isinstance(message, Vitals):
+                        self._vitals = message
+                    elif message.number in self._waiting:
+                        self._waiting[message.number].put_nowait(message)
+        finally:  # whatever ended it, nobody may wait for ever
+            self._gone = True
+            for number, replies in self._waiting.items():
+                replies.put_nowait(Reply(number, EngineFailed("the replica's process ended unexpectedly")))
 
 
 def value_of(reply: Reply) -> Any:

@@ -6,6 +6,7 @@ By a real server and its frozen file, and by stand-ins that do not start when to
 from __future__ import annotations
 
 import asyncio
+import re
 import shutil
 import signal
 import threading
@@ -26,12 +27,13 @@ from stand_in_service import STARTING, ScriptedEngine, Served, composed, scripte
 
 from gpuqa.config import UserError
 from gpuqa.config.http import HttpConfig
+from gpuqa.config.paths import PACKAGE
 from gpuqa.engines import EngineFailed
 from gpuqa.machine import hardware
 from gpuqa.machine.places import sets_of_cores
 from gpuqa.pipeline.pipeline import Pipeline
 from gpuqa.serve import refuse_other_places
-from gpuqa.serving.life import Winner
+from gpuqa.serving.life import State, Winner
 from gpuqa.serving.room import has_room_beside
 
 READY = (200, {"status": "batch"})
@@ -187,6 +189,13 @@ def test_where_neither_of_the_two_starts_the_service_ends() -> None:
         assert served.gave_up == ["neither the new winner nor the one before could be started"]
         assert served.status() == (503, {"status": "failed"})
         assert served.status() != STARTING
+
+
+def test_the_page_has_a_word_for_every_state_in_both_languages() -> None:
+    page = (PACKAGE / "serving" / "page.html").read_text(encoding="utf-8")
+    assert {state.name: len(re.findall(rf"[ {{]{state.name}: \"", page)) for state in State} == {
+        state.name: 2 for state in State
+    }
 
 
 # ------------------------------------------------------------------------------------------------------ room and places

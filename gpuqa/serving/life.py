@@ -174,8 +174,8 @@ class EngineLife:
         if {(part.part, part.ran, part.version) for part in measured} != {
             (part.part, part.ran, part.version) for part in running
         }:
-            log.warning("OTHER PARTS THAN MEASURED: the frozen winner was measured with %s; this engine runs %s. "
-                        "Its speed is not the measured one", in_words(measured), in_words(running))  # fmt: skip
+            log.warning("%sOTHER PARTS THAN MEASURED: the frozen winner was measured with %s; this engine runs %s. "
+                        "Its speed is not the measured one", self._prefix, in_words(measured), in_words(running))  # fmt: skip
 
     async def _watch(self) -> str:
         """Return the reason when the engine has died; the answers that it was making end at once."""

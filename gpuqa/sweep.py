@@ -75,11 +75,24 @@ def sweep(composed: Cells) -> int:
             at_once = len(places) or configs[0].executor.workers or 1
             return look_ahead(cells, checks, journal, at_once, output)
         with journal.locked():
-            begin(cells, questions, journal, output)
-            run_file.write(
-                where.folder, RunFile(command_line("sweep", *sys.argv[1:]), fingerprint.git_commit() or "", checks.sent_prompts)
-            )
-            return measure(cells, journal, places, output)
+            run = RunFile(command_line("sweep", *sys.argv[1:]), fingerprint.git_commit() or "", checks.sent_prompts)
+            return measure(cells, questions, run, places, output)
+
+
+def measure(cells: Sequence[Cell], questions: Summary, run: RunFile, places: Sequence[Place], output: Output) -> int:
+    """Measure what is missing of a study whose journal the caller has locked, judge it and freeze the winner -> exit code."""
+    began, config = time.perf_counter(), cells[0].config
+    journal = Journal(config.study.folder)
+    begin(cells, questions, journal, output)
+    run_file.write(config.study.folder, run)
+    try:
+        with output.watch(cells, journal.engine_log, places=len(places)) as observer:
+            outcome = asyncio.run(study.run(cells, journal, observer, places))
+        output.say(summary(outcome, time.perf_counter() - began))
+        measure_finalists(cells, outcome.trials, journal, output, places)
+    except KeyboardInterrupt:
+        return interrupted(cells, journal, output)
+    return conclude(outcome.trials, config.study, config.selection, journal, output)
 
 
 def begin(cells: Sequence[Cell], questions: Summary, journal: Journal, output: Output) -> None:
@@ -94,19 +107,6 @@ def begin(cells: Sequence[Cell], questions: Summary, journal: Journal, output: O
     refuse_another_study(cells, journal.earlier(), where)
     noise = start_noise.usual(Path(where.root), str(cells[0].fingerprint["device"]), where.name)
     journal.write_study([(cell.key, cell.axes) for cell in cells], where.finalists, questions, rule, noise)
-
-
-def measure(cells: Sequence[Cell], journal: Journal, places: Sequence[Place], output: Output) -> int:
-    """Measure what is missing, then judge -> exit code."""
-    began, config = time.perf_counter(), cells[0].config
-    try:
-        with output.watch(cells, journal.engine_log, places=len(places)) as observer:
-            outcome = asyncio.run(study.run(cells, journal, observer, places))
-        output.say(summary(outcome, time.perf_counter() - began))
-        measure_finalists(cells, outcome.trials, journal, output, places)
-    except KeyboardInterrupt:
-        return interrupted(cells, journal, output)
-    return conclude(outcome.trials, config.study, config.selection, journal, output)
 
 
 def checked(composed: Cells, checks: CellChecks) -> tuple[list[SweepConfig], Output]:

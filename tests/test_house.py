@@ -26,6 +26,7 @@ ORDER = [  # a folder (or module) of gpuqa imports only those before it in this 
     "selection",
     "frozen",
     "study",
+    "prompt_search",
 ]
 BESIDE = {
     "serving": {"records", "machine", "config", "engines", "pipeline", "frozen"},  # never `measure`
@@ -33,6 +34,7 @@ BESIDE = {
 }
 COMMANDS = [
     "sweep",
+    "search",
     "predict",
     "check",
     "freeze",

@@ -19,6 +19,7 @@ from gpuqa.config.executor import ExecutorConfig
 from gpuqa.config.http import HttpConfig
 from gpuqa.config.measurement import DatasetConfig, GpuConfig, SelectionConfig, WorkloadConfig
 from gpuqa.config.pipeline import ModelConfig, PipelineConfig
+from gpuqa.config.prompt_search import PromptSearchConfig, ProposerConfig, SpaceConfig
 from gpuqa.config.wrong_values import explained_value, no_value, unknown_key
 from gpuqa.machine.log_lines import Logs
 
@@ -77,6 +78,15 @@ class SweepConfig(CellConfig):
     """Config of `sweep`: a cell of a study, and whether it is only looked ahead."""
 
     plan: bool = False  # say what the study would take, and start nothing
+
+
+@dataclass
+class SearchCommandConfig(CellConfig):
+    """Config of `search`: a cell with a shipped prompt, and which other prompts are tried in its place."""
+
+    space: SpaceConfig = MISSING
+    search: PromptSearchConfig = MISSING
+    proposer: ProposerConfig = MISSING
 
 
 @dataclass
@@ -256,6 +266,7 @@ class ModelDownloadConfig:
 
 COMMANDS: dict[str, type] = {
     "sweep": SweepConfig,
+    "search": SearchCommandConfig,
     "predict": PredictConfig,
     "check": CheckConfig,
     "serve": ServeConfig,

@@ -45,7 +45,7 @@ NOT_MEASURING = (  # among those: what only a server reads, words a message or j
         "config/command_line.py",
         "config/wrong_overrides.py",
     ),
-    *("config/wrong_values.py", "config/cells.py", "pipeline/file_kinds.py"),
+    *("config/wrong_values.py", "config/cells.py", "config/prompt_search.py", "pipeline/file_kinds.py"),
     *("pipeline/dataset/refusals.py", "pipeline/dataset/summary.py", "measure/metric_table.py"),
     *("measure/speed_tests.py", "measure/speed_prediction.py", "measure/paired.py"),  # read numbers that are there
 )

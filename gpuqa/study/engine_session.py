@@ -30,7 +30,10 @@ from gpuqa.study.guesses import Work
 class Step:
     """The next pass on an engine, which is started if none is up."""
 
-    cells: list[Cell]  # are all warm before the pass begins; they share an engine key, and the request's cell is among them
+    cells: list[
+        Cell
+    ]  # are all warm before the pass begins; all share an engine key with the request's, which has no warm-up of
+    # its own where it is not among them: one of many prompts that are tried on a warm engine
     request: PassRequest
 
 
@@ -154,7 +157,8 @@ class EngineSession:
     async def measured(self, request: PassRequest, running: Running) -> Pass:
         """One pass, with the start of the engine that answered."""
         key = request.cell.key
-        measured = await measure_pass(request, running.warm[key], filled=running.cached == (key, request.questions))
+        ready = running.warm.get(key) or WarmCell(Pipeline(running.engine, self.tokenizer, request.cell.config), 0.0)
+        measured = await measure_pass(request, ready, filled=running.cached == (key, request.questions))
         running.cached = key, request.questions
         running.passes += 1
         measured = replace(measured, host=platform.node(), device=running.device, place=self.place)

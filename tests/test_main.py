@@ -53,7 +53,7 @@ def test_a_mistake_for_a_command_that_got_the_rest_of_the_line_is_its_own(run):
 def test_a_word_that_is_no_command_is_refused_with_the_nearest_one(run):
     done = run("swep", "prompt=bare")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("error: got 'swep', allowed is sweep, predict, ")
+    assert done.stderr.startswith("error: got 'swep', allowed is sweep, search, ")
     assert done.stderr.endswith("; did you mean 'sweep'?\n")
 
 

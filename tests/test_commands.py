@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from gpuqa.config import UserError
 from gpuqa.config.app import introduce_to_hydra
@@ -29,7 +29,7 @@ from gpuqa.config.measurement import DatasetConfig
 from gpuqa.config.paths import conf_folder, find
 from gpuqa.config.pipeline import Backend, Hub, ModelConfig, PipelineConfig, SamplingConfig
 
-SMALLEST_ROOT = {"http": "serve", "selection": "freeze", "dataset": "evaluate", "model": "download"}  # others: sweep
+SMALLEST_ROOT = {"http": "serve", "selection": "freeze", "dataset": "evaluate", "model": "download", "space": "search"}
 OPTIONS = sorted(file.relative_to(conf_folder()).with_suffix("") for file in conf_folder().glob("*/*.yaml"))
 EXPERIMENTS = [option.name for option in OPTIONS if option.parent.name == "experiment"]
 
@@ -51,10 +51,15 @@ def resolved(root: str, *overrides: str) -> Any:
 
 def axes_of(experiment: str) -> dict[str, list[str]]:
     """The axes of a shipped experiment, each with its values written as overrides."""
-    params = composed("sweep", f"experiment={experiment}", with_hydra=True).hydra.sweeper.params
+    params = composed(root_of(experiment), f"experiment={experiment}", with_hydra=True).hydra.sweeper.params
     parser = OverridesParser.create()
     parsed = {key: parser.parse_override(f"{key}={value}") for key, value in params.items()}
     return {key: [f"{key}={value}" for value in override.sweep_string_iterator()] for key, override in parsed.items()}
+
+
+def root_of(experiment: str) -> str:
+    """The command that an experiment is for."""
+    return "search" if "search" in OmegaConf.load(conf_folder() / "experiment" / f"{experiment}.yaml") else "sweep"
 
 
 @pytest.mark.parametrize("root", sorted(COMMANDS))
@@ -69,7 +74,8 @@ def test_every_root_composes_and_resolves_as_it_is(root):
 def test_every_option_file_composes_resolves_and_is_called_as_its_file(option):
     group = option.parent.name
     limits = ["workload.slo={ttft_ms: 200}"] if option.name == "load_search" else []  # which it looks for
-    config = resolved(SMALLEST_ROOT.get(group, "sweep"), f"{group}={option.name}", *limits)
+    root = root_of(option.name) if group == "experiment" else SMALLEST_ROOT.get(group, "sweep")
+    config = resolved(root, f"{group}={option.name}", *limits)
     if group == "experiment":
         assert config.study.name
     elif group != "http":
@@ -83,7 +89,7 @@ def test_every_value_of_every_axis_of_an_experiment_composes_and_resolves(experi
     axes = axes_of(experiment).values()
     rows = max(map(len, axes), default=0)
     for row in zip(*(islice(cycle(values), rows) for values in axes), strict=True):
-        assert isinstance(resolved("sweep", f"experiment={experiment}", *row), CellConfig)
+        assert isinstance(resolved(root_of(experiment), f"experiment={experiment}", *row), CellConfig)
 
 
 def test_the_default_study_needs_no_file_that_is_not_shipped(tmp_path, monkeypatch):

@@ -90,10 +90,10 @@ def test_costs_tell_what_a_pass_takes_by_its_tokens_and_a_slow_minute_does_not_s
     for number in range(FEWEST - 1):
         costs.learn(pass_of(50 + 37 * number % 200, 20 + 13 * number % 60))
     slow = replace(pass_of(60, 30), seconds=9.0)
-    assert costs.seconds_of([slow]) == [9.0]  # too few passes were seen
+    assert costs.seconds_of([slow]) == 9.0  # too few passes were seen
     costs.learn(pass_of(500, 90))
-    assert costs.seconds_of([slow])[0] == pytest.approx(pass_of(60, 30).seconds, rel=0.01)
-    assert costs.seconds_of([pass_of(100, 80)])[0] == pytest.approx(pass_of(100, 80).seconds, rel=0.01)
+    assert costs.seconds_of([slow]) == pytest.approx(pass_of(60, 30).seconds, rel=0.01)
+    assert costs.seconds_of([pass_of(100, 80)]) == pytest.approx(pass_of(100, 80).seconds, rel=0.01)
 
 
 def test_a_bound_is_never_below_what_a_prompt_can_do_and_falls_with_its_tokens():
@@ -196,9 +196,17 @@ def test_the_least_speed_is_that_of_the_best_shipped_prompt():
     searcher = search_with([fast, good], made_of, config=replace(CONFIG, at_least_as_fast=True))
     rounds = searcher.rounds()
     for one in next(rounds):
-        searcher.tell(one, outcome(0.6, 100) if one.key == "good" else outcome(0.4, 300))
+        searcher.tell(one, outcome(0.6, 100, 1 + one.slice) if one.key == "good" else outcome(0.4, 300))
     next(rounds)
-    assert searcher.setting.objective.least_speed == pytest.approx(400.0)
+    assert searcher.reference == "good"
+    assert searcher.aim(0).least_speed == pytest.approx(400.0)  # on the first slice
+    assert searcher.aim().least_speed == pytest.approx(800 / 3)  # on both
+    assert searcher.best(2)[0] == "good", "it keeps its own speed"
+
+
+def test_a_limit_in_chars_per_s_counts_with_all_questions_only():
+    searcher = search_with([shipped_one()], made_of, aim=objective(min_chars_per_s=500.0))
+    assert (searcher.aim(0).rule.min_chars_per_s, searcher.aim(1).rule.min_chars_per_s) == (0.0, 500.0)
 
 
 def test_a_proposal_is_the_first_of_its_generation():

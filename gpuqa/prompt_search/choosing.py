@@ -14,7 +14,7 @@ from random import Random
 from statistics import fmean
 from typing import Any
 
-from gpuqa.prompt_search.objective import Outcome
+from gpuqa.prompt_search.objective import Outcome, together
 from gpuqa.prompt_search.searcher import Searcher
 
 HALVINGS = 100
@@ -38,14 +38,15 @@ def chosen(searcher: Searcher, clusters: Sequence[str], count: int, selection: M
         clusters: of each question, in the order of the slices, its text: those that repeat one stay in one half.
         selection: what the best made of the questions of a selection split, by their keys.
     """
-    objective, shipped = searcher.setting.objective, {prompt.key for prompt in searcher.shipped}
+    objective, shipped = searcher.aim(), {prompt.key for prompt in searcher.shipped}
     scores = searcher.scores(searcher.complete())
     of_shipped = [key for key in objective.order(scores) if key in shipped][:1]
     ours = [key for key in objective.order(scores) if key not in shipped]
     votes, lead = dict[str, float](), None
     if selection:
-        on_new = {key: objective.score([outcome]) for key, outcome in selection.items() if key not in shipped}
-        ours = objective.order(on_new)
+        on_new = {key: objective.score([outcome], searcher.costs.seconds_of([outcome])) for key, outcome in selection.items()}
+        least = on_new[searcher.reference].speed if searcher.reference in on_new else 0.0
+        ours = [key for key in replace(objective, least_speed=least).order(on_new) if key not in shipped]
     elif ours:
         votes, lead = cross_validated(searcher, ours[:LONG_LIST], of_shipped, clusters)
         ours = sorted(ours, key=lambda key: -votes.get(key, 0.0))
@@ -57,8 +58,8 @@ def cross_validated(
     searcher: Searcher, keys: Sequence[str], shipped: Sequence[str], clusters: Sequence[str]
 ) -> tuple[dict[str, float], float]:
     """The share of the halvings in which each prompt was named, and the mean lead of the named one on the other half."""
-    objective, random = searcher.setting.objective, Random(f"halves {searcher.setting.config.seed}")
-    whole = {key: merged([one for _, one in sorted(searcher.outcomes[key].items())]) for key in [*keys, *shipped]}
+    objective, random = searcher.aim(), Random(f"halves {searcher.setting.config.seed}")
+    whole = {key: as_told(searcher, key) for key in [*keys, *shipped]}
     texts, named, leads = sorted(set(clusters)), Counter[str](), list[float]()
     for _ in range(HALVINGS):
         first_half = set(random.sample(texts, len(texts) // 2))
@@ -71,22 +72,10 @@ def cross_validated(
     return {key: count / HALVINGS for key, count in named.items()}, fmean(leads)
 
 
-def merged(outcomes: Sequence[Outcome]) -> Outcome:
-    """The outcomes of several slices as one."""
-    first = outcomes[0]
-    for other in outcomes[1:]:
-        first = replace(
-            first,
-            quality=first.quality + other.quality,
-            judge=first.judge + other.judge,
-            chars=first.chars + other.chars,
-            output_tokens=first.output_tokens + other.output_tokens,
-            computed_tokens=first.computed_tokens + other.computed_tokens,
-            seconds=first.seconds + other.seconds,
-            empty=first.empty + other.empty,
-            truncated=first.truncated + other.truncated,
-        )
-    return first
+def as_told(searcher: Searcher, key: str) -> Outcome:
+    """All outcomes of a prompt as one, with the time that its tokens tell."""
+    outcomes = [outcome for _, outcome in sorted(searcher.outcomes[key].items())]
+    return replace(together(outcomes), seconds=searcher.costs.seconds_of(outcomes))
 
 
 def part_of(outcome: Outcome, places: Sequence[int]) -> Outcome:

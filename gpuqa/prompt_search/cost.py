@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from gpuqa.prompt_search.objective import Outcome
+from gpuqa.prompt_search.objective import Outcome, together
 
 FEWEST = 12  # passes before anything is predicted
 GROWS = 1.2  # so many times the passes, until they are fitted again
@@ -42,17 +42,14 @@ class Costs:
             self.fitted = len(self.rows), factors, float(np.std(np.log(np.array(self.seconds) / said)))
         return self.fitted[1], self.fitted[2]
 
-    def seconds_of(self, outcomes: Sequence[Outcome]) -> list[float]:
-        """Of passes by their tokens; as they were measured before enough is known."""
-        factors, _ = self.fit()
-        measured = [outcome.seconds for outcome in outcomes]
-        if not factors:
-            return measured
-        told = [sum(a * b for a, b in zip(row_of(outcome), factors, strict=True)) for outcome in outcomes]
-        return [said if said > 0 else seconds for said, seconds in zip(told, measured, strict=True)]
+    def seconds_of(self, outcomes: Sequence[Outcome]) -> float:
+        """What one pass over the questions of several would take by its tokens; what those took before enough is known."""
+        whole, (factors, _) = together(outcomes), self.fit()
+        told = sum(factor * number for factor, number in zip(factors, row_of(whole), strict=True)) if factors else 0.0
+        return told or whole.seconds
 
     def bound(self, prompt_tokens: int, questions: int) -> float | None:
-        """The most chars/s that a prompt of so many tokens can have on a slice; None before enough is known.
+        """The most chars/s that a prompt of so many tokens can have in a pass; None before enough is known.
 
         It favours the prompt: its tokens are computed once, its answers are as long as any, and their tokens as rich.
         """

@@ -121,7 +121,8 @@ class SearchRun:
         if len(self.bench.slices) == len(searcher.setting.slices):
             return {}
         self.limited = False
-        wanted = [Asked(key, len(self.bench.slices) - 1) for key in searcher.best(SELECTED)]
+        keys = dict.fromkeys([*searcher.best(SELECTED), *filter(None, [searcher.reference])])
+        wanted = [Asked(key, len(self.bench.slices) - 1) for key in keys]
         results = await self.results_of(wanted, measuring)
         return {one.key: result for one, result in zip(wanted, results, strict=True) if isinstance(result, Outcome)}
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from gpuqa.config import UserError
 from gpuqa.config.measurement import Rule, SelectionConfig
@@ -50,22 +50,22 @@ class Objective:
 
     rule: SelectionConfig
     config: PromptSearchConfig
-    least_speed: float = 0.0  # of `search.at_least_as_fast`
+    least_speed: float = 0.0  # of `search.at_least_as_fast`, on the same questions
 
     def __post_init__(self) -> None:
         if self.rule.rule not in RULES:
             names = ", ".join(rule.name for rule in RULES)
             raise UserError(f"selection.rule: got {self.rule.rule.name!r}, a search goes by one of {names}")
 
-    def score(self, outcomes: Sequence[Outcome], seconds: Sequence[float] = ()) -> Score:
+    def score(self, outcomes: Sequence[Outcome], seconds: float | None = None) -> Score:
         """Of a prompt's outcomes over slices.
 
         Args:
-            seconds: of each pass as its tokens tell them; none: as they were measured.
+            seconds: of all of them, as their tokens tell it; None: as they were measured.
         """
         of = {Quality.rouge_l_f1: "quality", Quality.rouge_l_f1_judge: "judge"}[self.config.quality]
         count = sum(len(outcome.quality) for outcome in outcomes)
-        chars_per_s = sum(sum(outcome.chars) for outcome in outcomes) / sum(seconds or [one.seconds for one in outcomes])
+        chars_per_s = sum(sum(outcome.chars) for outcome in outcomes) / (seconds or together(outcomes).seconds)
         speeds = {
             Against.chars_per_s: chars_per_s,
             Against.output_tokens: count / max(1, sum(sum(outcome.output_tokens) for outcome in outcomes)),
@@ -125,6 +125,25 @@ class Objective:
         if best is None or not ranked or self.shortfall(best, best.quality):
             return False
         return self.merit(replace(best, quality=1.0, speed=bound)) < self.merit(best)
+
+
+def together(outcomes: Sequence[Outcome]) -> Outcome:
+    """The outcomes of several slices as one."""
+
+    def rows(name: str) -> list[Any]:
+        return [value for one in outcomes for value in getattr(one, name)]
+
+    return Outcome(
+        quality=rows("quality"),
+        judge=rows("judge"),
+        chars=rows("chars"),
+        output_tokens=rows("output_tokens"),
+        computed_tokens=sum(one.computed_tokens for one in outcomes),
+        seconds=sum(one.seconds for one in outcomes),
+        ttft_s=fmean([one.ttft_s for one in outcomes]),
+        empty=sum(one.empty for one in outcomes),
+        truncated=sum(one.truncated for one in outcomes),
+    )
 
 
 def below(value: float, limit: float) -> float:

@@ -71,10 +71,7 @@ def rows_of(searcher: Searcher) -> list[Row]:
     """The prompts, the best by the objective first."""
     scores = searcher.scores(searcher.complete())
     ranks = front_ranks({key: (score.quality, score.speed) for key, score in scores.items()})
-    return [
-        row_of(searcher, searcher.made[key], scores[key], ranks[key][0] == 0)
-        for key in searcher.setting.objective.order(scores)
-    ]
+    return [row_of(searcher, searcher.made[key], scores[key], ranks[key][0] == 0) for key in searcher.aim().order(scores)]
 
 
 def row_of(searcher: Searcher, prompt: Made, score: Score, on_front: bool) -> Row:

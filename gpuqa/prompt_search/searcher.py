@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 
 from gpuqa.config.prompt_search import PromptSearchConfig
@@ -80,9 +80,11 @@ class Searcher:
         self.outcomes: dict[str, dict[int, Outcome]] = {prompt.key: {} for prompt in shipped}
         self.failed: dict[str, str] = {}  # key -> why
         self.pruned: dict[str, str] = {}  # key -> why it was not measured
+        self.reference: str | None = None  # the shipped prompt that a found one must not be slower than
         self.generation = 0
         self.leader: Score | None = None  # the score of the best, when the generation was made
         self.tried: set[Genes] = set()
+        self.exhausted = False  # no new prompt could be made any more
         self.known: dict[tuple[str, int, int], Score] = {}  # by key, slices, and how many passes the costs are from
 
     def rounds(self) -> Iterator[list[Asked]]:
@@ -93,17 +95,22 @@ class Searcher:
         every = len(self.setting.slices)
         yield [Asked(prompt.key, part) for part in range(every) for prompt in self.shipped]
         if self.setting.config.at_least_as_fast:
-            self.keep_speed()
+            self.reference = next(iter(self.best(1)), None)
         while self.next_generation() or any(len(self.outcomes[key]) < every for key in self.running()):
             for part in range(every):
                 yield [Asked(key, part) for key in self.going_on(part)]
 
-    def keep_speed(self) -> None:
-        """Make the speed of the best shipped prompt the least that is wanted."""
-        objective, shipped = self.setting.objective, self.scores([prompt.key for prompt in self.shipped])
-        if shipped:
-            best = shipped[objective.order(shipped)[0]]
-            self.setting.objective = Objective(objective.rule, objective.config, best.speed)
+    def aim(self, upto: int | None = None) -> Objective:
+        """What is looked for on the slices up to this one, or all.
+
+        A limit in chars/s is for all questions at once: a few at a time are slower. So it counts with all slices only.
+        """
+        objective = self.setting.objective
+        if upto is not None and upto + 1 < len(self.setting.slices):
+            objective = replace(objective, rule=replace(objective.rule, min_chars_per_s=0.0))
+        if self.reference is None:
+            return objective
+        return replace(objective, least_speed=self.score(self.reference, None if upto is None else upto + 1).speed)
 
     def tell(self, asked: Asked, outcome: Outcome | str) -> None:
         """What came of a pass: numbers, or why there are none."""
@@ -127,7 +134,7 @@ class Searcher:
             return ready
         config = self.setting.config
         scores = self.scores(ready, part - 1)
-        return self.setting.objective.order(scores)[: math.ceil(config.children / config.growth**part)]
+        return self.aim(part - 1).order(scores)[: math.ceil(config.children / config.growth**part)]
 
     def next_generation(self) -> list[str]:
         """The keys of new prompts: proposals first, then changed ones, mixed ones and drawn ones. None: there are no more."""
@@ -136,11 +143,12 @@ class Searcher:
         self.leader = self.score(best[0]) if best else None
         parents = [self.made[key] for key in best if self.made[key].genes is not None]
         keys = [key for recipe in self.setting.proposals(self.generation) if (key := self.born(recipe))]
-        for _ in range(self.setting.config.children * TRIES):
+        for _ in range(0 if self.exhausted else self.setting.config.children * TRIES):
             if len(keys) >= self.setting.config.children:
                 break
             if key := self.born(self.recipe(parents)):
                 keys.append(key)
+        self.exhausted = not keys
         return keys
 
     def recipe(self, parents: Sequence[Made]) -> Recipe:
@@ -165,8 +173,8 @@ class Searcher:
         if prompt is None or prompt.key in self.made:
             return None
         self.made[prompt.key], self.outcomes[prompt.key] = prompt, {}
-        bound = self.costs.bound(prompt.tokens, self.setting.slices[0])
-        if bound is not None and self.setting.objective.hopeless(bound, self.leader):
+        bound = self.costs.bound(prompt.tokens, sum(self.setting.slices))
+        if bound is not None and self.aim().hopeless(bound, self.leader):
             self.pruned[prompt.key] = f"{prompt.tokens} tokens: at most {bound:,.0f} chars/s"
             return None
         return prompt.key
@@ -178,7 +186,7 @@ class Searcher:
 
     def best(self, count: int) -> list[str]:
         """The best of them."""
-        return self.setting.objective.order(self.scores(self.complete()))[:count]
+        return self.aim().order(self.scores(self.complete()))[:count]
 
     def scores(self, keys: Sequence[str], upto: int | None = None) -> dict[str, Score]:
         """The scores of the prompts that have the slices up to this one."""

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
 from gpuqa.config import plain
-from gpuqa.config.app import INTERRUPTED, run_command
+from gpuqa.config.app import INTERRUPTED, end_like_ctrl_c, run_command
 from gpuqa.config.cells import Cells
 from gpuqa.config.command_line import command_line
 from gpuqa.config.commands import SearchCommandConfig, resolve
@@ -49,7 +49,7 @@ from gpuqa.study.journal import Journal
 from gpuqa.study.output import Output, output_of
 from gpuqa.study.run_file import RunFile
 from gpuqa.study.scoring import Scoring
-from gpuqa.sweep import end_like_ctrl_c, measure, one_study
+from gpuqa.sweep import measure, one_study
 
 FAILED = 1
 

@@ -3,9 +3,10 @@
     python experiments/prompt_search/h200.py out=/tmp/search model=/tmp/bench_model minutes=3
     python experiments/prompt_search/h200.py out=/tmp/search model=/tmp/tiny_model minutes=0.5 --tiny    # on a CPU
 
-It writes random weights of Qwen3-0.6B's shape to `model` if nothing is there, and 1,280 made-up questions, runs the command `search`
-on them, and reads the passes that it kept. An engine's idle share is the time between the first and the last moment of its
-passes that belongs to none of them. The table comes last; `out` gets it as search.json, with the command's output as search.log.
+It writes random weights of Qwen3-0.6B's shape to `model` if nothing is there, and 1,280 made-up questions, runs the command
+`search` on them, and reads the passes that it kept. An engine's idle share is the time between the first and the last moment of
+its passes that belongs to none of them. The table comes last; `out` gets it as search.json, with the command's output as
+search.log.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve()
-SPEED = HERE.parents[1] / "speed"
-sys.path[:0] = [str(HERE.parents[2]), str(SPEED)]
-
-from questions import VOCABULARY
-
+WORDS = (
+    "what why how when the warp block grid thread kernel shared memory bank conflict occupancy register spill stream event graph"
+    " latency bandwidth cache line atomic reduction tensor core matrix tile pipeline barrier Hopper cudaMalloc cudaMemcpyAsync"
+    " 什么是 为什么 如何 请解释 合并访存 共享内存 线程块 线程束 寄存器 占用率 流 事件 核函数 显存 带宽 延迟 同步 原子操作 归约"
+)
 ON_A_CARD = ("engine=vllm_hopper", "gpu=h200", "search.first_slice=256", "search.children=24")
 TINY = ("engine=vllm_cpu", "sampling.max_tokens=16", "search.first_slice=16", "search.children=8", "dataset.limit=160")
 
@@ -33,7 +34,7 @@ def main() -> None:
     tiny, out, model = "--tiny" in sys.argv, Path(words["out"]), Path(words["model"])
     out.mkdir(parents=True, exist_ok=True)
     if not (model / "config.json").exists():
-        write = [sys.executable, str(SPEED / "random_model.py"), str(model), *(["--tiny"] if tiny else [])]
+        write = [sys.executable, str(HERE.parents[1] / "speed" / "random_model.py"), str(model), *(["--tiny"] if tiny else [])]
         subprocess.run(write, check=True)
     questions = out / "questions.json"
     questions.write_text(json.dumps(made_up(1280), ensure_ascii=False), encoding="utf-8")
@@ -49,14 +50,15 @@ def main() -> None:
         code = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, cwd=HERE.parents[2]).returncode
     if code != 0:
         sys.exit(f"the search ended with {code}:\n{(out / 'search.log').read_text(encoding='utf-8')[-2000:]}")
-    found = summary([json.loads(line) for line in (out / "search/search/passes.jsonl").read_text(encoding="utf-8").splitlines()])
+    lines = (out / "search" / "search" / "passes.jsonl").read_text(encoding="utf-8").splitlines()
+    found = summary([json.loads(line) for line in lines])
     (out / "search.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     print(f"| {' | '.join(found)} |\n{'| --- ' * len(found)}|\n| {' | '.join(str(value) for value in found.values())} |")
 
 
 def made_up(count: int) -> list[dict[str, str]]:
     """Questions and answers of random words."""
-    draw, words = random.Random("a search on a card"), VOCABULARY.split()
+    draw, words = random.Random("a search on a card"), WORDS.split()
     return [
         {
             "id": f"q{number}",

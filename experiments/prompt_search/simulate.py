@@ -3,10 +3,10 @@
     PYTHONPATH=tests python experiments/prompt_search/simulate.py            # 40 seeds a row
     PYTHONPATH=tests python experiments/prompt_search/simulate.py seeds=10
 
-The searcher, the choice of what goes to the end and the verdict are the project's own; only the engine is made up. Each fragment
-has an effect on the score of an answer, some pairs of fragments have another one together, and every prompt has luck of its own
-with every question, which stays when the question is asked again: that is how greedy decoding behaves. A claim is a WIN of the
-found prompt over the shipped ones, by the rule best_quality, on questions that the search never saw.
+The searcher, the choice of what goes to the end and the verdict are the project's own; only the engine is made up. Each
+fragment has an effect on the score of an answer, some pairs of fragments have another one together, and every prompt has luck
+of its own with every question, which stays when the question is asked again: that is how greedy decoding behaves. A claim is a
+WIN of the found prompt over the shipped ones, by the rule best_quality, on questions that the search never saw.
 """
 
 from __future__ import annotations

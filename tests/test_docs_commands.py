@@ -164,6 +164,13 @@ def swept(line: Line, checkout: Path, root: Path) -> None:
     assert done.returncode in (0, 1), done.stdout + done.stderr
 
 
+def searched(line: Line, checkout: Path, root: Path) -> None:
+    """A minute of a search, on all questions: a few are refused."""
+    words = [word for word in line.words[3:] if not word.startswith("search.minutes=")]
+    done = run_command("search", *quick([*words, "dataset.limit=null", "search.minutes=1"]), f"study.root={root}", cwd=checkout)
+    assert done.returncode in (0, 1), done.stdout + done.stderr
+
+
 def served(line: Line, checkout: Path, _: Path) -> None:
     """Until it answers, on a port that is free."""
     frozen, *overrides = [word for word in line.words[3:] if not word.startswith("http.port=")]
@@ -194,7 +201,7 @@ def in_a_shell(text: str, checkout: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(["bash", "-c", text], capture_output=True, text=True, cwd=checkout, env=environment, timeout=900)
 
 
-HOW: dict[str, Callable[[Line, Path, Path], None]] = {"sweep": swept, "serve": served}
+HOW: dict[str, Callable[[Line, Path, Path], None]] = {"sweep": swept, "search": searched, "serve": served}
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from typing import Any
 
 HERE = Path(__file__).resolve()
 WORDS = (
-    "what why how when the warp block grid thread kernel shared memory bank conflict occupancy register spill stream event graph"
+    "what why how when the warp block grid thread kernel shared memory bank conflict occupancy register spill stream event"
     " latency bandwidth cache line atomic reduction tensor core matrix tile pipeline barrier Hopper cudaMalloc cudaMemcpyAsync"
     " 什么是 为什么 如何 请解释 合并访存 共享内存 线程块 线程束 寄存器 占用率 流 事件 核函数 显存 带宽 延迟 同步 原子操作 归约"
 )

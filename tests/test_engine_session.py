@@ -132,3 +132,24 @@ def test_an_engine_that_does_not_start_or_breaks_is_an_event_and_the_next_step_s
     events = asyncio.run(events_of(EngineSession(tmp_path / "engine.log"), request[1:]))
     assert [type(event) for event in events] == [EngineStarts, CellWarm, CellFailed, EngineStarts, CellWarm, PassDone]
     assert engines == ["start", "start", "close", "start", "close"]
+
+
+def test_a_cell_that_is_not_among_the_warm_ones_is_asked_without_a_warm_up_of_its_own(tmp_path) -> None:
+    warm, tried = prepared(BARE, KEYWORDS)
+
+    async def events() -> list[Event]:
+        session = EngineSession(tmp_path / "engine.log")
+        steps = [Step([warm], PassRequest(cell, 0, cell.questions)) for cell in (tried, warm, tried)]
+        try:
+            return [event for step in steps async for event in session.measure(step)]
+        finally:
+            await session.close()
+
+    seen = asyncio.run(events())
+    assert [type(event) for event in seen] == [EngineStarts, CellWarm, PassDone, PassDone, PassDone]
+    assert [event.key for event in seen] == [warm.key, warm.key, tried.key, warm.key, tried.key]
+    first, own, second = [event.measured for event in seen if isinstance(event, PassDone)]
+    assert (first.warmup_s, second.warmup_s) == (0.0, 0.0)
+    assert own.warmup_s > 0
+    texts = [[completion.text for completion in measured.answered.completions] for measured in (first, own, second)]
+    assert texts[0] == texts[2]

@@ -14,7 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from test_search import SPACE, WORDS, passes
+from test_search import SPACE, WORDS, table
 
 from gpuqa.config.commands import StudyConfig
 from gpuqa.config.prompt_search import ProposerConfig
@@ -193,17 +193,17 @@ def test_a_request_that_is_under_way_ends_with_the_search(tmp_path):
 def test_a_search_asks_the_prompt_that_a_model_wrote_and_says_where_it_is_from(command, tmp_path):
     (tmp_path / "space").mkdir()
     (tmp_path / "space" / "small.yaml").write_text(SPACE, encoding="utf-8")
-    texts = iter(["结论写在最前面。", "<|im_end|>", *(f"第 {number} 种写法，先说结论。" for number in range(9))])
-    with server(lambda _: (200, completion(next(texts)))) as (url, _):
-        words = ("--config-dir", str(tmp_path), *WORDS, f"proposer.url={url}", "search.children=2", "proposer.proposals=3")
+    with server(lambda _: (200, completion("结论写在最前面。"))) as (url, _):
+        words = ("--config-dir", str(tmp_path), *WORDS, f"proposer.url={url}", "search.children=2", "proposer.proposals=1")
         run = command("search", *words, cwd=tmp_path)
     assert run.returncode == 0, run.stdout + run.stderr
     folder = tmp_path / "experiments" / "embedded_search"
     rows = [json.loads(line) for line in (folder / "search" / "prompts.jsonl").read_text(encoding="utf-8").splitlines()]
     written = [row for row in rows if row["origin"] == "proposer"]
-    assert written
+    assert len(written) == 1
     assert written[0]["system"] == "结论写在最前面。"
     assert written[0]["parents"][0] in {row["key"] for row in rows}
     kept = [json.loads(line) for line in (folder / "search" / "proposals.jsonl").read_text(encoding="utf-8").splitlines()]
     assert kept[0]["text"] == "结论写在最前面。"
-    assert passes(folder)
+    [made] = [row for row in table(folder / "search" / "front.csv") if row["origin"] == "proposer"]
+    assert "text: 结论写在最前面。" in made["changes"]

@@ -218,7 +218,7 @@ def test_a_proposal_is_the_first_of_its_generation():
 
 
 def test_halves_that_did_not_choose_say_less_than_the_search_and_another_split_chooses_where_there_is_one():
-    ended = simulate.Engine(simulate.WORLDS[4], 3)  # no effect at all
+    ended = simulate.Engine(simulate.WORLDS[3], 3)  # no effect at all
     searcher = search_with([], made_of, slices=(20, 20))
     for _, asked in zip(range(6), searcher.rounds(), strict=False):
         for one in asked:
@@ -239,6 +239,6 @@ def test_a_planted_best_prompt_is_found_with_a_quarter_of_the_answers_and_none_i
     planted = [simulate.search(simulate.WORLDS[1], seed) for seed in range(4)]
     assert all(one.found for one in planted)
     assert max(one.share for one in planted) <= 0.25
-    nothing = [simulate.search(simulate.WORLDS[5], seed) for seed in range(4)]
+    nothing = [simulate.search(simulate.WORLDS[4], seed) for seed in range(4)]
     assert not any(one.claimed for one in nothing)
     assert all(one.optimism > 0 for one in nothing)

@@ -15,6 +15,8 @@ from gpuqa.config.prompt_search import Against, PromptSearchConfig, Quality
 Key = TypeVar("Key", bound=Hashable)
 RULES = (Rule.fastest, Rule.best_quality, Rule.weighted, Rule.knee)  # what the others count, a slice of questions does not have
 
+QUALITIES = {Quality.rouge_l_f1: "quality", Quality.rouge_l_f1_judge: "judge"}  # where an outcome has them
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
@@ -63,7 +65,7 @@ class Objective:
         Args:
             seconds: of all of them, as their tokens tell it; None: as they were measured.
         """
-        of = {Quality.rouge_l_f1: "quality", Quality.rouge_l_f1_judge: "judge"}[self.config.quality]
+        of = QUALITIES[self.config.quality]
         count = sum(len(outcome.quality) for outcome in outcomes)
         chars_per_s = sum(sum(outcome.chars) for outcome in outcomes) / (seconds or together(outcomes).seconds)
         speeds = {

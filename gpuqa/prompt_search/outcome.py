@@ -17,7 +17,8 @@ from gpuqa.config.commands import SearchCommandConfig
 from gpuqa.config.measurement import DatasetConfig
 from gpuqa.config.pipeline import PromptConfig
 from gpuqa.machine.files import make_folder, write_atomically
-from gpuqa.prompt_search.objective import Score, front_ranks
+from gpuqa.measure.statistics import paired_interval
+from gpuqa.prompt_search.objective import QUALITIES, Score, front_ranks
 from gpuqa.prompt_search.searcher import Made, Searcher
 from gpuqa.prompt_search.space import Genes, difference
 from gpuqa.records import Interval, Question, Trial
@@ -51,6 +52,7 @@ class Ancestor:
     quality: float | None  # None: it never answered all questions
     chars_per_s: float | None
     quality_brought: float | None
+    quality_interval: Interval | None  # of that, 95 %, over the questions
     speed_brought: float | None  # share
 
 
@@ -107,11 +109,22 @@ def family_of(searcher: Searcher, key: str) -> list[Ancestor]:
                 score.quality if score else None,
                 score.chars_per_s if score else None,
                 score.quality - before.quality if both and score and before else None,
+                interval_of(searcher, prompt.key, prompt.parents[0]) if both else None,
                 score.chars_per_s / before.chars_per_s - 1 if both and score and before and before.chars_per_s else None,
             )
         )
         before = score
     return steps
+
+
+def interval_of(searcher: Searcher, child: str, parent: str) -> Interval:
+    """The 95 % interval of what a change brought in the quality that the search goes by."""
+    name = QUALITIES[searcher.setting.config.quality]
+
+    def values(key: str) -> list[float]:
+        return [value for _, one in sorted(searcher.outcomes[key].items()) for value in getattr(one, name)]
+
+    return paired_interval(values(child), values(parent))
 
 
 def lead_of(found: Trial, shipped: Trial, config: SearchCommandConfig, answers: Answers) -> Lead:

@@ -16,6 +16,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 
 from gpuqa.config import plain
@@ -28,7 +29,7 @@ from gpuqa.measure import fingerprint
 from gpuqa.measure.cell import Cell
 from gpuqa.prompt_search import outcome
 from gpuqa.prompt_search.choosing import Chosen, chosen
-from gpuqa.prompt_search.engine_run import Bench, SearchRun
+from gpuqa.prompt_search.engine_run import Bench, SearchRun, scorers
 from gpuqa.prompt_search.examples import pool_of
 from gpuqa.prompt_search.journal import BornPrompt, SearchJournal
 from gpuqa.prompt_search.leaks import Leaks
@@ -149,7 +150,8 @@ async def searched(prepared: Prepared) -> Found:
     setting = Setting(maker.space, objective, config.search, sizes, maker.make, proposer.proposals)
     searcher = Searcher(setting, maker.shipped)
     chooses = [prepared.splits.selection] if prepared.splits.selection else []
-    with Scoring() as scoring:
+    with ExitStack() as opened:
+        scoring = [opened.enter_context(Scoring()) for _ in range(scorers(os.cpu_count() or 1))]
         bench = Bench(
             *(maker.cells, prepared.cells[0], [*prepared.slices, *chooses], prepared.journal),
             *(Journal(config.study.folder).engine_log, prepared.places, config.search.minutes),

@@ -143,6 +143,17 @@ def test_a_text_that_makes_no_prompt_is_not_used(tmp_path):
     assert desk.journal.proposals[0].refused == "it holds <|im_end|>"
 
 
+def test_a_text_that_was_written_before_is_not_used_again(tmp_path):
+    with server(lambda _: (200, completion("先给出结论。"))) as (url, _):
+        desk = Desk(tmp_path, url=url)
+
+        async def searched() -> list[int]:
+            return [len(await desk.round(generation)) for generation in (1, 2)]
+
+        assert asyncio.run(searched()) == [1, 0]
+    assert [kept.refused for kept in desk.journal.proposals] == ["", "it wrote the same before"]
+
+
 def test_a_slow_model_is_not_waited_for(tmp_path):
     with server(lambda _: (200, completion("spät")), delay_s=1.0) as (url, _):
         desk = Desk(tmp_path, url=url, timeout_s=0.3)

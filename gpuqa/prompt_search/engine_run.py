@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
+from itertools import cycle
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -72,8 +73,9 @@ class SearchPlan:
 class SearchRun:
     """One run of a search: what is wanted, what is under way and what came of it."""
 
-    def __init__(self, bench: Bench, scoring: Scoring) -> None:
-        self.bench, self.scoring = bench, scoring
+    def __init__(self, bench: Bench, scoring: Sequence[Scoring]) -> None:
+        """`scoring`: the processes that score, which take turns."""
+        self.bench, self.scoring = bench, cycle(scoring)
         self.waiting: deque[Asked] = deque()
         self.results: dict[Asked, asyncio.Future[Outcome | str | None]] = {}
         self.answers: dict[str, list[Answer]] = {}  # by the key of their prompt, over all its slices
@@ -215,9 +217,14 @@ class SearchRun:
     async def score(self, asked: Asked, measured: Pass) -> None:
         """The outcome of a pass."""
         cell = replace(self.bench.cells[asked.key], questions=self.bench.slices[asked.slice])
-        trial, answers = await self.scoring.trial(cell, [measured])
+        trial, answers = await next(self.scoring).trial(cell, [measured])
         self.answers.setdefault(asked.key, []).extend(answers)
         self.results[asked].set_result(trial.error or outcome_of(measured, answers))
+
+
+def scorers(cores: int) -> int:
+    """How many processes score: small slices on a fast card end before a single one has scored the last."""
+    return max(1, min(4, cores // 4))
 
 
 def outcome_of(measured: Pass, answers: Sequence[Answer]) -> Outcome:

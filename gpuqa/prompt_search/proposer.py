@@ -87,6 +87,8 @@ class Proposer:
         try:
             text = request.task.result().strip()
             refused = self.why_not(Genes(written=text)) if text else "it wrote nothing"
+            if text in [one.text for one in self.journal.proposals]:
+                refused = "it wrote the same before"
         except BROKEN as error:
             refused = reason_of(error, self.config)
         seconds = time.monotonic() - request.since

@@ -39,7 +39,7 @@ simulations:  # how often verdicts and races are right (-s shows the rates that 
 	PYTHONPATH=tests $(PYTHON) experiments/verdict/simulate.py
 	PYTHONPATH=tests $(PYTHON) experiments/verdict/devices.py
 	PYTHONPATH=tests $(PYTHON) experiments/verdict/constraint_power.py
-	PYTHONPATH=tests $(PYTHON) experiments/prompt_search/simulate.py
+	PYTHONPATH=tests $(PYTHON) experiments/prompt_search/simulate_search.py
 	$(PYTHON) experiments/verdict/reproduce_rates.py
 	$(PYTHON) experiments/verdict/compare_rates.py
 	GPUQA_REPLAYS=200 $(PYTHON) -m pytest -s tests/test_racing.py -k "recorded or generated"

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 import yaml
-from test_prompt_searcher import made_of, outcome, search_with, shipped_one, simulate
+from test_prompt_searcher import made_of, outcome, search_with, shipped_one, simulate_search
 
 from gpuqa.config.commands import from_plain
 from gpuqa.config.pipeline import ExampleConfig, PromptConfig, SystemIn
@@ -34,10 +34,10 @@ def ended() -> tuple[Searcher, str]:
     searcher = search_with([shipped_one()], made_of)
     first = shipped_one().key
     searcher.outcomes[first] = {part: outcome(0.4, 100) for part in (0, 1)}
-    second = child_of(searcher, first, simulate.Genes((("role", 0), ("api", 1))), 0.5)
-    third = child_of(searcher, second, simulate.Genes((("role", 0), ("api", 1)), "Q: {question}"), 0.6, 80)
-    child_of(searcher, first, simulate.Genes(), 0.3, 300)
-    child_of(searcher, first, simulate.Genes((("length", 0),)), 0.2, 90)
+    second = child_of(searcher, first, simulate_search.Genes((("role", 0), ("api", 1))), 0.5)
+    third = child_of(searcher, second, simulate_search.Genes((("role", 0), ("api", 1)), "Q: {question}"), 0.6, 80)
+    child_of(searcher, first, simulate_search.Genes(), 0.3, 300)
+    child_of(searcher, first, simulate_search.Genes((("length", 0),)), 0.2, 90)
     return searcher, third
 
 

@@ -17,7 +17,7 @@ from gpuqa.prompt_search.objective import Objective, Outcome, front_ranks
 from gpuqa.prompt_search.searcher import Asked, Made, Recipe, Searcher, Setting
 
 sys.path.insert(0, str(ROOT / "experiments" / "prompt_search"))
-import simulate
+import simulate_search
 
 CONFIG = PromptSearchConfig(minutes=1.0, children=6)
 FREE = SelectionConfig("free", Rule.best_quality, min_rouge_l_f1_judge=0.0, min_rouge_l_f1_of_best=0.0)
@@ -109,18 +109,18 @@ def test_a_bound_is_never_below_what_a_prompt_can_do_and_falls_with_its_tokens()
 
 
 def search_with(shipped: list[Made], make, slices=(4, 4), config=CONFIG, aim=None, proposals=lambda _: []) -> Searcher:
-    setting = Setting(simulate.space_of(), aim or objective(), config, slices, make, proposals)
+    setting = Setting(simulate_search.space_of(), aim or objective(), config, slices, make, proposals)
     return Searcher(setting, shipped)
 
 
 def made_of(recipe: Recipe, tokens: int = 20) -> Made:
-    key = simulate.key_of(recipe.genes)
+    key = simulate_search.key_of(recipe.genes)
     return Made(key, key, recipe.genes, recipe.origin, recipe.parents, tokens, recipe.generation)
 
 
 def shipped_one() -> Made:
-    genes = simulate.Genes((("role", 0),))
-    return Made(simulate.key_of(genes), "shipped", genes, "shipped", (), 20, 0)
+    genes = simulate_search.Genes((("role", 0),))
+    return Made(simulate_search.key_of(genes), "shipped", genes, "shipped", (), 20, 0)
 
 
 def quality_of(key: str) -> float:
@@ -160,12 +160,12 @@ def test_a_search_of_a_small_space_ends_when_all_of_it_was_asked():
     searcher = search_with([shipped_one()], lambda recipe: made_of(recipe) if len(recipe.genes.fragments) < 2 else None)
     driven(searcher, 10_000)
     assert set(searcher.complete()) == set(searcher.made)
-    assert 20 <= len(searcher.made) <= 2 * (1 + sum(simulate.FRAGMENTS.values()))
+    assert 20 <= len(searcher.made) <= 2 * (1 + sum(simulate_search.FRAGMENTS.values()))
 
 
 def test_a_prompt_whose_tokens_cost_too_much_is_not_asked():
     def make(recipe: Recipe) -> Made:
-        return made_of(recipe, tokens=100_000 if "api" in simulate.key_of(recipe.genes) else 20)
+        return made_of(recipe, tokens=100_000 if "api" in simulate_search.key_of(recipe.genes) else 20)
 
     searcher = search_with([shipped_one()], make, aim=objective(min_chars_per_s=50.0))
     priced = searcher.costs
@@ -210,7 +210,7 @@ def test_a_limit_in_chars_per_s_counts_with_all_questions_only():
 
 
 def test_a_proposal_is_the_first_of_its_generation():
-    genes = simulate.Genes(written="Think first.")
+    genes = simulate_search.Genes(written="Think first.")
     proposal = Recipe(genes, "proposer", (shipped_one().key,), 2)
     searcher = search_with([shipped_one()], made_of, proposals=lambda generation: [proposal] if generation == 2 else [])
     rounds = driven(searcher, 4)
@@ -218,7 +218,7 @@ def test_a_proposal_is_the_first_of_its_generation():
 
 
 def test_halves_that_did_not_choose_say_less_than_the_search_and_another_split_chooses_where_there_is_one():
-    ended = simulate.Engine(simulate.WORLDS[3], 3)  # no effect at all
+    ended = simulate_search.Engine(simulate_search.WORLDS[3], 3)  # no effect at all
     searcher = search_with([], made_of, slices=(20, 20))
     for _, asked in zip(range(6), searcher.rounds(), strict=False):
         for one in asked:
@@ -236,9 +236,9 @@ def test_halves_that_did_not_choose_say_less_than_the_search_and_another_split_c
 @pytest.mark.slow
 @pytest.mark.no_cover
 def test_a_planted_best_prompt_is_found_with_a_quarter_of_the_answers_and_none_is_claimed_where_there_is_none():
-    planted = [simulate.search(simulate.WORLDS[1], seed) for seed in range(4)]
+    planted = [simulate_search.search(simulate_search.WORLDS[1], seed) for seed in range(4)]
     assert all(one.found for one in planted)
     assert max(one.share for one in planted) <= 0.25
-    nothing = [simulate.search(simulate.WORLDS[4], seed) for seed in range(4)]
+    nothing = [simulate_search.search(simulate_search.WORLDS[4], seed) for seed in range(4)]
     assert not any(one.claimed for one in nothing)
     assert all(one.optimism > 0 for one in nothing)

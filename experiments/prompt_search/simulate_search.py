@@ -1,7 +1,7 @@
 """How often a search finds the best prompt of a space whose truth is known, what it costs, and how often it claims one of none.
 
-    PYTHONPATH=tests python experiments/prompt_search/simulate.py            # 40 seeds a row
-    PYTHONPATH=tests python experiments/prompt_search/simulate.py seeds=10
+    PYTHONPATH=tests python experiments/prompt_search/simulate_search.py            # 40 seeds a row
+    PYTHONPATH=tests python experiments/prompt_search/simulate_search.py seeds=10
 
 The searcher, the choice of what goes to the end and the verdict are the project's own; only the engine is made up. Each
 fragment has an effect on the score of an answer, some pairs of fragments have another one together, and every prompt has luck

@@ -154,7 +154,7 @@ async def searched(prepared: Prepared) -> Found:
         scoring = [opened.enter_context(Scoring()) for _ in range(scorers(os.cpu_count() or 1))]
         bench = Bench(
             *(maker.cells, prepared.cells[0], [*prepared.slices, *chooses], prepared.journal),
-            *(Journal(config.study.folder).engine_log, prepared.places, config.search.minutes),
+            *(Journal(config.study.folder).engine_log, prepared.places, config.search.minutes, config.proposer.url is not None),
             lambda: output.say(f"starting {config.engine.name} ({config.quantization.name})", "dim", "engine_starts"),
         )
         run = SearchRun(bench, scoring)

@@ -191,15 +191,23 @@ def test_a_search_goes_on_after_kills_and_an_interrupt_and_measures_nothing_twic
 
 
 @pytest.mark.engine
-def test_a_search_uses_the_places_of_an_executor_side_by_side(command, options, tmp_path):
+def test_a_search_uses_the_places_of_an_executor_and_other_questions_choose_where_there_is_a_share_for_them(
+    command, options, tmp_path
+):
     if len(os.sched_getaffinity(0)) < 2:
         pytest.skip("needs two cores")
-    run = command("search", *options, "executor.workers=2", cwd=tmp_path)
+    run = command("search", *options, "executor.workers=2", "search.selection_share=0.2", cwd=tmp_path)
     assert run.returncode == 0, run.stdout + run.stderr
+    assert "24 questions to search with, 16 that choose among the best, 40 for the end" in run.stdout
     seen = passes(tmp_path / "experiments" / "embedded_search")
     assert len({row["measured"]["place"] for row in seen}) == 2
     assert len({row["measured"]["engine_id"] for row in seen}) == 2
-    assert len({(row["cell"], row["slice"]) for row in seen}) == len(seen) == PROMPTS * SLICES
+    searched, chose = ([row for row in seen if row["slice"] == part] for part in (0, 1))
+    assert len({row["cell"] for row in searched}) == len(searched) == PROMPTS
+    assert len({row["cell"] for row in chose}) == len(chose) == PROMPTS
+    asked = [{question for row in rows for question in row["measured"]["questions"]} for rows in (searched, chose)]
+    assert [len(each) for each in asked] == [24, 16]
+    assert not asked[0] & asked[1]
 
 
 @pytest.mark.engine

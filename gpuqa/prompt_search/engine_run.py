@@ -48,6 +48,7 @@ class Bench:
     log: Path
     places: Sequence[Place]
     minutes: float
+    keep_answers: bool  # for a proposer
     engine_starts: Callable[[], None]
     clock: Callable[[], float] = time.monotonic
 
@@ -81,7 +82,7 @@ class SearchRun:
         self.answers: dict[str, list[Answer]] = {}  # by the key of their prompt, over all its slices
         self.more, self.over, self.limited = asyncio.Event(), False, True
         self.tried_again: set[Asked] = set()
-        self.failures = self.starts = self.measured = 0
+        self.failures = 0
         self.tasks: set[asyncio.Task[None]] = set()
         self.before_s = bench.journal.spent_s
         self.began: float | None = None  # when the first engine was asked for
@@ -185,10 +186,9 @@ class SearchRun:
         asked = plan.asked
         assert asked is not None, "an event comes of a pass"
         if isinstance(event, EngineStarts):
-            self.starts += 1
             self.bench.engine_starts()
         elif isinstance(event, PassDone):
-            self.failures, self.measured = 0, self.measured + 1
+            self.failures = 0
             key = self.bench.cells[asked.key].key
             self.bench.journal.write_pass(SearchPass(key, asked.slice, event.measured, self.spent_s))
             self.start_scoring(asked, event.measured)
@@ -218,7 +218,8 @@ class SearchRun:
         """The outcome of a pass."""
         cell = replace(self.bench.cells[asked.key], questions=self.bench.slices[asked.slice])
         trial, answers = await next(self.scoring).trial(cell, [measured])
-        self.answers.setdefault(asked.key, []).extend(answers)
+        if self.bench.keep_answers:
+            self.answers.setdefault(asked.key, []).extend(answers)
         self.results[asked].set_result(trial.error or outcome_of(measured, answers))
 
 

@@ -26,6 +26,8 @@ class PromptMaker:
         """`shipped`: cells that differ in their prompt alone, as `gpuqa.study.study.prepare` makes them."""
         self.space, self.leaks, self.base = space, leaks, shipped[0]
         self.tokenizer: Any = load_tokenizer(shipped[0].config.model)
+        template = str(self.tokenizer.chat_template or "")
+        self.marks = {*self.tokenizer.all_special_tokens, *marks_of(self.tokenizer, template)}  # that part the turns of a chat
         self.cells: dict[str, Cell] = {}  # by the key of their prompt
         self.refused: Counter[str] = Counter()  # why prompts could not be made
         self.shipped = [self.of_shipped(cell) for cell in shipped]
@@ -88,7 +90,7 @@ class PromptMaker:
     def cell_of(self, genes: Genes) -> tuple[Cell, PromptEncoder] | str:
         """The cell of a prompt and its encoder, or why there is none."""
         prompt = self.space.prompt_of(genes, "made")
-        if why := self.unusable(prompt):
+        if why := self.unusable(prompt, self.space.texts_of(genes)):
             return why
         config = replace(self.base.config, prompt=prompt)
         try:
@@ -108,18 +110,17 @@ class PromptMaker:
         known = {**self.base.fingerprint, "digests": {**digests, "prompt_tokens": encoder.digest}}
         return replace(self.base, config=config, axes=axes, fingerprint=known)
 
-    def unusable(self, prompt: PromptConfig) -> str:
-        """Why a prompt cannot be asked, as far as its text tells; "" if it can."""
+    def unusable(self, prompt: PromptConfig, pieces: Sequence[str]) -> str:
+        """Why a prompt of these pieces cannot be asked, as far as its text tells; "" if it can."""
         system = prompt.system or ""
         if len(system) > self.space.config.max_system_chars:
             return f"the system text is longer than space.max_system_chars={self.space.config.max_system_chars}"
-        marks = {*self.tokenizer.all_special_tokens, *marks_of(self.tokenizer, str(self.tokenizer.chat_template or ""))}
         texts = [system, prompt.user, *(text for example in prompt.examples for text in (example.question, example.answer))]
-        if broken := sorted(mark for mark in marks if any(mark in text for text in texts)):
+        if broken := sorted(mark for mark in self.marks if any(mark in text for text in texts)):
             return f"it holds {broken[0]!r}, by which the chat template parts the turns; write it without that"
         if PLACEHOLDER in system:
             return f"it holds {PLACEHOLDER}, which belongs into the user's turn"
-        return self.leaks.of_prompt(prompt)
+        return self.leaks.of_prompt(prompt, pieces)
 
 
 def key_of(encoder: PromptEncoder, config: CellConfig) -> str:

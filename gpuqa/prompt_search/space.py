@@ -138,15 +138,14 @@ class Space:
             fragments = tuple(sorted(fragments, key=lambda fragment: self.order[fragment[0]]))
         return replace(genes, fragments=fragments, chosen=genes.chosen if genes.examples else Choice.fixed)
 
-    def system_of(self, genes: Genes) -> str | None:
-        """The system text; None where nothing is in it."""
-        texts = [genes.written, *(self.config.fragments[name][variant] for name, variant in genes.fragments)]
-        return joined(texts) or None
+    def texts_of(self, genes: Genes) -> list[str]:
+        """The pieces of the system text, in their order."""
+        return list(filter(None, [genes.written, *(self.config.fragments[name][place] for name, place in genes.fragments)]))
 
     def prompt_of(self, genes: Genes, name: str) -> PromptConfig:
         """The prompt as a file of conf/prompt/ would give it."""
         examples = self.pool.take(genes.examples, genes.chosen)
-        system, postprocess = self.system_of(genes), self.config.postprocess
+        system, postprocess = joined(self.texts_of(genes)) or None, self.config.postprocess
         return PromptConfig(name, system, user=genes.user, examples=examples, postprocess=postprocess)
 
 

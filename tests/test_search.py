@@ -15,6 +15,8 @@ import pytest
 import yaml
 from conftest import start_python
 
+from gpuqa.prompt_search.engine_run import SELECTED
+
 SPACE = """
 name: small
 fragments:
@@ -196,18 +198,23 @@ def test_a_search_uses_the_places_of_an_executor_and_other_questions_choose_wher
 ):
     if len(os.sched_getaffinity(0)) < 2:
         pytest.skip("needs two cores")
-    run = command("search", *options, "executor.workers=2", "search.selection_share=0.2", cwd=tmp_path)
+    words = ("executor.workers=2", "search.selection_share=0.2", "space.max_tokens=[8,12]", "search.found=2")
+    run = command("search", *options, *words, cwd=tmp_path)
     assert run.returncode == 0, run.stdout + run.stderr
     assert "24 questions to search with, 16 that choose among the best, 40 for the end" in run.stdout
     seen = passes(tmp_path / "experiments" / "embedded_search")
     assert len({row["measured"]["place"] for row in seen}) == 2
     assert len({row["measured"]["engine_id"] for row in seen}) == 2
     searched, chose = ([row for row in seen if row["slice"] == part] for part in (0, 1))
-    assert len({row["cell"] for row in searched}) == len(searched) == PROMPTS
-    assert len({row["cell"] for row in chose}) == len(chose) == PROMPTS
+    assert len({row["cell"] for row in searched}) == len(searched) == 2 + 2 * 6  # each prompt of the space with both lengths
+    assert len({row["cell"] for row in chose}) == len(chose) == SELECTED
     asked = [{question for row in rows for question in row["measured"]["questions"]} for rows in (searched, chose)]
     assert [len(each) for each in asked] == [24, 16]
     assert not asked[0] & asked[1]
+    rows = table(tmp_path / "experiments" / "embedded_search" / "leaderboard.csv")
+    ended = {(row["prompt"], row["sampling.max_tokens"]) for row in rows if row["prompt"].startswith("found_")}
+    assert len(ended) == 2
+    assert {length for _, length in ended} <= {"8", "12"}
 
 
 @pytest.mark.engine

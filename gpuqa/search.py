@@ -15,9 +15,10 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 from gpuqa.config import plain
 from gpuqa.config.app import INTERRUPTED, end_like_ctrl_c, run_command
@@ -43,9 +44,9 @@ from gpuqa.prompt_search.splits import Splits, slices_of, split
 from gpuqa.prompt_search.telling import Found, tell_end, told_of
 from gpuqa.records import Question
 from gpuqa.selection.wording import counted
-from gpuqa.study import study
+from gpuqa.study import executors, study
 from gpuqa.study.cell_checks import CellChecks
-from gpuqa.study.executors.places import Place, places_for
+from gpuqa.study.executors.places import Place
 from gpuqa.study.journal import Journal
 from gpuqa.study.output import Output, output_of
 from gpuqa.study.run_file import RunFile
@@ -71,9 +72,14 @@ class Prepared:
     splits: Splits
     slices: list[list[Question]]
     maker: PromptMaker
-    places: list[Place]
+    places: Sequence[Place]
     output: Output
     journal: SearchJournal
+
+    @property
+    def environment(self) -> Mapping[str, Any]:
+        """Of the places' machines; empty for this one."""
+        return self.places[0].environment if self.places else {}
 
 
 def search(composed: Cells) -> int:
@@ -83,9 +89,14 @@ def search(composed: Cells) -> int:
     where = one_study(configs)
     output = output_of(where, "gpuqa.search")
     refuse_what_does_not_search(configs)
-    places = places_for(configs)
-    prepared = prepare(configs, composed.axes, checks, places, output)
-    journal, config = Journal(where.folder), configs[0]
+    with executors.opened(configs, output.say) as places:
+        return run(prepare(configs, composed.axes, checks, places, output))
+
+
+def run(prepared: Prepared) -> int:
+    """Search, and prove what was found -> exit code."""
+    config, output = prepared.config, prepared.output
+    journal = Journal(config.study.folder)
     with journal.locked():
         refuse_other_questions(prepared.cells[0], prepared.splits.final, journal)
         prepared.journal.open(identity(prepared.cells, config.space, config.search))
@@ -109,7 +120,7 @@ def prepare(
     configs: Sequence[SearchCommandConfig],
     axes: Sequence[dict[str, str]],
     checks: CellChecks,
-    places: list[Place],
+    places: Sequence[Place],
     output: Output,
 ) -> Prepared:
     """Check all that can be wrong before an engine starts, and say what is searched."""
@@ -121,7 +132,7 @@ def prepare(
     space = Space(config.space, pool)
     names = [axis or {"prompt": one.prompt.name} for one, axis in zip(configs, axes, strict=True)]
     output.say(f"checking {counted(len(configs), 'shipped prompt')} and the space before an engine starts")
-    cells = study.prepare(list(zip(configs, names, strict=True)), checks)
+    cells = study.prepare(list(zip(configs, names, strict=True)), checks, places[0].environment if places else {})
     maker = PromptMaker(space, leaks, cells)
     maker.check_space()
     slices = slices_of(splits.search, config.search)
@@ -157,9 +168,9 @@ async def searched(prepared: Prepared) -> Found:
             *(Journal(config.study.folder).engine_log, prepared.places, config.search.minutes, config.proposer.url is not None),
             lambda: output.say(f"starting {config.engine.name} ({config.quantization.name})", "dim", "engine_starts"),
         )
-        run = SearchRun(bench, scoring)
+        search_run = SearchRun(bench, scoring)
         try:
-            selection = await run.search(searcher, lambda one: each_round(prepared, one, run, proposer))
+            selection = await search_run.search(searcher, lambda one: each_round(prepared, one, search_run, proposer))
         finally:
             await proposer.close()
     if not [key for key in searcher.complete() if searcher.made[key].origin != "shipped"]:
@@ -217,9 +228,9 @@ def prove(prepared: Prepared, found: Found) -> int:
     checks = CellChecks()
     configs = [replace(row, dataset=final) for row in rows]
     output.say(told_of(found, prepared.journal, len(places)), event="searched")
-    cells = study.prepare(list(zip(configs, [*axes, *ends.values()], strict=True)), checks)
-    run = RunFile(command_line("search", *sys.argv[1:]), fingerprint.git_commit() or "", checks.sent_prompts)
-    code = measure(cells, checks.summary(configs[0]), run, places, output)
+    cells = study.prepare(list(zip(configs, [*axes, *ends.values()], strict=True)), checks, prepared.environment)
+    run_file = RunFile(command_line("search", *sys.argv[1:]), fingerprint.git_commit() or "", checks.sent_prompts)
+    code = measure(cells, checks.summary(configs[0]), run_file, places, output)
     if code != INTERRUPTED:
         tell_end(config, found, ends, prepared.journal, output)
     return code

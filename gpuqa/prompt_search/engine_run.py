@@ -28,8 +28,8 @@ from gpuqa.prompt_search.objective import Outcome
 from gpuqa.prompt_search.searcher import Asked, Searcher
 from gpuqa.records import Answer, Pass, Question
 from gpuqa.study.engine_session import CellFailed, EngineStarts, Event, PassDone, StartFailed, Step
-from gpuqa.study.executors import EXECUTORS
 from gpuqa.study.executors.places import Place
+from gpuqa.study.executors.side_by_side import run_plans
 from gpuqa.study.guesses import Work
 from gpuqa.study.scoring import Scoring
 
@@ -172,8 +172,7 @@ class SearchRun:
         """Let the executor's engines take passes until the search is over."""
         numbers: list[int | None] = [*range(len(self.bench.places))]
         plans = [SearchPlan(self, number) for number in numbers or [None]]
-        executor = EXECUTORS[self.bench.warm.config.executor.kind]
-        async with aclosing(executor(plans, self.bench.log, self.bench.places)) as events:
+        async with aclosing(run_plans(plans, self.bench.log, self.bench.places)) as events:
             async for plan, event in events:
                 self.take_event(plan, event)
 

@@ -10,6 +10,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -87,10 +88,6 @@ def is_ready(service: Service, name: str) -> bool:
     return metric(service, f'gpuqa_replica_ready{{replica="{name}"}}') == 1
 
 
-def in_flight(service: Service, name: str) -> float:
-    return metric(service, f'gpuqa_replica_questions_in_flight{{replica="{name}"}}')
-
-
 class Watching(threading.Thread):
     """Asks for /readyz until its block ends."""
 
@@ -137,31 +134,29 @@ def engine_of(replica: psutil.Process) -> psutil.Process:
     return engine
 
 
-def kill_under_load(service: Service, expected: dict[str, str], of: Callable[[psutil.Process], psutil.Process]) -> str:
+def kill_under_load(service: Service, batch: Served, expected: dict[str, str], of: Callable[[Any], Any]) -> str:
     """Kill the first replica, or a part `of` it, under a batch and a single question, which are answered -> its name."""
     replica, again = replicas(service)[0], metric(service, "gpuqa_questions_asked_again_total")
-    name = name_of(replica)
-    asking, replies = predict_later(service, list(expected) * 5)
-    single, more = predict_later(service, list(expected)[:1])
-    until(lambda: in_flight(service, name) > 20)
-    time.sleep(0.3)
-    of(replica).kill()
-    until(lambda: not is_ready(service, name), 5)
-    asking.join(PATIENCE_S)
-    single.join(PATIENCE_S)
-    assert [reply.status_code for reply in (*replies, *more)] == [200, 200]
-    assert replies[0].json()["response"] == list(expected.values()) * 5
-    assert more[0].json()["response"] == list(expected.values())[:1]
+    victim, name, question = of(replica), name_of(replica), next(iter(expected))
+    with ThreadPoolExecutor(2) as clients:
+        many = clients.submit(batch.predict, list(expected) * 8)
+        until(lambda: batch.metric(f'gpuqa_replica_questions_in_flight{{replica="{name}"}}') > 20, 30)
+        single = clients.submit(batch.predict, question)
+        time.sleep(0.2)
+        victim.kill()
+        until(lambda: not is_ready(service, name), 5)
+        assert many.result() == (200, {"response": list(expected.values()) * 8})
+        assert single.result() == (200, {"response": [expected[question]]})
     assert metric(service, "gpuqa_questions_asked_again_total") > again
     assert metric(service, 'gpuqa_questions_total{outcome="lost"}') == 0
     return name
 
 
 def test_of_a_replica_that_is_killed_under_load_no_answer_is_lost_and_it_comes_back(
-    service: Service, expected: dict[str, str]
+    service: Service, batch: Served, expected: dict[str, str]
 ) -> None:
     with Watching(service) as watching:
-        name = kill_under_load(service, expected, lambda replica: replica)
+        name = kill_under_load(service, batch, expected, lambda replica: replica)
         until(lambda: is_ready(service, name))
     assert watching.seen == {200}
     [line] = [line for line in service.log.splitlines() if "another engine is started" in line]
@@ -169,8 +164,10 @@ def test_of_a_replica_that_is_killed_under_load_no_answer_is_lost_and_it_comes_b
     assert service.predict(list(expected)) == list(expected.values())
 
 
-def test_of_a_replica_whose_engine_is_killed_under_load_no_answer_is_lost(service: Service, expected: dict[str, str]) -> None:
-    kill_under_load(service, expected, engine_of)
+def test_of_a_replica_whose_engine_is_killed_under_load_no_answer_is_lost(
+    service: Service, batch: Served, expected: dict[str, str]
+) -> None:
+    kill_under_load(service, batch, expected, engine_of)
 
 
 def test_sigterm_lets_running_requests_finish_while_a_replica_starts_again_and_leaves_nothing_behind(

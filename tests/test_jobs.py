@@ -286,6 +286,32 @@ def test_without_submitit_the_line_says_what_to_install(
     assert "executor=slurm: submitit is not installed; pip install 'gpuqa[slurm]'" in refused([], monkeypatch, capfd)
 
 
+HANDLER = """
+import logging
+from pathlib import Path
+from gpuqa.config.app import compose_cell
+from gpuqa.study.executors.places import Wanted
+from gpuqa.study.executors.slurm import submitter
+
+class Handler(logging.Handler):
+    def close(self):
+        print("closed")
+
+mine = Handler()
+submitter(Wanted([compose_cell("experiment=none", "executor=slurm", "executor.cluster=local")], 0), Path("jobs"))
+logging.shutdown = lambda: None
+print("open")
+"""
+
+
+@pytest.mark.slow
+def test_submitit_leaves_the_log_handlers_of_other_modules_open(tmp_path: Path) -> None:
+    pytest.importorskip("submitit")
+    words = [sys.executable, "-c", HANDLER]
+    done = subprocess.run(words, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    assert done.stdout.split() == ["open"], done.stderr
+
+
 @pytest.mark.slow
 def test_a_job_that_does_not_start_in_time_is_cancelled_and_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]

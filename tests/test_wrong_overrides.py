@@ -68,7 +68,7 @@ MISTAKES = [  # command, its words, the whole message or its beginning (with ...
     ),
     (
         "freeze prompt=bare",
-        "prompt: gpuqa.freeze has no such key, it belongs to gpuqa.sweep, gpuqa.predict, gpuqa.check, gpuqa.ask; ...",
+        "prompt: gpuqa.freeze has no such key, it belongs to gpuqa.sweep, gpuqa.search, gpuqa.predict, gpuqa.check, ...",
     ),
     (
         "evaluate http.port=1",

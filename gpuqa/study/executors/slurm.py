@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import difflib
+import os
 import re
 import shutil
 import threading
@@ -90,6 +91,7 @@ def submitter(wanted: Wanted, folder: Path) -> Any:
     """
     config, kind = wanted.config, wanted.config.cluster
     try:
+        os.environ.setdefault("SUBMITIT_LOG_LEVEL", "NOCONFIG")  # else its import closes the log handlers of all other modules
         from submitit import AutoExecutor
     except ImportError:
         raise UserError("executor=slurm: submitit is not installed; pip install 'gpuqa[slurm]'") from None

@@ -288,6 +288,7 @@ def test_without_submitit_the_line_says_what_to_install(
 
 HANDLER = """
 import logging
+import os
 from pathlib import Path
 from gpuqa.config.app import compose_cell
 from gpuqa.study.executors.places import Wanted
@@ -299,8 +300,8 @@ class Handler(logging.Handler):
 
 mine = Handler()
 submitter(Wanted([compose_cell("experiment=none", "executor=slurm", "executor.cluster=local")], 0), Path("jobs"))
-logging.shutdown = lambda: None
-print("open")
+print("open", flush=True)
+os._exit(0)  # the end of a process closes handlers, too
 """
 
 
@@ -308,7 +309,7 @@ print("open")
 def test_submitit_leaves_the_log_handlers_of_other_modules_open(tmp_path: Path) -> None:
     pytest.importorskip("submitit")
     words = [sys.executable, "-c", HANDLER]
-    done = subprocess.run(words, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    done = subprocess.run(words, cwd=tmp_path, env=child_environment(), capture_output=True, text=True)
     assert done.stdout.split() == ["open"], done.stderr
 
 

@@ -39,7 +39,6 @@ from test_server import (  # noqa: F401
     test_a_batch_is_answered_with_the_same_count_in_the_same_order,
     test_a_body_that_is_no_text_is_refused_with_400,
     test_an_odd_question_does_not_fail_its_batch,
-    test_the_status_is_answered_within_half_a_second_while_a_big_batch_runs,
 )
 
 needs_two_cores = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="there is one core")

@@ -27,7 +27,7 @@ PASS = Pass(Answered([], 1.0, []), 0, [], 1.0, 1.0, 1.0, 1.0)
 
 
 def cell(**axes: Any) -> Cell:
-    known = {"digests": {"weights": "w", "dataset": "d"}}
+    known = {"digests": {"weights": "w", "dataset": "d"}, "device": "a machine"}
     named = {key.replace("__", "."): str(value) for key, value in axes.items()}
     return Cell(config(**{"engine": "vllm_cpu", **axes}), named, [Question("1", "什么是 warp？")], [], known)
 
@@ -61,7 +61,7 @@ def test_the_first_line_of_a_study_says_which_vllm_it_is_and_of_an_override_that
         f", {compat.described()}, scheduler=burst runs, attention=shared_prefix runs in some cells"
     )
     plain = [cell(engine="vllm_defaults"), cell(engine="transformers")]
-    assert setting(plain, Effects(plain)).endswith(f" cores, {compat.described()}"), "where none asks for an override"
+    assert setting(plain, Effects(plain)).endswith(f" on a machine, {compat.described()}"), "where none asks for an override"
     assert "vLLM" not in setting(plain[1:], Effects(plain[1:]))
 
 

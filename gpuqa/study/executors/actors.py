@@ -10,6 +10,7 @@ import contextlib
 import os
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from gpuqa.measure import fingerprint
 from gpuqa.selection.wording import counted
 from gpuqa.study.engine_session import CellFailed, Event, StartFailed, Step
 from gpuqa.study.executors.outpost import Hello, Outpost, differences, refuse_other_overrides, with_overrides
-from gpuqa.study.executors.places import PlaceNotThere, Wanted
+from gpuqa.study.executors.places import PlaceNotThere, RemotePlace, Wanted
 from gpuqa.study.executors.ray_cluster import joined
 
 THREADS = "OMP_NUM_THREADS"  # Ray sets it in its actors
@@ -39,7 +40,7 @@ class RemoteOutpost(Outpost):
 
 
 @contextlib.contextmanager
-def ray_places(wanted: Wanted) -> Iterator[list[ActorPlace]]:
+def ray_places(wanted: Wanted) -> Iterator[list[RemotePlace]]:
     """The places of a study in actors. The first is there on entry, and what it runs in is what this machine has.
 
     Raises:
@@ -52,10 +53,8 @@ def ray_places(wanted: Wanted) -> Iterator[list[ActorPlace]]:
         actors = Actors(ray, wanted.config, resources(nodes, wanted))
         first = ActorSession(actors, wanted.configs[0].study.folder / "engine.actor_1.log")
         hello = asyncio.run(first.looked_at(wanted))
-        count = places_on(nodes, wanted)
-        places = [
-            ActorPlace(f"actor {number + 1}", hello.part.is_a_device, actors, hello.environment) for number in range(count)
-        ]
+        here, start = (hello.part.is_a_device, hello.environment), partial(ActorSession, actors)
+        places = [RemotePlace(f"actor {number + 1}", *here, start, per_plan=False) for number in range(count)]
         places[0].opened.append(first)
         yield places
 
@@ -101,23 +100,6 @@ class Actors:
         """A new actor, which waits until its resources are free."""
         remote = self.ray.remote(RemoteOutpost).options(max_restarts=0, **self.resources)
         return remote.remote(os.getcwd(), str(log.absolute()), os.environ.get(THREADS))
-
-
-@dataclass
-class ActorPlace:
-    """An actor, and another one where it is lost."""
-
-    name: str
-    is_a_device: bool
-    actors: Actors
-    environment: Mapping[str, Any]
-    model: str = ""
-    per_plan: bool = False
-    opened: list[ActorSession] = field(default_factory=list)  # the session of an actor that is there already
-
-    def session(self, log: Path) -> ActorSession:
-        """Actors one after the other."""
-        return self.opened.pop() if self.opened else ActorSession(self.actors, log)
 
 
 class ActorSession:

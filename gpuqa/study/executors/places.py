@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -70,6 +70,23 @@ class Place(Protocol):
 
     def session(self, log: Path) -> PlaceSession:
         """A session for many plans. `log`: what engines print there, as far as this machine sees it."""
+
+
+@dataclass
+class RemotePlace:
+    """A job or an actor, and another one where it is lost."""
+
+    name: str
+    is_a_device: bool
+    environment: Mapping[str, Any]
+    start: Callable[[Path], PlaceSession]  # with the log; another session
+    per_plan: bool
+    model: str = ""
+    opened: list[PlaceSession] = field(default_factory=list)  # the session that is there already
+
+    def session(self, log: Path) -> PlaceSession:
+        """One after the other."""
+        return self.opened.pop() if self.opened else self.start(log)
 
 
 def unlike(places: Sequence[Place]) -> str:

@@ -14,8 +14,8 @@ import re
 import shutil
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -25,32 +25,15 @@ from gpuqa.config.executor import Cluster
 from gpuqa.study.executors.job import BEAT_S, STUDY
 from gpuqa.study.executors.jobs import Jobs, JobSession
 from gpuqa.study.executors.mail import Pulse
-from gpuqa.study.executors.places import Wanted
+from gpuqa.study.executors.places import RemotePlace, Wanted
 
 SHARED = ("timeout_min", "mem_gb", "nodes", "cpus_per_task", "gpus_per_node", "tasks_per_node")  # that all clusters take
 OLD_S = 3600.0  # since the last sign of life of a command that was killed: its jobs are gone, and their folder may go
 GPU_KEYS = re.compile("gpu|gres")
 
 
-@dataclass
-class JobPlace:
-    """A job at a time."""
-
-    name: str
-    is_a_device: bool
-    jobs: Jobs
-    environment: Mapping[str, Any]
-    model: str = ""
-    per_plan: bool = True
-    opened: list[JobSession] = field(default_factory=list)  # the session of a job that is there already
-
-    def session(self, log: Path) -> JobSession:
-        """Jobs one after the other."""
-        return self.opened.pop() if self.opened else JobSession(self.jobs, log)
-
-
 @contextlib.contextmanager
-def slurm_places(wanted: Wanted) -> Iterator[list[JobPlace]]:
+def slurm_places(wanted: Wanted) -> Iterator[list[RemotePlace]]:
     """The places of a study in jobs. The first job is there on entry, and what it runs in is what this machine has.
 
     Raises:
@@ -71,7 +54,8 @@ def slurm_places(wanted: Wanted) -> Iterator[list[JobPlace]]:
         first = JobSession(jobs, study / "engine.job_1.log")
         hello = asyncio.run(first.looked_at(wanted))
         count = wanted.config.workers or 1
-        places = [JobPlace(f"job {number + 1}", hello.part.is_a_device, jobs, hello.environment) for number in range(count)]
+        here, start = (hello.part.is_a_device, hello.environment), partial(JobSession, jobs)
+        places = [RemotePlace(f"job {number + 1}", *here, start, per_plan=True) for number in range(count)]
         places[0].opened.append(first)
         yield places
 

@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("vllm")
 
 from stand_in_runner import Engine, Runner, answer, make_config, make_request, make_scheduler
-from vllm.sampling_params import RequestOutputKind, SamplingParams
+from vllm.sampling_params import RepetitionDetectionParams, RequestOutputKind, SamplingParams
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 
 from gpuqa.engines import FOLLOWED
@@ -207,12 +207,32 @@ def test_a_newcomer_is_let_in_with_the_next_step() -> None:
     assert engine.client.tokens["99"] == answer([7, 8, 9], whole(), MAX_MODEL_LEN)[0]
 
 
+LOGITS = {
+    "penalties": {"repetition_penalty": 1.1, "frequency_penalty": 0.1, "presence_penalty": 0.1},
+    "min_tokens": {"min_tokens": 3},
+    "bad_words": {"bad_words": ["x"]},
+    "logit_bias": {"logit_bias": {3: 1.0}},
+    "allowed_token_ids": {"allowed_token_ids": [3, 4]},
+}
+
+
+@pytest.mark.parametrize("name", LOGITS)
+def test_what_the_model_runner_does_with_the_logits_keeps_no_request_from_a_burst(
+    name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = filled([([1, 2, 3 + number], whole(**LOGITS[name])) for number in range(8)])
+    run_dry(engine)
+    assert engine.scheduler.steps["plain"] <= 6 < 20 < engine.scheduler.steps["burst"]
+    assert "vLLM's own scheduling" not in caplog.text
+
+
 PLAIN = {
     "streaming": {"output_kind": RequestOutputKind.DELTA},
     "logprobs": {"logprobs": 1},
     "stop strings": {"stop": ["x"], "detokenize": True},
-    "min_tokens": {"min_tokens": 3},
-    "logits that depend on earlier tokens": {"repetition_penalty": 1.1},
+    "a thinking budget": {"thinking_token_budget": 3},
+    "extra_args": {"extra_args": {"mine": 1}},
+    "repetition detection": {"repetition_detection": RepetitionDetectionParams(max_pattern_size=2, min_count=9)},
 }
 
 

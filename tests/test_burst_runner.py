@@ -24,18 +24,23 @@ SECOND_RUNNER = {"VLLM_USE_V2_MODEL_RUNNER": "1", "TRITON_INTERPRET": "1", "OMP_
 
 
 def test_repeated_steps_change_no_token(tmp_path: Path) -> None:
-    """Answers that end by themselves, newcomers in the middle of a burst, and a request that is given up.
+    """Answers that end by themselves, newcomers in the middle of a burst, and a request that is given up; then the same with
+    what changes logits.
 
     Six answers in two waves; in full precision, for another batch must not round otherwise.
     """
     overrides = ("engine.args.dtype=float32", "sampling.max_tokens=48")
     run = run_python(str(PROGRAM), "default,burst", *overrides, cwd=tmp_path, env=SECOND_RUNNER)
     assert run.returncode == 0, run.stderr[-2000:]
-    theirs, ours = map(json.loads, [line for line in run.stdout.splitlines() if line.startswith('{"answers"')])
-    assert theirs["repeated"] == 0
-    assert ours["repeated"] > 20
-    assert ours["answers"] == theirs["answers"]
-    assert len({len(tokens) for tokens in ours["answers"]}) > 2
+    lines = [json.loads(line) for line in run.stdout.splitlines() if line.startswith('{"limits"')]
+    theirs, ours = lines[: len(lines) // 2], lines[len(lines) // 2 :]
+    for plain, burst in zip(theirs, ours, strict=True):
+        assert plain["repeated"] == 0
+        assert burst["repeated"] > 10, burst["limits"]
+        assert burst["answers"] == plain["answers"], burst["limits"]
+    answers = {line["limits"]: line["answers"] for line in theirs}
+    assert len({len(tokens) for tokens in answers["none"]}) > 2
+    assert len({str(each) for each in answers.values()}) == len(answers), "each of them changes an answer"
 
 
 class Recording:

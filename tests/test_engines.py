@@ -402,19 +402,68 @@ def test_bursts_change_no_token_and_no_reason(drawn: dict[str, Any], started: Ca
 
 
 PENALTIES = {"repetition_penalty": 5.0, "frequency_penalty": 2.0, "presence_penalty": 2.0}
+UNKNOWN = (
+    "今天晚饭吃什么？",
+    "讲一个关于海的故事。",
+    "dogs",
+    "cats",
+)  # to the embedded model, so it is not sure of its answers
 
 
-@pytest.mark.parametrize("key", PENALTIES)
-def test_a_penalty_changes_vllms_answers_and_those_of_bursts_alike(key: str, started: Callable[[str], Running]) -> None:
+@pytest.mark.parametrize("key", [*PENALTIES, "min_tokens"])
+def test_what_depends_on_earlier_tokens_changes_vllms_answers_and_those_of_bursts_alike(
+    key: str, started: Callable[[str], Running]
+) -> None:
     plain, burst = started("vllm"), started("vllm_burst")
-    prompts = plain.prompts(["今天晚饭吃什么？", "讲一个关于海的故事。", "dogs", "cats"])  # unknown to it, so it is not sure
-    drawn = {key: PENALTIES[key], "max_tokens": 64}
-    usual, theirs, ours = (engine.generate(prompts, **how) for engine, how in ((plain, {}), (plain, drawn), (burst, drawn)))
+    prompts = plain.prompts(plain.questions if key == "min_tokens" else UNKNOWN)
+    changed = {key: {**PENALTIES, "min_tokens": 60}[key]}
+    usual, theirs, ours = (
+        engine.generate(prompts, temperature=2.0, seed=3, max_tokens=64, **how)
+        for engine, how in ((plain, {}), (plain, changed), (burst, changed))
+    )
     assert [one.token_ids for one in theirs] != [one.token_ids for one in usual]
     assert [one.token_ids for one in ours] == [one.token_ids for one in theirs]
     [scheduler, _] = burst.pipeline.engine.overrides()
     assert scheduler.ran == "burst"
-    assert "requests took vLLM's own scheduling: logits that depend on earlier tokens" in str(scheduler.reason)
+
+
+def limited(engine: Running, prompts: Sequence[list[int]], **limits: Any) -> list[list[int]]:
+    """Greedy answers of 48 tokens by vLLM's own `SamplingParams`, which can do more than ours."""
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    from gpuqa.engines.vllm.engine import tokenizer_of
+
+    llm: Any = engine.pipeline.engine.llm  # type: ignore[attr-defined]
+    params = SamplingParams(temperature=0, max_tokens=48, output_kind=RequestOutputKind.FINAL_ONLY, detokenize=False, **limits)
+    params.update_from_tokenizer(tokenizer_of(llm.model_config))
+
+    async def one(place: int, prompt: list[int]) -> list[int]:
+        request = {"type": "token", "prompt_token_ids": prompt}
+        [output] = [output async for output in llm.generate(request, params, f"{sorted(limits)}-{place}")]
+        return list(output.outputs[0].token_ids)
+
+    async def all_of_them() -> list[list[int]]:
+        return list(await asyncio.gather(*(one(place, prompt) for place, prompt in enumerate(prompts))))
+
+    return engine.runner.run(all_of_them())
+
+
+@pytest.mark.parametrize("key", ["bad_words", "logit_bias", "allowed_token_ids"])
+def test_a_limit_to_some_tokens_changes_vllms_answers_and_those_of_bursts_alike(
+    key: str, started: Callable[[str], Running]
+) -> None:
+    plain, burst = started("vllm"), started("vllm_burst")
+    prompts = plain.prompts(UNKNOWN)
+    usual = limited(plain, prompts)
+    seen = sorted({token for tokens in usual for token in tokens})
+    pairs = [
+        plain.pipeline.tokenizer.decode(tokens[9:11]) for tokens in usual
+    ]  # a bad word of several tokens needs the last ones
+    limits = {"bad_words": pairs, "logit_bias": dict.fromkeys(seen[::2], -4.0), "allowed_token_ids": seen[::2]}
+    theirs, ours = (limited(engine, prompts, **{key: limits[key]}) for engine in (plain, burst))
+    assert theirs != usual
+    assert ours == theirs
 
 
 @pytest.mark.parametrize("name", ["vllm", "vllm_burst"])

@@ -37,9 +37,8 @@ SCHEDULER: Names = {
         "RequestOutputKind.FINAL_ONLY",
         *of(
             "SamplingParams",
-            "allowed_token_ids bad_words eos_token_id extra_args frequency_penalty logit_bias min_tokens "
-            "num_logprobs output_kind presence_penalty prompt_logprobs repetition_detection repetition_penalty "
-            "stop stop_token_ids thinking_token_budget",
+            "eos_token_id extra_args num_logprobs output_kind prompt_logprobs repetition_detection stop stop_token_ids "
+            "thinking_token_budget",
         ),
     ),
     "vllm.v1.core.block_pool": ("BlockPool.get_num_free_blocks()",),

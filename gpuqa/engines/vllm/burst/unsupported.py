@@ -32,7 +32,13 @@ def unsupported_engine(scheduler: Any) -> str | None:
 
 
 def unsupported_request(request: Any) -> str | None:
-    """Why this request needs vLLM's own scheduling; None if it is an answer that is wanted whole."""
+    """Why this request needs vLLM's own scheduling; None if it is an answer that is wanted whole.
+
+    Penalties, `min_tokens`, `bad_words`, `logit_bias` and `allowed_token_ids` are no reason: what they need beside the logits
+    lies in the model runner's own state, which a step of a burst moves on as a step of vLLM's scheduler does. A thinking
+    budget reads positions on the host, repetition detection looks at all tokens after each step, and `extra_args` is for
+    code that is not known here.
+    """
     from vllm.sampling_params import RequestOutputKind
 
     params = request.sampling_params
@@ -43,21 +49,13 @@ def unsupported_request(request: Any) -> str | None:
         "a grammar": request.structured_output_request is not None,
         "logprobs": params.num_logprobs is not None or params.prompt_logprobs is not None,
         "stop strings": bool(params.stop),
-        "min_tokens": params.min_tokens > 0,
-        "logits that depend on earlier tokens": changes_logits(params),
+        "a thinking budget": params.thinking_token_budget is not None,
+        "extra_args": bool(set(params.extra_args or ()) - {FOLLOWED}),
         "repetition detection": params.repetition_detection is not None,
         "LoRA": request.lora_request is not None,
         "images or sound": bool(request.mm_features),
     }
     return first_that_holds(unsupported)
-
-
-def changes_logits(params: Any) -> bool:
-    """Whether something works on the logits beside temperature, top-k, top-p and min-p: what it does may differ by step."""
-    penalties = params.frequency_penalty or params.presence_penalty or params.repetition_penalty != 1.0
-    words = params.bad_words or params.logit_bias or params.allowed_token_ids
-    budget = params.thinking_token_budget is not None
-    return bool(penalties or words or budget or set(params.extra_args or ()) - {FOLLOWED})
 
 
 def unsupported_runner(runner: Any) -> str | None:

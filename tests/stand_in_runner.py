@@ -48,7 +48,7 @@ def next_token(tokens: list[int]) -> int:
 def answer(prompt: list[int], params: SamplingParams, max_model_len: int) -> tuple[list[int], str]:
     """The tokens and the finish reason that a request must get, whatever happened on the way."""
     tokens = list(prompt)
-    stops = {params.eos_token_id, *(params.stop_token_ids or ())}
+    stops = {params.eos_token_id, *(params.stop_token_ids or ()), *map(int, params.stop)}
     while True:
         tokens.append(next_token(tokens))
         if tokens[-1] in stops:
@@ -173,8 +173,12 @@ class Runner:
 
 @dataclass
 class Client:
-    """What came back."""
+    """What came back. The text of a token is its number; a stop string is one such text, looked for here as vLLM does it."""
 
+    stop: dict[str, list[str]] = field(default_factory=dict)  # request -> its stop strings
+    to_abort: list[str] = field(default_factory=list)
+    stopped: set[str] = field(default_factory=set)  # by a stop string
+    surplus: int = 0  # the most tokens that came of an answer behind its stop string
     tokens: dict[str, list[int]] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
     messages: int = 0
@@ -182,11 +186,26 @@ class Client:
     def receive(self, results: dict[int, Any]) -> None:
         for result in results.values():
             for output in result.outputs:
+                if output.request_id in self.stopped:
+                    continue
                 assert output.request_id not in self.reasons, "an output after the last"
                 self.messages += 1
                 self.tokens.setdefault(output.request_id, []).extend(output.new_token_ids)
                 if output.finish_reason is not None:
                     self.reasons[output.request_id] = str(output.finish_reason)
+                self.look_for_stop_strings(output.request_id)
+
+    def look_for_stop_strings(self, name: str) -> None:
+        """Cut the answer behind the first one."""
+        tokens = self.tokens[name]
+        places = [place for place, token in enumerate(tokens) if str(token) in self.stop.get(name, ())]
+        if places:
+            self.surplus = max(self.surplus, len(tokens) - places[0] - 1)
+            del tokens[places[0] + 1 :]
+            if name not in self.reasons:
+                self.to_abort.append(name)
+            self.reasons[name] = "stop"
+            self.stopped.add(name)
 
 
 @dataclass
@@ -206,12 +225,13 @@ class Engine:
             self.out.append((order, self.runner.execute(order)))
             if len(self.out) < self.depth and order.total_num_scheduled_tokens:
                 return
-        if abort:
+        if abort := [*abort, *self.client.to_abort]:
             self.scheduler.finish_requests(abort, RequestStatus.FINISHED_ABORTED)
+            self.client.to_abort.clear()
         if self.out:
             self.client.receive(self.scheduler.update_from_output(*self.out.popleft()))
 
     @property
     def busy(self) -> bool:
         """Whether there is anything left to do."""
-        return bool(self.out) or self.scheduler.has_requests()
+        return bool(self.out or self.client.to_abort) or self.scheduler.has_requests()

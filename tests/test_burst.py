@@ -11,11 +11,12 @@ import pytest
 
 pytest.importorskip("vllm")
 
-from stand_in_runner import Engine, Runner, answer, make_config, make_request, make_scheduler
+from stand_in_runner import Client, Engine, Runner, answer, make_config, make_request, make_scheduler
 from vllm.sampling_params import RepetitionDetectionParams, RequestOutputKind, SamplingParams
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 
 from gpuqa.engines import FOLLOWED
+from gpuqa.engines.vllm.burst import handed_out
 from gpuqa.engines.vllm.burst import scheduler as burst_scheduler
 from gpuqa.engines.vllm.burst.scheduler import BurstScheduler
 
@@ -36,7 +37,7 @@ def params(rng: random.Random, plain: float) -> SamplingParams:
         temperature=0.0,
         max_tokens=rng.choice([1, 2, 7, 20, 50, 200]),
         stop_token_ids=rng.sample(range(30), rng.choice([0, 1, 3])),
-        detokenize=False,
+        stop=[str(rng.randrange(30))] if rng.random() < 0.2 else [],
         output_kind=RequestOutputKind.DELTA if rng.random() < plain else RequestOutputKind.FINAL_ONLY,
         extra_args={FOLLOWED: 20} if rng.random() < 0.3 else None,
     )
@@ -59,6 +60,7 @@ def run(cls: type[Any], second_runner: bool, depth: int, seed: int) -> tuple[Eng
             name = str(arrivals.pop(0)[1])
             prompt = prefix + [rng.randrange(30) for _ in range(rng.randrange(1, 25))]
             wanted[name] = (prompt, params(rng, plain))
+            engine.client.stop[name] = wanted[name][1].stop
             scheduler.add_request(make_request(name, *wanted[name], priority=rng.randrange(3)))
         abort = [name for name in wanted if name not in engine.client.reasons and rng.random() < 0.002]
         aborted.update(abort)
@@ -104,7 +106,8 @@ def filled(requests: list[tuple[list[int], SamplingParams]], blocks: int = 300, 
     scheduler = make_scheduler(BurstScheduler, setting or config(16, 64, MAX_MODEL_LEN, "fcfs"), blocks, True)
     for name, (prompt, sampling) in enumerate(requests):
         scheduler.add_request(make_request(str(name), prompt, sampling, priority=0))
-    return Engine(scheduler, 2, Runner(MAX_MODEL_LEN))
+    stop = {str(name): sampling.stop for name, (_, sampling) in enumerate(requests)}
+    return Engine(scheduler, 2, Runner(MAX_MODEL_LEN), Client(stop))
 
 
 def whole(**changes: Any) -> SamplingParams:
@@ -207,6 +210,33 @@ def test_a_newcomer_is_let_in_with_the_next_step() -> None:
     assert engine.client.tokens["99"] == answer([7, 8, 9], whole(), MAX_MODEL_LEN)[0]
 
 
+def test_answers_with_stop_strings_burst_and_end_soon_after_them() -> None:
+    prompts = [[1, 2, 3 + number] for number in range(8)]
+    texts = [answer(prompt, whole(), MAX_MODEL_LEN)[0] for prompt in prompts]
+    stopping = [whole(stop=[str(tokens[5 + 3 * number])], detokenize=True) for number, tokens in enumerate(texts)]
+    engine = filled(list(zip(prompts, stopping, strict=True)))
+    run_dry(engine)
+    for number, (prompt, sampling) in enumerate(zip(prompts, stopping, strict=True)):
+        wanted = answer(prompt, sampling, MAX_MODEL_LEN)
+        assert (engine.client.tokens[str(number)], engine.client.reasons[str(number)]) == wanted
+    assert 0 < engine.client.surplus < handed_out.STOP_STRING_TOKENS
+    assert engine.scheduler.steps["plain"] <= 6 < 20 < engine.scheduler.steps["burst"]
+
+
+def test_a_request_that_is_given_up_leaves_the_others_in_their_burst() -> None:
+    engine = filled([([1, 2, 3 + number], whole()) for number in range(8)])
+    while engine.scheduler.burst is None or engine.scheduler.burst.scheduled < 5:
+        engine.step([])
+    burst = engine.scheduler.burst
+    engine.step(["3", "4"])
+    assert engine.scheduler.burst is burst
+    run_dry(engine)
+    assert sorted(engine.client.reasons) == ["0", "1", "2", "5", "6", "7"]
+    for name in engine.client.reasons:
+        assert engine.client.tokens[name] == answer([1, 2, 3 + int(name)], whole(), MAX_MODEL_LEN)[0]
+    assert engine.scheduler.steps["plain"] <= 6 < 20 < engine.scheduler.steps["burst"]
+
+
 LOGITS = {
     "penalties": {"repetition_penalty": 1.1, "frequency_penalty": 0.1, "presence_penalty": 0.1},
     "min_tokens": {"min_tokens": 3},
@@ -229,7 +259,6 @@ def test_what_the_model_runner_does_with_the_logits_keeps_no_request_from_a_burs
 PLAIN = {
     "streaming": {"output_kind": RequestOutputKind.DELTA},
     "logprobs": {"logprobs": 1},
-    "stop strings": {"stop": ["x"], "detokenize": True},
     "a thinking budget": {"thinking_token_budget": 3},
     "extra_args": {"extra_args": {"mine": 1}},
     "repetition detection": {"repetition_detection": RepetitionDetectionParams(max_pattern_size=2, min_count=9)},

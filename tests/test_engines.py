@@ -401,6 +401,20 @@ def test_bursts_change_no_token_and_no_reason(drawn: dict[str, Any], started: Ca
     assert len({tuple(one.token_ids) for one in ours}) > 10
 
 
+def test_bursts_change_no_token_and_no_reason_where_a_stop_string_ends_answers(started: Callable[[str], Running]) -> None:
+    plain, burst = started("vllm"), started("vllm_burst")
+    known = sorted(dataset.load(composed("dataset=embedded_train").dataset), key=lambda question: len(question.reference))
+    prompts, reads = plain.prompts([question.text for question in known[60:120:2]]), plain.pipeline.tokenizer.decode
+    usual = plain.generate(prompts, max_tokens=48)
+    stop_strings = [reads(one.token_ids[place : place + 2]) for one, place in zip(usual, (3, 17, 20, 31, 40), strict=False)]
+    theirs, ours = (engine.generate(prompts, max_tokens=48, stop_strings=stop_strings) for engine in (plain, burst))
+    assert [(one.token_ids, one.finish_reason) for one in ours] == [(one.token_ids, one.finish_reason) for one in theirs]
+    shorter = [len(one.token_ids) for one, whole in zip(ours, usual, strict=True) if len(one.token_ids) < len(whole.token_ids)]
+    assert 5 <= len(shorter) < len(prompts)
+    assert max(shorter) > 20, "some are found by a later look"
+    assert "stop strings" not in str(burst.pipeline.engine.overrides()[0].reason)
+
+
 PENALTIES = {"repetition_penalty": 5.0, "frequency_penalty": 2.0, "presence_penalty": 2.0}
 UNKNOWN = (
     "今天晚饭吃什么？",
@@ -485,8 +499,6 @@ def test_a_stop_string_ends_an_answer_of_vllm_whole_or_streamed(name: str, start
         assert one.text == usual.text.partition(stop)[0].strip()
         assert one.finish_reason == "stop"
         assert 0 < one.output_tokens < usual.output_tokens, "the engine does not go on to the end"
-    if name == "vllm_burst":
-        assert "requests took vLLM's own scheduling: stop strings" in str(engine.pipeline.engine.overrides()[0].reason)
     assert engine.answer([question])[0].text == usual.text, "other requests go on to their end"
 
 

@@ -4,8 +4,9 @@ vLLM's scheduler spends Python time on every request at every token; with a smal
 for the token. While all running requests do nothing but decode, and no waiting request could be admitted, this one takes the
 KV blocks of all their tokens at once (of `LOOKAHEAD` each or fewer, where blocks are scarce) and runs a burst: a step is
 a few array operations over all requests, and a request's own fields are brought up to date when it may be done, or when
-the burst ends. No token is sent to the client between a request's first and its last, and the request's blocks are cached
-and freed after the last was sent.
+the burst ends. No token is sent to the client between a request's first and its last, unless it has stop strings: then 16 at a
+time are (`handed_out.py`), and what the client aborts leaves the burst alone. A request's blocks are cached and freed after
+its last token was sent.
 
 Each request of a batch carries the number of those behind it (`gpuqa.engines.FOLLOWED`), and while no request runs the first
 ones wait for the rest: the thread that receives requests and the one that launches kernels share one interpreter, and a step

@@ -10,20 +10,7 @@ from vllm.v1.core.sched.output import CachedRequestData, SchedulerOutput
 from vllm.v1.request import Request, RequestStatus
 
 from gpuqa.engines import FOLLOWED
-
-
-@dataclass(slots=True)
-class HandedOut:
-    """How many tokens of a request were sent to its client."""
-
-    request: Request
-    tokens: int = 0
-
-    def rest(self) -> list[int]:
-        """The ids of the tokens that were not sent yet; they count as sent from now on."""
-        tokens: list[int] = self.request._output_token_ids[self.tokens :]
-        self.tokens += len(tokens)
-        return tokens
+from gpuqa.engines.vllm.burst.handed_out import HandedOut
 
 
 @dataclass(slots=True)
@@ -44,26 +31,32 @@ class Burst:
     them is left out of the next step, and stays in the burst until its last token is there.
     """
 
-    def __init__(self, running: list[Request], new_blocks: list[Any], steps: list[int], max_model_len: int) -> None:
-        self.requests = list(running)
+    def __init__(self, running: list[HandedOut], new_blocks: list[Any], steps: list[int], max_model_len: int) -> None:
+        self.handed_out, self.requests = running, [handed_out.request for handed_out in running]
         # whether all requests end within the burst
-        self.lasts = all(steps_left(request, max_model_len) <= limit for request, limit in zip(running, steps, strict=True))
+        self.lasts = all(
+            steps_left(request, max_model_len) <= limit for request, limit in zip(self.requests, steps, strict=True)
+        )
         self.steps, self.scheduled, self.max_model_len = np.array(steps, dtype=np.int64), 0, max_model_len  # steps: [R]
         # Of each request the ids of its new blocks for each KV cache group, or None; sent once, with the first step.
         self.new_blocks: list[Any] | None = new_blocks
         # int64 [R]: tokens with keys and values when the burst began, and output tokens then, those on their way included
-        self.computed = np.array([request.num_computed_tokens for request in running], dtype=np.int64)
+        self.computed = np.array([request.num_computed_tokens for request in self.requests], dtype=np.int64)
         self.output = np.array(
-            [request.num_output_tokens + request.num_output_placeholders for request in running], dtype=np.int64
+            [request.num_output_tokens + request.num_output_placeholders for request in self.requests], dtype=np.int64
         )
-        # int64 [R, longest of steps]: token ids that came and are not in the request yet, the first taken[row] of a row
+        # int64 [R, longest of steps]: token ids that came, the first taken[row] of a row; the request has settled[row] of them
         self.tokens = np.zeros((len(running), max(steps)), dtype=np.int64)
         self.taken = np.zeros(len(running), dtype=np.int64)  # [R]
-        self.settled = np.zeros(len(running), dtype=np.int64)  # [R]: scheduled steps that are in the request's own counters
-        self.left: np.ndarray | None = None  # int64 [R]: tokens until a limit ends the request, beyond those in the request
+        self.settled = np.zeros(len(running), dtype=np.int64)  # [R]
+        self.counted = np.zeros(len(running), dtype=np.int64)  # [R]: scheduled steps that are in the request's own counters
+        # int64 [R], from the first tokens on: how many end the request by a limit, and with how many the next are to be sent
+        self.limits: np.ndarray | None = None
+        self.due = np.zeros(len(running), dtype=np.int64)
+        self.together = np.array([handed_out.together for handed_out in running], dtype=np.int64)  # [R]
         self.alive = np.ones(len(running), dtype=bool)  # [R]: not finished
         # int64, sorted: token ids that may end any of the requests
-        self.stops = np.array(sorted({stop for request in running for stop in stop_token_ids(request)}), dtype=np.int64)
+        self.stops = np.array(sorted({stop for request in self.requests for stop in stop_token_ids(request)}), dtype=np.int64)
         self.choose_rows()
 
     @property
@@ -101,48 +94,51 @@ class Burst:
             num_output_tokens=(self.output[self.rows] + self.scheduled).tolist(),
         )
 
-    def take(self, step: Step, model_runner_output: Any) -> list[int]:
-        """Keep the tokens of one step; returns the rows whose request may be done, by a stop token or by a limit.
+    def take(self, step: Step, model_runner_output: Any) -> np.ndarray:
+        """Keep the tokens of one step; returns the rows, int64, whose request may be done, by a stop token or by a limit, or
+        has tokens that are to be sent now.
 
         vLLM's output has for each request, in an order of its own, the list of its sampled token ids: one here.
         """
         tokens = np.array([sampled[0] for sampled in model_runner_output.sampled_token_ids], dtype=np.int64)
         if model_runner_output.req_ids != step.ids:
             tokens = tokens[[model_runner_output.req_id_to_index[request_id] for request_id in step.ids]]
-        if self.left is None:  # only now is every token from before the burst in the requests
-            self.left = np.array([tokens_left(request, self.max_model_len) for request in self.requests], dtype=np.int64)
+        if self.limits is None:  # only now is every token from before the burst in the requests
+            self.limits = np.array([tokens_left(request, self.max_model_len) for request in self.requests], dtype=np.int64)
+            self.due = self.together - [each.request.num_output_tokens - each.tokens for each in self.handed_out]
         rows = step.rows
         self.tokens[rows, self.taken[rows]] = tokens
         self.taken[rows] += 1
-        may_be_done = np.isin(tokens, self.stops) | (self.taken[rows] >= self.left[rows])
-        return [int(row) for row in rows[may_be_done & self.alive[rows]]]
+        taken = self.taken[rows]
+        is_due = taken >= self.due[rows]
+        self.due[rows] += np.where(is_due, self.together[rows], 0)
+        may_be_done = np.isin(tokens, self.stops) | (taken >= self.limits[rows])
+        chosen: np.ndarray = rows[(may_be_done | is_due) & self.alive[rows]]
+        return chosen
 
-    def settle(self, row: int | np.intp) -> None:
-        """Write the steps and tokens so far of one row into the request's own fields."""
-        request, taken = self.requests[row], int(self.taken[row])
-        steps = min(self.scheduled, int(self.steps[row]))
-        scheduled = steps - int(self.settled[row])
-        request.num_computed_tokens += scheduled
-        request.num_in_flight_tokens += scheduled - taken
-        request.num_output_placeholders += scheduled - taken
-        self.settled[row] = steps
-        if taken:  # as `append_output_token_ids` does it, but for the hashes, which are not needed at once
-            tokens = self.tokens[row, :taken].tolist()
-            request._output_token_ids.extend(tokens)
-            request._all_token_ids.extend(tokens)
-            self.taken[row] = 0
-            if self.left is not None:
-                self.left[row] -= taken
+    def settle(self, rows: np.ndarray) -> list[Request]:
+        """Write the steps and tokens so far of some rows into the requests' own fields, and return these requests."""
+        requests = [self.requests[row] for row in rows]
+        scheduled, taken = np.minimum(self.scheduled, self.steps[rows]), self.taken[rows]
+        counts = [(scheduled - self.counted[rows]).tolist(), self.settled[rows].tolist(), taken.tolist()]
+        for row, request, steps, begin, end in zip(rows, requests, *counts, strict=True):
+            request.num_computed_tokens += steps
+            request.num_in_flight_tokens += steps - (end - begin)
+            request.num_output_placeholders += steps - (end - begin)
+            if end > begin:  # as `append_output_token_ids` does it, but for the hashes, which are not needed at once
+                tokens = self.tokens[row, begin:end].tolist()
+                request._output_token_ids.extend(tokens)
+                request._all_token_ids.extend(tokens)
+        self.counted[rows], self.settled[rows] = scheduled, taken
+        return requests
 
-    def settle_all(self) -> list[Request]:
-        """Write them into all requests that are alive, and return these."""
-        living = np.flatnonzero(self.alive)
-        for row in living:
-            self.settle(row)
-        return [self.requests[row] for row in living]
+    def living(self, ids: set[str] | None = None) -> np.ndarray:
+        """The rows, int64, of the requests that are alive; of these ids alone, where they are given."""
+        rows = np.flatnonzero(self.alive)
+        return rows if ids is None else rows[[self.requests[row].request_id in ids for row in rows]]
 
     def drop_finished(self) -> None:
-        """Leave out requests that vLLM's own code has finished meanwhile."""
+        """Leave out requests that are finished meanwhile."""
         finished = [row for row in np.flatnonzero(self.alive) if self.requests[row].is_finished()]
         if finished:
             self.alive[finished] = False

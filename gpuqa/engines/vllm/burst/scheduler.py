@@ -12,10 +12,11 @@ from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.interface import PauseState
 from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.core.sched.utils import check_stop
-from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs
+from vllm.v1.engine import EngineCoreOutputs
 from vllm.v1.request import Request, RequestStatus
 
-from gpuqa.engines.vllm.burst.requests import Burst, HandedOut, Step, followers, only_decodes, steps_left
+from gpuqa.engines.vllm.burst.handed_out import HandedOut, sent_together
+from gpuqa.engines.vllm.burst.requests import Burst, Step, followers, only_decodes, steps_left
 from gpuqa.engines.vllm.burst.unsupported import unsupported_engine, unsupported_request
 from gpuqa.engines.vllm.override_reports import State, report
 
@@ -58,7 +59,7 @@ class BurstScheduler(AsyncScheduler):  # type: ignore[misc]  # vLLM's modules ar
                 if self._warn_once(f"a request takes vLLM's own scheduling: {reason}"):
                     report("scheduler", State.partly, f"requests took vLLM's own scheduling: {reason}")
             else:
-                self.handed_out[request.request_id] = HandedOut(request)
+                self.handed_out[request.request_id] = HandedOut(request, sent_together(request))
             self.followers, self.waits_until = followers(request), time.monotonic() + PATIENCE_S
         super().add_request(request)
 
@@ -66,11 +67,14 @@ class BurstScheduler(AsyncScheduler):  # type: ignore[misc]  # vLLM's modules ar
         return bool(self.leaving) or bool(super().has_finished_requests())
 
     def finish_requests(self, request_ids: Any, finished_status: RequestStatus) -> Any:
+        ids = None if request_ids is None else {request_ids} if isinstance(request_ids, str) else set(request_ids)
         self._let_go()
-        self._settle()
-        finished = super().finish_requests(request_ids, finished_status)
+        self._settle(ids)
+        finished = super().finish_requests(ids, finished_status)
         for request in finished:
             self.handed_out.pop(request.request_id, None)
+        if self.burst is not None:
+            self.burst.drop_finished()
         return finished
 
     def reset_prefix_cache(self, *args: Any, **kwargs: Any) -> bool:
@@ -120,10 +124,11 @@ class BurstScheduler(AsyncScheduler):  # type: ignore[misc]  # vLLM's modules ar
         fewer than `MIN_RUNNING`."""
         if len(self.running) < MIN_RUNNING:
             return None
-        steps = []
+        running, steps = [], []
         for request in self.running:
             if request.request_id not in self.handed_out or not only_decodes(request):
                 return None
+            running.append(self.handed_out[request.request_id])
             if not self.use_v2_model_runner and request.request_id not in self.prev_step_scheduled_req_ids:
                 return None  # the first model runner would need the request's tokens again
             steps.append(max(0, steps_left(request, self.max_model_len)))
@@ -131,7 +136,7 @@ class BurstScheduler(AsyncScheduler):  # type: ignore[misc]  # vLLM's modules ar
         if not any(steps):
             return None
         new_blocks = [self._take_blocks(request, limit) for request, limit in zip(self.running, steps, strict=True)]
-        return Burst(self.running, new_blocks, steps, self.max_model_len)
+        return Burst(running, new_blocks, steps, self.max_model_len)
 
     def _affordable(self, steps: list[int]) -> list[int]:
         """As many of each running request's steps (in the order of `running`) as a burst may take blocks for.
@@ -200,34 +205,24 @@ class BurstScheduler(AsyncScheduler):  # type: ignore[misc]  # vLLM's modules ar
         return self._hand_out(super().update_from_output(scheduler_output, model_runner_output))
 
     def _take_tokens(self, step: Step, model_runner_output: Any) -> dict[int, EngineCoreOutputs]:
-        """Keep the token of each row of a step; vLLM's `check_stop` decides about the requests that may be done."""
-        burst, outputs = step.burst, defaultdict(list)
-        for row in burst.take(step, model_runner_output):
-            request = burst.requests[row]
-            burst.settle(row)
+        """Keep the token of each row of a step, and send what is due; vLLM's `check_stop` decides about requests that may be
+        done."""
+        burst, outputs, ended = step.burst, defaultdict(list), []
+        for request in burst.settle(burst.take(step, model_runner_output)):
+            handed_out = self.handed_out[request.request_id]
             if check_stop(request, self.max_model_len):
-                burst.alive[row] = False
-                outputs[request.client_index].append(self._last_output(request))
-        if not outputs:
-            return {}
-        gone = {request for request in self.running if request.is_finished()}
-        self.running = [request for request in self.running if request not in gone]
-        burst.choose_rows()
-        results = {client: EngineCoreOutputs(outputs=finished) for client, finished in outputs.items()}
-        next(iter(results.values())).scheduler_stats = self.make_stats()
+                ended.append(request)
+                del self.handed_out[request.request_id]
+            elif not handed_out.is_due:
+                continue
+            outputs[request.client_index].append(handed_out.output())
+        results = {client: EngineCoreOutputs(outputs=of_client) for client, of_client in outputs.items()}
+        if ended:
+            self.leaving += ended
+            self.running = [request for request in self.running if not request.is_finished()]
+            burst.drop_finished()
+            next(iter(results.values())).scheduler_stats = self.make_stats()
         return results
-
-    def _last_output(self, request: Request) -> EngineCoreOutput:
-        """The output that ends a request: every token that was not sent yet."""
-        self.leaving.append(request)
-        return EngineCoreOutput(
-            request_id=request.request_id,
-            new_token_ids=self.handed_out.pop(request.request_id).rest(),
-            finish_reason=request.get_finished_reason(),
-            stop_reason=request.stop_reason,
-            events=request.take_events(),
-            trace_headers=request.trace_headers,
-        )
 
     def _let_go(self) -> None:
         """Cache and free the blocks of finished requests: 130 us each, in which their clients have the answers already."""
@@ -237,14 +232,14 @@ class BurstScheduler(AsyncScheduler):  # type: ignore[misc]  # vLLM's modules ar
             self._free_request(request)
 
     def _hand_out(self, results: dict[int, EngineCoreOutputs]) -> dict[int, EngineCoreOutputs]:
-        """Of vLLM's own outputs, hold back those that are neither the first nor the last of a request, and add the tokens that
-        were held back to the last."""
+        """Of vLLM's own outputs, hold back those that are neither the first nor the last of a request and not due, and add the
+        tokens that were held back to the next."""
         for client, result in list(results.items()):
             kept = []
             for output in result.outputs:
                 handed_out = self.handed_out.get(output.request_id)
                 if handed_out is not None:
-                    if output.finish_reason is None and output.prefill_stats is None:
+                    if output.finish_reason is None and output.prefill_stats is None and not handed_out.is_due:
                         continue
                     output.new_token_ids = handed_out.rest()
                 if output.finish_reason is not None:
@@ -257,10 +252,15 @@ class BurstScheduler(AsyncScheduler):  # type: ignore[misc]  # vLLM's modules ar
             self.burst.drop_finished()
         return results
 
-    def _settle(self) -> None:
-        """End the burst: its requests look as if vLLM had scheduled them token by token."""
-        burst, self.burst = self.burst, None
-        for request in [] if burst is None else burst.settle_all():
+    def _settle(self, ids: set[str] | None = None) -> None:
+        """End the burst: its requests look as if vLLM had scheduled them token by token. Where ids are given, only these
+        requests do, and the burst goes on."""
+        burst = self.burst
+        if burst is None:
+            return
+        if ids is None:
+            self.burst = None
+        for request in burst.settle(burst.living(ids)):
             self._cache_blocks(request)
 
     def _cache_blocks(self, request: Request) -> None:

@@ -48,7 +48,6 @@ def unsupported_request(request: Any) -> str | None:
         "streaming": params.output_kind != RequestOutputKind.FINAL_ONLY or request.resumable,
         "a grammar": request.structured_output_request is not None,
         "logprobs": params.num_logprobs is not None or params.prompt_logprobs is not None,
-        "stop strings": bool(params.stop),
         "a thinking budget": params.thinking_token_budget is not None,
         "extra_args": bool(set(params.extra_args or ()) - {FOLLOWED}),
         "repetition detection": params.repetition_detection is not None,

@@ -179,6 +179,7 @@ class Client:
     to_abort: list[str] = field(default_factory=list)
     stopped: set[str] = field(default_factory=set)  # by a stop string
     surplus: int = 0  # the most tokens that came of an answer behind its stop string
+    pieces: dict[str, list[list[int]]] = field(default_factory=dict)  # of each message
     tokens: dict[str, list[int]] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
     messages: int = 0
@@ -190,6 +191,7 @@ class Client:
                     continue
                 assert output.request_id not in self.reasons, "an output after the last"
                 self.messages += 1
+                self.pieces.setdefault(output.request_id, []).append(output.new_token_ids)
                 self.tokens.setdefault(output.request_id, []).extend(output.new_token_ids)
                 if output.finish_reason is not None:
                     self.reasons[output.request_id] = str(output.finish_reason)

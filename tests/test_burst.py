@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 from functools import cache
@@ -38,8 +39,8 @@ def params(rng: random.Random, plain: float) -> SamplingParams:
         max_tokens=rng.choice([1, 2, 7, 20, 50, 200]),
         stop_token_ids=rng.sample(range(30), rng.choice([0, 1, 3])),
         stop=[str(rng.randrange(30))] if rng.random() < 0.2 else [],
-        output_kind=RequestOutputKind.DELTA if rng.random() < plain else RequestOutputKind.FINAL_ONLY,
-        extra_args={FOLLOWED: 20} if rng.random() < 0.3 else None,
+        output_kind=RequestOutputKind.DELTA if rng.random() < 0.3 else RequestOutputKind.FINAL_ONLY,
+        extra_args={FOLLOWED: 20} if rng.random() < 0.3 else {"mine": 1} if rng.random() < plain else None,
     )
     if rng.random() < 0.5:
         chosen._eos_token_id = rng.randrange(30)
@@ -92,6 +93,8 @@ def test_random_schedules_give_every_request_its_tokens_and_the_pool_its_blocks(
                 assert got == tokens[: len(got)], (seed, name)
             else:
                 assert (got, engine.client.reasons.get(name)) == (tokens, reason), (seed, name)
+            if sampling.output_kind == RequestOutputKind.DELTA:
+                assert all(len(piece) == 1 for piece in engine.client.pieces.get(name, [])), (seed, name)
         assert (scheduler.requests, scheduler.running) == ({}, []), seed
         free = scheduler.kv_cache_manager.block_pool.get_num_free_blocks()
         assert free == scheduler.kv_cache_config.num_blocks - 1, (seed, "blocks were lost; one is vLLM's null block")
@@ -223,6 +226,31 @@ def test_answers_with_stop_strings_burst_and_end_soon_after_them() -> None:
     assert engine.scheduler.steps["plain"] <= 6 < 20 < engine.scheduler.steps["burst"]
 
 
+@pytest.mark.parametrize(("interval", "pieces"), [(1, [1] * 30), (7, [1, 7, 7, 7, 7, 1])])
+def test_streamed_answers_burst_and_each_piece_is_sent_when_it_is_there(interval: int, pieces: list[int]) -> None:
+    setting = make_config(16, 64, MAX_MODEL_LEN, "fcfs")
+    setting.scheduler_config.stream_interval = interval
+    streamed = whole(output_kind=RequestOutputKind.DELTA)
+    engine = filled([([1, 2, 3 + number], streamed) for number in range(8)], setting=setting)
+    seen = []
+    while engine.busy:
+        engine.step([])
+        seen.append(len(engine.client.tokens.get("7", [])))
+    for number in range(8):
+        assert engine.client.tokens[str(number)] == answer([1, 2, 3 + number], streamed, MAX_MODEL_LEN)[0]
+        assert list(map(len, engine.client.pieces[str(number)])) == pieces
+    assert max(after - before for before, after in itertools.pairwise(seen)) == interval
+    assert engine.scheduler.steps["plain"] <= 6 < 20 < engine.scheduler.steps["burst"]
+
+
+def test_streams_and_whole_answers_share_a_burst() -> None:
+    kinds = [RequestOutputKind.DELTA, RequestOutputKind.FINAL_ONLY, RequestOutputKind.CUMULATIVE]
+    engine = filled([([1, 2, 3 + number], whole(output_kind=kinds[number % 3])) for number in range(9)])
+    run_dry(engine)
+    assert [len(engine.client.pieces[str(number)]) for number in range(9)] == [30, 2, 30] * 3
+    assert engine.scheduler.steps["plain"] <= 6 < 20 < engine.scheduler.steps["burst"]
+
+
 def test_a_request_that_is_given_up_leaves_the_others_in_their_burst() -> None:
     engine = filled([([1, 2, 3 + number], whole()) for number in range(8)])
     while engine.scheduler.burst is None or engine.scheduler.burst.scheduled < 5:
@@ -257,7 +285,6 @@ def test_what_the_model_runner_does_with_the_logits_keeps_no_request_from_a_burs
 
 
 PLAIN = {
-    "streaming": {"output_kind": RequestOutputKind.DELTA},
     "logprobs": {"logprobs": 1},
     "a thinking budget": {"thinking_token_budget": 3},
     "extra_args": {"extra_args": {"mine": 1}},

@@ -133,6 +133,21 @@ def test_bursts_run_and_repeat_steps_and_their_answers_are_vllms_own(plain: Run,
     assert len({tuple(tokens) for tokens in burst.tokens}) > 20
 
 
+LIMITS = {
+    "penalties": ("sampling.repetition_penalty=1.3", "sampling.frequency_penalty=0.5", "sampling.presence_penalty=0.5"),
+    "min_tokens": ("sampling.min_tokens=48",),
+    "stop_strings": ("sampling.stop_strings=['，', 'the']",),
+}
+
+
+@pytest.mark.parametrize("name", LIMITS)
+def test_bursts_with_what_looks_at_earlier_tokens_give_vllms_own_answers(name: str, plain: Run) -> None:
+    theirs, ours = (answered(f"engine.scheduler={scheduler}", *LIMITS[name]) for scheduler in ("default", "burst"))
+    assert (ours.overrides["scheduler"].ran, ours.overrides["scheduler"].reason) == ("burst", None)
+    assert alike(theirs, ours) >= ALIKE
+    assert alike(theirs, plain) < ALIKE, "else it changed nothing"
+
+
 def test_attention_over_a_shared_prefix_runs_and_gives_vllms_answers(shared_prefix: Run, structured: Run) -> None:
     attention = shared_prefix.overrides["attention"]
     assert (attention.ran, attention.reason) == ("shared_prefix", None)
@@ -164,7 +179,10 @@ def counting(name: str, letter: str, monkeypatch: pytest.MonkeyPatch, owner: typ
     monkeypatch.setattr(owner, name, counted)
 
 
-@pytest.mark.parametrize("sampling", [(), ("sampling.temperature=0.7", "sampling.top_p=0.8")], ids=["greedy", "drawn"])
+SAMPLINGS = {"greedy": (), "drawn": ("sampling.temperature=0.7", "sampling.top_p=0.8"), "penalties": LIMITS["penalties"]}
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS.values(), ids=list(SAMPLINGS))
 def test_the_runner_repeats_most_steps_and_replays_the_sampler_as_a_cuda_graph(
     sampling: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caches: Path
 ) -> None:

@@ -7,6 +7,7 @@ import json
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -156,7 +157,7 @@ def watched() -> bool:
 
 
 def started(*overrides: str) -> list[list[Override]]:
-    """The overrides of vLLM right after its start, after whole answers, and after a streamed one."""
+    """The overrides of vLLM right after its start, after whole answers and a streamed one, and after one with logprobs."""
 
     async def live() -> list[list[Override]]:
         vllm = (f"engine={vllm_on_this_machine()}", "sampling.max_tokens=8")
@@ -166,9 +167,14 @@ def started(*overrides: str) -> list[list[Override]]:
             spawned = "engine.env.VLLM_WORKER_MULTIPROC_METHOD=spawn" in overrides
             assert watched() is spawned, "a forked engine watches its parent itself"
             assert (await pipeline.answer(["什么是 warp？"] * 8))[0].error is None
-            moments.append(pipeline.engine.overrides())
             deltas = [delta async for delta in pipeline.stream("什么是 warp？")]
             assert deltas[-1].completion is not None
+            moments.append(pipeline.engine.overrides())
+            from vllm import SamplingParams
+
+            llm: Any = pipeline.engine.llm  # type: ignore[attr-defined]
+            request = {"type": "token", "prompt_token_ids": [1, 2, 3]}
+            assert [one async for one in llm.generate(request, SamplingParams(logprobs=1, max_tokens=2, detokenize=False), "1")]
             return [*moments, pipeline.engine.overrides()]
         finally:
             await pipeline.close()
@@ -178,17 +184,17 @@ def started(*overrides: str) -> list[list[Override]]:
 
 @pytest.mark.engine
 @pytest.mark.parametrize("start", ["fork", "spawn"])
-def test_the_engines_process_says_that_bursts_run_however_it_is_started_and_names_streaming(
+def test_the_engines_process_says_that_bursts_run_however_it_is_started_and_names_logprobs(
     start: str, short_temporary: Path
 ) -> None:
-    before, after, streamed = started("engine.scheduler=burst", f"engine.env.VLLM_WORKER_MULTIPROC_METHOD={start}")
+    before, after, logprobs = started("engine.scheduler=burst", f"engine.env.VLLM_WORKER_MULTIPROC_METHOD={start}")
     assert before == after
     scheduler, attention = after
     assert (scheduler.asked, scheduler.ran, len(scheduler.version)) == ("burst", "burst", 16)
     assert attention == Override("attention", "default", "default")
-    assert "streaming" not in (scheduler.reason or "")
-    assert streamed[0].ran == "burst"
-    assert "requests took vLLM's own scheduling: streaming" in (streamed[0].reason or "")
+    assert "own scheduling" not in (scheduler.reason or "")
+    assert logprobs[0].ran == "burst"
+    assert "requests took vLLM's own scheduling: logprobs" in (logprobs[0].reason or "")
 
 
 @pytest.mark.engine

@@ -10,6 +10,7 @@ for the end are compared.
 
 `ends early` has a stop string that some half of the warm-up's answers hold, `never ends` one that none holds; each costs
 vLLM the text of every token. Of streamed answers the gaps between two pieces are shown, in milliseconds, over all rounds.
+`client s` are seconds of CPU in this process, with each scheduler, where vLLM turns messages of the engine into answers.
 Seconds are medians; a ratio above 1 says that bursts are faster, with the 95 % interval of the mean of its logarithm over the
 rounds. `bursts_with.json` has all seconds.
 """
@@ -54,6 +55,7 @@ class Row:
     seconds: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in SCHEDULERS})
     tokens: int = 0  # of the first round's answers, by vLLM's scheduler
     differ: dict[str, float] = field(default_factory=dict)  # share of answers: burst, and control
+    client: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in SCHEDULERS})  # seconds of CPU here
     gaps_ms: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in SCHEDULERS})
 
 
@@ -73,8 +75,8 @@ def main() -> None:
     out.mkdir(parents=True, exist_ok=True)
     write_model(arguments)
     rows, ran = asyncio.run(measured(arguments, time.monotonic() + arguments.budget))
-    seconds = {name: {"seconds": row.seconds, "tokens": row.tokens, "differ": row.differ} for name, row in rows.items()}
-    (out / "bursts_with.json").write_text(json.dumps({"ran": ran, "rows": seconds}, indent=1) + "\n")
+    values = {name: {key: getattr(row, key) for key in ("seconds", "client", "tokens", "differ")} for name, row in rows.items()}
+    (out / "bursts_with.json").write_text(json.dumps({"ran": ran, "rows": values}, indent=1) + "\n")
     print("\nwhat ran:", json.dumps(ran))
     report(rows)
 
@@ -156,12 +158,13 @@ async def turn(engines: dict[str, VllmEngine], row: Row, prompts: list[list[int]
     """Both engines answer the same; the first time, the answers are compared."""
     given: dict[str, list[Answer]] = {}
     for name in sorted(engines, reverse=swap):
-        began = time.perf_counter()
+        began, cpu = time.perf_counter(), time.process_time()
         if row.streamed:
             given[name] = await streams(engines[name], prompts, row.sampling, row.gaps_ms[name])
         else:
             given[name] = await answers(engines[name], prompts, row.sampling)
         row.seconds[name].append(time.perf_counter() - began)
+        row.client[name].append(time.process_time() - cpu)
     if first:
         again = await answers(engines["default"], prompts, row.sampling)
         row.tokens = sum(len(tokens) for tokens, _ in given["default"])
@@ -207,7 +210,7 @@ def report(rows: dict[str, Row]) -> None:
                 cuts = statistics.quantiles(gaps, n=1000)
                 shown = ", ".join(f"p{place / 10:g} {cuts[place - 1]:.2f}" for place in (500, 950, 990, 999))
                 print(f"{name}, {scheduler}: gaps in ms: mean {statistics.mean(gaps):.2f}, {shown}, longest {max(gaps):.1f}")
-    columns = ("row", "rounds", "tokens", "default s", "burst s", "default/burst (95 %)", "differ", "control")
+    columns = ("row", "rounds", "tokens", "default s", "burst s", "client s", "default/burst (95 %)", "differ", "control")
     lines = [columns, *(cells(name, row) for name, row in rows.items())]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     print()
@@ -219,7 +222,8 @@ def cells(name: str, row: Row) -> tuple[str, ...]:
     """A line of the table."""
     seconds = [f"{statistics.median(row.seconds[scheduler]):.3f}" for scheduler in SCHEDULERS]
     shares = [f"{row.differ[name]:.1%}" for name in ("burst", "control")]
-    return (name, str(len(row.seconds["burst"])), str(row.tokens), *seconds, ratio(row), *shares)
+    client = ", ".join(f"{statistics.median(row.client[scheduler]):.2f}" for scheduler in SCHEDULERS)
+    return (name, str(len(row.seconds["burst"])), str(row.tokens), *seconds, client, ratio(row), *shares)
 
 
 def ratio(row: Row) -> str:

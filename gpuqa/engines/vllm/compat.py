@@ -31,7 +31,7 @@ def of(class_name: str, attributes: str) -> list[str]:
 
 SCHEDULER: Names = {
     "vllm.config.model": ("ModelConfig.logits_processors",),
-    "vllm.config.scheduler": ("SchedulerConfig.prefill_schedule_interval",),
+    "vllm.config.scheduler": ("SchedulerConfig.prefill_schedule_interval", "SchedulerConfig.stream_interval"),
     "vllm.config.vllm": ("VllmConfig.model_config",),
     "vllm.sampling_params": (
         "RequestOutputKind.FINAL_ONLY",

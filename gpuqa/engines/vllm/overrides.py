@@ -107,7 +107,7 @@ def register_attention(args: dict[str, Any]) -> Any:
 def what_ran(choice: Choice, reports: Sequence[Report]) -> Override:
     """A choice beside what the engine's processes reported.
 
-    What ran is the engine's part as a whole: an answer that needs vLLM's own scheduling (a streamed one) does not make it
+    What ran is the engine's part as a whole: an answer that needs vLLM's own scheduling (one with logprobs) does not make it
     "default". `reason` says so all the same, from that answer on.
     """
     if choice.asked == "default" or choice.reason is not None:

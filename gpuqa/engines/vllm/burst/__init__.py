@@ -1,12 +1,14 @@
-"""A vLLM scheduler for answers that are wanted whole: `engine.scheduler=burst`.
+"""A vLLM scheduler whose steps cost no Python time for each request: `engine.scheduler=burst`.
 
 vLLM's scheduler spends Python time on every request at every token; with a small model that costs more than the GPU needs
 for the token. While all running requests do nothing but decode, and no waiting request could be admitted, this one takes the
 KV blocks of all their tokens at once (of `LOOKAHEAD` each or fewer, where blocks are scarce) and runs a burst: a step is
-a few array operations over all requests, and a request's own fields are brought up to date when it may be done, or when
-the burst ends. No token is sent to the client between a request's first and its last, unless it has stop strings: then 16 at a
-time are (`handed_out.py`), and what the client aborts leaves the burst alone. A request's blocks are cached and freed after
-its last token was sent.
+a few array operations over all requests, and a request's own fields are brought up to date when it may be done, when tokens of
+it are sent, or when the burst ends.
+
+How many tokens are sent together (`handed_out.py`): of a whole answer the first one, for its time, and then all others, 16
+where it has stop strings; of a streamed one each by itself, or as many as vLLM's `stream_interval` says. A request that is
+given up leaves the burst alone. A request's blocks are cached and freed after its last token was sent.
 
 Each request of a batch carries the number of those behind it (`gpuqa.engines.FOLLOWED`), and while no request runs the first
 ones wait for the rest: the thread that receives requests and the one that launches kernels share one interpreter, and a step
@@ -14,8 +16,8 @@ of four requests took longer than receiving the other 354.
 
 `runner.py` does the same for what the model runner prepares for a step, where vLLM drives the device by its second one.
 
-Whatever is not plain decoding of whole answers goes through vLLM's own code, which this class only calls: admission,
-prefill, preemption, stopping (`check_stop`), freeing. Engines and requests that it does not know take that path from
+Whatever is not plain decoding goes through vLLM's own code, which this class only calls: admission, prefill, preemption,
+stopping (`check_stop`), freeing. Engines and requests that it does not know take that path from
 beginning to end; a log line and `Engine.overrides` say so.
 
 What a burst hands to the model runner, for S requests: `num_scheduled_tokens` maps S request ids to 1, `num_computed_tokens`

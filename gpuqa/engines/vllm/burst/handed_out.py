@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine import EngineCoreOutput
 from vllm.v1.request import Request
 
@@ -42,10 +43,14 @@ class HandedOut:
         )
 
 
-def sent_together(request: Request) -> int:
-    """Tokens of a request that are sent at once: all, or `STOP_STRING_TOKENS` where vLLM looks for a stop string.
+def sent_together(request: Request, stream_interval: int) -> int:
+    """Tokens of a request that are sent at once: of a streamed answer vLLM's `stream_interval`, of a whole one all, or
+    `STOP_STRING_TOKENS` where vLLM looks for a stop string.
 
     It looks where tokens become text, in the client's process, finds what it would have found token by token, drops the tokens
     behind it and aborts the request, which has taken a few steps in vain by then.
     """
-    return STOP_STRING_TOKENS if request.sampling_params.stop else int(request.max_tokens)
+    params = request.sampling_params
+    if params.output_kind != RequestOutputKind.FINAL_ONLY:
+        return stream_interval
+    return STOP_STRING_TOKENS if params.stop else int(request.max_tokens)

@@ -59,7 +59,8 @@ class BurstScheduler(AsyncScheduler):  # type: ignore[misc]  # vLLM's modules ar
                 if self._warn_once(f"a request takes vLLM's own scheduling: {reason}"):
                     report("scheduler", State.partly, f"requests took vLLM's own scheduling: {reason}")
             else:
-                self.handed_out[request.request_id] = HandedOut(request, sent_together(request))
+                together = sent_together(request, self.scheduler_config.stream_interval)
+                self.handed_out[request.request_id] = HandedOut(request, together)
             self.followers, self.waits_until = followers(request), time.monotonic() + PATIENCE_S
         super().add_request(request)
 

@@ -32,20 +32,18 @@ def unsupported_engine(scheduler: Any) -> str | None:
 
 
 def unsupported_request(request: Any) -> str | None:
-    """Why this request needs vLLM's own scheduling; None if it is an answer that is wanted whole.
+    """Why this request needs vLLM's own scheduling; None if its steps can be part of a burst.
 
     Penalties, `min_tokens`, `bad_words`, `logit_bias` and `allowed_token_ids` are no reason: what they need beside the logits
     lies in the model runner's own state, which a step of a burst moves on as a step of vLLM's scheduler does. A thinking
     budget reads positions on the host, repetition detection looks at all tokens after each step, and `extra_args` is for
     code that is not known here.
     """
-    from vllm.sampling_params import RequestOutputKind
-
     params = request.sampling_params
     if params is None:
         return "pooling"
     unsupported = {
-        "streaming": params.output_kind != RequestOutputKind.FINAL_ONLY or request.resumable,
+        "a prompt that comes in pieces": request.resumable,
         "a grammar": request.structured_output_request is not None,
         "logprobs": params.num_logprobs is not None or params.prompt_logprobs is not None,
         "a thinking budget": params.thinking_token_budget is not None,

@@ -64,7 +64,14 @@ HEAVY = {
 }
 INSIDE_VLLM = {  # vLLM itself imports these
     f"gpuqa.engines.vllm.{name}"
-    for name in ("burst.scheduler", "burst.requests", "burst.runner", "shared_prefix.backend", "shared_prefix.kernels")
+    for name in (
+        "burst.handed_out",
+        "burst.requests",
+        "burst.runner",
+        "burst.scheduler",
+        "shared_prefix.backend",
+        "shared_prefix.kernels",
+    )
 }
 NAMELESS = {"util", "utils", "common", "helper", "helpers", "base", "manager", "misc"}
 

@@ -134,7 +134,7 @@ def test_bursts_run_and_repeat_steps_and_their_answers_are_vllms_own(plain: Run,
 
 
 LIMITS = {
-    "penalties": ("sampling.repetition_penalty=1.3", "sampling.frequency_penalty=0.5", "sampling.presence_penalty=0.5"),
+    "penalties": ("sampling.repetition_penalty=5.0", "sampling.frequency_penalty=2.0", "sampling.presence_penalty=2.0"),
     "min_tokens": ("sampling.min_tokens=48",),
     "stop_strings": ("sampling.stop_strings=['，', 'the']",),
 }

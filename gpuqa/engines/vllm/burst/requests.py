@@ -94,9 +94,9 @@ class Burst:
             num_output_tokens=(self.output[self.rows] + self.scheduled).tolist(),
         )
 
-    def take(self, step: Step, model_runner_output: Any) -> np.ndarray:
+    def take(self, step: Step, model_runner_output: Any) -> tuple[np.ndarray, list[bool]]:
         """Keep the tokens of one step; returns the rows, int64, whose request may be done, by a stop token or by a limit, or
-        has tokens that are to be sent now.
+        has tokens that are to be sent now; and of each whether it is the former.
 
         vLLM's output has for each request, in an order of its own, the list of its sampled token ids: one here.
         """
@@ -113,8 +113,8 @@ class Burst:
         is_due = taken >= self.due[rows]
         self.due[rows] += np.where(is_due, self.together[rows], 0)
         may_be_done = np.isin(tokens, self.stops) | (taken >= self.limits[rows])
-        chosen: np.ndarray = rows[(may_be_done | is_due) & self.alive[rows]]
-        return chosen
+        chosen = (may_be_done | is_due) & self.alive[rows]
+        return rows[chosen], may_be_done[chosen].tolist()
 
     def settle(self, rows: np.ndarray) -> list[Request]:
         """Write the steps and tokens so far of some rows into the requests' own fields, and return these requests."""

@@ -133,7 +133,11 @@ class RepeatedSteps:
             return self.sample(hidden_states, input_batch, None)
 
     def _draws_by_kernels(self, batch: Any) -> bool:
-        """Whether every launch would be the same at the next step; FlashInfer takes random numbers from the host."""
+        """Whether every launch would be the same at the next step; FlashInfer takes random numbers from the host.
+
+        Penalties, bad words and the end of `min_tokens` are no exception: their kernels read counts, tokens and positions on
+        the GPU, where vLLM's `postprocess_sampled` and `_move_on` move them on outside of the graph.
+        """
         states, places = self.sampler.sampling_states, batch.idx_mapping_np
         fused = self.sampler.use_flashinfer
         return self.device.type == "cuda" and (not fused or states.any_greedy(places) or states.any_explicit_seed(places))

@@ -209,9 +209,10 @@ class BurstScheduler(AsyncScheduler):  # type: ignore[misc]  # vLLM's modules ar
         """Keep the token of each row of a step, and send what is due; vLLM's `check_stop` decides about requests that may be
         done."""
         burst, outputs, ended = step.burst, defaultdict(list), []
-        for request in burst.settle(burst.take(step, model_runner_output)):
+        rows, may_be_done = burst.take(step, model_runner_output)
+        for request, may_end in zip(burst.settle(rows), may_be_done, strict=True):
             handed_out = self.handed_out[request.request_id]
-            if check_stop(request, self.max_model_len):
+            if may_end and check_stop(request, self.max_model_len):
                 ended.append(request)
                 del self.handed_out[request.request_id]
             elif not handed_out.is_due:

@@ -179,7 +179,7 @@ def counting(name: str, letter: str, monkeypatch: pytest.MonkeyPatch, owner: typ
     monkeypatch.setattr(owner, name, counted)
 
 
-SAMPLINGS = {"greedy": (), "drawn": ("sampling.temperature=0.7", "sampling.top_p=0.8"), "penalties": LIMITS["penalties"]}
+SAMPLINGS = {"greedy": (), "drawn": ("sampling.temperature=0.7", "sampling.top_p=0.8"), "min_tokens": LIMITS["min_tokens"]}
 
 
 @pytest.mark.parametrize("sampling", SAMPLINGS.values(), ids=list(SAMPLINGS))

@@ -155,7 +155,8 @@ RUNNER: Names = {
     ),
     "vllm.v1.worker.gpu.model_states.interface": ("ModelState.num_new_sampled_tokens_per_step",),
     "vllm.v1.worker.gpu.sample.output": ("SamplerOutput.sampled_token_ids",),
-    "vllm.v1.worker.gpu.sample.sampler": ("Sampler.sampling_states", "Sampler.trace_replay_state", "Sampler.use_flashinfer"),
+    "vllm.v1.worker.gpu.sample.penalties": ("PenaltiesState.use_penalty",),
+    "vllm.v1.worker.gpu.sample.sampler": (*of("Sampler", "penalties_state sampling_states trace_replay_state use_flashinfer"),),
     "vllm.v1.worker.gpu.sample.states": (
         "SamplingStates.any_explicit_seed(idx_mapping_np)",
         "SamplingStates.any_greedy(idx_mapping_np)",
@@ -171,6 +172,7 @@ RUNNER: Names = {
 
 ATTENTION: Names = {
     "vllm.v1.attention.backend": (
+        "AttentionBackend.forward_includes_kv_cache_update",
         "AttentionImplBase.dcp_world_size",
         "AttentionImpl.fused_output_quant_supported(quant_key)",
         "AttentionLayer._k_scale",
@@ -183,15 +185,18 @@ ATTENTION: Names = {
         "FlashAttentionBackend.get_builder_cls()",
         "FlashAttentionBackend.get_impl_cls()",
         "FlashAttentionBackend.get_name()",
+        "FlashAttentionImpl.do_kv_cache_update(layer, key, value, kv_cache, slot_mapping)",
         "FlashAttentionImpl.forward(layer, query, key, value, kv_cache, attn_metadata, output)",
         "FlashAttentionMetadataBuilder.build(common_prefix_len, common_attn_metadata, fast_build)",
         *of(
             "FlashAttentionImpl",
-            "alibi_slopes attn_type head_size kv_cache_dtype logits_soft_cap scale sinks sliding_window",
+            "alibi_slopes attn_type head_size kv_cache_dtype kv_sharing_target_layer_name logits_soft_cap scale sinks "
+            "sliding_window",
         ),
         *of(
             "FlashAttentionMetadata",
-            "block_table causal max_query_len mm_prefix_query_range_tensor num_actual_tokens rswa_prefix_lens seq_lens",
+            "block_table causal max_query_len mm_prefix_query_range_tensor num_actual_tokens rswa_prefix_lens seq_lens "
+            "slot_mapping",
         ),
     ),
     "vllm.envs": ("VLLM_BATCH_INVARIANT",),
@@ -199,15 +204,16 @@ ATTENTION: Names = {
     "vllm.v1.attention.backends.triton_attn": (
         "TritonAttentionBackend.get_impl_cls()",
         "TritonAttentionBackend.get_name()",
+        "TritonAttentionImpl.do_kv_cache_update(layer, key, value, kv_cache, slot_mapping)",
         "TritonAttentionImpl.forward(layer, query, key, value, kv_cache, attn_metadata, output)",
         *of(
             "TritonAttentionImpl",
-            "alibi_slopes attn_type head_size kv_cache_dtype logits_soft_cap scale sinks sliding_window "
-            "supports_quant_query_input",
+            "alibi_slopes attn_type head_size kv_cache_dtype kv_sharing_target_layer_name logits_soft_cap scale sinks "
+            "sliding_window supports_quant_query_input",
         ),
         *of(
             "TritonAttentionMetadata",
-            "block_table causal max_query_len mm_prefix_range_tensor num_actual_tokens rswa_prefix_lens seq_lens",
+            "block_table causal max_query_len mm_prefix_range_tensor num_actual_tokens rswa_prefix_lens seq_lens slot_mapping",
         ),
     ),
     "vllm.v1.attention.backends.registry": (

@@ -135,12 +135,14 @@ class RepeatedSteps:
     def _draws_by_kernels(self, batch: Any) -> bool:
         """Whether every launch would be the same at the next step; FlashInfer takes random numbers from the host.
 
-        Penalties, bad words and the end of `min_tokens` are no exception: their kernels read counts, tokens and positions on
-        the GPU, where vLLM's `postprocess_sampled` and `_move_on` move them on outside of the graph.
+        The end of `min_tokens` and bad words are no exception: their kernels read tokens and positions on the GPU, where
+        `_move_on` moves them on outside of the graph. Penalties should be none either, but their answers were not shown to be
+        vLLM's own on a card (experiments/LOG.md), so their kernels are launched one by one.
         """
         states, places = self.sampler.sampling_states, batch.idx_mapping_np
-        fused = self.sampler.use_flashinfer
-        return self.device.type == "cuda" and (not fused or states.any_greedy(places) or states.any_explicit_seed(places))
+        by_kernels = not self.sampler.use_flashinfer or states.any_greedy(places) or states.any_explicit_seed(places)
+        penalized = self.sampler.penalties_state.use_penalty[places].any()
+        return bool(self.device.type == "cuda" and by_kernels and not penalized)
 
 
 def changes(scheduler_output: Any) -> bool:

@@ -9,7 +9,16 @@ import pytest
 from conftest import run_python
 
 ROOM = 99 * 1024  # bytes of shared memory that one program may take on an RTX 5090; an H200 has more than twice that
-CARDS = ["80,bf16,2,128,32", "89,fp8,8,64,16", "90,bf16,2,128,32", "90,fp8,2,128,32", "120,fp8,3,128,32"]  # compile_kernels.py
+SMALL = "90,fp8,1,16,16"  # heads of 16: half of one is too short for a product
+CARDS = [
+    "80,bf16,2,128,32",
+    "89,fp8,8,64,16",
+    "90,bf16,2,128,32",
+    "90,fp8,2,128,32",
+    SMALL,
+    "120,fp8,3,128,32",
+    "120,bf16,2,256,32",
+]
 
 
 @pytest.mark.slow
@@ -24,4 +33,4 @@ def test_the_kernels_compile_for_other_cards_with_room_left_and_read_no_single_b
     for card, found in zip(CARDS, made, strict=True):
         for kernel, measured in found.items():
             assert measured["shared_bytes"] <= ROOM, (card, kernel)
-            assert measured["byte_loads"] == 0, (card, kernel)
+            assert measured["byte_loads"] == 0 or card == SMALL, (card, kernel)

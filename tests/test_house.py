@@ -71,6 +71,7 @@ INSIDE_VLLM = {  # vLLM itself imports these
         "burst.scheduler",
         "shared_prefix.backend",
         "shared_prefix.kernels",
+        "shared_prefix.programs",
     )
 }
 NAMELESS = {"util", "utils", "common", "helper", "helpers", "base", "manager", "misc"}

@@ -5,7 +5,8 @@
 
 One decoding step of Qwen3-0.6B's shape: 358 sequences behind 480 shared tokens, 30 to 286 tokens of its own in each, blocks of
 32. Of its two parts, the shared prefix and each sequence's own tokens, either is captured into a CUDA graph over 28 layers that
-have caches of their own, and replayed. Milliseconds are the least of three means of 20; the bandwidth counts keys and
+have caches of their own, and replayed; so are both with the writing of the newest token, as in an engine, since on Hopper the
+second part begins while the first still runs. Milliseconds are the least of three means of 20; the bandwidth counts keys and
 values alone, once each, and stands beside the best of plain copies of 4 GiB. With `--tunings all` every line of TUNINGS is
 measured for each case, and the best come last; `bandwidth.json` has all of them. A case is a format and how a block lies in
 memory: nhd, the heads of a token side by side, or hnd, the tokens of a head (vLLM's VLLM_KV_CACHE_LAYOUT). Needs a CUDA device,
@@ -27,24 +28,33 @@ from typing import Any
 
 import torch
 
-from gpuqa.engines.vllm.shared_prefix.kernels import TUNING, Cache, Tuning, attend_own, attend_prefix, shared_tokens
+from gpuqa.engines.vllm.shared_prefix.kernels import MANY, Cache, Tuning, attend, attend_own, attend_prefix, shared_tokens
 
 LAYERS, HEADS, KEY_HEADS, SIZE, BLOCK = 28, 16, 8, 128, 32
 SEQUENCES, PREFIX, OWN = 358, 480, (30, 287)
 REPLAYS, MEANS, SHOWN = 20, 3, 8
 FORMATS = {"bf16": torch.bfloat16, "fp8": torch.float8_e4m3fn}
 STAGES = (2, 5, 7)  # Triton counts two for a tile, whose place in the cache it loads first: 1, 2 and 3 tiles in shared memory
-TUNINGS = [
-    replace(TUNING, own_warps=warps, own_tokens=tokens, own_stages=stages, splits=splits)
-    for splits, tokens, warps, stages in itertools.product((4, 2), (32, 64, 16), (4, 2, 1), STAGES)
-]
+TUNINGS = {
+    "own": [
+        replace(MANY, own_warps=warps, own_tokens=tokens, own_stages=stages, splits=splits)
+        for splits, tokens, warps, stages in itertools.product((4, 2), (32, 64, 16), (4, 2, 1), STAGES)
+    ],
+    "prefix": [
+        replace(MANY, splits=splits, prefix_rows=rows, prefix_warps=warps, prefix_tokens=tokens, prefix_stages=stages)
+        for splits, (rows, warps), tokens, stages in itertools.product(
+            (4, 2, 8, 1), ((64, 4), (128, 8), (128, 4), (32, 4)), (32, 64), (2, 3)
+        )
+    ],
+}
+TUNINGS["default"], TUNINGS["all"] = [MANY], TUNINGS["own"] + TUNINGS["prefix"]
 
 
 def main() -> int:
     """A line for each format and tuning as it is measured, then the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=lambda word: Path(word.removeprefix("out=")), metavar="out=FOLDER")
-    parser.add_argument("--tunings", choices=("default", "all"), default="default")
+    parser.add_argument("--tunings", choices=TUNINGS, default="default")
     parser.add_argument("--cases", default="bf16.nhd,fp8.nhd,bf16.hnd,fp8.hnd")
     parser.add_argument("--budget", type=float, default=120.0, help="seconds; no tuning is begun after it")
     arguments = parser.parse_args()
@@ -54,7 +64,7 @@ def main() -> int:
     arguments.out.mkdir(parents=True, exist_ok=True)
     copied, began = copy_gb_per_s(), time.monotonic()
     print(f"{torch.cuda.get_device_name()}: copies {copied:,.0f} GB/s", flush=True)
-    tunings = [TUNING] if arguments.tunings == "default" else [TUNING, *(one for one in TUNINGS if one != TUNING)]
+    tunings = [MANY, *(one for one in TUNINGS[arguments.tunings] if one != MANY)]
     layers = {case: [make_layer(*case.split("."), seed) for seed in range(LAYERS)] for case in arguments.cases.split(",")}
     found: list[dict[str, Any]] = []
     for tuning, case in itertools.product(tunings, layers):  # in turn, so that a budget leaves all cases as far
@@ -65,7 +75,7 @@ def main() -> int:
     for case in layers:
         mine = [one for one in found if one["case"] == case and "error" not in one]
         print(f"\n{case}, the default, then the best:")
-        print(*map(line, [*mine[:1], *sorted(mine, key=lambda one: one["own_ms"])[:SHOWN]]), sep="\n")
+        print(*map(line, [*mine[:1], *sorted(mine, key=lambda one: one["both_ms"])[:SHOWN]]), sep="\n")
     return 0
 
 
@@ -94,12 +104,19 @@ def measured(layers: list[Any], tuning: Tuning, copied: float) -> dict[str, Any]
         partials = [attend_prefix(query, cache, shared, SIZE**-0.5, tuning) for query, cache, shared in layers]
         own_ms = milliseconds(partial(run_own, layers, partials, outs, tuning))
         prefix_ms = milliseconds(partial(run_prefix, layers, tuning))
+        both_ms = milliseconds(partial(run_both, layers, outs, tuning))
     except Exception as error:  # a tuning that a card has no room for is a result
         return {"error": f"{type(error).__name__}: {str(error).splitlines()[0][:80]}"}
     cache = layers[0][1]
     tokens = int((cache.lengths - PREFIX).sum())
     gb = LAYERS * tokens * KEY_HEADS * 2 * SIZE * cache.keys.element_size() / 1e9
-    return {"own_ms": own_ms, "prefix_ms": prefix_ms, "own_gb_per_s": gb / own_ms * 1e3, "share": gb / own_ms * 1e3 / copied}
+    return {
+        "own_ms": own_ms,
+        "prefix_ms": prefix_ms,
+        "both_ms": both_ms,
+        "own_gb_per_s": gb / own_ms * 1e3,
+        "share": gb / own_ms * 1e3 / copied,
+    }
 
 
 def run_own(layers: list[Any], partials: list[Any], outs: list[Any], tuning: Tuning) -> None:
@@ -112,6 +129,13 @@ def run_prefix(layers: list[Any], tuning: Tuning) -> None:
     """The part of the shared prefix, all layers."""
     for query, cache, shared in layers:
         attend_prefix(query, cache, shared, SIZE**-0.5, tuning)
+
+
+def run_both(layers: list[Any], outs: list[Any], tuning: Tuning) -> None:
+    """All of it, all layers, with the queries' first heads for the newest token's keys and values."""
+    for (query, cache, shared), out in zip(layers, outs, strict=True):
+        new = query[:, :KEY_HEADS]
+        attend(query, replace(cache, new_keys=new, new_values=new), shared, SIZE**-0.5, out, tuning)
 
 
 def milliseconds(run: Callable[[], None]) -> float:
@@ -145,12 +169,12 @@ def copy_gb_per_s() -> float:
 
 def line(one: dict[str, Any]) -> str:
     """A result with the tuning's values that are not the default's."""
-    default = asdict(TUNING)
+    default = asdict(MANY)
     changed = " ".join(f"{key}={value}" for key, value in one["tuning"].items() if value != default[key]) or "default"
     if "error" in one:
         return f"{one['case']} {changed}: {one['error']}"
     own = f"own tokens {one['own_ms']:.3f} ms, {one['own_gb_per_s']:,.0f} GB/s, {one['share']:.1%} of copies"
-    return f"{one['case']} {changed}: {own}; prefix {one['prefix_ms']:.3f} ms"
+    return f"{one['case']} {changed}: {own}; prefix {one['prefix_ms']:.3f} ms; both {one['both_ms']:.3f} ms"
 
 
 if __name__ == "__main__":

@@ -26,6 +26,11 @@ SHARED_TOKENS = "gpuqa_shared_tokens"  # on a step's metadata, for all layers: t
 MIN_SEQUENCES = 48  # below, one program for each of their key heads leaves much of an H200 idle (experiments/LOG.md)
 
 
+def pays(sequences: int) -> bool:
+    """Whether the kernels are faster than vLLM's with so many: with a single one, too, which is shared out to many programs."""
+    return sequences == 1 or sequences >= MIN_SEQUENCES
+
+
 class SharedPrefix(AttentionImpl):  # type: ignore[misc]  # vLLM's modules are skipped by the type checker
     """One layer, before the class of vLLM that takes the steps and models which the kernels do not know."""
 
@@ -66,13 +71,17 @@ class SharedPrefix(AttentionImpl):  # type: ignore[misc]  # vLLM's modules are s
         """vLLM's shapes: `query` and `output` [tokens, heads, head size], `key` and `value` [tokens, key heads, head size],
         padded to the size of a CUDA graph; `kv_cache` [blocks, key heads, tokens in a block, 2 * head size], keys first, and
         uint8 where it is of float8; `block_table` int32 [sequences, blocks], `seq_lens` int32 [sequences] in tokens."""
-        if not (self.usable and attn_metadata is not None and self.decodes_many(attn_metadata)):
+        writes = attn_metadata is not None and self.kv_sharing_target_layer_name is None
+        if not (self.usable and attn_metadata is not None and self.decodes_here(attn_metadata)):
+            if writes:
+                self.do_kv_cache_update(layer, key, value, kv_cache, attn_metadata.slot_mapping)
             return super().forward(layer, query, key, value, kv_cache, attn_metadata, output, *args, **kwargs)
         table, lengths, count = attn_metadata.block_table, attn_metadata.seq_lens, attn_metadata.num_actual_tokens
         numbers = kv_cache.view(torch.float8_e4m3fn) if self.float8 else kv_cache
         keys, values = numbers.transpose(1, 2).split(self.head_size, dim=-1)
-        scales = (layer._k_scale, layer._v_scale) if self.float8 else ()
-        cache = Cache(keys, values, table, lengths, *scales)
+        scales = (layer._k_scale, layer._v_scale) if self.float8 else (None, None)
+        new = (key[:count], value[:count]) if writes else (None, None)
+        cache = Cache(keys, values, table, lengths, *scales, *new)
         first, shared = vars(attn_metadata).get(SHARED_TOKENS, (layer, None))
         if first is layer:  # the first layer of a step finds it for all, and again if the step is run again
             shared = shared_tokens(table[:count], lengths[:count], cache.keys.shape[1])
@@ -80,11 +89,11 @@ class SharedPrefix(AttentionImpl):  # type: ignore[misc]  # vLLM's modules are s
         attend(query[:count], cache, shared, self.scale, output[:count])
         return output
 
-    def decodes_many(self, step: FlashAttentionMetadata | TritonAttentionMetadata) -> bool:
+    def decodes_here(self, step: FlashAttentionMetadata | TritonAttentionMetadata) -> bool:
         """Whether every sequence has one new token, which sees all before it, and there are enough of them."""
         return (
             step.max_query_len == 1
-            and step.num_actual_tokens >= MIN_SEQUENCES
+            and pays(step.num_actual_tokens)
             and step.causal is True
             and step.rswa_prefix_lens is None
             and vars(step)[self.image_ranges] is None
@@ -102,12 +111,14 @@ class SharedPrefixBuilder(FlashAttentionMetadataBuilder):  # type: ignore[misc]
     """Spares decoding steps of many sequences the plan that FlashAttention would make for them."""
 
     def build(self, common_prefix_len: int, common_attn_metadata: Any, fast_build: bool = False) -> FlashAttentionMetadata:
-        many = common_attn_metadata.max_query_len == 1 and common_attn_metadata.num_actual_tokens >= MIN_SEQUENCES
+        many = common_attn_metadata.max_query_len == 1 and pays(common_attn_metadata.num_actual_tokens)
         return super().build(common_prefix_len, common_attn_metadata, fast_build or many)
 
 
 class SharedPrefixBackend(FlashAttentionBackend):  # type: ignore[misc]
     """FlashAttention whose decoding steps of many sequences read the shared prefix once."""
+
+    forward_includes_kv_cache_update = True  # the kernels write a new token themselves, a launch less
 
     @staticmethod
     def get_name() -> str:
@@ -140,6 +151,8 @@ class Float8Impl(SharedPrefix, TritonAttentionImpl):  # type: ignore[misc]
 
 class Float8Backend(TritonAttentionBackend):  # type: ignore[misc]
     """vLLM's Triton attention with a cache of float8, whose decoding steps of many sequences read the shared prefix once."""
+
+    forward_includes_kv_cache_update = True  # the kernels write a new token themselves, a launch less
 
     @staticmethod
     def get_name() -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import random
+import time
 from functools import cache
 from typing import Any
 
@@ -79,10 +80,10 @@ def test_random_schedules_give_every_request_its_tokens_and_the_pool_its_blocks(
     cls: type[Any], way: tuple[bool, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """vLLM's own scheduler takes the same test, or the stand-in would prove nothing."""
-    monkeypatch.setattr(burst_scheduler, "MIN_RUNNING", 1)
     monkeypatch.setattr(burst_scheduler, "PATIENCE_S", 0.002)
     bursts = 0
     for seed in range(SCHEDULES):
+        monkeypatch.setattr(burst_scheduler, "GATHERING_S", (0.0, 0.0005)[seed % 2])
         monkeypatch.setattr(burst_scheduler, "LOOKAHEAD", (1, 2, 5, 64)[seed % 4])
         engine, wanted, aborted = run(cls, *way, seed)
         scheduler = engine.scheduler
@@ -202,15 +203,32 @@ def test_running_requests_do_not_wait_for_the_rest_of_a_batch(monkeypatch: pytes
     assert engine.client.tokens["99"] == answer([7, 8, 9], whole(), MAX_MODEL_LEN)[0]
 
 
-def test_a_newcomer_is_let_in_with_the_next_step() -> None:
+def test_requests_that_come_during_a_burst_are_admitted_together_and_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(burst_scheduler, "GATHERING_S", 0.3)
     engine = filled([([1, 2, 3 + number], whole()) for number in range(8)])
-    while engine.scheduler.burst is None or engine.scheduler.burst.scheduled < 5:
+    scheduler = engine.scheduler
+    while scheduler.burst is None:
         engine.step([])
-    engine.scheduler.add_request(make_request("99", [7, 8, 9], whole(), priority=0))
+    plain, began = scheduler.steps["plain"], time.monotonic()
+    for name in ("98", "99"):
+        scheduler.add_request(make_request(name, [7, 8, int(name) % 10], whole(), priority=0))
+        engine.step([])
+        assert (scheduler.steps["plain"], name in engine.runner.states) == (plain, False), "the burst goes on"
+    time.sleep(max(0.0, began + 0.3 - time.monotonic()))
     engine.step([])
-    assert "99" in engine.runner.states
+    assert {"98", "99"} <= set(engine.runner.states)
     run_dry(engine)
     assert engine.client.tokens["99"] == answer([7, 8, 9], whole(), MAX_MODEL_LEN)[0]
+
+
+def test_a_streamed_newcomer_is_let_in_with_the_next_step() -> None:
+    engine = filled([([1, 2, 3 + number], whole()) for number in range(8)])
+    while engine.scheduler.burst is None:
+        engine.step([])
+    streamed = whole(output_kind=RequestOutputKind.DELTA)
+    engine.scheduler.add_request(make_request("99", [7, 8, 9], streamed, priority=0))
+    engine.step([])
+    assert "99" in engine.runner.states
 
 
 def test_answers_with_stop_strings_burst_and_end_soon_after_them() -> None:

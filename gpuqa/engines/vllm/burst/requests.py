@@ -57,6 +57,7 @@ class Burst:
         self.alive = np.ones(len(running), dtype=bool)  # [R]: not finished
         # int64, sorted: token ids that may end any of the requests
         self.stops = np.array(sorted({stop for request in self.requests for stop in stop_token_ids(request)}), dtype=np.int64)
+        self.gathers_until: float | None = None  # on the monotonic clock: its end, for the sake of requests that wait
         self.choose_rows()
 
     @property

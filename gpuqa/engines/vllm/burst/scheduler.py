@@ -26,7 +26,7 @@ LOOKAHEAD = 64  # tokens of KV cache that a burst takes for each request beforeh
 PATIENCE_S = 0.05  # that the first requests of a batch wait for the one behind them, which a client may have taken back
 NAP_S = 60e-6  # for each that is still to come; they come every 100 us on an H200's host, slower when something else runs
 LONGEST_NAP_S = 0.02
-MIN_RUNNING = 4  # running requests below which it does not pay to begin a burst
+GATHERING_S = 0.01  # that requests which come during a burst wait for more of them: each end of a burst costs a step or two
 
 
 class BurstScheduler(AsyncScheduler):  # type: ignore[misc]  # vLLM's modules are skipped by the type checker
@@ -104,10 +104,23 @@ class BurstScheduler(AsyncScheduler):  # type: ignore[misc]  # vLLM's modules ar
         return super().schedule(throttle_prefills)
 
     def _undisturbed(self) -> bool:
-        """Whether the next step could only decode: no request waits, or none of those that wait could be admitted."""
+        """Whether the next step only decodes: no request waits, none of those that wait could be admitted, or they gather."""
         running, waiting = self.get_request_counts()
-        no_news = not waiting or running >= self.max_num_active_reqs
+        no_news = not waiting or running >= self.max_num_active_reqs or self._gathers()
         return self.usable and no_news and self.pause_state == PauseState.UNPAUSED
+
+    def _gathers(self) -> bool:
+        """Whether the burst goes on for a while although requests wait: those that come one by one are admitted together. An
+        answer that is streamed does not wait for its first token."""
+        if self.burst is None or not self.burst.goes_on or not all(map(self._is_wanted_whole, self.waiting)):
+            return False
+        now = time.monotonic()
+        self.burst.gathers_until = self.burst.gathers_until or now + GATHERING_S
+        return now < self.burst.gathers_until
+
+    def _is_wanted_whole(self, request: Request) -> bool:
+        sent = self.handed_out.get(request.request_id)
+        return sent is not None and sent.together > 1
 
     def _awaits_last_tokens(self) -> bool:
         """Whether all that is left of a burst is to take tokens that will end its requests."""
@@ -121,9 +134,8 @@ class BurstScheduler(AsyncScheduler):  # type: ignore[misc]  # vLLM's modules ar
         return bool(self.followers) and not self.running and time.monotonic() < self.waits_until
 
     def _begin(self) -> Burst | None:
-        """A burst over all running requests, with the blocks for it; None where one of them does not allow it, or there are
-        fewer than `MIN_RUNNING`."""
-        if len(self.running) < MIN_RUNNING:
+        """A burst over all running requests, if there are any, with the blocks for it; None where one does not allow it."""
+        if not self.running:
             return None
         running, steps = [], []
         for request in self.running:

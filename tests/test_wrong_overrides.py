@@ -74,6 +74,10 @@ MISTAKES = [  # command, its words, the whole message or its beginning (with ...
         "evaluate http.port=1",
         "http.port: gpuqa.evaluate has no such key, it belongs to gpuqa.check, gpuqa.serve; allowed is url, ...",
     ),
+    (
+        "sweep experiment=embedded_search",
+        "search: gpuqa.sweep has no such key, it belongs to gpuqa.search; ... (in experiment/embedded_search.yaml)",
+    ),
     ("serve http.port=hello", "http.port: got 'hello', allowed is an integer"),
     ("serve http.port=1.5", "http.port: got 1.5, allowed is an integer"),
     ("serve http.port=null", "http.port: got None, allowed is an integer"),

@@ -13,7 +13,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import QuotedString
 from hydra.errors import MissingConfigException, OverrideParseException, SearchPathException
 from omegaconf import MISSING, DictConfig
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from gpuqa.config import did_you_mean, one_line
 from gpuqa.config.command_line import override
@@ -58,8 +58,9 @@ def explained(error: Exception, command: str, words: Sequence[str], options_fold
     if match := CHOSEN.search(text) or PRESENT.search(text):
         return f"{match[1]}: it is set already; write {match[1]}=VALUE, without a +"
     if isinstance(cause, OmegaConfBaseException):
-        file = IN_FILE.match(text)
-        return explained_value(cause, schema) + (place_of(file[1], command) if file else "")
+        file, unknown = IN_FILE.match(text), isinstance(cause, ConfigKeyError | ConfigAttributeError)
+        message = (unknown and key_of_another(cause.full_key or "", command)) or explained_value(cause, schema)
+        return message + (place_of(file[1], command) if file else "")
     if isinstance(error, OmegaConfBaseException):
         return explained_value(error, schema)
     if isinstance(error, UnicodeDecodeError):
@@ -114,10 +115,8 @@ def unknown_option(group: str, option: str, options: Sequence[str], command: str
 
 def key_of_no_config(key: str, command: str, words: Sequence[str], cause: BaseException | None) -> str:
     """About a key that a command's config does not have: another command's, an argument of the engine, or nobody's."""
-    others = [name for name in COMMANDS if key.partition(".")[0] in keys_of(name)]
-    if others and command not in others:
-        owners = ", ".join(f"gpuqa.{name}" for name in others)
-        return f"{key}: gpuqa.{command} has no such key, it belongs to {owners}; allowed is {', '.join(keys_of(command))}"
+    if message := key_of_another(key, command):
+        return message
     place, _, name = key.rpartition(".")
     node = cause.parent_node if isinstance(cause, OmegaConfBaseException) else None
     if isinstance(node, DictConfig) and place in (*ARGUMENTS, "engine.env", "executor.parameters", "model.download.sha256"):
@@ -130,6 +129,15 @@ def key_of_no_config(key: str, command: str, words: Sequence[str], cause: BaseEx
     if deepest(key, COMMANDS[command])[0] == key:
         return f"{key}: this value does not fit; allowed is {allowed_at(key, COMMANDS[command])}"
     return unknown_key(key, COMMANDS[command], beside_fields(command))
+
+
+def key_of_another(key: str, command: str) -> str:
+    """About a key that only other commands have; "" of others."""
+    others = [name for name in COMMANDS if key.partition(".")[0] in keys_of(name)]
+    if not others or command in others:
+        return ""
+    owners = ", ".join(f"gpuqa.{name}" for name in others)
+    return f"{key}: gpuqa.{command} has no such key, it belongs to {owners}; allowed is {', '.join(keys_of(command))}"
 
 
 def option_of_no_group(command: str, words: Sequence[str], options_folder: str | None) -> str | None:

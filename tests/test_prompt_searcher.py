@@ -24,7 +24,9 @@ FREE = SelectionConfig("free", Rule.best_quality, min_rouge_l_f1_judge=0.0, min_
 
 
 def outcome(quality: float = 0.4, chars: int = 100, seconds: float = 1.0, count: int = 4, **changes) -> Outcome:
-    made = Outcome([quality] * count, [quality] * count, [chars] * count, [50] * count, 100, seconds, 0.1)
+    made = Outcome(
+        [quality] * count, [quality] * count, [chars] * count, [50] * count, 100, seconds, [0.1] * count, [1.0] * count
+    )
     return replace(made, **changes)
 
 
@@ -54,6 +56,14 @@ def test_a_prompt_that_misses_a_limit_comes_after_all_that_keep_it():
     assert order(objective(), cut=outcome(0.9, truncated=4), sound=worse) == ["sound", "cut"]
 
 
+def test_a_limit_on_latency_counts_in_the_search_as_well():
+    slow, fair = outcome(0.9, ttft_s=[0.1, 0.1, 0.1, 0.5]), outcome(0.5)
+    assert order(objective(), slow=slow, fair=fair) == ["slow", "fair"]
+    assert order(objective(max_ttft_ms_p95=300.0), slow=slow, fair=fair) == ["fair", "slow"]
+    late = outcome(0.9, latency_s=[1.0, 1.0, 1.0, 5.0])
+    assert order(objective(max_e2e_latency_ms_p95=2000.0), late=late, fair=fair) == ["fair", "late"]
+
+
 def test_the_search_goes_by_the_score_and_by_the_cost_that_it_is_told():
     by_judge = PromptSearchConfig(minutes=1.0, quality=Quality.rouge_l_f1_judge)
     ours, judge = outcome(0.6, judge=[0.1] * 4), outcome(0.1, judge=[0.6] * 4)
@@ -61,7 +71,7 @@ def test_the_search_goes_by_the_score_and_by_the_cost_that_it_is_told():
     short, long = outcome(output_tokens=[10] * 4, chars=10), outcome(output_tokens=[90] * 4, chars=500)
     tokens = PromptSearchConfig(minutes=1.0, against=Against.output_tokens)
     assert order(objective(Rule.fastest, search=tokens), short=short, long=long) == ["short", "long"]
-    early, late = outcome(ttft_s=0.1, chars=10), outcome(ttft_s=0.2, chars=500)
+    early, late = outcome(ttft_s=[0.1] * 4, chars=10), outcome(ttft_s=[0.2] * 4, chars=500)
     ttft = PromptSearchConfig(minutes=1.0, against=Against.ttft_ms)
     assert order(objective(Rule.fastest, search=ttft), early=early, late=late) == ["early", "late"]
 
@@ -82,7 +92,7 @@ def test_a_rule_that_a_slice_of_questions_cannot_tell_is_refused():
 def pass_of(prompt: int, answer: int, start: float = 0.2) -> Outcome:
     """Eight questions on an engine with a start, a price for a prompt's tokens, one for each answer's and one for each step."""
     seconds = start + 0.002 * prompt + 0.001 * 8 * answer + 0.004 * answer
-    return Outcome([0.5] * 8, [0.5] * 8, [2 * answer] * 8, [answer] * 8, prompt, seconds, 0.1)
+    return Outcome([0.5] * 8, [0.5] * 8, [2 * answer] * 8, [answer] * 8, prompt, seconds, [0.1] * 8, [1.0] * 8)
 
 
 def test_costs_tell_what_a_pass_takes_by_its_tokens_and_a_slow_minute_does_not_spoil_them():
@@ -151,9 +161,10 @@ def test_nothing_is_asked_twice_and_later_slices_are_for_the_better_half():
     asked = [one for each in rounds for one in each]
     assert len(set(asked)) == len(asked)
     assert [one.slice for one in rounds[0]] == [0, 1]  # the shipped prompt answers all
-    assert (len(rounds[1]), len(rounds[2])) == (6, 3)
+    assert [one.slice for one in rounds[1]] == [0] * 6
+    assert [one.slice for one in rounds[2]] == [1] * 3 + [0] * 6, "the next generation does not wait for this one"
     best = sorted(rounds[1], key=lambda one: -quality_of(one.key))[:3]
-    assert {one.key for one in rounds[2]} == {one.key for one in best}
+    assert {one.key for one in rounds[2][:3]} == {one.key for one in best}
 
 
 def test_a_search_of_a_small_space_ends_when_all_of_it_was_asked():
@@ -214,7 +225,8 @@ def test_a_proposal_is_the_first_of_its_generation():
     proposal = Recipe(genes, "proposer", (shipped_one().key,), 2)
     searcher = search_with([shipped_one()], made_of, proposals=lambda generation: [proposal] if generation == 2 else [])
     rounds = driven(searcher, 4)
-    assert searcher.made[rounds[3][0].key].origin == "proposer"
+    new = [one for one in rounds[2] if one.slice == 0]
+    assert searcher.made[new[0].key].origin == "proposer"
 
 
 def test_halves_that_did_not_choose_say_less_than_the_search_and_another_split_chooses_where_there_is_one():
@@ -227,7 +239,6 @@ def test_halves_that_did_not_choose_say_less_than_the_search_and_another_split_c
     assert len(choice.keys) == 2
     assert choice.cross_validated is not None
     assert choice.cross_validated < choice.lead
-    assert sum(choice.votes.values()) == pytest.approx(1.0)
     named = searcher.complete()[-1]
     selection = {key: outcome(0.9 if key == named else 0.1) for key in searcher.complete()}
     assert chosen(searcher, [], 1, selection).keys == [named]
@@ -235,10 +246,17 @@ def test_halves_that_did_not_choose_say_less_than_the_search_and_another_split_c
 
 @pytest.mark.slow
 @pytest.mark.no_cover
-def test_a_planted_best_prompt_is_found_with_a_quarter_of_the_answers_and_none_is_claimed_where_there_is_none():
-    planted = [simulate_search.search(simulate_search.WORLDS[1], seed) for seed in range(4)]
-    assert all(one.found for one in planted)
-    assert max(one.share for one in planted) <= 0.25
-    nothing = [simulate_search.search(simulate_search.WORLDS[4], seed) for seed in range(4)]
+def test_a_planted_best_is_found_with_a_quarter_of_the_full_grids_answers_where_the_grids_highest_mean_is_anothers():
+    few_questions = simulate_search.WORLDS[2]
+    ended = [simulate_search.search(few_questions, seed) for seed in (16, 30, 37)]  # those below 40 that the full grid misses
+    assert not any(one.in_grid for one in ended)
+    assert all(one.found for one in ended)
+    assert max(one.share for one in ended) <= 0.25
+
+
+@pytest.mark.slow
+@pytest.mark.no_cover
+def test_no_prompt_is_claimed_to_be_better_where_none_is():
+    nothing = [simulate_search.search(simulate_search.WORLDS[4], seed) for seed in range(3)]
     assert not any(one.claimed for one in nothing)
     assert all(one.optimism > 0 for one in nothing)

@@ -83,7 +83,7 @@ def test_a_search_asks_its_whole_space_on_one_engine_and_proves_the_best_on_ques
     final = {row["id"] for row in json.loads((folder / "search" / "final_questions.json").read_text())}
     assert (len(asked), len(final), asked & final) == (40, 40, set())
     assert re.search(
-        r"^searched \d+\.\d min: 8 prompts \(\d+ a minute\), 320 answers; 1 engine start, engines answered", run.stdout, re.M
+        r"^Searched \d+\.\d min: 8 prompts \(\d+ a minute\), 320 answers; 1 engine start, engines answered", run.stdout, re.M
     )
     said = re.search(
         r"On 40 questions that the search never saw, prompt=found_1 has [+-]0\.\d+ rouge_l_f1 \(97% interval", run.stdout
@@ -124,6 +124,7 @@ def test_the_page_and_the_table_show_the_front_and_the_family_of_the_found_promp
         assert on_front == str(not beaten)
     page = (folder / "search.html").read_text(encoding="utf-8")
     assert page.count("<circle") == PROMPTS
+    assert "<p>Searched 0." in page or "<p>Searched 1." in page
     assert "<h2>found_1</h2>" in page
     assert "How it came about, and what each change brought" in page
     assert "http" not in page.replace("http-equiv", "")

@@ -59,8 +59,8 @@ def explained(error: Exception, command: str, words: Sequence[str], options_fold
         return f"{match[1]}: it is set already; write {match[1]}=VALUE, without a +"
     if isinstance(cause, OmegaConfBaseException):
         file, unknown = IN_FILE.match(text), isinstance(cause, ConfigKeyError | ConfigAttributeError)
-        message = (unknown and key_of_another(cause.full_key or "", command)) or explained_value(cause, schema)
-        return message + (place_of(file[1], command) if file else "")
+        owned = unknown and key_of_another(cause.full_key or "", command)
+        return (owned or explained_value(cause, schema)) + (place_of(file[1], command) if file else "")
     if isinstance(error, OmegaConfBaseException):
         return explained_value(error, schema)
     if isinstance(error, UnicodeDecodeError):

@@ -1,24 +1,22 @@
 """Which prompts of a search go to the end, and by how much the search's own numbers are too good.
 
 The best of many prompts on some questions is the best partly by luck with them. Where there are questions of a selection split,
-they choose. Where there are none, the search's own do, by cross-validation: many times the questions are cut in two halves, one
-half names its best prompt and the other tells how good that is.
+they choose. Where there are none, the search's own do, by what `effects` makes of them, and cross-validation tells what that is
+worth: many times the questions are cut in two halves, one half names its best prompt and the other tells how good that is.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from random import Random
 from statistics import fmean
-from typing import Any
 
-from gpuqa.prompt_search.objective import Outcome, together
+from gpuqa.prompt_search.effects import Seen, learn
+from gpuqa.prompt_search.objective import Outcome
 from gpuqa.prompt_search.searcher import Searcher
 
-HALVINGS = 100
-LONG_LIST = 16  # of the best by all questions, among which the halves choose
+HALVINGS = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +26,6 @@ class Chosen:
     keys: list[str]
     lead: float  # of its quality over the best shipped prompt's, on the questions that searched
     cross_validated: float | None  # mean lead on the halves that did not choose; None where other questions chose
-    votes: Mapping[str, float]  # of each prompt, in how many halvings it was named
 
 
 def chosen(searcher: Searcher, clusters: Sequence[str], count: int, selection: Mapping[str, Outcome] | None = None) -> Chosen:
@@ -40,51 +37,49 @@ def chosen(searcher: Searcher, clusters: Sequence[str], count: int, selection: M
     """
     objective, shipped = searcher.aim(), {prompt.key for prompt in searcher.shipped}
     scores = searcher.scores(searcher.complete())
-    of_shipped = [key for key in objective.order(scores) if key in shipped][:1]
-    ours = [key for key in objective.order(scores) if key not in shipped]
-    votes, lead = dict[str, float](), None
+    of_shipped = next((key for key in objective.order(scores) if key in shipped), None)
+    ours = [key for key in objective.order(searcher.expected(scores)) if key not in shipped]
+    lead = None
     if selection:
         on_new = {key: objective.score([outcome], searcher.costs.seconds_of([outcome])) for key, outcome in selection.items()}
         least = on_new[searcher.reference].speed if searcher.reference in on_new else 0.0
         ours = [key for key in replace(objective, least_speed=least).order(on_new) if key not in shipped]
     elif ours:
-        votes, lead = cross_validated(searcher, ours[:LONG_LIST], of_shipped, clusters)
-        ours = sorted(ours, key=lambda key: -votes.get(key, 0.0))
-    own = scores[ours[0]].quality - (scores[of_shipped[0]].quality if of_shipped else 0.0) if ours else 0.0
-    return Chosen(ours[:count], own, lead, votes)
+        lead = cross_validated(searcher, ours, of_shipped, clusters)
+    own = scores[ours[0]].quality - (scores[of_shipped].quality if of_shipped else 0.0) if ours else 0.0
+    return Chosen(ours[:count], own, lead)
 
 
-def cross_validated(
-    searcher: Searcher, keys: Sequence[str], shipped: Sequence[str], clusters: Sequence[str]
-) -> tuple[dict[str, float], float]:
-    """The share of the halvings in which each prompt was named, and the mean lead of the named one on the other half."""
-    objective, random = searcher.aim(), Random(f"halves {searcher.setting.config.seed}")
-    whole = {key: as_told(searcher, key) for key in [*keys, *shipped]}
-    texts, named, leads = sorted(set(clusters)), Counter[str](), list[float]()
+def cross_validated(searcher: Searcher, keys: Sequence[str], shipped: str | None, clusters: Sequence[str]) -> float:
+    """The mean lead over a shipped prompt, on the other half, of the prompt that each half names."""
+    objective, random, name = searcher.aim(), Random(f"halves {searcher.setting.config.seed}"), searcher.quality
+    seen, scores = searcher.seen(name), searcher.scores(keys)
+    before, texts, leads = searcher.effects.get(name), sorted(set(clusters)), list[float]()
     for _ in range(HALVINGS):
         first_half = set(random.sample(texts, len(texts) // 2))
-        mine = [place for place, text in enumerate(clusters) if text in first_half]
-        others = [place for place, text in enumerate(clusters) if text not in first_half]
-        best = objective.order({key: objective.score([part_of(whole[key], mine)]) for key in keys})[0]
-        named[best] += 1
-        there = {key: objective.score([part_of(whole[key], others)]).quality for key in [best, *shipped]}
-        leads.append(there[best] - (there[shipped[0]] if shipped else 0.0))
-    return {key: count / HALVINGS for key, count in named.items()}, fmean(leads)
+        mine = [text in first_half for text in clusters]
+        here, there = part_of(seen, mine), part_of(seen, [not one for one in mine])
+        expected = learn(here, before, steps=1).quality
+        best = objective.order({key: replace(scores[key], quality=expected[key]) for key in keys})[0]
+        leads.append(mean_of(there[best]) - (mean_of(there[shipped]) if shipped else 0.0))
+    return fmean(leads)
 
 
-def as_told(searcher: Searcher, key: str) -> Outcome:
-    """All outcomes of a prompt as one, with the time that its tokens tell."""
-    outcomes = [outcome for _, outcome in sorted(searcher.outcomes[key].items())]
-    return replace(together(outcomes), seconds=searcher.costs.seconds_of(outcomes))
+def part_of(seen: Mapping[str, Seen], taken: Sequence[bool]) -> dict[str, Seen]:
+    """What is known of the prompts by some of the questions; `taken`: whether each is one, in the order of the slices."""
+    sizes = {part: len(scores) for one in seen.values() for part, scores in one.scores.items()}
+    begins = {part: sum(sizes[before] for before in range(part)) for part in sizes}
+    parts = {}
+    for key, one in seen.items():
+        kept = {
+            part: [score for place, score in enumerate(scores, begins[part]) if taken[place]]
+            for part, scores in one.scores.items()
+        }
+        if scores := {part: scores for part, scores in kept.items() if scores}:
+            parts[key] = Seen(one.pieces, scores)
+    return parts
 
 
-def part_of(outcome: Outcome, places: Sequence[int]) -> Outcome:
-    """The scores of some of the questions; the speed is that of all of them."""
-    share = len(places) / len(outcome.quality)
-    rows: dict[str, Any] = {
-        name: [getattr(outcome, name)[place] for place in places] for name in ("quality", "judge", "chars", "output_tokens")
-    }
-    seconds = outcome.seconds * (sum(rows["chars"]) / sum(outcome.chars) if sum(outcome.chars) else share)
-    return replace(
-        outcome, **rows, seconds=seconds, empty=round(outcome.empty * share), truncated=round(outcome.truncated * share)
-    )
+def mean_of(seen: Seen) -> float:
+    """The mean score of all answers."""
+    return fmean([score for scores in seen.scores.values() for score in scores])

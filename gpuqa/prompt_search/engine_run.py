@@ -15,7 +15,6 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from itertools import cycle
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from gpuqa.engines import EngineFailed
@@ -229,8 +228,8 @@ def scorers(cores: int) -> int:
 
 def outcome_of(measured: Pass, answers: Sequence[Answer]) -> Outcome:
     """What a search learns from a pass."""
-    completions = measured.answered.completions
-    first = [one.first_token_s for one in completions if one.first_token_s is not None]
+    completions, latencies = measured.answered.completions, measured.answered.latencies_s
+    firsts = [one.first_token_s for one in completions]
     return Outcome(
         quality=[answer.rouge_l_f1 or 0.0 for answer in answers],
         judge=[answer.rouge_l_f1_judge or 0.0 for answer in answers],
@@ -238,7 +237,8 @@ def outcome_of(measured: Pass, answers: Sequence[Answer]) -> Outcome:
         output_tokens=[one.output_tokens for one in completions],
         computed_tokens=sum(one.prompt_tokens - one.cached_tokens for one in completions),
         seconds=measured.answered.seconds,
-        ttft_s=fmean(first) if first else measured.answered.seconds,
+        ttft_s=[whole if first is None else first for first, whole in zip(firsts, latencies, strict=True)],
+        latency_s=latencies,
         empty=sum(not one.text for one in completions),
         truncated=sum(one.finish_reason not in CLEAN_ENDS for one in completions),
     )

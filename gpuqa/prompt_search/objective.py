@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any, TypeVar
 
+import numpy as np
+
 from gpuqa.config import UserError
 from gpuqa.config.measurement import Rule, SelectionConfig
 from gpuqa.config.prompt_search import Against, PromptSearchConfig, Quality
@@ -28,7 +30,8 @@ class Outcome:
     output_tokens: list[int]
     computed_tokens: int  # of the prompts, those that did not come out of the prefix cache
     seconds: float  # of the pass
-    ttft_s: float  # mean over the answers
+    ttft_s: list[float]
+    latency_s: list[float]  # from a question to its whole answer
     empty: int = 0
     truncated: int = 0
 
@@ -43,6 +46,8 @@ class Score:
     speed: float  # of `search.against`, the more the better
     empty: float  # share of the answers
     truncated: float
+    ttft_ms_p95: float  # of the answers so far, however few they are
+    e2e_latency_ms_p95: float
     questions: int
 
 
@@ -65,21 +70,22 @@ class Objective:
         Args:
             seconds: of all of them, as their tokens tell it; None: as they were measured.
         """
-        of = QUALITIES[self.config.quality]
-        count = sum(len(outcome.quality) for outcome in outcomes)
-        chars_per_s = sum(sum(outcome.chars) for outcome in outcomes) / (seconds or together(outcomes).seconds)
+        whole = together(outcomes)
+        count, chars_per_s = len(whole.quality), sum(whole.chars) / (seconds or whole.seconds)
         speeds = {
             Against.chars_per_s: chars_per_s,
-            Against.output_tokens: count / max(1, sum(sum(outcome.output_tokens) for outcome in outcomes)),
-            Against.ttft_ms: 1 / max(1e-9, fmean([outcome.ttft_s for outcome in outcomes])),
+            Against.output_tokens: count / max(1, sum(whole.output_tokens)),
+            Against.ttft_ms: 1 / max(1e-9, fmean(whole.ttft_s)),
         }
         return Score(
-            quality=fmean([value for outcome in outcomes for value in getattr(outcome, of)]),
-            judge=fmean([value for outcome in outcomes for value in outcome.judge]),
+            quality=fmean(getattr(whole, QUALITIES[self.config.quality])),
+            judge=fmean(whole.judge),
             chars_per_s=chars_per_s,
             speed=speeds[self.config.against],
-            empty=sum(outcome.empty for outcome in outcomes) / count,
-            truncated=sum(outcome.truncated for outcome in outcomes) / count,
+            empty=whole.empty / count,
+            truncated=whole.truncated / count,
+            ttft_ms_p95=1000 * float(np.percentile(whole.ttft_s, 95)),
+            e2e_latency_ms_p95=1000 * float(np.percentile(whole.latency_s, 95)),
             questions=count,
         )
 
@@ -111,6 +117,8 @@ class Objective:
             below(score.speed, self.least_speed),
             max(0.0, score.empty - rule.max_empty_fraction),
             max(0.0, score.truncated - rule.max_truncated_fraction),
+            above(score.ttft_ms_p95, rule.max_ttft_ms_p95),
+            above(score.e2e_latency_ms_p95, rule.max_e2e_latency_ms_p95),
         ]
         return sum(missed)
 
@@ -142,7 +150,8 @@ def together(outcomes: Sequence[Outcome]) -> Outcome:
         output_tokens=rows("output_tokens"),
         computed_tokens=sum(one.computed_tokens for one in outcomes),
         seconds=sum(one.seconds for one in outcomes),
-        ttft_s=fmean([one.ttft_s for one in outcomes]),
+        ttft_s=rows("ttft_s"),
+        latency_s=rows("latency_s"),
         empty=sum(one.empty for one in outcomes),
         truncated=sum(one.truncated for one in outcomes),
     )
@@ -151,6 +160,11 @@ def together(outcomes: Sequence[Outcome]) -> Outcome:
 def below(value: float, limit: float) -> float:
     """By what share of a limit a value lies below it."""
     return max(0.0, 1 - value / limit) if limit > 0 else 0.0
+
+
+def above(value: float, limit: float | None) -> float:
+    """By what share of a limit a value lies above it."""
+    return max(0.0, value / limit - 1) if limit is not None else 0.0
 
 
 def log(value: float) -> float:

@@ -1,21 +1,22 @@
-"""Successive halving over generations of prompts, without a model of them: which prompt is asked which slice next.
+"""Successive halving over generations of prompts: which prompt is asked which slice next.
 
 Every new prompt is asked the first, small slice; one of `search.growth` goes on to the next, until a few have answered all
-questions (K. Jamieson and A. Talwalkar, AISTATS 2016). The genes of the best make the next generation. All that is drawn comes
-from the seed and all decisions from what was told, so that a search that is told its earlier outcomes again goes on as if it
-had never ended.
+questions (K. Jamieson and A. Talwalkar, AISTATS 2016). How good a prompt is, is told by its own answers and by those of prompts
+with the same pieces. The genes of the best make the next generation. All that is drawn comes from the seed and all decisions
+from what was told, so that a search that is told its earlier outcomes again goes on as if it had never ended.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from random import Random
 
 from gpuqa.config.prompt_search import PromptSearchConfig
 from gpuqa.prompt_search.cost import Costs
-from gpuqa.prompt_search.objective import Objective, Outcome, Score
+from gpuqa.prompt_search.effects import Effects, Seen, learn
+from gpuqa.prompt_search.objective import QUALITIES, Objective, Outcome, Score
 from gpuqa.prompt_search.space import Genes, Space
 
 PARENTS = 4  # the best, of which a generation is made
@@ -85,20 +86,43 @@ class Searcher:
         self.leader: Score | None = None  # the score of the best, when the generation was made
         self.tried: set[Genes] = set()
         self.exhausted = False  # no new prompt could be made any more
+        self.effects: dict[str, Effects] = {}  # by the name of the scores in an outcome
         self.known: dict[tuple[str, int, int], Score] = {}  # by key, slices, and how many passes the costs are from
 
     def rounds(self) -> Iterator[list[Asked]]:
         """The passes of each round; those of one may be measured in any order and are told before the next is asked for.
 
-        It ends where no new prompt is found any more.
+        A round has a slice for each of the last generations, the largest first, so that engines seldom wait for a round's last
+        scores. It ends where no new prompt is found any more.
         """
         every = len(self.setting.slices)
         yield [Asked(prompt.key, part) for part in range(every) for prompt in self.shipped]
         if self.setting.config.at_least_as_fast:
             self.reference = next(iter(self.best(1)), None)
         while self.next_generation() or any(len(self.outcomes[key]) < every for key in self.running()):
-            for part in range(every):
-                yield [Asked(key, part) for key in self.going_on(part)]
+            yield [Asked(key, part) for part in reversed(range(every)) for key in self.going_on(part)]
+            self.learn()
+
+    def learn(self) -> None:
+        """What the pieces of prompts bring, by all that was told."""
+        floor = ["judge"] if self.setting.objective.rule.min_rouge_l_f1_judge else []
+        for name in {self.quality, *floor}:
+            self.effects[name] = learn(self.seen(name), self.effects.get(name))
+
+    @property
+    def quality(self) -> str:
+        """Where an outcome has the scores that the search goes by."""
+        return QUALITIES[self.setting.config.quality]
+
+    def seen(self, name: str) -> dict[str, Seen]:
+        """What is known of each prompt by one kind of scores. Of a shipped one that the space cannot say, it is one piece."""
+        space, seen = self.setting.space, {}
+        for key, outcomes in self.outcomes.items():
+            genes = self.made[key].genes
+            if outcomes and key not in self.failed:
+                scores = {part: getattr(outcome, name) for part, outcome in outcomes.items()}
+                seen[key] = Seen([key] if genes is None else space.pieces_of(genes), scores)
+        return seen
 
     def aim(self, upto: int | None = None) -> Objective:
         """What is looked for on the slices up to this one, or all.
@@ -133,14 +157,14 @@ class Searcher:
         if part == 0:
             return ready
         config = self.setting.config
-        scores = self.scores(ready, part - 1)
+        scores = self.expected(self.scores(ready, part - 1))
         return self.aim(part - 1).order(scores)[: math.ceil(config.children / config.growth**part)]
 
     def next_generation(self) -> list[str]:
         """The keys of new prompts: proposals first, then changed ones, mixed ones and drawn ones. None: there are no more."""
         self.generation += 1
         best = self.best(PARENTS)
-        self.leader = self.score(best[0]) if best else None
+        self.leader = next(iter(self.expected(self.scores(best)).values()), None)
         parents = [self.made[key] for key in best if self.made[key].genes is not None]
         keys = [key for recipe in self.setting.proposals(self.generation) if (key := self.born(recipe))]
         for _ in range(0 if self.exhausted else self.setting.config.children * TRIES):
@@ -186,7 +210,18 @@ class Searcher:
 
     def best(self, count: int) -> list[str]:
         """The best of them."""
-        return self.aim().order(self.scores(self.complete()))[:count]
+        return self.aim().order(self.expected(self.scores(self.complete())))[:count]
+
+    def expected(self, scores: Mapping[str, Score]) -> dict[str, Score]:
+        """The same with the qualities that the prompts are expected to have on all questions of the search."""
+
+        def of(name: str, key: str, seen: float) -> float:
+            return self.effects[name].quality.get(key, seen) if name in self.effects else seen
+
+        return {
+            key: replace(score, quality=of(self.quality, key, score.quality), judge=of("judge", key, score.judge))
+            for key, score in scores.items()
+        }
 
     def scores(self, keys: Sequence[str], upto: int | None = None) -> dict[str, Score]:
         """The scores of the prompts that have the slices up to this one."""

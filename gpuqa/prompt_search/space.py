@@ -138,6 +138,12 @@ class Space:
             fragments = tuple(sorted(fragments, key=lambda fragment: self.order[fragment[0]]))
         return replace(genes, fragments=fragments, chosen=genes.chosen if genes.examples else Choice.fixed)
 
+    def pieces_of(self, genes: Genes) -> list[str]:
+        """What a prompt is made of, but for the order."""
+        pieces = [f"{name}: {self.config.fragments[name][variant]}" for name, variant in genes.fragments]
+        pieces += [f"user: {genes.user}", f"examples: {genes.examples}", f"chosen: {genes.chosen.name}"]
+        return [*pieces, f"max_tokens: {genes.max_tokens}", *([f"written: {genes.written}"] if genes.written else [])]
+
     def texts_of(self, genes: Genes) -> list[str]:
         """The pieces of the system text, in their order."""
         return list(filter(None, [genes.written, *(self.config.fragments[name][place] for name, place in genes.fragments)]))

@@ -37,7 +37,7 @@ def told_of(found: Found, journal: SearchJournal, places: int) -> str:
     asked, searcher, choice = len({one.cell for one in passes}), found.searcher, found.choice
     pruned = f", {len(searcher.pruned)} not asked because of their tokens" if searcher.pruned else ""
     failed = f", {len(searcher.failed)} failed" if searcher.failed else ""
-    text = f"searched {spent / 60:.1f} min: {counted(asked, 'prompt')} ({asked / spent * 60:.0f} a minute), "
+    text = f"Searched {spent / 60:.1f} min: {counted(asked, 'prompt')} ({asked / spent * 60:.0f} a minute), "
     text += f"{answers:,} answers{pruned}{failed}; {counted(len(engines), 'engine start')}, "
     text += f"engines answered {busy:.0%} of the time. "
     text += f"The found prompt leads the best shipped one by {choice.lead:+.4f} on the questions that searched"

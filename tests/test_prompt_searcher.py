@@ -189,6 +189,17 @@ def test_a_prompt_whose_tokens_cost_too_much_is_not_asked():
     assert next(iter(searcher.pruned.values())).startswith("100000 tokens: at most ")
 
 
+def test_a_bound_in_chars_per_s_speaks_against_a_prompt_by_what_is_counted_in_chars_per_s_alone():
+    best = objective().score([outcome(0.5, 400)])
+    tokens = PromptSearchConfig(minutes=1.0, against=Against.output_tokens)
+    assert objective(Rule.fastest).hopeless(100.0, best)
+    assert not objective(Rule.fastest, search=tokens).hopeless(100.0, best)
+    assert objective(Rule.fastest, search=tokens, min_chars_per_s=200.0).hopeless(100.0, best)
+    assert objective(least=200.0).hopeless(100.0, best)
+    assert not objective(least=0.2, search=tokens).hopeless(0.1, best)
+    assert not objective(Rule.best_quality).hopeless(100.0, best), "it may be the best, however slow it is"
+
+
 def test_a_prompt_on_which_the_engine_breaks_is_left_out_and_the_search_goes_on():
     searcher = search_with([shipped_one()], made_of)
     rounds = searcher.rounds()
@@ -230,7 +241,7 @@ def test_a_proposal_is_the_first_of_its_generation():
 
 
 def test_halves_that_did_not_choose_say_less_than_the_search_and_another_split_chooses_where_there_is_one():
-    ended = simulate_search.Engine(simulate_search.WORLDS[3], 3)  # no effect at all
+    ended = simulate_search.Engine(simulate_search.WORLDS[4], 3)  # no effect at all
     searcher = search_with([], made_of, slices=(20, 20))
     for _, asked in zip(range(6), searcher.rounds(), strict=False):
         for one in asked:
@@ -257,6 +268,6 @@ def test_a_planted_best_is_found_with_a_quarter_of_the_full_grids_answers_where_
 @pytest.mark.slow
 @pytest.mark.no_cover
 def test_no_prompt_is_claimed_to_be_better_where_none_is():
-    nothing = [simulate_search.search(simulate_search.WORLDS[4], seed) for seed in range(3)]
+    nothing = [simulate_search.search(simulate_search.WORLDS[5], seed) for seed in range(3)]
     assert not any(one.claimed for one in nothing)
     assert all(one.optimism > 0 for one in nothing)

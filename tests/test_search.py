@@ -50,6 +50,7 @@ def options(tmp_path_factory) -> tuple[str, ...]:
     folder = tmp_path_factory.mktemp("options")
     (folder / "space").mkdir()
     (folder / "space" / "small.yaml").write_text(SPACE, encoding="utf-8")
+    (folder / "space" / "empty.yaml").write_text("name: empty\n", encoding="utf-8")
     return ("--config-dir", str(folder), *WORDS)
 
 
@@ -194,14 +195,18 @@ def test_a_search_goes_on_after_kills_and_an_interrupt_and_measures_nothing_twic
 
 
 @pytest.mark.engine
-def test_a_search_uses_the_places_of_an_executor_and_other_questions_choose_where_there_is_a_share_for_them(
+def test_a_search_uses_the_places_of_an_executor_goes_on_without_a_proposer_and_lets_questions_choose_where_there_is_a_share(
     command, options, tmp_path
 ):
     if len(os.sched_getaffinity(0)) < 2:
         pytest.skip("needs two cores")
     words = ("executor.workers=2", "search.selection_share=0.2", "space.max_tokens=[8,12]", "search.found=2")
-    run = command("search", *options, *words, cwd=tmp_path)
+    run = command("search", *options, *words, "proposer.url=http://127.0.0.1:1", cwd=tmp_path)  # where nobody listens
     assert run.returncode == 0, run.stdout + run.stderr
+    told = (
+        r"^proposer.url=http://127.0.0.1:1: a proposal is not used: it cannot be reached \(.*\); the search goes on without it"
+    )
+    assert re.search(told, run.stdout, re.M), run.stdout
     assert "24 questions to search with, 16 that choose among the best, 40 for the end" in run.stdout
     seen = passes(tmp_path / "experiments" / "embedded_search")
     assert len({row["measured"]["place"] for row in seen}) == 2
@@ -237,6 +242,10 @@ def test_a_budget_that_is_too_small_is_told_and_what_was_measured_is_kept(comman
         (["study.racing=true"], "study.racing: got True, allowed is false in a search"),
         (["sampling.max_tokens=8,16"], "sampling: got 'an axis', allowed is one value in a search, whose only axis is prompt"),
         (["dataset.limit=30"], "dataset: 30 different questions are too few for a search"),
+        (
+            ["space=empty"],
+            "space: got 'empty', allowed is more than one prompt: a line in space.fragments, or a second value in",
+        ),
         (["search.final_share=1"], "search.final_share: got 1.0, allowed is a number between 0 and 1"),
         (["search.minutes=0"], "search.minutes: got 0.0, allowed is a number above 0"),
         (["proposer.url=nowhere"], "proposer.url: got 'nowhere', allowed is an http:// or https:// address"),

@@ -3,7 +3,8 @@
     PYTHONPATH=tests python experiments/prompt_search/simulate_search.py            # 40 seeds a row
     PYTHONPATH=tests python experiments/prompt_search/simulate_search.py seeds=10 from=2000
 
-The full grid asks every prompt all questions and takes the highest mean; the search has a quarter of its answers.
+What the full grid finds is in parentheses: it asks every prompt all questions and takes the highest mean. The search has a
+quarter of its answers.
 
 The searcher, the choice of what goes to the end and the verdict are the project's own; only the engine is made up. Each
 fragment has an effect on the score of an answer, some pairs of fragments have another one together, and every prompt has luck
@@ -49,12 +50,14 @@ class World:
     together: float  # what two of the fragments have together, beyond both
     luck: float = 0.1  # standard deviation of a prompt's luck with a question
     questions: int = 160  # to search with
+    own: float = 0.0  # standard deviation of what each prompt has that no piece of it explains
 
 
 WORLDS = (
     World("effects 0.03 to 0.06", 0.03, 0.06, 0.0),
     World("the same, three pairs with 0.06 together", 0.03, 0.06, 0.06),
     World("effects 0.03 to 0.06, pairs 0.06, 40 questions", 0.03, 0.06, 0.06, questions=40),
+    World("the same, and 0.03 of each prompt's own, 40 questions", 0.03, 0.06, 0.06, questions=40, own=0.03),
     World("no effect at all", 0.0, 0.0, 0.0),
     World("no effect at all, 40 questions", 0.0, 0.0, 0.0, questions=40),
 )
@@ -67,7 +70,7 @@ class Engine:
         self.world, self.seed = world, seed
         draw = np.random.default_rng([11, seed])
         self.plant(draw)
-        while world.most and self.gap() < world.least:
+        while world.most and not world.own and self.gap() < world.least:
             self.plant(draw)
         self.difficulty = draw.normal(0.4, 0.12, world.questions + FINAL)
         self.answers = 0
@@ -97,7 +100,13 @@ class Engine:
         on = set(genes.fragments)
         alone = sum(self.effects[fragment] for fragment in on)
         together = sum(effect for first, second, effect in self.pairs if first in on and second in on)
-        return alone + together + self.user * genes.user.startswith("Q")
+        return alone + together + self.user * genes.user.startswith("Q") + self.own(genes)
+
+    def own(self, genes: Genes) -> float:
+        """What a prompt has of its own."""
+        if not self.world.own:
+            return 0.0
+        return float(np.random.default_rng([17, self.seed, *key_of(genes).encode()]).normal(0, self.world.own))
 
     def scores(self, genes: Genes, begin: int, end: int) -> Any:
         """Of some questions; the same whenever they are asked."""
@@ -139,7 +148,8 @@ class Ended:
 
     found: bool  # the planted best prompt goes to the end
     in_grid: bool  # it has the highest mean where every prompt answers all questions
-    regret: float  # by how much its true score is below the best one's
+    regret: float  # by how much the found prompt's true score is below the best one's
+    grids_regret: float  # the same of the prompt with that highest mean
     share: float  # of the full grid's answers
     claimed: bool
     optimism: float  # the found prompt's lead over the best shipped one in the search, less the one in the end
@@ -171,14 +181,16 @@ def search(world: World, seed: int, budget: float = 0.25, **settings: Any) -> En
             searcher.tell(one, engine.ask(prompt, begins[one.slice], ends[one.slice]))
     choice = chosen(searcher, [str(place) for place in range(world.questions)], 1)
     best = max(grid, key=engine.truth)
+    highest = max(grid, key=lambda one: engine.scores(one, 0, world.questions).mean())
     winner = genes[choice.keys[0]] if choice.keys else None
     if winner is None:
-        return Ended(False, False, 0.0, engine.answers / most * budget, False, 0.0)
+        return Ended(False, False, 0.0, 0.0, engine.answers / most * budget, False, 0.0)
     claimed, lead = final(engine, [p.genes for p in shipped if p.genes], winner)
     return Ended(
         engine.truth(winner) == engine.truth(best),
-        max(grid, key=lambda one: engine.scores(one, 0, world.questions).mean()) == best,
+        highest == best,
         engine.truth(best) - engine.truth(winner),
+        engine.truth(best) - engine.truth(highest),
         engine.answers / (len(grid) * world.questions),
         claimed,
         choice.lead - lead,
@@ -222,16 +234,18 @@ def final(engine: Engine, shipped: list[Genes], winner: Genes) -> tuple[bool, fl
 
 def rows(seeds: Sequence[int]) -> Iterator[str]:
     """The table as Markdown, line by line."""
-    told = "true score below the best's | share of the grid's answers | claims | lead too good by"
-    yield f"| effects | best found | by the full grid | {told} |"
-    yield "| --- " * 7 + "|"
+    yield "| effects | best found | below the best's true score | share of the grid's answers | claims | lead too good by |"
+    yield "| --- " * 6 + "|"
     for world in WORLDS:
         ended = [search(world, seed) for seed in seeds]
-        both = [np.mean([one.found for one in ended]), np.mean([one.in_grid for one in ended])]
-        found = " | ".join(f"{share:.1%}" if world.most else "" for share in both)
-        numbers = [np.mean([one.regret for one in ended]), np.mean([one.optimism for one in ended])]
-        share, claims = np.mean([one.share for one in ended]), np.mean([one.claimed for one in ended])
-        yield f"| {world.name} | {found} | {numbers[0]:.4f} | {share:.1%} | {claims:.0%} | {numbers[1]:.4f} |"
+
+        def mean(name: str, ended: Sequence[Ended] = ended) -> float:
+            return float(np.mean([getattr(one, name) for one in ended]))
+
+        found = f"{mean('found'):.1%} ({mean('in_grid'):.1%})" if world.most else ""
+        below = f"{mean('regret'):.4f} ({mean('grids_regret'):.4f})" if world.most else ""
+        rest = f"{mean('share'):.1%} | {mean('claimed'):.1%} | {mean('optimism'):.4f}"
+        yield f"| {world.name} | {found} | {below} | {rest} |"
 
 
 def main() -> None:

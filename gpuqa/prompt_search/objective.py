@@ -127,9 +127,11 @@ class Objective:
 
         Its quality is not known and may be 1, so that only rules in which speed weighs can tell.
         """
+        if bound < self.rule.min_chars_per_s:
+            return True
         if self.config.against is not Against.chars_per_s:
             return False
-        if bound < max(self.rule.min_chars_per_s, self.least_speed):
+        if bound < self.least_speed:
             return True
         ranked = self.rule.rule in (Rule.fastest, Rule.weighted)
         if best is None or not ranked or self.shortfall(best, best.quality):

@@ -59,8 +59,19 @@ def test_the_front_holds_the_prompts_that_none_is_better_than_in_both(ended):
     rows = rows_of(ended[0])
     assert [row.prompt for row in rows] == ["made_2", "made_1", "shipped", "made_3", "made_4"]
     assert {row.prompt for row in rows if row.on_front} == {"made_2", "made_1", "made_3"}
+    assert [row.expected for row in rows] == [row.quality for row in rows], "nothing was learnt yet"
     read = list(csv.DictReader(io.StringIO(table_of(rows))))
     assert [row["changes"] for row in read][:2] == ["user: Q: {question}", "+ api: api 1"]
+
+
+def test_the_table_has_what_the_search_went_by_beside_what_was_measured(ended):
+    searcher, _ = ended
+    searcher.learn()
+    quality = searcher.effects["quality"].quality
+    rows = {row.prompt: row for row in rows_of(searcher)}
+    assert [row.expected for row in rows.values()] == sorted((row.expected for row in rows.values()), reverse=True)
+    for key, prompt in searcher.made.items():
+        assert rows[prompt.name].expected == pytest.approx(quality[key], abs=1e-5)
 
 
 @pytest.mark.parametrize("against", list(Against))

@@ -33,7 +33,8 @@ class Row:
     prompt: str
     origin: str
     generation: int
-    quality: float
+    quality: float  # mean over its own answers
+    expected: float  # the same by the answers of all prompts, which it was chosen by
     rouge_l_f1_judge: float
     chars_per_s: float
     speed: float  # of `search.against`, the more the better
@@ -72,13 +73,18 @@ class Lead:
 def rows_of(searcher: Searcher) -> list[Row]:
     """The prompts, the best by the objective first."""
     scores = searcher.scores(searcher.complete())
+    expected = searcher.expected(scores)
     ranks = front_ranks({key: (score.quality, score.speed) for key, score in scores.items()})
-    return [row_of(searcher, searcher.made[key], scores[key], ranks[key][0] == 0) for key in searcher.aim().order(scores)]
+    return [
+        row_of(searcher, scores[key], expected[key].quality, searcher.made[key], on_front=ranks[key][0] == 0)
+        for key in searcher.aim().order(expected)
+    ]
 
 
-def row_of(searcher: Searcher, prompt: Made, score: Score, on_front: bool) -> Row:
+def row_of(searcher: Searcher, score: Score, expected: float, prompt: Made, on_front: bool) -> Row:
     """One prompt."""
-    numbers = round(score.quality, 5), round(score.judge, 5), round(score.chars_per_s, 1), score.speed
+    qualities = round(score.quality, 5), round(expected, 5), round(score.judge, 5)
+    numbers = *qualities, round(score.chars_per_s, 1), score.speed
     changes = "; ".join(changes_of(searcher, prompt))
     return Row(prompt.name, prompt.origin, prompt.generation, *numbers, prompt.tokens, on_front, changes)
 

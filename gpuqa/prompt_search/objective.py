@@ -46,8 +46,8 @@ class Score:
     speed: float  # of `search.against`, the more the better
     empty: float  # share of the answers
     truncated: float
-    ttft_ms_p95: float  # of the answers so far, however few they are
-    e2e_latency_ms_p95: float
+    ttft_ms_p95: float | None  # of the answers so far, however few they are; None: nothing limits it
+    e2e_latency_ms_p95: float | None
     questions: int
 
 
@@ -84,8 +84,8 @@ class Objective:
             speed=speeds[self.config.against],
             empty=whole.empty / count,
             truncated=whole.truncated / count,
-            ttft_ms_p95=1000 * float(np.percentile(whole.ttft_s, 95)),
-            e2e_latency_ms_p95=1000 * float(np.percentile(whole.latency_s, 95)),
+            ttft_ms_p95=p95_ms(whole.ttft_s) if self.rule.max_ttft_ms_p95 else None,
+            e2e_latency_ms_p95=p95_ms(whole.latency_s) if self.rule.max_e2e_latency_ms_p95 else None,
             questions=count,
         )
 
@@ -164,9 +164,14 @@ def below(value: float, limit: float) -> float:
     return max(0.0, 1 - value / limit) if limit > 0 else 0.0
 
 
-def above(value: float, limit: float | None) -> float:
+def above(value: float | None, limit: float | None) -> float:
     """By what share of a limit a value lies above it."""
-    return max(0.0, value / limit - 1) if limit is not None else 0.0
+    return max(0.0, value / limit - 1) if value is not None and limit is not None else 0.0
+
+
+def p95_ms(seconds: Sequence[float]) -> float:
+    """The 95th percentile, linear between neighbours."""
+    return 1000 * float(np.percentile(seconds, 95))
 
 
 def log(value: float) -> float:

@@ -99,6 +99,10 @@ class Searcher:
         yield [Asked(prompt.key, part) for part in range(every) for prompt in self.shipped]
         if self.setting.config.at_least_as_fast:
             self.reference = next(iter(self.best(1)), None)
+        self.next_generation()
+        for part in range(every):  # one after the other, since there is nothing to change or to mix before
+            yield [Asked(key, part) for key in self.going_on(part)]
+        self.learn()
         while self.next_generation() or any(len(self.outcomes[key]) < every for key in self.running()):
             yield [Asked(key, part) for part in reversed(range(every)) for key in self.going_on(part)]
             self.learn()

@@ -275,6 +275,10 @@ def test_what_cannot_be_searched_is_refused_in_one_line_before_an_engine_starts(
             ['+space.fragments.bad=["多个线程读 shared memory 的同一个 word 会产生 bank conflict 吗"]'],
             "space.fragments.bad: '多个线程",
         ),
+        (
+            ['prompt.examples=[{question:"多个线程读 shared memory 的同一个 word 会产生 bank conflict 吗",answer:"不会。"}]'],
+            "prompt=bare: example 1 is like the question of ",
+        ),
         (["space.max_tokens=[8,100000]"], "space.max_tokens: '100000' cannot be used: "),
     ],
 )

@@ -31,6 +31,7 @@ ORDER = [  # a folder (or module) of gpuqa imports only those before it in this 
 BESIDE = {
     "serving": {"records", "machine", "config", "engines", "pipeline", "frozen"},  # never `measure`
     "readiness": {*ORDER, "serving"},  # looks at all of them
+    "ray_app": {*ORDER, "serving", "serve"},  # the command `serve` on Ray Serve, whose own command starts it
 }
 COMMANDS = [
     "sweep",
@@ -74,6 +75,7 @@ INSIDE_VLLM = {  # vLLM itself imports these
         "shared_prefix.programs",
     )
 }
+INSIDE_RAY = {"gpuqa.serving.ray_routing"}  # Ray itself imports it
 NAMELESS = {"util", "utils", "common", "helper", "helpers", "base", "manager", "misc"}
 
 
@@ -150,7 +152,7 @@ def test_the_sweeper_plugin_knows_nothing_of_gpuqa():
     assert not {other for other in imports_anywhere("hydra_plugins.gpuqa_study") if other.startswith("gpuqa")}
 
 
-@pytest.mark.parametrize("name", sorted(set(MODULES) - INSIDE_VLLM))
+@pytest.mark.parametrize("name", sorted(set(MODULES) - INSIDE_VLLM - INSIDE_RAY))
 def test_no_module_imports_a_heavy_library_before_it_is_used(name):
     assert not {other.partition(".")[0] for other in imports_at_import(name)} & HEAVY
 

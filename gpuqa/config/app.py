@@ -26,7 +26,7 @@ from omegaconf.errors import OmegaConfBaseException
 from gpuqa import __version__
 from gpuqa.config import UserError, check, one_line
 from gpuqa.config.cells import Cells
-from gpuqa.config.commands import CellConfig, SweepConfig, register_schemas, resolve
+from gpuqa.config.commands import CellConfig, Config, SweepConfig, register_schemas, resolve
 from gpuqa.config.paths import conf_folder
 from gpuqa.config.usage import usage
 from gpuqa.config.wrong_overrides import explained
@@ -73,9 +73,18 @@ def compose_cell(*overrides: str) -> CellConfig:
             override,
             'one text for each override: compose_cell("prompt=bare", "gpu=l4")',
         )
+    return compose_root("sweep", overrides, SweepConfig)
+
+
+def compose_root(name: str, overrides: Sequence[str], schema: type[Config]) -> Config:
+    """conf/{name}.yaml with overrides, composed and checked outside of its command.
+
+    Raises:
+        UserError: what the command would print.
+    """
     introduce_to_hydra()
-    with hydra.initialize_config_dir(str(conf_folder()), version_base="1.3"), told_in_one_line("sweep", overrides):
-        return resolve(hydra.compose("sweep", list(overrides)), SweepConfig)
+    with hydra.initialize_config_dir(str(conf_folder()), version_base="1.3"), told_in_one_line(name, overrides):
+        return resolve(hydra.compose(name, list(overrides)), schema)
 
 
 def end_like_ctrl_c(*_: object) -> None:

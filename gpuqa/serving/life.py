@@ -16,7 +16,7 @@ from gpuqa.config.pipeline import PipelineConfig
 from gpuqa.engines import Engine, EngineFailed
 from gpuqa.pipeline.pipeline import Pipeline, warm_up
 from gpuqa.records import Override
-from gpuqa.serving.replica import Replica
+from gpuqa.serving.replica import Remote
 from gpuqa.serving.telemetry import Telemetry
 
 log = logging.getLogger("gpuqa.serve")
@@ -36,7 +36,7 @@ class State(Enum):
     failed = "failed"  # there is no engine and there will be none
 
 
-StartPipeline = Callable[[], Awaitable[Pipeline | Replica]]
+StartPipeline = Callable[[], Awaitable[Pipeline | Remote]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class EngineLife:
         """`name`: the replica's, "" where it is the only one."""
         self.name, self.winner, self.http, self.telemetry = name, winner, http, telemetry
         self.state = State.starting
-        self.pipeline: Pipeline | Replica | None = None
+        self.pipeline: Pipeline | Remote | None = None
         self.changed: Callable[[], None] = lambda: None  # called after every change of the state
         self.work = self.questions = 0  # in flight here; the unit of work is that of `gpuqa.serving.shares`
         self.is_ending = False  # an engine that dies is not replaced any more
@@ -89,7 +89,7 @@ class EngineLife:
         return {} if self.pipeline is None else engine_of(self.pipeline).numbers()
 
     @contextmanager
-    def answering(self, questions: int, work: int) -> Iterator[Pipeline | Replica]:
+    def answering(self, questions: int, work: int) -> Iterator[Pipeline | Remote]:
         """The pipeline, for as long as these questions are in flight here.
 
         Raises:
@@ -192,12 +192,12 @@ class EngineLife:
         self.changed()
 
 
-def engine_of(pipeline: Pipeline | Replica) -> Engine | Replica:
+def engine_of(pipeline: Pipeline | Remote) -> Engine | Remote:
     """What says whether it lives, what it replaces and what it counts: the engine, or the other end of it."""
     return pipeline.engine if isinstance(pipeline, Pipeline) else pipeline
 
 
-async def warmed_up(pipeline: Pipeline | Replica, questions: Sequence[str], batch: int | None) -> int:
+async def warmed_up(pipeline: Pipeline | Remote, questions: Sequence[str], batch: int | None) -> int:
     """As `gpuqa.pipeline.pipeline.warm_up`, wherever it runs."""
     if isinstance(pipeline, Pipeline):
         return await warm_up(pipeline, questions, batch)

@@ -14,7 +14,7 @@ import subprocess
 import sys
 from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import psutil
 
@@ -31,6 +31,33 @@ from gpuqa.serving.replica_process import Ask, Reply, Vitals, What
 EXPIRY_S = 5.0  # how long after its clock ran out an answer is waited for
 PATIENCE_S = 20.0  # until a process that was told to end has ended
 LATE = Generation(finish_reason="late", error="the deadline came before the answer")
+
+
+class Remote(Protocol):
+    """A pipeline that runs elsewhere, with what a service calls of `gpuqa.pipeline.pipeline.Pipeline` and of its engine."""
+
+    config: PipelineConfig
+
+    async def warm_up(self, questions: Sequence[str], batch: int | None) -> int:
+        """As `gpuqa.pipeline.pipeline.warm_up`."""
+
+    async def answer_in_time(self, questions: Sequence[str], clock: asyncio.Timeout) -> list[Completion]:
+        """As `Pipeline.answer_in_time`."""
+
+    def stream(self, question: str) -> AsyncGenerator[CompletionDelta]:
+        """As `Pipeline.stream`."""
+
+    def alive(self) -> bool:
+        """Whether it could answer now."""
+
+    def overrides(self) -> list[Override]:
+        """Those of its engine."""
+
+    def numbers(self) -> dict[str, float]:
+        """Those of its engine, at most a moment old."""
+
+    async def close(self) -> None:
+        """End it."""
 
 
 class Replica:

@@ -11,7 +11,8 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -21,7 +22,7 @@ from gpuqa.engines import EngineFailed
 from gpuqa.pipeline.pipeline import completion_of
 from gpuqa.records import Completion, CompletionDelta, EncodedPrompt, Generation, Override
 from gpuqa.serving.admission import Admission, Refused
-from gpuqa.serving.life import EngineLife, State, Winner
+from gpuqa.serving.life import EngineLife, StartPipeline, State, Winner
 from gpuqa.serving.replicas import Replicas, closing, is_ready
 from gpuqa.serving.telemetry import Telemetry, note
 
@@ -251,11 +252,38 @@ class Service:
         life.is_ending = True
         while life.questions:
             await asyncio.sleep(0.02)
-        task = self._living[life]
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        if task := self._living.pop(life, None):
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
         await life.close()
-        del self._living[life]
+
+    # ---------------------------------------------------------------- replicas that somebody else starts and ends
+
+    def join(self, name: str, start: StartPipeline) -> None:
+        """Have one more, until it is lost or leaves."""
+        life = self._life(name, replace(self.winner, starts={name: start}))
+        life.is_ending = True  # another one is not ours to start
+        self.replicas.lives.append(life)
+        self._living[life] = asyncio.create_task(self._visit(life))
+
+    async def leave(self, name: str) -> None:
+        """Ask this one nothing more; return when its questions are answered."""
+        for life in [life for life in self.replicas.lives if life.name == name]:
+            self._forget(life)
+            await self._retire(life)
+
+    async def _visit(self, life: EngineLife) -> None:
+        await life.live()
+        self._living.pop(life, None)
+        self._forget(life)
+
+    def _forget(self, life: EngineLife) -> None:
+        if life in self.replicas.lives:
+            self.replicas.lives.remove(life)
+            for gauge in (self.telemetry.replica_ready, self.telemetry.replica_in_flight):
+                with suppress(KeyError):
+                    gauge.remove(life.name)
+            self._settle()
 
     # ---------------------------------------------------------------- the state
 
@@ -284,7 +312,7 @@ class Service:
             state = State.draining
         elif self._was_ready:
             order = (State.ready, State.restarting, State.starting, State.failed)
-            state = next(state for state in order if state in states)
+            state = next((state for state in order if state in states), State.restarting)
             state = State.swapping if state is State.starting or (self._is_swapping and state is State.failed) else state
         else:
             state = State.failed if State.failed in states else State.ready if states == {State.ready} else State.starting

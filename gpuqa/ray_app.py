@@ -171,19 +171,25 @@ class Engine:
             UserError: the weights of this host are not the measured ones.
             EngineFailed: it does not start.
         """
-        from ray import serve
-
         log_to_stderr(config.http.logs)
-        self.id = serve.get_replica_context().replica_id.unique_id
         environment = dict(os.environ)
         if content["driver"]:
             environment.pop("OMP_NUM_THREADS", None)  # Ray sets it; an engine on a GPU was measured without
         started = Started(config, [Part("", {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"})], environment)
-        self.winner = await asyncio.to_thread(prepared, started, content, pipeline)
-        self.warmed_up = len(self.winner.warmup)
-        http = replace(config.http, restart_engine=False)  # Ray Serve replaces the whole replica
-        self.life = EngineLife("", self.winner, http, Telemetry(CollectorRegistry()))
+        await self.start(await asyncio.to_thread(prepared, started, content, pipeline), config.http)
+
+    async def start(self, winner: Winner, http: HttpConfig) -> None:
+        """Start the engine; it is warm on return.
+
+        Raises:
+            EngineFailed: it does not start.
+        """
+        from ray import serve
+
+        self.id, self.winner = serve.get_replica_context().replica_id.unique_id, winner
         self.clocks: dict[str, asyncio.Timeout] = {}
+        alone = replace(http, restart_engine=False)  # Ray Serve replaces the whole replica
+        self.life = EngineLife("", winner, alone, Telemetry(CollectorRegistry()))
         self.living = asyncio.create_task(self.life.live())
         if not await has_started(self.life):
             raise EngineFailed(await self.living)
@@ -208,7 +214,7 @@ class Engine:
     async def member(self) -> Member:
         """What the front has to know of this replica."""
         vitals = Vitals(self.life.look() is State.ready, self.life.overrides(), self.life.numbers())
-        return Member(f"{platform.node()} {self.id}", self.id, vitals, self.warmed_up)
+        return Member(f"{platform.node()} {self.id}", self.id, vitals, len(self.winner.warmup))
 
     async def introduce(self, _: str) -> Winner:
         """What is served, for people."""

@@ -91,7 +91,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     winner = made_winner(tmp_path_factory.mktemp("winner"), "engine=transformers", "sampling.max_tokens=64")
     port, http_port = free_port(), free_port()
     own = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
-    own["RAY_ADDRESS"] = f"127.0.0.1:{port}"
+    own |= {"RAY_ADDRESS": f"127.0.0.1:{port}", "RAY_prestart_worker_first_driver": "0"}
     scale = {"max_replicas": 2, "target_ongoing_requests": 4, "upscale_delay_s": 0.1, "metrics_interval_s": 0.5}
     http = {"replicas": "auto", "logs": "text", "shutdown_timeout_s": 60}
     args = {"frozen": str(winner), "http": http, "autoscaling_config": {**scale, "look_back_period_s": 1.0}}
@@ -101,7 +101,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     file.write_text(yaml.safe_dump({"http_options": options, "applications": [application]}), encoding="utf-8")
     env = child_environment(own)
     ray = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--include-dashboard=false"]
-    ray += ["--node-ip-address=127.0.0.1", f"--port={port}", "--num-cpus=4", "--object-store-memory=80000000"]
+    ray += ["--node-ip-address=127.0.0.1", f"--port={port}", "--num-cpus=3", "--object-store-memory=80000000"]
     run = [sys.executable, "-m", "ray.serve.scripts", "run", str(file)]
     with log.open("wb") as said, subprocess.Popen(ray, cwd=ROOT, env=env, stdout=said, stderr=said) as head:
         until(lambda: socket.socket().connect_ex(("127.0.0.1", port)) == 0)

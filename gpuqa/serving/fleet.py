@@ -7,8 +7,8 @@ How a batch is split, which replica a question goes to and what becomes of the q
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
+import uuid
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import Context
@@ -59,7 +59,7 @@ class FleetReplica:
 
     def __init__(self, config: PipelineConfig, handle: Any, member: Member) -> None:
         self.config, self.member = config, member
-        self._call, self._numbers = Call(handle, member.id), itertools.count(1)
+        self._call = Call(handle, member.id)
 
     async def warm_up(self, questions: Sequence[str], batch: int | None) -> int:  # noqa: ARG002
         """How many it has answered: it was warm before it was there."""
@@ -67,7 +67,7 @@ class FleetReplica:
 
     async def answer_in_time(self, questions: Sequence[str], clock: asyncio.Timeout) -> list[Completion]:
         """As `Replica.answer_in_time`."""
-        number = f"{id(self)}-{next(self._numbers)}"
+        number = uuid.uuid4().hex  # there may be other fronts
         response = self._call.begin("answer", number, list(questions))
         answering = asyncio.ensure_future(await_response(response))
         with ray_failures():
@@ -77,7 +77,7 @@ class FleetReplica:
             except TimeoutError:
                 self._call.begin("expire", number)
                 with suppress(TimeoutError):
-                    return await asyncio.wait_for(answering, EXPIRY_S)
+                    return await asyncio.wait_for(asyncio.shield(answering), EXPIRY_S)
             finally:
                 if not answering.done():
                     answering.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # nobody waits for it
@@ -138,7 +138,6 @@ class Fleet:
         """`handle`: of the engines' deployment."""
         self.service, self.config, self.handle = service, config, handle
         self.replicas: dict[str, FleetReplica] = {}  # by name, as long as the service asks them
-        self._leaving: set[asyncio.Task[None]] = set()
 
     async def follow(self) -> None:
         """Look who is there, for ever. A look that fails leaves everything as it was."""
@@ -165,9 +164,7 @@ class Fleet:
         service, there = self.service, {member.name: member for member in members if member.vitals.alive}
         asked = {life.name for life in service.replicas.lives}
         for name in asked - there.keys():
-            leaving = asyncio.create_task(service.leave(name))
-            self._leaving.add(leaving)
-            leaving.add_done_callback(self._leaving.discard)
+            service.leave(name)
         self.replicas = {name: each for name, each in self.replicas.items() if name in asked & there.keys()}
         for name, member in there.items():
             if name in self.replicas:

@@ -51,6 +51,7 @@ class Service:
         self.admission = Admission(http.max_waiting_questions)
         self._was_ready = self._is_draining = self._is_swapping = False
         self._living: dict[EngineLife, asyncio.Task[None]] = {}
+        self._retiring: set[asyncio.Task[None]] = set()  # of replicas that have left
         telemetry.limit.set(http.max_waiting_questions)
         telemetry.in_flight.set_function(lambda: self.admission.in_flight)
         telemetry.watch_engines(self._numbers)
@@ -266,11 +267,13 @@ class Service:
         self.replicas.lives.append(life)
         self._living[life] = asyncio.create_task(self._visit(life))
 
-    async def leave(self, name: str) -> None:
-        """Ask this one nothing more; return when its questions are answered."""
+    def leave(self, name: str) -> None:
+        """Ask this one nothing more; it ends when its questions are answered."""
         for life in [life for life in self.replicas.lives if life.name == name]:
             self._forget(life)
-            await self._retire(life)
+            retiring = asyncio.create_task(self._retire(life))
+            self._retiring.add(retiring)
+            retiring.add_done_callback(self._retiring.discard)
 
     async def _visit(self, life: EngineLife) -> None:
         await life.live()

@@ -10,7 +10,6 @@ host. Ray Serve starts, watches and ends both, and its proxies hold the ports. d
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import logging
 import os
 import platform
@@ -43,11 +42,11 @@ CALLS = 100_000  # that a replica may have at once: `http.max_waiting_questions`
 END_S = 30.0  # for an engine to end, after its last answer
 HEALTH_EVERY_S = 2.0
 ROUTING, SCALING = "gpuqa.serving.ray_routing", "autoscaling_config"
-DECIDED_BY_RAY = {  # keys of `http` -> where it is said instead
-    **dict.fromkeys(("host", "port", "request_timeout_s"), "http_options of the file for `serve deploy`"),
-    **dict.fromkeys(("max_connections", "max_head_bytes"), "what stands in front of Ray Serve's proxies"),
-    **dict.fromkeys(("restart_engine", "restart_attempts", "restart_backoff_s"), "nowhere: Ray Serve replaces a lost replica"),
-    "watch_frozen": "`serve deploy` with another frozen file",
+DECIDED_BY_RAY = {  # keys of `http` -> what to do instead
+    **dict.fromkeys(("host", "port", "request_timeout_s"), "say it under http_options of the file for `serve deploy`"),
+    **dict.fromkeys(("max_connections", "max_head_bytes"), "limit them in what stands in front of its proxies"),
+    **dict.fromkeys(("restart_engine", "restart_attempts", "restart_backoff_s"), "it replaces a lost engine by itself"),
+    "watch_frozen": "`serve deploy` with another frozen file serves that one",
 }
 
 
@@ -79,17 +78,13 @@ def application(args: Mapping[str, Any]) -> Any:
     Raises:
         UserError: Ray Serve is not installed, or the input is wrong.
     """
-    if importlib.util.find_spec("grpc_reflection") is None or importlib.util.find_spec("ray") is None:
-        raise UserError("gpuqa.ray_app: Ray Serve is not installed; pip install 'gpuqa[ray-serve]'")
-    words = [word for word in overrides(args) if not word.startswith(SCALING)]
-    for key, _, _ in (word.partition("=") for word in words):
-        if there := DECIDED_BY_RAY.get(key.removeprefix("http.")):
-            raise UserError(f"{key}: Ray Serve decides this, not gpuqa; say it in {there}")
-    config = compose_root("serve", words, ServeConfig)
+    try:
+        import ray.serve as serve
+    except ImportError:  # plain Ray has the module, without what it needs
+        raise UserError("gpuqa.ray_app: Ray Serve is not installed; pip install 'gpuqa[ray-serve]'") from None
+    config = composed(args)
     content, pipeline = read_winner(config)
     overrides_of(content, config.frozen)
-    from ray import serve
-
     gpus = gpus_of_engine(pipeline.engine_args()) if content["driver"] else 0
     both = {
         "max_ongoing_requests": CALLS,
@@ -107,6 +102,19 @@ def application(args: Mapping[str, Any]) -> Any:
     )
     front = serve.deployment(serve.ingress()(Front), **both)
     return front.bind(config.http, pipeline, engines.bind(config, content, pipeline))
+
+
+def composed(args: Mapping[str, Any]) -> ServeConfig:
+    """The config of `gpuqa.serve`.
+
+    Raises:
+        UserError: it is wrong, or says what Ray Serve decides.
+    """
+    words = [word for word in overrides(args) if not word.startswith(SCALING)]
+    for key, _, _ in (word.partition("=") for word in words):
+        if instead := DECIDED_BY_RAY.get(key.removeprefix("http.")):
+            raise UserError(f"{key}: Ray Serve decides this, not gpuqa; {instead}")
+    return compose_root("serve", words, ServeConfig)
 
 
 def overrides(args: Mapping[str, Any], place: str = "") -> Iterator[str]:

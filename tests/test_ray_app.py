@@ -36,12 +36,16 @@ BAD_ARGUMENTS = [
     ({"frozen": "nowhere.yaml"}, "frozen: 'nowhere.yaml' does not exist"),
     ({"http": "seral"}, "http: got 'seral', allowed is batch, serial; did you mean 'serial'?"),
     ({"http": {"replicas": 0}}, "http.replicas: got 0, allowed is auto, or an integer of at least 1"),
-    ({"http.port": "9000"}, "http.port: Ray Serve decides this, not gpuqa; say it in http_options of the file for"),
-    ({"http": {"restart_attempts": 1}}, "http.restart_attempts: Ray Serve decides this, not gpuqa; say it in nowhere"),
+    ({"http.port": "9000"}, "http.port: Ray Serve decides this, not gpuqa; say it under http_options of the file"),
+    (
+        {"http": {"restart_attempts": 1}},
+        "http.restart_attempts: Ray Serve decides this, not gpuqa; it replaces a lost engine by its",
+    ),
+    ({"http.cors_origins": ["a page"]}, "http.cors_origins: got 'a page', allowed is origins such as"),
     ({"autoscaling_config.max_replicas": "3"}, "autoscaling_config: http.replicas is 1, and does not change; say http.rep"),
     ({"http.replicas": "auto", "autoscaling_config": {"max_replica": 3}}, "did you mean 'max_replicas'?"),
     ({"http.replicas": "auto", "autoscaling_config": {"max_replicas": -1}}, "autoscaling_config.max_replicas: got -1: Input"),
-    ({"http.watch_frozen": "true"}, "http.watch_frozen: Ray Serve decides this, not gpuqa; say it in `serve deploy` with"),
+    ({"http.watch_frozen": "true"}, "http.watch_frozen: Ray Serve decides this, not gpuqa; `serve deploy` with another"),
 ]
 
 
@@ -64,7 +68,7 @@ def test_serve_run_ends_with_one_line_and_exit_code_2_where_the_input_is_wrong()
 
 
 def test_without_ray_serve_one_line_says_what_to_install(winner: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "grpc_reflection" else name)
+    monkeypatch.setitem(sys.modules, "ray.serve", None)
     with pytest.raises(UserError) as refused:
         ray_app.application({"frozen": str(winner)})
     assert str(refused.value) == "gpuqa.ray_app: Ray Serve is not installed; pip install 'gpuqa[ray-serve]'"

@@ -11,8 +11,6 @@ import yaml
 from conftest import ROOT
 
 from gpuqa import ray_app
-from gpuqa.config.app import compose_root
-from gpuqa.config.commands import ServeConfig
 
 MANIFEST: dict[str, Any] = yaml.safe_load((ROOT / "ops" / "rayservice.yaml").read_text(encoding="utf-8"))
 
@@ -88,8 +86,7 @@ def test_the_pods_can_hold_as_many_engines_as_the_application_may_start() -> Non
 def test_the_application_is_ours_and_its_arguments_are_keys_of_serve() -> None:
     module, name = APPLICATION["import_path"].split(":")
     assert callable(getattr(importlib.import_module(module), name))
-    words = [word for word in ray_app.overrides(APPLICATION["args"]) if not word.startswith(ray_app.SCALING)]
-    config = compose_root("serve", words, ServeConfig)
+    config = ray_app.composed(APPLICATION["args"])
     mounts = {mount["name"]: mount["mountPath"] for mount in TEMPLATES[0]["spec"]["containers"][0]["volumeMounts"]}
     assert config.frozen == f"{mounts['winner']}/frozen.yaml"
     ports = [port["containerPort"] for port in WORKER["template"]["spec"]["containers"][0]["ports"] if port["name"] == "serve"]

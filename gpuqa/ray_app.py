@@ -267,7 +267,24 @@ class Front:
         self.following = asyncio.create_task(Fleet(self.service, pipeline, engines).follow())
 
     def __serve_build_asgi_app__(self) -> Any:  # Ray Serve's name for it
-        return create_app(self.service, self.keys)
+        application = create_app(self.service, self.keys)
+        application.add_middleware(NamedByRay)
+        return application
 
     async def __del__(self) -> None:
         self.following.cancel()
+
+
+class NamedByRay:
+    """ASGI middleware: without X-Request-ID, since Ray writes it into each answer: the client's own, or the one in our log."""
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        async def send_unnamed(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [pair for pair in message["headers"] if pair[0] != b"x-request-id"]
+            await send(message)
+
+        await self.app(scope, receive, send_unnamed)

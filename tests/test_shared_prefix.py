@@ -232,14 +232,18 @@ def backend(kernels: ModuleType) -> ModuleType:
     return backend
 
 
+FEW_HEADS = {"num_heads": 2, "num_kv_heads": 1}  # the interpreter takes a tenth of a second for each program; CASES have more
+
+
 def layer_of(backend: ModuleType, monkeypatch: pytest.MonkeyPatch, **model: Any) -> tuple[Any, list[str]]:
     """One layer's attention, and a list that vLLM's own way writes to when it is taken, or when it fills the cache."""
     plain: list[str] = []
-    settings = {"head_size": 16, "alibi_slopes": None, "sliding_window": None, "kv_cache_dtype": "auto", **model}
+    settings = {"num_heads": 4, "num_kv_heads": 2, "head_size": 16, "alibi_slopes": None, "sliding_window": None, **model}
+    settings.setdefault("kv_cache_dtype", "auto")
     ours = backend.Float8Impl if settings["kv_cache_dtype"].startswith("fp8") else backend.SharedPrefixImpl
     monkeypatch.setattr(ours.__bases__[1], "forward", lambda *_, **__: plain.append("vLLM's own"))
     monkeypatch.setattr(ours.__bases__[1], "do_kv_cache_update", lambda *_, **__: plain.append("into the cache"))
-    return ours(num_heads=4, scale=settings["head_size"] ** -0.5, num_kv_heads=2, **settings), plain
+    return ours(scale=settings["head_size"] ** -0.5, **settings), plain
 
 
 def metadata(backend: ModuleType, step: Step, **changes: Any) -> Any:
@@ -273,13 +277,13 @@ def test_a_step_of_many_goes_to_the_kernels_and_a_step_run_again_sees_its_own_bl
     backend: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A CUDA graph is captured after a warm-up with the same metadata: what is shared must be computed in it, too."""
-    attention, plain = layer_of(backend, monkeypatch)
+    attention, plain = layer_of(backend, monkeypatch, **FEW_HEADS)
     first, second = object(), object()
-    step = make_step([7, 9, 3, 12] * 12, 1)
+    step = make_step([7, 9, 3, 12] * 12, 1, heads=(2, 1))
     about = metadata(backend, step)
     for layer in (first, second):
         close_to_the_formula(step, forward(attention, layer, step, about), 1e-2 if ON_GPU else 1e-5)
-    other = make_step([7, 9, 3, 12] * 12, 1, seed=1)
+    other = make_step([7, 9, 3, 12] * 12, 1, heads=(2, 1), seed=1)
     about.block_table.copy_(torch.arange(other.table.numel()).reshape(other.table.shape))  # now nothing is shared
     again = Step(other.query, other.cache.nan_to_num(), about.block_table, step.lengths)
     for layer in (first, second):
@@ -299,8 +303,8 @@ class ScaledLayer:
 def test_a_step_of_many_over_a_cache_of_float8_goes_to_the_kernels_with_the_scales_of_its_layer(
     backend: ModuleType, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    attention, plain = layer_of(backend, monkeypatch, kv_cache_dtype=name, head_size=64)
-    step = make_step([7, 9, 3, 12] * 12, 1, **FLOAT8)
+    attention, plain = layer_of(backend, monkeypatch, kv_cache_dtype=name, head_size=64, **FEW_HEADS)
+    step = make_step([7, 9, 3, 12] * 12, 1, heads=(2, 1), **FLOAT8)
     close_to_the_formula(step, forward(attention, ScaledLayer(*step.scales), step, metadata(backend, step)), 1e-2)
     assert plain == []
     assert not attention.supports_quant_query_input, "vLLM would make the queries float8, too"

@@ -17,7 +17,7 @@ from typing import Any
 
 import psutil
 import pytest
-from conftest import ROOT, end_session, start_python
+from conftest import ROOT, end_session, run_python, start_python
 from small_study import Recorder, prepared, run
 
 from gpuqa.config import UserError
@@ -28,10 +28,10 @@ from gpuqa.records import Pass
 from gpuqa.study import study
 from gpuqa.study.journal import Journal
 
-KILLS = int(os.environ.get("GPUQA_KILLS", "3"))  # `make simulations` takes 20
-WORKER_KILLS = int(os.environ.get("GPUQA_WORKER_KILLS", "2"))  # `make simulations` takes 5, and also kills jobs and actors
-RACE_KILLS = 2
-BETWEEN_PASSES = "two of three kills come after a pass more than the one before"
+KILLS = int(os.environ.get("GPUQA_KILLS", "2"))  # `make simulations` takes 20
+WORKER_KILLS = int(os.environ.get("GPUQA_WORKER_KILLS", "1"))  # `make simulations` takes 5, and also kills jobs and actors
+RACE_KILLS = 1
+BETWEEN_PASSES = "more than half of the kills come after a pass more than the one before"
 SWEEP = ["prompt=bare,structured", "quantization=none", "engine.args.max_num_seqs=16,64",
          "dataset.limit=4", "sampling.max_tokens=24", "workload.repeats=2", "selection.min_rouge_l_f1_judge=0",
          "selection.max_truncated_fraction=1", "study.finalists=0"]  # fmt: skip
@@ -52,8 +52,7 @@ def environment(folder: Path) -> dict[str, str]:
 def killed(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], dict[str, Any]]:
     """What `kill_study.py` found, of its grid and of its race."""
     folder = tmp_path_factory.mktemp("k")
-    script = [sys.executable, str(ROOT / "tests" / "kill_study.py"), str(folder), "1", str(KILLS)]
-    done = subprocess.run(script, cwd=folder, env=environment(folder), capture_output=True, text=True, timeout=1200)
+    done = run_python(str(ROOT / "tests" / "kill_study.py"), str(folder), "1", str(KILLS), cwd=folder, timeout_s=1200)
     assert done.returncode == 0, done.stderr[-2000:]
     grid, race = map(json.loads, done.stdout.splitlines()[-2:])
     return grid, race
@@ -73,7 +72,7 @@ def test_kills_lose_no_finished_pass_and_measure_none_twice(killed: Any) -> None
 
 
 @pytest.mark.engine
-def test_a_race_that_is_killed_again_and_again_ends_as_one_that_nobody_disturbed(killed: Any) -> None:
+def test_a_race_that_is_killed_ends_as_one_that_nobody_disturbed(killed: Any) -> None:
     _, found = killed
     assert found["exit"] == 0
     assert found["end"] == found["undisturbed_end"], "the same cells dropped for the same reasons, the same scores"
@@ -82,8 +81,8 @@ def test_a_race_that_is_killed_again_and_again_ends_as_one_that_nobody_disturbed
     assert found["undisturbed_passes"] == 4 + 2 * 2, "a slice of every cell, two repeats of those that stay"
     lost = found["undisturbed_passes"] - found["passes_told"]
     assert 0 <= lost <= RACE_KILLS, "no pass is measured twice; a kill may come after it is kept and before it is told"
-    assert found["kept_after_each_kill"] == sorted(found["kept_after_each_kill"])
-    assert len(set(found["kept_after_each_kill"])) > RACE_KILLS // 2, BETWEEN_PASSES
+    assert len(found["kept_after_each_kill"]) == RACE_KILLS
+    assert found["kept_after_each_kill"][0] > 0, "the kill came after a pass"
     assert found["left_over"] == []
 
 
@@ -91,7 +90,7 @@ def test_a_race_that_is_killed_again_and_again_ends_as_one_that_nobody_disturbed
 @pytest.mark.slow
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="there is one core")
 @pytest.mark.parametrize("kind", ["workers", "jobs", "actors"])
-def test_a_study_with_two_workers_that_is_killed_again_and_again_ends_as_one_without_workers(kind: str, tmp_path: Path) -> None:
+def test_a_study_with_two_workers_that_is_killed_ends_as_one_without_workers(kind: str, tmp_path: Path) -> None:
     """That no engine outlives the study, `kill_study.py` asserts after each kill."""
     if kind != "workers" and "GPUQA_WORKER_KILLS" not in os.environ:
         pytest.skip("make simulations runs it")

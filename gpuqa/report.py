@@ -17,7 +17,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -38,6 +37,9 @@ from gpuqa.study.finalists import judge
 from gpuqa.study.journal import Journal
 from gpuqa.study.start_noise import starts_of_cell
 from gpuqa.study.study_file import studies_in
+
+WIDTH = 80  # of a table, wherever it goes
+WHOLE = ("number", "lead", "interval", "p")  # its columns whose texts are not folded
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,11 +176,13 @@ def show_beside(a: Side, b: Side, confidence: float, console: Console) -> None:
         return
     for line in different(a, b, *pairs[0]):
         console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
-    table = Table("cell", "number", a.name, b.name, "lead", "interval", "p", box=SIMPLE_HEAD)
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold underline")
+    for heading in ("cell", "number", a.name, b.name, "lead", "interval", "p"):
+        table.add_column(heading, overflow="fold", no_wrap=heading in WHOLE)
     for first, second in pairs:
         for place, row in enumerate(beside(a, b, first, second, confidence)):
             table.add_row(first.name if place == 0 else "", *row)
-    console.print(table)
+    console.print(table, width=min(WIDTH, console.width))
     for side, other in ((a, b), (b, a)):
         alone = [trial.name for trial in side.trials if not other.trial(trial.axes)]
         if alone:

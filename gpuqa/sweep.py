@@ -147,8 +147,10 @@ def announce(cells: Sequence[Cell], questions: Summary, places: Sequence[Place],
 def look_ahead(cells: Sequence[Cell], checks: CellChecks, journal: Journal, places: int, output: Output) -> int:
     """Say what the study would take, and whether its engines fit into memory -> exit code. Nothing starts or is written."""
     outlook = outlook_of(cells, journal, places)
-    for line in lines_of(outlook, cells[0].config.study):
-        output.say(line, event="plan", facts=asdict(outlook))
+    sizes, *others = lines_of(outlook, cells[0].config.study)
+    output.say(sizes, event="plan", facts=asdict(outlook))
+    for line in others:
+        output.say(line)
     for finding in memory([cell.config for cell in cells], checks, hardware.gpus()):
         output.say(f"memory: {finding.text}", "" if finding.state is State.ok else "yellow", "memory", asdict(finding))
     output.say("plan=true: nothing was started")

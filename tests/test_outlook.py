@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -121,3 +122,6 @@ def test_the_command_starts_nothing_and_writes_nothing(tmp_path: Path) -> None:
     assert "memory: engine=transformers quantization=none: " in said
     assert said.endswith("plan=true: nothing was started\n")
     assert list(tmp_path.iterdir()) == []
+    told = run_command("sweep", "plan=true", "study.logs=json", *one_cell, cwd=tmp_path).stdout
+    [plan] = [line for line in map(json.loads, told.splitlines()) if line.get("event") == "plan"]
+    assert (plan["cells"], plan["engines"], plan["passes"]) == (1, 1, 3)

@@ -220,6 +220,18 @@ def test_columns_are_chosen_and_the_first_stays_in_sight(browser: Browser, page:
     assert browser.run(SCROLLED, 0) == browser.run(SCROLLED, 120)
 
 
+def test_a_table_that_is_wider_than_the_page_says_so_and_no_other(browser: Browser, page: str) -> None:
+    hints = (
+        "return [...document.querySelectorAll('.more-columns')].filter((hint) => !hint.hidden).map((hint) => hint.innerText)"
+    )
+    for language, told in (("en", "More columns to the right →"), ("zh-CN", "向左滑动可看到更多列 →")):
+        browser.show(page, language=language, size=PHONE)
+        assert browser.run(hints) == [told, told]
+    browser.show(page)
+    browser.run("for (let one; (one = document.querySelector('.pick input:checked')); ) one.click()")  # each draws all anew
+    assert browser.run(hints) == [], "without columns of numbers it fits"
+
+
 def test_two_answers_stand_side_by_side_with_their_differing_words_marked(browser: Browser, page: str) -> None:
     browser.show(page)
     assert texts(browser, ".question:first-child mark") == ["32", "thirty-two"]

@@ -42,11 +42,30 @@ def test_studies_are_compared_cell_by_cell_with_what_differs_and_what_only_one_h
     assert lines[0].startswith("old: INCONCLUSIVE: prompt=bare, 2,000 chars/s; a GPU; gpuqa 0.2.0")
     assert "new against old" in lines
     assert "  device: 'a GPU' | 'another GPU'" in lines
-    numbers = [line.split() for line in lines if line.startswith("  ") and "_" in line]
+    numbers = [line.split() for line in lines if "_" in line]
     assert ["prompt=bare", "chars_per_s", "2,000", "1,000", "-50.0%"] in [row[:5] for row in numbers]
     assert ["rouge_l_f1", "0.5000", "0.2500", "-50.0%"] in [row[:4] for row in numbers]
     assert "only in old, or only measured there: prompt=structured" in lines
     assert not [line for line in lines if line.startswith("only in new")], "its failed cell was measured in neither"
+
+
+@pytest.mark.parametrize("columns", ["80", "300"])
+def test_the_table_of_two_studies_is_80_columns_wide_at_most_and_cuts_nothing(
+    root: Path, columns: str, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    axes = {"prompt": "structured_short", "quantization": "none", "engine.args.max_num_seqs": "16"}
+    for name, speed in (("one", 123456.0), ("two", 234567.0)):
+        write_study(root / name, replace(measured("e" * 64, "bare", speed), axes=axes), rule=RULE)
+    assert told(root, study="one,two") == 0
+    lines = capsys.readouterr().out.splitlines()
+    [head] = [place for place, line in enumerate(lines) if line.startswith("cell ")]
+    table = lines[head:]
+    assert max(map(len, table)) <= 80
+    assert not [line for line in table if "…" in line]
+    name = "".join(line[: lines[head].index("number")].strip() for line in table[1:])
+    assert name == "prompt=structured_shortquantization=nonemax_num_seqs=16"
+    assert table[1].split()[1:4] == ["chars_per_s", "123,456", "234,567"]
 
 
 def test_studies_without_a_common_cell_say_so(root: Path, capsys: Any) -> None:

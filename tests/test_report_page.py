@@ -137,6 +137,20 @@ def test_first_round_finals_and_confirmation_stand_apart(tmp_path: Path) -> None
     assert (data["verdict"]["frozen"], data["verdict"]["confirmed"]) == (80.0, True)
 
 
+NEXT = {  # what is not known of the next measurement -> passes of a winner
+    "noisy": {"chars_per_s_repeats": [10.0, 1000.0]},
+    "once": {"chars_per_s_repeats": [100.0], "repeats": 1},
+    "silent": {"chars_per_s_repeats": [100.0, 0.0]},
+}
+
+
+@pytest.mark.parametrize("why", NEXT)
+def test_why_the_next_measurement_is_not_foretold_is_said_and_nothing_else(tmp_path: Path, why: str) -> None:
+    verdict = written(tmp_path, trial({"prompt": "a"}, chars_per_s=100.0, **NEXT[why]))["verdict"]
+    assert (verdict["next"], verdict["next_open"]) == (None, why)
+    assert all(f"next_{why}" in TEXTS[language] for language in ("en", "zh"))
+
+
 def test_every_pass_has_its_moment_and_engine_and_every_reading_its_moment(tmp_path: Path) -> None:
     readings = [Conditions(mhz, 1, 50, 100.0, []) for mhz in (1000, 1, 1100, 1, 1200, 1, 1300, 1)]  # two GPUs, before and after
     one = trial({"prompt": "a"}, conditions=readings, repeats_began_at=[10.0, 20.0], seconds_repeats=[2.0, 3.0])

@@ -93,7 +93,10 @@ def frozen_numbers(result: Result) -> dict[str, Any]:
         return {"frozen": None, "next": None}
     interval = next_of(frozen.measurement, result.noise)
     told = {"frozen": frozen.measurement.chars_per_s, "confirmed": result.confirmed is not None}
-    return {**told, "next": None if interval is None or too_noisy(interval) else [interval.low, interval.high]}
+    if interval is not None and not too_noisy(interval):
+        return {**told, "next": [interval.low, interval.high]}
+    silent = not all(speed > 0 for speed in frozen.measurement.chars_per_s_repeats)
+    return {**told, "next": None, "next_open": "noisy" if interval else "silent" if silent else "once"}
 
 
 def lead_of(comparison: Comparison, rule: SelectionConfig | None) -> dict[str, Any]:

@@ -48,13 +48,13 @@ function drawLeaderboard() {
     const rows = again.flatMap((cell) =>
       ["again", "confirmed"].filter((stage) => cell.stages[stage]).map((stage) => rowOf(cell, stage)),
     );
-    parts.push(el("h3", {}, text("again")), el("p", {class: "note-text"}, text("again_note")), boardTable("again", rows));
+    parts.push(el("h3", {}, text("again")), el("p", {class: "note-text"}, text("again_note")), ...boardTable("again", rows));
   }
   const first = DATA.cells.map((cell) => rowOf(cell, "first"));
   parts.push(
     el("h3", {}, text(again.length ? "first_round" : "all_cells")),
     again.length ? el("p", {class: "note-text"}, text("first_round_note")) : "",
-    boardTable("first", first),
+    ...boardTable("first", first),
   );
   if (DATA.cells.some((cell) => cell.status === "dropped")) parts.push(el("p", {class: "note-text"}, text("dropped_note")));
   if (DATA.cells.some((cell) => cell.kept)) parts.push(el("p", {class: "note-text"}, text("kept_note")));
@@ -73,6 +73,13 @@ function drawLeaderboard() {
     ),
   );
   $("leaderboard").replaceChildren(...parts);
+  hintAtColumns();
+}
+
+// Says above each table that is wider than the page that there is more beside it.
+function hintAtColumns() {
+  for (const box of document.querySelectorAll("#leaderboard .scroll"))
+    box.previousElementSibling.hidden = box.scrollWidth <= box.clientWidth;
 }
 
 function rowOf(cell, stage) {
@@ -118,7 +125,7 @@ function boardTable(group, rows) {
         el("span", {"aria-hidden": "true"}, sort?.key === key ? (sort.down ? " ▾" : " ▴") : ""),
       ),
     );
-  return el(
+  const box = el(
     "div",
     {class: "scroll", tabindex: "0", role: "region", "aria-label": text(group === "again" ? "again" : "first_round")},
     el(
@@ -139,6 +146,7 @@ function boardTable(group, rows) {
       el("tbody", {}, ...sorted.flatMap((row) => boardRow(row, columns, kept))),
     ),
   );
+  return [el("p", {class: "more-columns", "aria-hidden": "true"}, text("more_columns")), box];
 }
 
 function compared(a, b, down) {

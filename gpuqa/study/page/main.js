@@ -45,6 +45,7 @@ new ResizeObserver(([{contentRect}]) => {
   tip.hide();
   drawChart();
   drawHistory();
+  hintAtColumns();
 }).observe(document.querySelector("main"));
 // What is folded away is printed too, and all questions that fit the filter.
 let opened = [];

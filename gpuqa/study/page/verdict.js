@@ -67,7 +67,7 @@ function winnerFacts(verdict, winner) {
     rest = leads.filter((lead) => !lead.shown);
   return [
     verdict.confirmed ? fact("frozen_speed", [text("frozen_is", {speed: shown(verdict.frozen, ",.0f")})]) : [],
-    fact("next", [verdict.next ? text("next_is", {low: shown(low, ",.0f"), high: shown(high, ",.0f")}) : text("next_open")]),
+    fact("next", [verdict.next ? text("next_is", {low: shown(low, ",.0f"), high: shown(high, ",.0f")}) : text(`next_${verdict.next_open}`)]),
     fact("quality", [quality]),
     fact("beats", beaten.length ? nearestOf(beaten) : [text("beats_nothing")].filter(() => !rest.length)),
     rest.length ? fact("not_beaten", nearestOf(rest)) : [],

@@ -34,6 +34,7 @@ from gpuqa.config import UserError, plain
 from gpuqa.config.app import end_like_ctrl_c, run_command
 from gpuqa.config.command_line import terminal
 from gpuqa.config.commands import WatchConfig, resolve
+from gpuqa.selection.wording import duration
 from gpuqa.serving.client import Server, excerpt
 from gpuqa.serving.life import State
 from gpuqa.serving.scrapes import OURS, STARTED, History, Rates, Scrape, Snapshot, snapshot
@@ -244,14 +245,6 @@ def of(window: Rates | None, key: str, form: str) -> str:
     """A number of a time."""
     value = None if window is None else getattr(window, key)
     return "n/a" if value is None else f"{value:{form}}"
-
-
-def duration(seconds: float) -> str:
-    """Days to seconds, the two largest."""
-    days, hours, minutes = int(seconds // 86400), int(seconds // 3600) % 24, int(seconds // 60) % 60
-    parts = [(days, "d"), (hours, "h"), (minutes, "min"), (int(seconds) % 60, "s")]
-    first = next((place for place, (amount, _) in enumerate(parts) if amount), 3)
-    return " ".join(f"{amount} {unit}" for amount, unit in parts[first : first + 2])
 
 
 if __name__ == "__main__":

@@ -105,7 +105,7 @@ def test_finalists_and_a_race_are_told_as_the_most_that_they_may_take() -> None:
     found = Outlook(cells=4, kept=0, copies=0, engines=2, passes=12, seconds=100.0, confirmation_s=30.0, trials=3, unread=[])
     assert lines_of(found, study) == [
         "4 cells: 4 to be measured; 2 engine starts, 12 passes",
-        "first round: about 2 min, by 3 earlier measurements of cells on this device",
+        "first round: about 1 min 40 s, by 3 earlier measurements of cells on this device",
         "finalists: at most 600 s (study.seconds), or until their first comparison; then the winner once more: about 30 s",
     ]
     assert len(lines_of(found, replace(study, finalists=0))) == 2

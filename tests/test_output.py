@@ -162,7 +162,7 @@ def test_what_finalists_need_is_told_as_the_most_that_it_may_be() -> None:
     watched = Watched(cells, limit=32, clock=lambda: 0.0)
     watched.engine_starts(cells[0])
     watched.pass_done(cells[0], measured(0))
-    assert "at most 2 min left" in shown(watched)[0]
+    assert "at most 2 min 6 s left" in shown(watched)[0]
     assert "next    63 passes on this engine at most" in shown(watched)
 
 

@@ -12,8 +12,9 @@ from generated_trials import RULE, cell
 from gpuqa.records import Trial
 from gpuqa.selection.comparison import Known, by_speed
 from gpuqa.selection.decision import decide
-from gpuqa.selection.reach import duration, reach_of
+from gpuqa.selection.reach import reach_of
 from gpuqa.selection.verdict import Outcome
+from gpuqa.selection.wording import duration
 
 
 def finalist(number: int, logs: list[float], engines: list[str] | None = None) -> Trial:
@@ -78,6 +79,18 @@ def test_a_verdict_that_is_open_says_so_and_one_that_is_not_does_not() -> None:
     assert "At this noise" not in decided.reason
 
 
-@pytest.mark.parametrize(("seconds", "text"), [(0.2, "1 second"), (89, "89 seconds"), (100, "2 minutes"), (6000, "2 hours")])
-def test_a_time_is_told_in_the_unit_that_people_take(seconds: float, text: str) -> None:
+TIMES = {
+    0.2: "1 s",
+    3.9: "4 s",
+    61: "1 min 1 s",
+    120: "2 min",
+    754: "12 min",
+    3600: "1 h",
+    6000: "1 h 40 min",
+    90061: "1 d 1 h",
+}
+
+
+@pytest.mark.parametrize(("seconds", "text"), TIMES.items())
+def test_a_time_is_told_in_the_units_that_people_take(seconds: float, text: str) -> None:
     assert duration(seconds) == text

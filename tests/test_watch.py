@@ -26,7 +26,7 @@ from gpuqa.records import Generation
 from gpuqa.serving.auth import Keys
 from gpuqa.serving.client import Server
 from gpuqa.serving.scrapes import History, Scrape, percentile_ms, rates, since_start
-from gpuqa.watch import Watched, as_json, duration, line, lines, view, watch
+from gpuqa.watch import Watched, as_json, line, lines, view, watch
 
 KEY = "a-key-of-the-tests"
 COUNTERS = """# TYPE gpuqa_questions_total counter
@@ -106,10 +106,6 @@ def test_a_minute_of_scrapes_is_kept_and_none_of_a_process_that_is_gone():
     assert [history.before(seconds).at for seconds in (10.0, 60.0, 90.0)] == [189.0, 139.0, 139.0]  # type: ignore[union-attr]
     history.add(scrape(200.0, 1, started=1199.0))
     assert (len(history.scrapes), history.before(10.0)) == (1, None)
-
-
-def test_a_time_is_written_by_its_two_largest_parts():
-    assert [duration(seconds) for seconds in (3.9, 61, 3600, 90061)] == ["3 s", "1 min 1 s", "1 h 0 min", "1 d 1 h"]
 
 
 @pytest.mark.parametrize("interval", [0.5, 0.0, math.inf])

@@ -29,8 +29,8 @@ from gpuqa.records import Interval, Trial
 from gpuqa.selection.comparison import relative, relative_interval
 from gpuqa.selection.pairing import AnswerPairs, paired_test, scores_of
 from gpuqa.selection.ratios import Kept, score_ratio, tested
-from gpuqa.selection.reach import duration, seconds_of
-from gpuqa.selection.wording import counted
+from gpuqa.selection.reach import seconds_of
+from gpuqa.selection.wording import counted, duration
 
 LEAST_SPEED = 1 / SelectionConfig(name="").max_interval_ratio  # share of B's: how far apart trials of a TIE are at most
 SCORES = ("rouge_l_f1_judge", "rouge_l_f1")

@@ -8,7 +8,7 @@ from gpuqa.measure.speed_prediction import starts_in
 from gpuqa.measure.speed_tests import LOOKS, Unit
 from gpuqa.records import Trial
 from gpuqa.selection.comparison import Comparison
-from gpuqa.selection.wording import counted
+from gpuqa.selection.wording import counted, duration
 
 LEAD = 0.05  # that a user may want to see shown
 FEWEST = {Unit.passes: 4, Unit.rounds: 4, Unit.starts: 3}  # of each; fewer are not compared as finalists
@@ -45,10 +45,3 @@ def seconds_of(trial: Trial, unit: Unit) -> float:
         return measurement.seconds
     passes = measurement.repeats / starts_in(measurement)
     return measurement.engine_start_s + measurement.warmup_s + passes * measurement.seconds
-
-
-def duration(seconds: float) -> str:
-    """Seconds for people."""
-    if seconds < 90:
-        return counted(max(1, round(seconds)), "second")
-    return counted(round(seconds / 60), "minute") if seconds < 5400 else counted(round(seconds / 3600), "hour")

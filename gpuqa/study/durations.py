@@ -71,10 +71,3 @@ class Durations:
         """Measured over guessed seconds of passes, by the cells that share most parts of the kind; 1 where none was."""
         known = next((parts for parts in range(len(kind), 0, -1) if kind[:parts] in self.passes), 0)
         return self.passes[kind[:known]].or_else(1.0) if self.passes else 1.0
-
-
-def duration(seconds: float) -> str:
-    """Seconds for people: "about 40 s", "about 5 min"."""
-    if seconds < 90:
-        return f"about {max(1, round(seconds))} s"
-    return f"about {round(seconds / 60)} min" if seconds < 5400 else f"about {seconds / 3600:.1f} h"

@@ -12,8 +12,7 @@ from rich.text import Text
 
 from gpuqa.records import Interval, Pass
 from gpuqa.selection.comparison import speed
-from gpuqa.selection.wording import counted
-from gpuqa.study.durations import duration
+from gpuqa.selection.wording import counted, duration
 from gpuqa.study.grid import group_by_engine
 from gpuqa.study.watched import Watched
 
@@ -41,7 +40,7 @@ def progress_text(watched: Watched) -> str:
     left = watched.seconds_left
     if left is None or not watched.left:
         return done
-    return f"{done}, {'at most ' if watched.limit else ''}{duration(left).removeprefix('about ' if watched.limit else '')} left"
+    return f"{done}, {'at most' if watched.limit else 'about'} {duration(left)} left"
 
 
 def lines_of(watched: Watched) -> list[tuple[str, str]]:

@@ -14,8 +14,8 @@ from gpuqa.config import UserError
 from gpuqa.config.commands import StudyConfig
 from gpuqa.measure.cell import Cell
 from gpuqa.records import Trial
-from gpuqa.selection.wording import counted
-from gpuqa.study.durations import Durations, duration
+from gpuqa.selection.wording import counted, duration
+from gpuqa.study.durations import Durations
 from gpuqa.study.grid import group_by_engine
 from gpuqa.study.guesses import own_chars, work_of, work_of_trial
 from gpuqa.study.journal import Journal
@@ -105,13 +105,13 @@ def lines_of(outlook: Outlook, study: StudyConfig) -> list[str]:
     if outlook.seconds is None or outlook.confirmation_s is None:
         reason = f"no study on this device lies in {study.root}, and gpu names no card"
         return [*lines, f"time: not known, because {reason}; gpu=rtx5090, for example, gives a bound"]
-    least = duration(outlook.seconds).removeprefix("about ")
-    first_round = f"first round: at least {least} on the card that gpu names, by its roofline: engines take longer"
+    took = duration(outlook.seconds)
+    first_round = f"first round: at least {took} on the card that gpu names, by its roofline: engines take longer"
     if outlook.trials:
         measured_before = counted(outlook.trials, "earlier measurement")
-        first_round = f"first round: {duration(outlook.seconds)}, by {measured_before} of cells on this device"
+        first_round = f"first round: about {took}, by {measured_before} of cells on this device"
     lines.append(first_round)
     if study.finalists and measured + outlook.kept > 1:
         finals = f"finalists: at most {study.seconds:g} s (study.seconds), or until their first comparison"
-        lines.append(f"{finals}; then the winner once more: {duration(outlook.confirmation_s)}")
+        lines.append(f"{finals}; then the winner once more: about {duration(outlook.confirmation_s)}")
     return lines

@@ -6,7 +6,7 @@ TWO = -n 2 --dist loadgroup --no-loadscope-reorder
 # Files of which no test is fast, and whose import of vLLM alone takes ten seconds.
 IMPORT_VLLM = --ignore-glob='tests/test_burst*' --ignore=tests/test_gpu.py --ignore=tests/test_shared_prefix.py
 
-.PHONY: check test-fast test docs docs-commands gpu-smoke clients simulations
+.PHONY: check test-fast test coverage docs docs-commands gpu-smoke clients simulations
 
 check:  # lint, format and types: seconds
 	$(PYTHON) -m ruff check .
@@ -18,6 +18,9 @@ test-fast:  # what starts no engine and takes no second: 70 to 110 s, by the hos
 
 test:  # everything that runs without a GPU: 17 to 20 minutes on two cores
 	$(PYTHON) -m pytest $(TWO)
+
+coverage:  # of the tests' own processes, without the commands that they start
+	$(PYTHON) -m pytest $(TWO) --cov
 
 docs:  # the site, to .cache/site/html; needs no network
 	$(PYTHON) docs/site/build.py

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from gpuqa.study.child_study import run as run
     from gpuqa.study.loaded_study import load_study as load_study
 
-__version__ = "0.7.0"
+__version__ = "0.8.0"
 __all__ = ["Pipeline", "Trial", "compose", "compose_cell", "load_study", "run"]
 HOMES = {  # name -> the module that has it; imported when somebody asks for it, since some take seconds
     "compose": "gpuqa.config.from_python",

@@ -1,7 +1,7 @@
 """How often a search finds the best prompt of a space whose truth is known, what it costs, and how often it claims one of none.
 
     PYTHONPATH=tests python experiments/prompt_search/simulate_search.py            # 40 seeds a row
-    PYTHONPATH=tests python experiments/prompt_search/simulate_search.py seeds=10 from=2000
+    PYTHONPATH=tests python experiments/prompt_search/simulate_search.py worlds=2,5 from=2000 seeds=10
 
 What the full grid finds is in parentheses: it asks every prompt all questions and takes the highest mean. The search has a
 quarter of its answers.
@@ -232,11 +232,11 @@ def final(engine: Engine, shipped: list[Genes], winner: Genes) -> tuple[bool, fl
     return won and verdict.winner is trials[-1], means[-1] - max(means[:-1])
 
 
-def rows(seeds: Sequence[int]) -> Iterator[str]:
+def rows(worlds: Sequence[World], seeds: Sequence[int]) -> Iterator[str]:
     """The table as Markdown, line by line."""
     yield "| effects | best found | below the best's true score | share of the grid's answers | claims | lead too good by |"
     yield "| --- " * 6 + "|"
-    for world in WORLDS:
+    for world in worlds:
         ended = [search(world, seed) for seed in seeds]
 
         def mean(name: str, ended: Sequence[Ended] = ended) -> float:
@@ -252,7 +252,8 @@ def main() -> None:
     """Print the table."""
     words = dict(word.split("=", 1) for word in sys.argv[1:])
     begin, count = int(words.get("from", "0")), int(words.get("seeds", "40"))
-    for line in rows(range(begin, begin + count)):
+    worlds = [WORLDS[int(number)] for number in words["worlds"].split(",")] if "worlds" in words else WORLDS
+    for line in rows(worlds, range(begin, begin + count)):
         print(line, flush=True)
 
 

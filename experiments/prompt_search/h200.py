@@ -1,12 +1,13 @@
 """How many prompts a minute a search asks on a card, and how much of the time its engine answers nothing.
 
     python experiments/prompt_search/h200.py out=/tmp/search model=/tmp/bench_model minutes=2
-    python experiments/prompt_search/h200.py out=/tmp/search model=/tmp/tiny_model minutes=0.5 --tiny    # on a CPU
+    python experiments/prompt_search/h200.py out=/tmp/search model=/tmp/tiny_model minutes=1 --tiny    # on a CPU
 
 It writes random weights of Qwen3-0.6B's shape to `model` if nothing is there, and 1,280 made-up questions, runs the command
 `search` on them, and reads the passes that it kept. Beside its minutes the search starts two engines, the second one for the
-end. An engine's idle share is the time between the first and the last moment of its passes that belongs to none of them. The
-table comes last; `out` gets it as search.json, with the command's output as search.log.
+end. Much less time is too little for a prompt to answer all 1,024 questions of the search. An engine's idle share is the time
+between the first and the last moment of its passes that belongs to none of them. The table comes last; `out` gets it as
+search.json, with the command's output as search.log.
 """
 
 from __future__ import annotations

@@ -82,7 +82,7 @@ SCHEDULER: Names = {
             "kv_cache_manager lora_config max_model_len max_num_active_reqs needs_kv_cache_zeroing "
             "num_sampled_tokens_per_step num_spec_tokens pause_state prev_step_scheduled_req_ids requests "
             "reset_preempted_req_ids return_sampling_mask running scheduler_config use_pp use_v2_model_runner "
-            "vllm_config",
+            "vllm_config waiting",
         ),
     ),
     "vllm.v1.core.sched.utils": ("check_stop(request, max_model_len)",),

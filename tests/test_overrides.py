@@ -6,6 +6,7 @@ import asyncio
 import json
 import shutil
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -165,6 +166,9 @@ def started(*overrides: str) -> list[list[Override]]:
         try:
             moments = [pipeline.engine.overrides()]
             spawned = "engine.env.VLLM_WORKER_MULTIPROC_METHOD=spawn" in overrides
+            deadline = time.monotonic() + 5
+            while watched() is not spawned and time.monotonic() < deadline:  # a process has no arguments while it begins
+                await asyncio.sleep(0.05)
             assert watched() is spawned, "a forked engine watches its parent itself"
             assert (await pipeline.answer(["什么是 warp？"] * 8))[0].error is None
             deltas = [delta async for delta in pipeline.stream("什么是 warp？")]

@@ -174,6 +174,7 @@ def started(options: tuple[str, ...], root: Path, log: Path, count: int) -> subp
 def test_a_search_goes_on_after_kills_and_an_interrupt_and_measures_nothing_twice(found, command, options, tmp_path):
     folder, log = tmp_path / "experiments" / "embedded_search", tmp_path / "log"
     process = started(options, tmp_path, log, 2)
+    os.kill(process.pid, signal.SIGSTOP)  # it has eight passes in all, and the other command takes seconds
     other = command("search", *options, cwd=tmp_path)
     assert other.returncode == 2
     assert re.search(r"study: \S*embedded_search is being measured or decided by process \d+; wait for it", other.stderr)

@@ -71,9 +71,9 @@ class SharedPrefix(AttentionImpl):  # type: ignore[misc]  # vLLM's modules are s
         """vLLM's shapes: `query` and `output` [tokens, heads, head size], `key` and `value` [tokens, key heads, head size],
         padded to the size of a CUDA graph; `kv_cache` [blocks, key heads, tokens in a block, 2 * head size], keys first, and
         uint8 where it is of float8; `block_table` int32 [sequences, blocks], `seq_lens` int32 [sequences] in tokens."""
-        writes = attn_metadata is not None and self.kv_sharing_target_layer_name is None
+        writes = self.kv_sharing_target_layer_name is None
         if not (self.usable and attn_metadata is not None and self.decodes_here(attn_metadata)):
-            if writes:
+            if writes and attn_metadata is not None:
                 self.do_kv_cache_update(layer, key, value, kv_cache, attn_metadata.slot_mapping)
             return super().forward(layer, query, key, value, kv_cache, attn_metadata, output, *args, **kwargs)
         table, lengths, count = attn_metadata.block_table, attn_metadata.seq_lens, attn_metadata.num_actual_tokens

@@ -156,16 +156,15 @@ def _both(highest, total, weighted, other_highest, other_total, other_weighted):
 def _written(part, place, new, there, row, inside, scale, ROWS: tl.constexpr, SIZE: tl.constexpr):
     """Write the newest token's key or value, that `new` points at, into `part` of the cache, if it is `there` -> what that
     then holds, float32 [ROWS, SIZE]: every row that is `inside` reads it, so that no thread needs what another has."""
-    dims = tl.arange(0, SIZE)
-    number = tl.load(new + tl.zeros([ROWS], tl.int32)[:, None] + dims[None, :], mask=(inside & there)[:, None], other=0.0)
+    dims = tl.zeros([ROWS], tl.int32)[:, None] + tl.arange(0, SIZE)[None, :]
+    number = tl.load(new + dims, mask=(inside & there)[:, None], other=0.0)
     writes = (there & (row == 0))[:, None]
     if part.dtype.element_ty == tl.int16 or part.dtype.element_ty == tl.uint8:
         exact = number.to(tl.float32)
         number = (exact if scale is None else exact / tl.load(scale)).to(tl.float8e4nv)
-        at = (part + place).to(tl.pointer_type(tl.uint8)) + tl.zeros([ROWS], tl.int32)[:, None] + dims[None, :]
-        tl.store(at, number.to(tl.uint8, bitcast=True), mask=writes)
+        tl.store((part + place).to(tl.pointer_type(tl.uint8)) + dims, number.to(tl.uint8, bitcast=True), mask=writes)
     else:
-        tl.store(part + place + tl.zeros([ROWS], tl.int32)[:, None] + dims[None, :], number, mask=writes)
+        tl.store(part + place + dims, number, mask=writes)
     return number.to(tl.float32)
 
 

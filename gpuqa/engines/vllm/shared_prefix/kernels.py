@@ -25,7 +25,7 @@ HOPPER = 9  # compute capability
 class Tuning:
     """How the work is cut; speed depends on it, and answers in the last bit.
 
-    The defaults are the fastest on an H200 that need no more shared memory than an RTX 5090 has, of 32 for the shared prefix
+    The defaults are the fastest on an H200 that need no more shared memory than an RTX 5090 has, of 64 for the shared prefix
     and of 27 for own tokens with both formats of the cache (experiments/LOG.md).
     """
 

@@ -6,6 +6,9 @@ KV blocks of all their tokens at once (of `LOOKAHEAD` each or fewer, where block
 a few array operations over all requests, and a request's own fields are brought up to date when it may be done, when tokens of
 it are sent, or when the burst ends.
 
+A request that comes during a burst ends it, but not at once: for `GATHERING_S` it waits for others, unless its answer is
+streamed.
+
 How many tokens are sent together (`handed_out.py`): of a whole answer the first one, for its time, and then all others, 16
 where it has stop strings; of a streamed one each by itself, or as many as vLLM's `stream_interval` says. A request that is
 given up leaves the burst alone. A request's blocks are cached and freed after its last token was sent.
